@@ -1,0 +1,56 @@
+# Targets as operators' projects use them. `make demo` and `make test` do all their own
+# set-up on a machine that has Rust.
+
+CARGO ?= cargo
+SEEDS ?= 300
+SECONDS ?= 60
+CRATES := -p millrace-proto -p millrace-log -p millrace-engine -p millrace-placement \
+	-p millrace-server -p millrace-client -p millrace-cli
+
+.PHONY: help build demo test test-rust test-e2e test-long verify fix generate bench simulate fuzz clean
+
+help: ## This list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+build: ## Builds the broker and the command.
+	$(CARGO) build --locked --bins
+
+demo: ## Starts a broker, sends and reads real data, says what to try next.
+	$(CARGO) build --locked --release --bins
+	./e2e/demo.sh
+
+test: test-rust test-e2e ## All tests that a fresh machine can run; installs what it needs.
+
+test-rust: ## Unit, storage and simulation tests.
+	$(CARGO) test --locked --workspace
+
+test-e2e: build ## Real processes, foreign clients, Kafka's own tools.
+	./e2e/setup.sh
+	./e2e/run-tests.sh
+
+test-long: build ## The same with long runs (an hour or so).
+	./e2e/setup.sh
+	./e2e/run-tests.sh --long
+
+verify: ## Format, lints, documentation; writes nothing.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+
+fix: ## Formats and mends what lints can mend.
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: ## Millrace and Apache Kafka side by side: one table of ratios.
+	$(CARGO) build --locked --profile dist --bins
+	./e2e/setup.sh
+	./e2e/bench/run
+
+simulate: ## Random storage runs over a faulty disk: SEEDS=n.
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log simulation -- --nocapture
+
+fuzz: ## Each fuzz target for SECONDS=n (needs a nightly compiler).
+	./e2e/fuzz.sh $(SECONDS)
+
+clean: ## Removes what was built.
+	$(CARGO) clean

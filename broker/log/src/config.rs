@@ -1,0 +1,61 @@
+//! A log's settings, named as Kafka's topic configs.
+
+use millrace_proto::batch::TimestampType;
+
+/// Settings of one log. Times are milliseconds, sizes bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `segment.bytes`: a segment is rolled before it grows beyond this. At most 2 GiB less one, as positions are
+    /// stored in 31 bits. Default 1 GiB.
+    pub segment_bytes: u32,
+    /// `segment.ms`: a segment is rolled when its first record is older than this. Default 7 days.
+    pub segment_ms: i64,
+    /// `segment.index.bytes`: a segment is rolled when an index grows to this. Default 10 MiB.
+    pub segment_index_bytes: u32,
+    /// `index.interval.bytes`: at most one index entry for so many bytes of log. Default 4 KiB.
+    pub index_interval_bytes: u32,
+    /// `retention.ms`: segments whose newest record is older are deleted. `None` keeps them. Default 7 days.
+    pub retention_ms: Option<i64>,
+    /// `retention.bytes`: the oldest segments are deleted while the rest is at least this. `None` keeps them.
+    pub retention_bytes: Option<u64>,
+    /// `max.message.bytes`: the largest batch a leader takes. Default 1 MiB and 12 bytes, as Kafka's.
+    pub max_message_bytes: u32,
+    /// `message.timestamp.type`. Default create time.
+    pub timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`: how far record times may lie behind the broker's clock (KIP-937).
+    pub message_timestamp_before_max_ms: Option<i64>,
+    /// `message.timestamp.after.max.ms`: how far record times may lie ahead of the broker's clock (KIP-937).
+    /// Default one hour.
+    pub message_timestamp_after_max_ms: Option<i64>,
+    /// `producer.id.expiration.ms`: a producer unused for so long is forgotten. Default one day.
+    pub producer_id_expiration_ms: i64,
+    /// Producers remembered at most; the least recently used are forgotten first (KIP-854). Default 100,000.
+    pub max_producer_ids: usize,
+    /// Check each batch's CRC when it is read, so that damage that nobody found yet is never served. Default on: it
+    /// costs a few percent of copying the bytes once.
+    pub verify_crc_on_read: bool,
+}
+
+/// Positions in a segment are stored in 31 bits.
+pub const MAX_SEGMENT_BYTES: u32 = i32::MAX as u32;
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+        LogConfig {
+            segment_bytes: 1 << 30,
+            segment_ms: 7 * DAY_MS,
+            segment_index_bytes: 10 << 20,
+            index_interval_bytes: 4096,
+            retention_ms: Some(7 * DAY_MS),
+            retention_bytes: None,
+            max_message_bytes: (1 << 20) + 12,
+            timestamp_type: TimestampType::CreateTime,
+            message_timestamp_before_max_ms: None,
+            message_timestamp_after_max_ms: Some(60 * 60 * 1000),
+            producer_id_expiration_ms: DAY_MS,
+            max_producer_ids: 100_000,
+            verify_crc_on_read: true,
+        }
+    }
+}

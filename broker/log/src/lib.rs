@@ -1,0 +1,34 @@
+//! One partition's log on a disk: segments, indexes, leader epochs, producer state, retention and recovery.
+//!
+//! Synchronous and local: no network, no async, no clock (times are arguments), and files only through [`fs`].
+//! [`LogDir`] is a data directory, [`Log`] one partition's log in it. File formats are Kafka's own.
+
+pub mod checkpoint;
+mod config;
+mod dir;
+pub mod dump;
+mod epochs;
+mod error;
+pub mod fs;
+pub mod index;
+mod log;
+pub mod producer;
+pub mod segment;
+
+pub use checkpoint::leader_epochs::EpochEntry;
+pub use checkpoint::meta_properties::DirIdentity;
+pub use checkpoint::topic_partition::TopicPartition;
+pub use config::{LogConfig, MAX_SEGMENT_BYTES};
+pub use dir::{DirOptions, FoundPartition, LogDir, PartitionState};
+pub use epochs::EpochCache;
+pub use error::{
+    AppendError, ChangeError, DiskFull, FlushError, FormatDirError, Offline, OpenDirError, OpenLogError, ReadError,
+};
+pub use fs::faulty::FaultyFileSystem;
+pub use fs::os::OsFileSystem;
+pub use fs::{File, FileSystem};
+pub use log::{
+    AppendOptions, Appended, DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch, FoundOffset,
+    Log, ProducerDescription, ReadData, RecoveryReport, RetentionReport, ScrubReport,
+};
+pub use producer::SequenceRule;

@@ -1,0 +1,323 @@
+//! Appending: one client batch at the leader, any number of stamped batches at a follower.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_proto::batch::{
+    BatchHeader, BatchView, HEADER_LEN, TimestampType, batches, stamp_header_log_append_time, stamp_offset_and_epoch,
+};
+
+use super::{Log, LogInner, Writer};
+use crate::config::LogConfig;
+use crate::error::{AppendError, ChangeError};
+use crate::fs::is_disk_full;
+use crate::producer::{SequenceCheck, SequenceRule};
+use crate::segment::Segment;
+
+/// How a leader appends a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// How the batch's sequence must relate to its producer's last one.
+    pub sequence_rule: SequenceRule,
+    /// Append only if the log ends here. A duplicate is answered as a duplicate whatever the log end.
+    pub expected_offset: Option<i64>,
+    /// The batch comes from the broker itself, not from a client: control batches are allowed, size and record times
+    /// are not bounded.
+    pub internal: bool,
+}
+
+/// What a leader's append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// The batch is in the log; not durable before the next flush.
+    New {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Offset of its last record.
+        last_offset: i64,
+        /// The append time if the topic stamps it (LogAppendTime), else -1.
+        append_time_ms: i64,
+    },
+    /// The same batch was appended before; it may not be durable or committed yet.
+    Duplicate {
+        /// Offset of its first record.
+        base_offset: i64,
+        /// Offset of its last record.
+        last_offset: i64,
+        /// The largest timestamp of the original.
+        timestamp: i64,
+    },
+}
+
+/// What a follower's append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerAppended {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// The log end after it.
+    pub log_end: i64,
+    /// How many batches.
+    pub batches: usize,
+}
+
+impl From<ChangeError> for AppendError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Offline(offline) => offline.into(),
+            ChangeError::Closed => AppendError::Closed,
+            other => AppendError::Invalid(other.to_string()),
+        }
+    }
+}
+
+impl Log {
+    /// Appends one batch as the partition's leader: checks header, CRC, size, record count, record times and
+    /// sequence, gives it the next offsets and the leader epoch (and the append time, with LogAppendTime) and writes
+    /// it. The payload is not copied.
+    ///
+    /// `now_ms` is the broker's clock in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was written except perhaps with [`AppendError::Offline`].
+    pub fn append_as_leader(
+        &self,
+        batch: &Bytes,
+        leader_epoch: i32,
+        now_ms: i64,
+        options: &AppendOptions,
+    ) -> Result<Appended, AppendError> {
+        let view = BatchView::parse(batch)?;
+        let config = self.inner.config();
+        let header = *view.header();
+        check_client_batch(batch, &header, &config, now_ms, options)?;
+        view.verify_crc()?;
+
+        let inner = &*self.inner;
+        let mut writer = inner.writer.lock();
+        inner.check_change()?;
+        // Nothing may be appended under an older leader's epoch.
+        let lowest = inner.epochs.read().latest().map_or(0, |entry| entry.epoch);
+        if leader_epoch < lowest {
+            return Err(AppendError::InvalidLeaderEpoch { epoch: leader_epoch, lowest, highest: i32::MAX });
+        }
+        let sequence = writer.producers.check(&header, options.sequence_rule);
+        if let Ok(SequenceCheck::Duplicate(original)) = sequence {
+            return Ok(Appended::Duplicate {
+                base_offset: original.base_offset,
+                last_offset: original.last_offset,
+                timestamp: original.timestamp,
+            });
+        }
+        let log_end = inner.log_end();
+        if let Some(expected) = options.expected_offset
+            && expected != log_end
+            && !matches!(sequence, Err(crate::producer::SequenceError::InvalidEpoch { .. }))
+        {
+            return Err(AppendError::OffsetMismatch { expected, log_end });
+        }
+        sequence?;
+        inner.shared.claim_space(batch.len() as u64)?;
+
+        let mut stamped = [0; HEADER_LEN];
+        stamped.copy_from_slice(&batch[..HEADER_LEN]);
+        let payload = &batch[HEADER_LEN..];
+        let mut append_time_ms = -1;
+        if config.timestamp_type == TimestampType::LogAppendTime {
+            stamp_header_log_append_time(&mut stamped, payload, now_ms);
+            append_time_ms = now_ms;
+        }
+        stamp_offset_and_epoch(&mut stamped, log_end, leader_epoch);
+        // The offsets have changed: check that they still exist.
+        let header = BatchHeader::decode(&stamped)?;
+        let active = inner.roll_for(&mut writer, &config, &header, batch.len() as u64, now_ms)?;
+        inner.write_batches(
+            &mut writer,
+            &active,
+            &[IoSlice::new(&stamped), IoSlice::new(payload)],
+            &[(active.size(), header)],
+            Some(now_ms),
+        )?;
+        Ok(Appended::New { base_offset: log_end, last_offset: header.last_offset(), append_time_ms })
+    }
+
+    /// Appends whole batches as a follower fetched them: offsets and epochs stay as the leader set them. They must
+    /// follow the log end (a gap is what compaction at the leader leaves), epochs must not fall, and none may be
+    /// above `max_epoch`, the epoch the fetch was made under (KAFKA-18723). Either all are appended, or none unless
+    /// the directory fails.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_as_follower(
+        &self,
+        bytes: &Bytes,
+        max_epoch: i32,
+        now_ms: i64,
+    ) -> Result<FollowerAppended, AppendError> {
+        let mut parsed: Vec<(usize, BatchHeader)> = Vec::new();
+        let mut iterator = batches(bytes);
+        loop {
+            let position = iterator.position();
+            let Some(batch) = iterator.next() else { break };
+            let batch = batch?;
+            batch.verify_crc()?;
+            parsed.push((position, *batch.header()));
+        }
+        let Some((_, first)) = parsed.first().copied() else {
+            return Err(AppendError::Invalid("no batch to append".into()));
+        };
+
+        let inner = &*self.inner;
+        let mut writer = inner.writer.lock();
+        inner.check_change()?;
+        let config = inner.config();
+        inner.begin_within_batch(&mut writer, &first)?;
+        let mut next_offset = inner.log_end();
+        let mut epoch = inner.epochs.read().latest().map_or(-1, |entry| entry.epoch);
+        for (_, header) in &parsed {
+            if header.base_offset < next_offset {
+                return Err(AppendError::OutOfOrderOffset { expected: next_offset, found: header.base_offset });
+            }
+            if header.partition_leader_epoch < epoch.max(0) || header.partition_leader_epoch > max_epoch {
+                return Err(AppendError::InvalidLeaderEpoch {
+                    epoch: header.partition_leader_epoch,
+                    lowest: epoch.max(0),
+                    highest: max_epoch,
+                });
+            }
+            next_offset = header.next_offset();
+            epoch = header.partition_leader_epoch;
+        }
+        inner.shared.claim_space(bytes.len() as u64)?;
+
+        // Write runs of batches that fit the active segment with one call each.
+        let mut at = 0;
+        while at < parsed.len() {
+            let (start, header) = parsed[at];
+            let active = inner.roll_for(&mut writer, &config, &header, header.size_in_bytes() as u64, now_ms)?;
+            let room = u64::from(config.segment_bytes).saturating_sub(active.size());
+            let mut run = vec![(active.size(), header)];
+            let mut end = start + header.size_in_bytes();
+            for (position, header) in &parsed[at + 1..] {
+                let fits = (position + header.size_in_bytes() - start) as u64 <= room
+                    && header.last_offset() - active.base_offset <= i64::from(i32::MAX);
+                if !fits {
+                    break;
+                }
+                run.push((active.size() + (position - start) as u64, *header));
+                end = position + header.size_in_bytes();
+            }
+            inner.write_batches(&mut writer, &active, &[IoSlice::new(&bytes[start..end])], &run, Some(now_ms))?;
+            at += run.len();
+        }
+        Ok(FollowerAppended { base_offset: first.base_offset, log_end: next_offset, batches: parsed.len() })
+    }
+}
+
+/// The checks on a producer's batch that need nothing of the log.
+fn check_client_batch(
+    batch: &Bytes,
+    header: &BatchHeader,
+    config: &LogConfig,
+    now_ms: i64,
+    options: &AppendOptions,
+) -> Result<(), AppendError> {
+    if header.size_in_bytes() != batch.len() {
+        return Err(AppendError::Invalid(format!(
+            "{} bytes follow the batch; exactly one batch is appended at a time",
+            batch.len() - header.size_in_bytes()
+        )));
+    }
+    if header.record_count == 0 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
+        return Err(AppendError::Invalid(format!(
+            "record count {} does not match last offset delta {}",
+            header.record_count, header.last_offset_delta
+        )));
+    }
+    if options.internal {
+        return Ok(());
+    }
+    if header.is_control() {
+        return Err(AppendError::Invalid("clients may not write control batches".into()));
+    }
+    if header.attributes.has_delete_horizon() {
+        return Err(AppendError::Invalid("clients may not set a delete horizon".into()));
+    }
+    if batch.len() > config.max_message_bytes as usize {
+        return Err(AppendError::TooLarge { size_bytes: batch.len(), max_bytes: config.max_message_bytes });
+    }
+    if config.timestamp_type == TimestampType::CreateTime {
+        if header.timestamp_type() == TimestampType::LogAppendTime {
+            return Err(AppendError::Invalid("only the broker sets the append time".into()));
+        }
+        let earliest = config.message_timestamp_before_max_ms.map_or(i64::MIN, |bound| now_ms.saturating_sub(bound));
+        let latest = config.message_timestamp_after_max_ms.map_or(i64::MAX, |bound| now_ms.saturating_add(bound));
+        for timestamp in [header.base_timestamp, header.max_timestamp] {
+            // -1 says that the producer gave no time.
+            if timestamp != -1 && (timestamp < earliest || timestamp > latest) {
+                return Err(AppendError::InvalidTimestamp { timestamp, earliest, latest });
+            }
+        }
+    }
+    Ok(())
+}
+
+impl LogInner {
+    /// An empty log may begin within the first batch that the leader has for it: then the batch is stored whole, and
+    /// the log start stays where it is (KAFKA-6361's follow-up, `UnexpectedAppendOffsetException` in Kafka).
+    fn begin_within_batch(&self, writer: &mut Writer, first: &BatchHeader) -> Result<(), AppendError> {
+        let (log_start, log_end) = (self.log_start(), self.log_end());
+        let within = first.base_offset < log_end && log_end <= first.last_offset();
+        let active = self.active();
+        if within && log_start == log_end && active.size() == 0 && self.segments().len() == 1 {
+            self.replace_empty_active(writer, &active, first.base_offset)?;
+        }
+        Ok(())
+    }
+
+    /// Writes bytes that hold `run` to the end of the active segment and publishes the new log end.
+    fn write_batches(
+        &self,
+        writer: &mut Writer,
+        active: &Arc<Segment>,
+        slices: &[IoSlice<'_>],
+        run: &[(u64, BatchHeader)],
+        now_ms: Option<i64>,
+    ) -> Result<(), AppendError> {
+        let old_size = active.size();
+        let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        let Some((_, last)) = run.last() else { return Ok(()) };
+        if let Err(error) = active.write(slices) {
+            return Err(self.write_failed(active, old_size, &error));
+        }
+        LogInner::mark_unsynced(writer, active);
+        writer.bytes_since_checkpoint += len;
+        if old_size == 0 {
+            writer.active_since_ms = now_ms;
+        }
+        let mut epochs_changed = false;
+        for (_, header) in run {
+            writer.producers.apply(header, now_ms);
+            let latest = self.epochs.read().latest();
+            if latest.is_none_or(|latest| latest.epoch < header.partition_leader_epoch) {
+                epochs_changed |= self.epochs.write().assign(header.partition_leader_epoch, header.base_offset);
+            }
+        }
+        writer.epochs_dirty |= epochs_changed;
+        writer.producers.bound(self.config().max_producer_ids);
+        let published = active.publish(run, old_size + len);
+        self.log_end.store(last.next_offset(), std::sync::atomic::Ordering::Release);
+        published.map_err(|error| self.fail("writing an index", &error).into())
+    }
+
+    /// A full disk is the one write error that leaves the disk trusted, if the half-written bytes can be erased.
+    fn write_failed(&self, active: &Arc<Segment>, old_size: u64, error: &std::io::Error) -> AppendError {
+        if is_disk_full(error) {
+            match active.file().and_then(|file| file.set_len(old_size)) {
+                Ok(()) => return self.shared.disk_full().into(),
+                Err(error) => return self.fail("erasing a half-written batch", &error).into(),
+            }
+        }
+        self.fail("appending", error).into()
+    }
+}

@@ -1,0 +1,236 @@
+//! Making the log durable.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Log, LogInner};
+use crate::checkpoint::leader_epochs;
+use crate::error::FlushError;
+use crate::fs::{OpenMode, write_atomic};
+use crate::producer::snapshot;
+use crate::segment::{Segment, names};
+
+/// Bytes appended after which the indexes and the producer state are made durable at the next checkpoint, so that
+/// recovery has no more than this to walk.
+const CHECKPOINT_BYTES: u64 = 32 << 20;
+
+/// A segment as it was when the flush began.
+struct Dirty {
+    segment: Arc<Segment>,
+    size: u64,
+    sealed: bool,
+}
+
+impl Dirty {
+    fn unchanged(&self, segment: &Arc<Segment>) -> bool {
+        Arc::ptr_eq(&self.segment, segment) && segment.size() == self.size && segment.is_sealed() == self.sealed
+    }
+}
+
+/// What one flush has to sync, taken under the writer lock and worked off without it.
+struct Work {
+    end: i64,
+    truncations: u64,
+    segments: Vec<Dirty>,
+    snapshots: Vec<i64>,
+    sync_dir: bool,
+    epochs: Option<Vec<u8>>,
+}
+
+impl Log {
+    /// Makes everything durable that was appended before the call, and returns the durable end offset. One fsync
+    /// covers all that were appended: callers that wait together share it. Appends go on meanwhile.
+    ///
+    /// # Errors
+    /// The log is closed, or the directory offline: after the first failed fsync nothing is ever reported durable
+    /// again in this process.
+    pub fn flush(&self) -> Result<i64, FlushError> {
+        let _only_one = self.inner.flush_lock.lock();
+        self.inner.flush_locked()
+    }
+}
+
+impl LogInner {
+    /// The flush itself; the caller holds the flush lock.
+    pub(super) fn flush_locked(&self) -> Result<i64, FlushError> {
+        let Some(work) = self.take_work()? else { return Ok(self.durable_end()) };
+        let epochs_stored = self.sync(&work).map_err(|(what, error)| self.fail(what, &error))?;
+        // Another log's failure of the same disk may have come in between.
+        self.shared.check_online()?;
+
+        let mut writer = self.writer.lock();
+        debug_assert_eq!(work.truncations, self.truncations.load(Ordering::SeqCst), "truncation holds the flush lock");
+        if work.truncations == self.truncations.load(Ordering::SeqCst) {
+            // A segment that has grown or was sealed since has more to sync; what it held is durable.
+            writer.unsynced.retain(|segment| !work.segments.iter().any(|done| done.unchanged(segment)));
+            if !epochs_stored {
+                writer.epochs_dirty = true;
+            }
+            self.epochs_behind.store(writer.epochs_dirty && !epochs_stored, Ordering::Release);
+            writer.unsynced_snapshots.retain(|offset| !work.snapshots.contains(offset));
+            self.durable_end.fetch_max(work.end, Ordering::AcqRel);
+            if let Some(sealed) = work.segments.iter().rfind(|dirty| dirty.sealed) {
+                let segments = self.segments();
+                let next = segments.partition_point(|next| next.base_offset <= sealed.segment.base_offset);
+                if let Some(next) = segments.get(next).filter(|next| next.base_offset <= work.end) {
+                    self.indexed_end.fetch_max(next.base_offset, Ordering::AcqRel);
+                }
+            }
+        }
+        Ok(self.durable_end())
+    }
+
+    fn take_work(&self) -> Result<Option<Work>, FlushError> {
+        let mut writer = self.writer.lock();
+        if self.is_closed() {
+            return Err(FlushError::Closed);
+        }
+        self.shared.check_online()?;
+        let nothing = writer.unsynced.is_empty()
+            && writer.unsynced_snapshots.is_empty()
+            && !writer.dir_unsynced
+            && !writer.epochs_dirty;
+        if nothing {
+            self.durable_end.store(self.log_end(), Ordering::Release);
+            return Ok(None);
+        }
+        let epochs = writer.epochs_dirty.then(|| leader_epochs::encode(self.epochs.read().entries()));
+        writer.epochs_dirty = false;
+        Ok(Some(Work {
+            end: self.log_end(),
+            truncations: self.truncations.load(Ordering::SeqCst),
+            segments: writer
+                .unsynced
+                .iter()
+                .map(|segment| Dirty {
+                    segment: segment.clone(),
+                    size: segment.size(),
+                    sealed: segment.is_sealed(),
+                })
+                .collect(),
+            snapshots: writer.unsynced_snapshots.clone(),
+            sync_dir: std::mem::take(&mut writer.dir_unsynced),
+            epochs,
+        }))
+    }
+
+    /// Syncs without the writer lock (KAFKA-15046). Returns whether the epochs are stored: a disk too full for them
+    /// is no failure, as recovery finds the epochs of all records above the stored flushed point by itself, and that
+    /// point does not move before they are stored.
+    fn sync(&self, work: &Work) -> Result<bool, (&'static str, std::io::Error)> {
+        let fs = &*self.shared.fs;
+        let mut epochs_stored = true;
+        if let Some(epochs) = &work.epochs {
+            match write_atomic(fs, &self.dir.join(leader_epochs::FILE_NAME), epochs) {
+                Err(error) if crate::fs::is_disk_full(&error) => epochs_stored = false,
+                other => other.map_err(|error| ("writing leader epochs", error))?,
+            }
+        }
+        for Dirty { segment, sealed, .. } in &work.segments {
+            segment.sync_data().map_err(|error| ("syncing a segment", error))?;
+            if *sealed {
+                match segment.sync_indexes() {
+                    // The entries stay in memory; a recovery would rebuild them.
+                    Err(error) if crate::fs::is_disk_full(&error) => {}
+                    other => other.map_err(|error| ("syncing an index", error))?,
+                }
+            }
+        }
+        // Snapshots before the flushed point passes them (KAFKA-9892).
+        for offset in &work.snapshots {
+            fs.open(&names::snapshot_path(&self.dir, *offset), OpenMode::ReadWrite)
+                .and_then(|file| file.sync_all())
+                .map_err(|error| ("syncing a producer snapshot", error))?;
+        }
+        if work.sync_dir || !work.snapshots.is_empty() {
+            fs.sync_dir(&self.dir).map_err(|error| ("syncing the partition's directory", error))?;
+        }
+        Ok(epochs_stored)
+    }
+
+    /// Writes the producer state as of the log end. Synced by the next flush. A full disk only means that the next
+    /// recovery has more to replay.
+    pub(super) fn write_snapshot(&self, writer: &mut super::Writer) -> std::io::Result<()> {
+        let offset = self.log_end();
+        if writer.snapshot_offset == offset {
+            return Ok(());
+        }
+        let fs = &*self.shared.fs;
+        let file = fs.open(&names::snapshot_path(&self.dir, offset), OpenMode::CreateOrTruncate)?;
+        let bytes = snapshot::encode(&writer.producers);
+        file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0)?;
+        writer.snapshot_offset = offset;
+        writer.unsynced_snapshots.push(offset);
+        writer.dir_unsynced = true;
+        Ok(())
+    }
+
+    /// Bounds what a recovery has to walk: if much was appended since the last time (or `force`), makes the active
+    /// segment's indexes and the producer state durable.
+    pub(crate) fn checkpoint(&self, force: bool) -> Result<(), FlushError> {
+        let _only_one = self.flush_lock.lock();
+        let end = {
+            let mut writer = self.writer.lock();
+            if self.is_closed() {
+                return Err(FlushError::Closed);
+            }
+            self.shared.check_online()?;
+            let due = writer.bytes_since_checkpoint >= CHECKPOINT_BYTES
+                || (force && (writer.bytes_since_checkpoint > 0 || writer.snapshot_offset != self.log_end()));
+            if !due {
+                return Ok(());
+            }
+            writer.bytes_since_checkpoint = 0;
+            match self.write_snapshot(&mut writer) {
+                Err(error) if crate::fs::is_disk_full(&error) => {}
+                other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
+            }
+            self.log_end()
+        };
+        self.flush_locked()?;
+        // Appends may add entries meanwhile; those of all batches below `end` are covered.
+        let active = self.active();
+        let synced = if force { active.finish_indexes() } else { active.sync_indexes() };
+        match synced.and_then(|()| self.shared.fs.sync_dir(&self.dir)) {
+            Ok(()) => {
+                if active.base_offset <= end {
+                    self.indexed_end.fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
+                }
+                self.drop_old_snapshots();
+                Ok(())
+            }
+            Err(error) if crate::fs::is_disk_full(&error) => Ok(()),
+            Err(error) => Err(self.fail("syncing an index", &error).into()),
+        }
+    }
+
+    /// Keeps the snapshots at segment bases, which truncation starts from, and the newest two.
+    fn drop_old_snapshots(&self) {
+        let fs = &*self.shared.fs;
+        let Ok(offsets) = self.snapshot_offsets() else { return };
+        let segments = self.segments();
+        for offset in offsets.iter().rev().skip(2) {
+            if segments.binary_search_by_key(offset, |segment| segment.base_offset).is_err() {
+                // A snapshot too many does no harm.
+                let _ = fs.remove_file(&names::snapshot_path(&self.dir, *offset));
+            }
+        }
+    }
+
+    /// Flushes, makes every derived file durable and accepts nothing more.
+    pub(crate) fn close(&self) -> Result<(), FlushError> {
+        match self.checkpoint(true) {
+            Ok(()) => {}
+            Err(FlushError::Closed) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let end = {
+            let _only_one = self.flush_lock.lock();
+            self.flush_locked()?
+        };
+        debug_assert!(end <= self.log_end());
+        let _writer = self.writer.lock();
+        self.closed.store(true, Ordering::Release);
+        Ok(())
+    }
+}

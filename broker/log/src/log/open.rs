@@ -1,0 +1,285 @@
+//! Opening and creating a log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use super::recover::{FoundSegment, Known, Recovered, Recovery, note_epoch};
+use super::report::RecoveryReport;
+use super::truncate::MARKER_FILE_NAME;
+use super::{LogInner, Writer};
+use crate::checkpoint::flushed::FlushedPoint;
+use crate::checkpoint::leader_epochs::{self, EpochEntry};
+use crate::checkpoint::topic_partition::TopicPartition;
+use crate::checkpoint::{Loaded, load};
+use crate::config::LogConfig;
+use crate::dir::shared::DirShared;
+use crate::epochs::EpochCache;
+use crate::fs::{FileSystem, is_disk_full, read_whole, remove_if_exists, write_atomic};
+use crate::producer::{ProducerState, snapshot};
+use crate::segment::scan::{Chain, Scan};
+use crate::segment::{Segment, names};
+
+/// What the directory knows of a log that it opens.
+pub(crate) struct OpenLog {
+    pub name: TopicPartition,
+    pub topic_id: Uuid,
+    pub config: LogConfig,
+    /// The last process closed the directory properly.
+    pub clean: bool,
+    /// `None`: the directory's checkpoint was lost or garbled. A partition that a valid checkpoint does not name has
+    /// nothing flushed.
+    pub flushed: Option<FlushedPoint>,
+    pub log_start: i64,
+}
+
+impl LogInner {
+    /// Opens the log in a partition's directory: recovers it and makes every byte of it durable.
+    pub(crate) fn open(shared: &Arc<DirShared>, dir: PathBuf, open: OpenLog) -> Result<Arc<Self>, (PathBuf, io::Error)> {
+        let dir: Arc<Path> = dir.into();
+        Self::open_in(shared, &dir, open).map_err(|error| (dir.to_path_buf(), error))
+    }
+
+    fn open_in(shared: &Arc<DirShared>, dir: &Arc<Path>, open: OpenLog) -> io::Result<Arc<Self>> {
+        let fs = &shared.fs;
+        let marker = read_marker(&**fs, dir)?;
+        let mut found = if marker.is_some() { Vec::new() } else { list_segments(&**fs, dir)? };
+        let dropped = drop_below_start(&**fs, dir, &mut found, open.log_start)?;
+        let report = RecoveryReport {
+            unclean: !open.clean || open.flushed.is_none(),
+            flushed_point_unknown: open.flushed.is_none(),
+            ..RecoveryReport::default()
+        };
+        let interval_bytes = open.config.index_interval_bytes;
+        let mut created = false;
+        let (recovered, report) = if found.is_empty() {
+            let base = marker.unwrap_or(open.log_start).max(0);
+            let segment = if marker.is_some() { None } else { Some(Segment::create(fs, dir, base, interval_bytes)?) };
+            created = segment.is_some();
+            let recovered = Recovered {
+                segments: segment.into_iter().collect(),
+                log_end: base,
+                indexed_end: base,
+                epochs: Vec::new(),
+                walked_from: None,
+            };
+            (recovered, report)
+        } else {
+            let known = Known { flushed: open.flushed, drop_cache: !open.clean };
+            let mut recovery = Recovery { fs, dir, interval_bytes, known, report };
+            let recovered = recovery.run(&found)?;
+            (recovered, recovery.report)
+        };
+        if !open.clean {
+            // Names of files that a killed process made may not be durable yet.
+            fs.sync_dir(dir)?;
+        }
+        let log_start = recovered.segments.first().map_or(recovered.log_end, |first| first.base_offset);
+        let log_start = log_start.max(open.log_start).min(recovered.log_end);
+        let mut inner = LogInner {
+            shared: shared.clone(),
+            name: open.name,
+            topic_id: open.topic_id,
+            dir: dir.clone(),
+            config: RwLock::new(Arc::new(open.config)),
+            flush_lock: Mutex::new(()),
+            writer: Mutex::new(new_writer()),
+            segments: RwLock::new(Arc::new(recovered.segments.clone())),
+            epochs: RwLock::new(EpochCache::default()),
+            log_start: AtomicI64::new(log_start),
+            log_end: AtomicI64::new(recovered.log_end),
+            durable_end: AtomicI64::new(recovered.log_end),
+            indexed_end: AtomicI64::new(recovered.indexed_end),
+            epochs_behind: AtomicBool::new(false),
+            truncations: AtomicU64::new(0),
+            has_damage: AtomicBool::new(!report.damage.is_empty()),
+            damage: RwLock::new(report.damage.clone()),
+            closed: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            report,
+        };
+        if marker.is_some() {
+            let active = inner.start_over(recovered.log_end)?;
+            *inner.segments.write() = Arc::new(vec![active]);
+            inner.log_start.store(recovered.log_end, Ordering::Release);
+            return Ok(Arc::new(inner));
+        }
+        // Snapshots of offsets that are no more would be taken for those of new records.
+        inner.remove_snapshots_where(|offset| offset > recovered.log_end)?;
+        remove_orphans(&**fs, dir, &recovered.segments)?;
+        let mut writer = new_writer();
+        if !open.clean {
+            // Snapshots that a flush did not cover may be torn; whole ones may be in the cache only.
+            let flushed = open.flushed.map_or(0, |point| point.offset);
+            inner.remove_torn_snapshots(flushed)?;
+            writer.unsynced_snapshots = inner.snapshot_offsets()?.into_iter().filter(|offset| *offset >= flushed).collect();
+        }
+        inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
+        if inner.load_epochs(&recovered)? {
+            // All that was found counts as durable, so the epochs of it must be, too.
+            let epochs = leader_epochs::encode(inner.epochs.read().entries());
+            match write_atomic(&**fs, &dir.join(leader_epochs::FILE_NAME), &epochs) {
+                Err(error) if is_disk_full(&error) => {
+                    writer.epochs_dirty = true;
+                    inner.epochs_behind.store(true, Ordering::Release);
+                }
+                other => other?,
+            }
+        }
+        writer.dir_unsynced = created || dropped;
+        // The walk may have added entries to an index, or taken some away.
+        writer.unsynced = vec![inner.active()];
+        *inner.writer.lock() = writer;
+        if inner.report.truncated_bytes > 0 {
+            tracing::info!(partition = %inner.name, bytes = inner.report.truncated_bytes, "cut a torn tail");
+        }
+        Ok(Arc::new(inner))
+    }
+
+    fn remove_torn_snapshots(&self, from: i64) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        for offset in self.snapshot_offsets()?.into_iter().filter(|offset| *offset >= from) {
+            let path = names::snapshot_path(&self.dir, offset);
+            if snapshot::decode(&read_whole(fs, &path, 1 << 30)?).is_err() {
+                remove_if_exists(fs, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The epochs from their file where it can be trusted, from the batches elsewhere. Returns whether the file has
+    /// to be written.
+    fn load_epochs(&self, recovered: &Recovered) -> io::Result<bool> {
+        let fs = &*self.shared.fs;
+        let loaded = load(fs, &self.dir.join(leader_epochs::FILE_NAME), leader_epochs::decode)?;
+        let (start, end) = (self.log_start(), self.log_end());
+        let (stored, walked, from) = match loaded {
+            Loaded::Found(entries) => (entries, recovered.epochs.clone(), recovered.walked_from.unwrap_or(end)),
+            Loaded::Missing | Loaded::Damaged(_) => (Vec::new(), self.walk_epochs()?, 0),
+        };
+        let mut cache = EpochCache::default();
+        for EpochEntry { epoch, start_offset } in stored.iter().filter(|entry| entry.start_offset < from) {
+            cache.assign(*epoch, *start_offset);
+        }
+        for (epoch, base_offset) in walked {
+            cache.assign(epoch, base_offset);
+        }
+        // An epoch that began at the log end and wrote nothing.
+        for EpochEntry { epoch, start_offset } in stored.iter().filter(|entry| entry.start_offset == end) {
+            cache.assign(*epoch, *start_offset);
+        }
+        cache.advance_start(start);
+        cache.truncate_to(end + 1);
+        let dirty = cache.entries() != stored;
+        *self.epochs.write() = cache;
+        Ok(dirty)
+    }
+
+    /// The epochs of every batch: only if their file was lost.
+    fn walk_epochs(&self) -> io::Result<Vec<(i32, i64)>> {
+        let mut epochs = Vec::new();
+        for segment in self.segments().iter() {
+            let file = segment.file()?;
+            let mut chain = Chain::at(segment.base_offset);
+            let mut scan = Scan::new(&*file, 0, segment.size());
+            loop {
+                while let Ok(Some((_, header))) = scan.next_header(segment.base_offset, &mut chain)? {
+                    note_epoch(&mut epochs, &header);
+                }
+                let position = scan.position();
+                match self.resume_points(segment.base_offset).iter().find(|(_, at)| *at > position) {
+                    Some((offset, at)) => {
+                        chain = Chain::at(*offset);
+                        scan = Scan::new(&*file, *at, segment.size());
+                    }
+                    None => break,
+                }
+            }
+        }
+        Ok(epochs)
+    }
+}
+
+fn new_writer() -> Writer {
+    Writer {
+        producers: ProducerState::default(),
+        unsynced: Vec::new(),
+        unsynced_snapshots: Vec::new(),
+        dir_unsynced: false,
+        epochs_dirty: false,
+        bytes_since_checkpoint: 0,
+        active_since_ms: None,
+        snapshot_offset: -1,
+    }
+}
+
+/// The offset of a full truncation that a crash interrupted.
+fn read_marker(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<i64>> {
+    match read_whole(fs, &dir.join(MARKER_FILE_NAME), 64) {
+        Ok(bytes) => {
+            let offset = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+            match offset.filter(|offset| *offset >= 0) {
+                Some(offset) => Ok(Some(offset)),
+                // It was written atomically, so this is no torn write, and nothing may be removed by guessing.
+                None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{MARKER_FILE_NAME} is damaged"))),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The segments there are, oldest first; leftovers of half-done steps are removed.
+fn list_segments(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<FoundSegment>> {
+    let mut found = Vec::new();
+    for entry in fs.read_dir(dir)? {
+        let Some(name) = entry.name.to_str() else { continue };
+        if names::is_leftover(name) {
+            remove_if_exists(fs, &dir.join(name))?;
+        } else if let Some((base_offset, names::FileKind::Log)) = names::parse(name) {
+            found.push(FoundSegment { base_offset, size: fs.metadata(&dir.join(name))?.len });
+        }
+    }
+    found.sort_by_key(|segment| segment.base_offset);
+    Ok(found)
+}
+
+/// Finishes a deletion that a crash interrupted: segments wholly below the stored log start.
+fn drop_below_start(
+    fs: &dyn FileSystem,
+    dir: &Path,
+    found: &mut Vec<FoundSegment>,
+    log_start: i64,
+) -> io::Result<bool> {
+    let count = found.windows(2).take_while(|pair| pair[1].base_offset <= log_start).count();
+    for segment in found.drain(..count) {
+        for kind in [
+            names::FileKind::OffsetIndex,
+            names::FileKind::TimeIndex,
+            names::FileKind::TransactionIndex,
+            names::FileKind::Log,
+        ] {
+            remove_if_exists(fs, &names::path(dir, segment.base_offset, kind))?;
+        }
+    }
+    Ok(count > 0)
+}
+
+/// Indexes without a segment.
+fn remove_orphans(fs: &dyn FileSystem, dir: &Path, segments: &[Arc<Segment>]) -> io::Result<()> {
+    for entry in fs.read_dir(dir)? {
+        let Some((base, kind)) = entry.name.to_str().and_then(names::parse) else { continue };
+        let derived = matches!(
+            kind,
+            names::FileKind::OffsetIndex | names::FileKind::TimeIndex | names::FileKind::TransactionIndex
+        );
+        if derived && segments.binary_search_by_key(&base, |segment| segment.base_offset).is_err() {
+            remove_if_exists(fs, &names::path(dir, base, kind))?;
+        }
+    }
+    Ok(())
+}

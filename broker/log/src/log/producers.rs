@@ -1,0 +1,54 @@
+//! Looking at the producers of a partition, and forgetting idle ones.
+
+use super::Log;
+
+/// One active producer, as Kafka's DescribeProducers shows it (KIP-664).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerDescription {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its newest epoch.
+    pub producer_epoch: i16,
+    /// Sequence of its last record, or -1.
+    pub last_sequence: i32,
+    /// Offset of its last record, or -1.
+    pub last_offset: i64,
+    /// Largest timestamp of its last batch.
+    pub last_timestamp: i64,
+    /// Batches that a retry is still compared with.
+    pub remembered_batches: usize,
+}
+
+impl Log {
+    /// All producers that are remembered, by id.
+    #[must_use]
+    pub fn producers(&self) -> Vec<ProducerDescription> {
+        let writer = self.inner.writer.lock();
+        writer
+            .producers
+            .entries()
+            .iter()
+            .map(|(id, entry)| ProducerDescription {
+                producer_id: *id,
+                producer_epoch: entry.epoch,
+                last_sequence: entry.last_sequence(),
+                last_offset: entry.last_batch().map_or(-1, |batch| batch.last_offset),
+                last_timestamp: entry.last_timestamp,
+                remembered_batches: entry.batches.len(),
+            })
+            .collect()
+    }
+
+    /// Forgets producers that were not used for `producer.id.expiration.ms`; returns how many. Time since the last
+    /// use alone counts, never whether their data is still there (KAFKA-7190).
+    pub fn expire_producers(&self, now_ms: i64) -> usize {
+        let expiration_ms = self.inner.config().producer_id_expiration_ms;
+        self.inner.writer.lock().producers.expire(now_ms, expiration_ms)
+    }
+
+    /// The whole producer state, for comparisons.
+    #[must_use]
+    pub fn producer_state(&self) -> crate::producer::ProducerState {
+        self.inner.writer.lock().producers.clone()
+    }
+}

@@ -1,0 +1,428 @@
+//! Recovery: from the files of a partition to a log that can be trusted, at the cost of its unflushed tail.
+//!
+//! ```text
+//!    trusted, not read      | from the last durable index entry: headers | from the flushed point: every CRC
+//!  -------------------------+--------------------------------------------+----------------------------------
+//!   bad here: not noticed,  | bad here: damage; reported, kept,          | bad here: a torn tail; cut and
+//!   until read or scrubbed  | never served                               | erased
+//! ```
+//!
+//! Where the flushed point is not known everything is scanned, and bad bytes are a torn tail only if nothing sound
+//! follows them.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use millrace_proto::batch::BatchHeader;
+
+use super::report::{DamagedRange, RecoveryReport};
+use super::{LogInner, Writer};
+use crate::checkpoint::flushed::FlushedPoint;
+use crate::fs::{FileSystem, is_disk_full};
+use crate::index::{IndexFile, OffsetEntry, TimeEntry};
+use crate::producer::{ProducerState, snapshot};
+use crate::segment::scan::{BadBatch, Chain, Scan, resync};
+use crate::segment::{Indexes, Segment, names};
+
+/// What is known before a segment is looked at.
+pub(super) struct Known {
+    /// `None`: the checkpoint was lost or garbled, nothing is known.
+    pub flushed: Option<FlushedPoint>,
+    /// Read the tail from the disk rather than from the cache: after a failed fsync the cache may show bytes that the
+    /// disk does not have.
+    pub drop_cache: bool,
+}
+
+/// The segments of a log after recovery.
+pub(super) struct Recovered {
+    pub segments: Vec<Arc<Segment>>,
+    pub log_end: i64,
+    /// Every byte of the log is durable now; the indexes up to here.
+    pub indexed_end: i64,
+    /// Leader epochs seen in the part that was walked: (epoch, base offset) where it changes.
+    pub epochs: Vec<(i32, i64)>,
+    /// Where that part begins; `None` if nothing was walked.
+    pub walked_from: Option<i64>,
+}
+
+/// A segment file as listed.
+pub(super) struct FoundSegment {
+    pub base_offset: i64,
+    pub size: u64,
+}
+
+pub(super) struct Recovery<'a> {
+    pub fs: &'a Arc<dyn FileSystem>,
+    pub dir: &'a Arc<Path>,
+    pub interval_bytes: u32,
+    pub known: Known,
+    pub report: RecoveryReport,
+}
+
+/// How a walk over one segment ended.
+enum WalkEnd {
+    /// At the end of the file.
+    Whole,
+    /// At bytes that are no batch, from which nothing sound follows in this segment.
+    Torn { position: u64, reason: BadBatch },
+}
+
+impl Recovery<'_> {
+    /// Recovers; `found` is sorted and not empty.
+    pub(super) fn run(&mut self, found: &[FoundSegment]) -> io::Result<Recovered> {
+        let first_base = found[0].base_offset;
+        let flushed = self.known.flushed.map_or(first_base, |point| point.offset.max(first_base));
+        let start = found.partition_point(|segment| segment.base_offset <= flushed).saturating_sub(1);
+        // Segments before the one that holds the flushed point are sealed and trusted, unless nothing is known. Their
+        // indexes are trusted as far as they are known to be durable: one that was sealed since may lack its end.
+        let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
+        for pair in found[..=start].windows(2).filter(|pair| pair[1].base_offset > indexed) {
+            for kind in [names::FileKind::OffsetIndex, names::FileKind::TimeIndex] {
+                crate::fs::remove_if_exists(&**self.fs, &names::path(self.dir, pair[0].base_offset, kind))?;
+            }
+        }
+        let mut segments: Vec<Arc<Segment>> = found[..start]
+            .iter()
+            .map(|segment| self.open_segment(segment.base_offset, segment.size, true))
+            .collect();
+        let mut out = Recovered {
+            segments: Vec::new(),
+            log_end: found[start].base_offset,
+            indexed_end: found[start].base_offset,
+            epochs: Vec::new(),
+            walked_from: None,
+        };
+        let mut chain = Chain::at(found[start].base_offset);
+        for (at, listed) in found.iter().enumerate().skip(start) {
+            if at > start && chain.next_offset != listed.base_offset {
+                // A segment is missing: not so below the flushed point if all was synced as it must be.
+                if self.known.flushed.is_some() && chain.next_offset >= flushed {
+                    self.remove_from(&found[at..])?;
+                    break;
+                }
+                self.add_missing(chain.next_offset, listed.base_offset, chain.next_offset);
+                chain.next_offset = listed.base_offset;
+            }
+            let segment = self.open_segment(listed.base_offset, listed.size, false);
+            let last = at + 1 == found.len();
+            let end = self.recover_segment(&segment, &mut chain, flushed, &mut out)?;
+            segments.push(segment.clone());
+            let WalkEnd::Torn { position, reason } = end else { continue };
+            let below_flushed = chain.next_offset < flushed;
+            let unknown = self.known.flushed.is_none();
+            if below_flushed || (unknown && !last) {
+                // Not a torn tail. The bytes stay; the segment ends here for readers, and the log goes on behind.
+                let to = found.get(at + 1).map_or(flushed, |next| next.base_offset).max(chain.next_offset + 1);
+                self.add_damage(&segment, chain.next_offset, to, position, None, &reason);
+                segment.limit_size(position);
+                chain.next_offset = to;
+                continue;
+            }
+            self.report.truncated_bytes += segment.size() - position;
+            segment.cut_in_place(position)?;
+            self.remove_from(&found[at + 1..])?;
+            break;
+        }
+        out.log_end = chain.next_offset;
+        if self.known.flushed.is_some() && out.log_end < flushed {
+            // The file is shorter than what was durable once.
+            let from = out.log_end;
+            self.add_missing(from, flushed, segments.last().map_or(from, |segment| segment.base_offset));
+            out.log_end = flushed;
+        }
+        self.finish(&mut segments, &mut out)?;
+        out.segments = segments;
+        self.report.segments = out.segments.len();
+        Ok(out)
+    }
+
+    fn open_segment(&self, base_offset: i64, size: u64, sealed: bool) -> Arc<Segment> {
+        Segment::open(self.fs, self.dir, base_offset, self.interval_bytes, size, sealed)
+    }
+
+    /// Walks a segment from its last durable index entry: headers below the flushed point, every CRC from there on,
+    /// every CRC everywhere if the flushed point is not known. Makes the indexes match.
+    fn recover_segment(
+        &mut self,
+        segment: &Arc<Segment>,
+        chain: &mut Chain,
+        flushed: i64,
+        out: &mut Recovered,
+    ) -> io::Result<WalkEnd> {
+        let file = segment.file()?;
+        let size = segment.size();
+        if self.known.drop_cache {
+            // Dirty pages first, so that dropping the cache drops nothing but lies.
+            file.sync_data()?;
+            file.drop_cache();
+        }
+        let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
+        let (mut indexes, mut position) = self.trusted_indexes(segment, indexed)?;
+        let trusted_to = position;
+        if position > 0 {
+            // The chain begins at that entry's batch.
+            *chain = Chain::at(segment.base_offset);
+            out.indexed_end = out.indexed_end.max(indexed);
+        }
+        loop {
+            let mut scan = Scan::new(&*file, position, size);
+            let bad = loop {
+                let verify = self.known.flushed.is_none() || chain.next_offset >= flushed;
+                let next = if verify {
+                    scan.next_batch(segment.base_offset, chain)?.map(|next| next.map(|(at, header, _)| (at, header)))
+                } else {
+                    scan.next_header(segment.base_offset, chain)?
+                };
+                match next {
+                    Ok(Some((at, header))) => {
+                        out.walked_from.get_or_insert(header.base_offset);
+                        if verify {
+                            self.report.scanned_bytes += header.size_in_bytes() as u64;
+                        }
+                        if at != trusted_to || at == 0 {
+                            indexes.note_batch(segment.base_offset, self.interval_bytes, at, &header);
+                        }
+                        note_epoch(&mut out.epochs, &header);
+                    }
+                    Ok(None) => break None,
+                    Err(reason) => break Some(reason),
+                }
+            };
+            let torn = scan.position();
+            let Some(reason) = bad else {
+                segment.set_indexes(indexes);
+                return Ok(WalkEnd::Whole);
+            };
+            // Below the flushed point, or if that is unknown, sound batches may follow the damage. Above it, they may
+            // too (a disk writes in any order), but then they were never reported durable.
+            let may_go_on = self.known.flushed.is_none() || chain.next_offset < flushed;
+            let next = if may_go_on { resync(&*file, torn + 1, size, chain.next_offset)? } else { None };
+            match next {
+                Some((at, header)) => {
+                    self.add_damage(segment, chain.next_offset, header.base_offset, torn, Some(at), &reason);
+                    chain.next_offset = header.base_offset;
+                    position = at;
+                }
+                None => {
+                    segment.set_indexes(indexes);
+                    return Ok(WalkEnd::Torn { position: torn, reason });
+                }
+            }
+        }
+    }
+
+    /// The entries that were durable with the flushed point, and the position from which the rest is made anew.
+    fn trusted_indexes(&self, segment: &Segment, indexed: i64) -> io::Result<(Indexes, u64)> {
+        let base = segment.base_offset;
+        let trusted = self.read_trusted(segment, indexed)?;
+        if trusted.is_none() {
+            // What the files say would only mislead whoever looks at them before they are written anew.
+            for path in [names::index_path(self.dir, base), names::time_index_path(self.dir, base)] {
+                crate::fs::remove_if_exists(&**self.fs, &path)?;
+            }
+        }
+        Ok(trusted.unwrap_or_else(|| (Indexes::rebuilt(self.dir, base), 0)))
+    }
+
+    fn read_trusted(&self, segment: &Segment, indexed: i64) -> io::Result<Option<(Indexes, u64)>> {
+        let base = segment.base_offset;
+        let mut indexes = Indexes::rebuilt(self.dir, base);
+        if indexed <= base {
+            return Ok(None);
+        }
+        let covered = |relative: u32| base + i64::from(relative) < indexed;
+        let mut offsets: Vec<OffsetEntry> = read_prefix(&**self.fs, &names::index_path(self.dir, base))?;
+        offsets.retain(|entry| covered(entry.relative_offset) && u64::from(entry.position) < segment.size());
+        let mut times: Vec<TimeEntry> = read_prefix(&**self.fs, &names::time_index_path(self.dir, base))?;
+        // The last entry's batch must be where it says, else nothing in the files counts.
+        let Some(last) = offsets.last().copied() else { return Ok(None) };
+        let file = segment.file()?;
+        let mut scan = Scan::new(&*file, u64::from(last.position), segment.size());
+        let sound = matches!(
+            scan.next_header(base, &mut Chain::at(base))?,
+            Ok(Some((_, header))) if header.last_offset() == base + i64::from(last.relative_offset)
+        );
+        if !sound {
+            return Ok(None);
+        }
+        times.retain(|entry| entry.relative_offset <= last.relative_offset);
+        indexes.last_indexed_position = u64::from(last.position);
+        if let Some(last_time) = times.last() {
+            indexes.max_timestamp = last_time.timestamp;
+            indexes.max_timestamp_offset = base + i64::from(last_time.relative_offset);
+        }
+        indexes.offsets = IndexFile::resume(&**self.fs, names::index_path(self.dir, base), offsets)?;
+        indexes.times = IndexFile::resume(&**self.fs, names::time_index_path(self.dir, base), times)?;
+        Ok(Some((indexes, u64::from(last.position))))
+    }
+
+    /// Seals all but the last segment, makes a new one where the log can't go on in the last, and makes all durable.
+    fn finish(&mut self, segments: &mut Vec<Arc<Segment>>, out: &mut Recovered) -> io::Result<()> {
+        let last = segments[segments.len() - 1].clone();
+        let ends_damaged = |range: &DamagedRange| range.segment == last.base_offset && range.resume_position.is_none();
+        let goes_on = !self.report.damage.iter().any(ends_damaged);
+        for segment in segments.iter() {
+            if !segment.is_sealed() {
+                segment.sync_data()?;
+            }
+        }
+        if !goes_on && out.log_end > last.base_offset {
+            // Behind damage that nothing follows, the next record must not be written into the damaged bytes.
+            last.seal();
+            segments.push(Segment::create(self.fs, self.dir, out.log_end, self.interval_bytes)?);
+        }
+        let count = segments.len();
+        for segment in &segments[..count - 1] {
+            if !segment.is_sealed() {
+                segment.seal();
+                match segment.sync_indexes() {
+                    Err(error) if is_disk_full(&error) => {}
+                    other => other?,
+                }
+            }
+        }
+        out.indexed_end = out.indexed_end.max(segments[count - 1].base_offset).min(out.log_end);
+        Ok(())
+    }
+
+    /// Removes segments that lie behind a torn tail, newest first.
+    fn remove_from(&mut self, doomed: &[FoundSegment]) -> io::Result<()> {
+        for segment in doomed.iter().rev() {
+            self.report.truncated_bytes += segment.size;
+            for kind in [
+                names::FileKind::OffsetIndex,
+                names::FileKind::TimeIndex,
+                names::FileKind::TransactionIndex,
+                names::FileKind::Log,
+            ] {
+                crate::fs::remove_if_exists(&**self.fs, &names::path(self.dir, segment.base_offset, kind))?;
+            }
+        }
+        if doomed.is_empty() { Ok(()) } else { self.fs.sync_dir(self.dir) }
+    }
+
+    fn add_damage(
+        &mut self,
+        segment: &Segment,
+        from: i64,
+        to: i64,
+        position: u64,
+        resume_position: Option<u64>,
+        reason: &BadBatch,
+    ) {
+        if to <= from {
+            return;
+        }
+        let range = DamagedRange {
+            from,
+            to,
+            segment: segment.base_offset,
+            position,
+            resume_position,
+            reason: reason.to_string(),
+        };
+        tracing::error!(directory = %self.dir.display(), ?range, "damaged records");
+        self.report.damage.push(range);
+    }
+
+    fn add_missing(&mut self, from: i64, to: i64, segment: i64) {
+        let range = DamagedRange {
+            from,
+            to,
+            segment,
+            position: 0,
+            resume_position: None,
+            reason: BadBatch::Missing { from, to }.to_string(),
+        };
+        tracing::error!(directory = %self.dir.display(), ?range, "missing records");
+        self.report.damage.push(range);
+    }
+}
+
+fn read_prefix<E: crate::index::IndexEntry>(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<E>> {
+    match IndexFile::<E>::read_valid_prefix(fs, path) {
+        Ok(entries) => Ok(entries),
+        // No index, or one too long to be one, is one to be made anew.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn note_epoch(epochs: &mut Vec<(i32, i64)>, header: &BatchHeader) {
+    if epochs.last().is_none_or(|(epoch, _)| *epoch < header.partition_leader_epoch) {
+        epochs.push((header.partition_leader_epoch, header.base_offset));
+    }
+}
+
+impl LogInner {
+    /// Makes the producer state as of `end` from the newest snapshot at or below it and the headers from there on.
+    /// Newer snapshots must be gone. Returns how many batches were replayed.
+    pub(super) fn reload_producers(&self, writer: &mut Writer, end: i64) -> io::Result<u64> {
+        let fs = &*self.shared.fs;
+        let mut state = ProducerState::default();
+        let mut from = None;
+        for offset in self.snapshot_offsets()?.into_iter().rev().filter(|offset| *offset <= end) {
+            let path = names::snapshot_path(&self.dir, offset);
+            let decoded = crate::fs::read_whole(fs, &path, 1 << 30).map(|bytes| snapshot::decode(&bytes));
+            match decoded {
+                Ok(Ok(found)) => {
+                    state = found;
+                    from = Some(offset);
+                    break;
+                }
+                Ok(Err(reason)) => {
+                    tracing::warn!(path = %path.display(), %reason, "a damaged producer snapshot is removed");
+                    crate::fs::remove_if_exists(fs, &path)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let replayed = self.replay(&mut state, from.unwrap_or(i64::MIN), end)?;
+        state.bound(self.config().max_producer_ids);
+        writer.producers = state;
+        writer.snapshot_offset = from.unwrap_or(-1);
+        Ok(replayed)
+    }
+
+    fn replay(&self, state: &mut ProducerState, from: i64, end: i64) -> io::Result<u64> {
+        let mut replayed = 0;
+        let segments = self.segments();
+        for (at, segment) in segments.iter().enumerate() {
+            let next_base = segments.get(at + 1).map_or(i64::MAX, |next| next.base_offset);
+            if next_base <= from || segment.base_offset >= end {
+                continue;
+            }
+            let file = segment.file()?;
+            let resume = self.resume_points(segment.base_offset);
+            let mut position = match segment.locate(from.max(segment.base_offset), &resume) {
+                Ok(Some(found)) => found.position,
+                Ok(None) => continue,
+                Err(crate::segment::LocateError::Io(error)) => return Err(error),
+                Err(crate::segment::LocateError::Bad { position, .. }) => position,
+            };
+            let mut chain = Chain::at(segment.base_offset);
+            loop {
+                let mut scan = Scan::new(&*file, position, segment.size());
+                while let Ok(Some((_, header))) = scan.next_header(segment.base_offset, &mut chain)? {
+                    if header.base_offset >= end {
+                        break;
+                    }
+                    if header.base_offset >= from {
+                        state.apply(&header, None);
+                        replayed += 1;
+                    }
+                }
+                // Go on behind damage that is known.
+                match resume.iter().find(|(_, at)| *at > scan.position()) {
+                    Some((offset, at)) => {
+                        chain = Chain::at(*offset);
+                        position = *at;
+                    }
+                    None => break,
+                }
+            }
+        }
+        Ok(replayed)
+    }
+}

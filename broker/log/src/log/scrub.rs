@@ -1,0 +1,97 @@
+//! Looking for damage that nobody stumbled on yet.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::{DamagedRange, Log, LogInner};
+use crate::error::ReadError;
+use crate::segment::Segment;
+use crate::segment::scan::{Chain, Scan, resync};
+
+/// What a scrub found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubReport {
+    /// Bytes whose CRC was checked.
+    pub scanned_bytes: u64,
+    /// Where to go on; `None` at the end of what is durable.
+    pub next_offset: Option<i64>,
+    /// Damage that was not known before. It is quarantined: never served from now on.
+    pub damage: Vec<DamagedRange>,
+}
+
+impl Log {
+    /// Checks the CRC of durable batches from `from_offset` on, segment by segment, until `max_bytes` are checked.
+    ///
+    /// # Errors
+    /// The file system's. Damage is no error; it is in the report.
+    pub fn scrub(&self, from_offset: i64, max_bytes: u64) -> Result<ScrubReport, ReadError> {
+        let inner = &*self.inner;
+        inner.check_read()?;
+        let mut report = ScrubReport::default();
+        let from = from_offset.max(inner.log_start());
+        let segments = inner.segments();
+        let first = segments.partition_point(|segment| segment.base_offset <= from).saturating_sub(1);
+        for segment in &segments[first..] {
+            if report.scanned_bytes >= max_bytes {
+                report.next_offset = Some(segment.base_offset);
+                break;
+            }
+            // No truncation may cut what is being looked at: its damage would be of its own making.
+            let _no_change = inner.flush_lock.lock();
+            inner.scrub_segment(segment, &mut report)?;
+        }
+        Ok(report)
+    }
+}
+
+impl LogInner {
+    fn scrub_segment(&self, segment: &Segment, report: &mut ScrubReport) -> io::Result<()> {
+        if !self.segments().iter().any(|current| std::ptr::eq(&**current, segment)) {
+            return Ok(());
+        }
+        let file = segment.file()?;
+        // What is being appended meanwhile lies behind this.
+        let (size, durable_end) = (segment.size(), self.durable_end());
+        let mut chain = Chain::at(segment.base_offset);
+        let mut scan = Scan::new(&*file, 0, size);
+        loop {
+            match scan.next_batch(segment.base_offset, &mut chain)? {
+                Ok(Some((_, header, _))) => report.scanned_bytes += header.size_in_bytes() as u64,
+                Ok(None) => return Ok(()),
+                Err(_) if chain.next_offset >= durable_end => return Ok(()),
+                Err(reason) => {
+                    let torn = scan.position();
+                    let next = resync(&*file, torn + 1, size, chain.next_offset)?;
+                    let segments = self.segments();
+                    let after = segments.partition_point(|other| other.base_offset <= segment.base_offset);
+                    let segment_end = segments.get(after).map_or(self.log_end(), |other| other.base_offset);
+                    let range = DamagedRange {
+                        from: chain.next_offset,
+                        to: next.as_ref().map_or(segment_end, |(_, header)| header.base_offset),
+                        segment: segment.base_offset,
+                        position: torn,
+                        resume_position: next.as_ref().map(|(position, _)| *position),
+                        reason: reason.to_string(),
+                    };
+                    self.quarantine(range, report);
+                    let Some((position, header)) = next else { return Ok(()) };
+                    chain.next_offset = header.base_offset;
+                    scan = Scan::new(&*file, position, size);
+                }
+            }
+        }
+    }
+
+    fn quarantine(&self, range: DamagedRange, report: &mut ScrubReport) {
+        let mut damage = self.damage.write();
+        let known = damage.iter().any(|other| other.from <= range.from && range.to <= other.to);
+        if known || range.to <= range.from {
+            return;
+        }
+        tracing::error!(partition = %self.name, ?range, "damaged records");
+        damage.push(range.clone());
+        damage.sort_by_key(|range| range.from);
+        self.has_damage.store(true, Ordering::Release);
+        report.damage.push(range);
+    }
+}

@@ -1,0 +1,302 @@
+//! Cutting the log's tail, or all of it.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Log, LogInner, Writer};
+use crate::checkpoint::leader_epochs;
+use crate::error::ChangeError;
+use crate::fs::{OpenMode, temporary_path, write_atomic};
+use crate::segment::{LocateError, Segment, names};
+
+/// Holds the offset at which an emptied log begins, from before the first file goes until after the last one: a crash
+/// in between is finished when the log is opened.
+pub(super) const MARKER_FILE_NAME: &str = "truncate-fully";
+
+const COPY_CHUNK: usize = 1 << 20;
+
+/// Raises the truncation counter to odd, and to even again whatever happens in between.
+struct Truncating<'a>(&'a LogInner);
+
+impl<'a> Truncating<'a> {
+    fn begin(inner: &'a LogInner) -> Self {
+        inner.truncations.fetch_add(1, Ordering::SeqCst);
+        Truncating(inner)
+    }
+}
+
+impl Drop for Truncating<'_> {
+    fn drop(&mut self) {
+        self.0.truncations.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Log {
+    /// Removes all records from `offset` on, physically and durably: when this returns nothing of them comes back.
+    /// A batch that holds `offset` goes whole, so that the log may end lower. Leader epochs that begin at or after
+    /// the new end go too, also if no record is cut (KAFKA-10706). Below the log start everything goes and the log
+    /// begins at `offset`. Returns the new log end.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] if the disk is too full to begin; [`ChangeError::OffsetOutOfRange`] for a negative
+    /// offset.
+    pub fn truncate_to(&self, offset: i64) -> Result<i64, ChangeError> {
+        let inner = &*self.inner;
+        let _no_flush = inner.flush_lock.lock();
+        let mut writer = inner.writer.lock();
+        inner.check_change()?;
+        let (log_start, log_end) = (inner.log_start(), inner.log_end());
+        if offset < 0 {
+            return Err(ChangeError::OffsetOutOfRange { offset, log_start, log_end });
+        }
+        if offset < log_start {
+            inner.truncate_fully(&mut writer, offset)?;
+            return Ok(offset);
+        }
+        if offset >= log_end {
+            writer.epochs_dirty |= inner.epochs.write().truncate_to(offset);
+            return Ok(log_end);
+        }
+        inner.truncate_tail(&mut writer, offset)
+    }
+
+    /// Empties the log; the next record gets `offset`. Log start, durable end and log end move together
+    /// (KAFKA-9491).
+    ///
+    /// # Errors
+    /// As [`Log::truncate_to`].
+    pub fn truncate_fully_and_start_at(&self, offset: i64) -> Result<(), ChangeError> {
+        let inner = &*self.inner;
+        let _no_flush = inner.flush_lock.lock();
+        let mut writer = inner.writer.lock();
+        inner.check_change()?;
+        if offset < 0 {
+            let (log_start, log_end) = (inner.log_start(), inner.log_end());
+            return Err(ChangeError::OffsetOutOfRange { offset, log_start, log_end });
+        }
+        inner.truncate_fully(&mut writer, offset)
+    }
+}
+
+impl LogInner {
+    fn truncate_tail(&self, writer: &mut Writer, offset: i64) -> Result<i64, ChangeError> {
+        let segments = self.segments();
+        let at = segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
+        let segment = &segments[at];
+        let resume = self.resume_points(segment.base_offset);
+        let (position, new_end) = match segment.locate(offset, &resume) {
+            // In a gap the log ends with the batch before it: recovery could not tell where in the gap.
+            Ok(Some(found)) => (found.position, segment.end_before(found.position).map_err(ChangeError::from_read)?),
+            Ok(None) => (segment.size(), segment.end_before(segment.size()).map_err(ChangeError::from_read)?),
+            // Damage before the place: all that can't be read goes with the rest.
+            Err(LocateError::Bad { position, next_offset, .. }) => (position, next_offset),
+            Err(LocateError::Io(error)) => return Err(ChangeError::from_read(error)),
+        };
+        if new_end < self.log_start() || new_end > offset {
+            // The batch that holds the log start is cut, or the log has no batch below: nothing readable is left.
+            let log_start = self.log_start();
+            self.truncate_fully(writer, log_start)?;
+            return Ok(log_start);
+        }
+        // Everything that may be refused comes before anything is changed.
+        let replacement = (segment.may_be_mapped() && position < segment.size())
+            .then(|| self.copy_prefix(segment, position))
+            .transpose()
+            .map_err(|error| self.shared.refuse_or_fail("copying the kept part of a sealed segment", &error))?;
+
+        let _truncating = Truncating::begin(self);
+        // The indexes of a replaced file are made anew.
+        let indexed = if replacement.is_some() { segment.base_offset } else { new_end };
+        self.durable_end.fetch_min(new_end, Ordering::AcqRel);
+        self.indexed_end.fetch_min(indexed, Ordering::AcqRel);
+        self.shared
+            .lower_flushed(&self.name, new_end, indexed)
+            .map_err(|error| self.shared.refuse_or_fail("lowering the flushed point", &error))?;
+        let cut = self.cut(&segments, at, position, new_end, replacement);
+        let active = cut.map_err(|error| self.fail("truncating", &error))?;
+
+        writer.unsynced.retain(|other| Arc::ptr_eq(other, &active) || segments[..at].iter().any(|kept| Arc::ptr_eq(kept, other)));
+        writer.unsynced_snapshots.retain(|snapshot| *snapshot <= new_end);
+        writer.active_since_ms = None;
+        self.change_segments(|list| {
+            list.truncate(at);
+            list.push(active.clone());
+        });
+        let mut damage = self.damage.write();
+        damage.retain(|range| range.from < new_end);
+        self.has_damage.store(!damage.is_empty(), Ordering::Release);
+        drop(damage);
+        self.epochs.write().truncate_to(new_end);
+        write_atomic(
+            &*self.shared.fs,
+            &self.dir.join(leader_epochs::FILE_NAME),
+            &leader_epochs::encode(self.epochs.read().entries()),
+        )
+        .map_err(|error| self.fail("writing leader epochs", &error))?;
+        writer.epochs_dirty = false;
+        // The producers before the new end is published (KAFKA-12153).
+        self.reload_producers(writer, new_end).map_err(|error| self.fail("reloading producers", &error))?;
+        self.log_end.store(new_end, Ordering::Release);
+        Ok(new_end)
+    }
+
+    /// Removes snapshots, indexes and later segments, then cuts: derived files never outlive their data.
+    fn cut(
+        &self,
+        segments: &[Arc<Segment>],
+        at: usize,
+        position: u64,
+        new_end: i64,
+        replacement: Option<Arc<Segment>>,
+    ) -> io::Result<Arc<Segment>> {
+        let fs = &*self.shared.fs;
+        self.remove_snapshots_where(|offset| offset > new_end)?;
+        let segment = &segments[at];
+        if replacement.is_none() {
+            segment.cut_indexes(position)?;
+        }
+        for later in segments[at + 1..].iter().rev() {
+            self.remove_segment_files(later.base_offset, false)?;
+        }
+        let active = match replacement {
+            Some(replacement) => {
+                // The indexes of the old file go before the new file takes its name.
+                crate::fs::remove_if_exists(fs, &names::index_path(&self.dir, segment.base_offset))?;
+                crate::fs::remove_if_exists(fs, &names::time_index_path(&self.dir, segment.base_offset))?;
+                fs.sync_dir(&self.dir)?;
+                let path = names::log_path(&self.dir, segment.base_offset);
+                fs.rename(&temporary_path(&path), &path)?;
+                fs.sync_dir(&self.dir)?;
+                let rebuilt = replacement.rebuild_indexes()?;
+                replacement.set_indexes(rebuilt);
+                replacement
+            }
+            None => {
+                if position < segment.size() {
+                    segment.cut_in_place(position)?;
+                }
+                segment.clone()
+            }
+        };
+        fs.sync_dir(&self.dir)?;
+        if active.is_sealed() {
+            active.unseal();
+        }
+        Ok(active)
+    }
+
+    /// Copies what stays of a sealed segment to a new file beside it: readers may have the old one mapped.
+    fn copy_prefix(&self, segment: &Segment, len: u64) -> io::Result<Arc<Segment>> {
+        let fs = &self.shared.fs;
+        let temporary = temporary_path(&segment.log_path());
+        let source = segment.file()?;
+        let copied = (|| {
+            let target = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
+            let mut position = 0;
+            while position < len {
+                let chunk = usize::try_from((len - position).min(COPY_CHUNK as u64)).unwrap_or(COPY_CHUNK);
+                let bytes = source.read_at(position, chunk)?;
+                if bytes.is_empty() {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                target.write_all_vectored_at(&[IoSlice::new(&bytes)], position)?;
+                position += bytes.len() as u64;
+            }
+            target.sync_all()
+        })();
+        if let Err(error) = copied {
+            let _ = fs.remove_file(&temporary);
+            return Err(error);
+        }
+        let interval = self.config().index_interval_bytes;
+        Ok(Segment::open(fs, &self.dir, segment.base_offset, interval, len, false))
+    }
+
+    fn truncate_fully(&self, writer: &mut Writer, offset: i64) -> Result<(), ChangeError> {
+        let fs = &*self.shared.fs;
+        let marker = self.dir.join(MARKER_FILE_NAME);
+        write_atomic(fs, &marker, format!("{offset}\n").as_bytes())
+            .map_err(|error| self.shared.refuse_or_fail("writing the truncation marker", &error))?;
+
+        let _truncating = Truncating::begin(self);
+        let active = self.start_over(offset).map_err(|error| self.fail("truncating fully", &error))?;
+        writer.unsynced.clear();
+        writer.unsynced_snapshots.clear();
+        writer.dir_unsynced = false;
+        writer.epochs_dirty = false;
+        writer.bytes_since_checkpoint = 0;
+        writer.active_since_ms = None;
+        writer.snapshot_offset = -1;
+        writer.producers.clear();
+        *self.segments.write() = Arc::new(vec![active]);
+        self.epochs.write().clear();
+        self.damage.write().clear();
+        self.has_damage.store(false, Ordering::Release);
+        self.log_start.store(offset, Ordering::Release);
+        self.log_end.store(offset, Ordering::Release);
+        Ok(())
+    }
+
+    /// Removes every file of the log and makes an empty segment at `offset`; durable, the marker gone, at the end.
+    pub(super) fn start_over(&self, offset: i64) -> io::Result<Arc<Segment>> {
+        let fs = &*self.shared.fs;
+        self.durable_end.fetch_min(offset, Ordering::AcqRel);
+        self.indexed_end.fetch_min(offset, Ordering::AcqRel);
+        remove_all_log_files(fs, &self.dir)?;
+        let interval = self.config().index_interval_bytes;
+        let active = Segment::create(&self.shared.fs, &self.dir, offset, interval)?;
+        active.sync_data()?;
+        fs.sync_dir(&self.dir)?;
+        self.shared.lower_flushed(&self.name, 0, 0)?;
+        self.shared.store_start(&self.name, offset)?;
+        fs.remove_file(&self.dir.join(MARKER_FILE_NAME))?;
+        fs.sync_dir(&self.dir)?;
+        self.durable_end.store(offset, Ordering::Release);
+        self.indexed_end.store(offset, Ordering::Release);
+        Ok(active)
+    }
+
+    /// The offsets of all producer snapshots.
+    pub(super) fn snapshot_offsets(&self) -> io::Result<Vec<i64>> {
+        let entries = self.shared.fs.read_dir(&self.dir)?;
+        let parsed = entries.iter().filter_map(|entry| names::parse(entry.name.to_str()?));
+        let mut offsets: Vec<i64> =
+            parsed.filter(|(_, kind)| *kind == names::FileKind::Snapshot).map(|(offset, _)| offset).collect();
+        offsets.sort_unstable();
+        Ok(offsets)
+    }
+
+    pub(super) fn remove_snapshots_where(&self, gone: impl Fn(i64) -> bool) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        let mut removed = false;
+        for offset in self.snapshot_offsets()?.into_iter().filter(|offset| gone(*offset)) {
+            removed |= crate::fs::remove_if_exists(fs, &names::snapshot_path(&self.dir, offset))?;
+        }
+        if removed { fs.sync_dir(&self.dir) } else { Ok(()) }
+    }
+
+    /// Removes a segment's files, derived ones first. With `sync` their absence is durable before the data goes.
+    pub(super) fn remove_segment_files(&self, base_offset: i64, sync: bool) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        for kind in [names::FileKind::OffsetIndex, names::FileKind::TimeIndex, names::FileKind::TransactionIndex] {
+            crate::fs::remove_if_exists(fs, &names::path(&self.dir, base_offset, kind))?;
+        }
+        if sync {
+            fs.sync_dir(&self.dir)?;
+        }
+        crate::fs::remove_if_exists(fs, &names::log_path(&self.dir, base_offset))?;
+        Ok(())
+    }
+}
+
+/// Removes segments, indexes, snapshots and the epoch checkpoint.
+pub(super) fn remove_all_log_files(fs: &dyn crate::fs::FileSystem, dir: &std::path::Path) -> io::Result<()> {
+    for entry in fs.read_dir(dir)? {
+        let Some(name) = entry.name.to_str() else { continue };
+        if names::parse(name).is_some() || names::is_leftover(name) || name == leader_epochs::FILE_NAME {
+            crate::fs::remove_if_exists(fs, &dir.join(name))?;
+        }
+    }
+    fs.sync_dir(dir)
+}

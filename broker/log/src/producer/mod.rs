@@ -1,0 +1,8 @@
+//! What a partition remembers of each idempotent producer, so that a retry is never stored twice (KIP-98).
+
+pub mod snapshot;
+mod state;
+
+pub use state::{
+    ProducerEntry, ProducerState, RememberedBatch, SequenceCheck, SequenceError, SequenceRule, REMEMBERED_BATCHES,
+};

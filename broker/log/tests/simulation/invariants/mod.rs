@@ -1,0 +1,25 @@
+//! What must hold after every step, one rule to a file.
+
+mod contents;
+mod epochs;
+mod indexes;
+mod pointers;
+mod producers;
+mod stored_points;
+mod time_lookup;
+
+use crate::world::World;
+
+pub fn check_all(world: &mut World) {
+    // An offline directory answers nothing; what it held is checked once it is opened anew.
+    if world.offline {
+        return;
+    }
+    pointers::check(world);
+    contents::check(world);
+    epochs::check(world);
+    producers::check(world);
+    time_lookup::check(world);
+    stored_points::check(world);
+    indexes::check(world);
+}

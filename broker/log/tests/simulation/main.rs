@@ -1,0 +1,122 @@
+//! Random operations with crashes over the faulty in-memory disk, compared with a toy model after every step.
+//!
+//! `MILLRACE_SIM_SEEDS` says how many seeds (default 300), `MILLRACE_SIM_SEED` replays one.
+#![allow(clippy::unwrap_used)]
+
+mod faults;
+mod invariants;
+mod model;
+mod operations;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::{Lie, World};
+
+/// Steps in one run.
+const STEPS: usize = 120;
+
+fn seeds() -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    match number("MILLRACE_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("MILLRACE_SIM_SEEDS").unwrap_or(300)).collect(),
+    }
+}
+
+/// Runs one seed; the trace is every step with its outcome.
+fn run(seed: u64, lie: Lie) -> World {
+    let mut world = World::new(seed, lie);
+    for step in 0..STEPS {
+        operations::step(&mut world, step);
+        invariants::check_all(&mut world);
+    }
+    world.settle();
+    invariants::check_all(&mut world);
+    world
+}
+
+fn fails(seed: u64, lie: Lie) -> Option<String> {
+    catch_unwind(AssertUnwindSafe(|| run(seed, lie))).err().map(|panic| {
+        panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_default()
+    })
+}
+
+#[test]
+fn every_seed_keeps_every_invariant() {
+    let mut reached = std::collections::BTreeMap::new();
+    for seed in seeds() {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, Lie::None))) {
+            Ok(world) => {
+                for (what, times) in world.reached {
+                    *reached.entry(what).or_insert(0_u64) += times;
+                }
+            }
+            Err(_) => panic!("seed {seed} fails; replay it with MILLRACE_SIM_SEED={seed}"),
+        }
+    }
+    println!("{reached:#?}");
+    if seeds().len() >= 300 {
+        // What was never reached was never tested.
+        for what in [
+            "duplicate", "duplicate sequence", "disk full", "offline", "crash", "kill", "clean close", "torn tail",
+            "truncated", "truncated sealed", "truncated fully", "retention", "delete records", "rolled", "flushed point lost",
+            "follower", "offset mismatch", "time found",
+        ] {
+            assert!(reached.get(what).copied().unwrap_or(0) > 0, "no seed reached: {what}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..10 {
+        let (first, second) = (run(seed, Lie::None), run(seed, Lie::None));
+        assert_eq!(first.trace, second.trace, "seed {seed}");
+        assert_eq!(first.disk.counts(), second.disk.counts(), "seed {seed}");
+    }
+}
+
+/// Takes one safety rule away and demands that the simulation notices.
+fn is_noticed(lie: Lie) {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let noticed = (0..200).find_map(|seed| fails(seed, lie).map(|text| (seed, text)));
+    std::panic::set_hook(hook);
+    let (seed, text) = noticed.unwrap_or_else(|| panic!("200 seeds did not notice {lie:?}"));
+    println!("{lie:?} is noticed by seed {seed}: {text}");
+}
+
+#[test]
+fn a_disk_that_does_not_sync_directories_is_noticed() {
+    is_noticed(Lie::SyncDirDoesNothing);
+}
+
+#[test]
+fn a_disk_that_does_not_sync_data_is_noticed() {
+    is_noticed(Lie::SyncDataDoesNothing);
+}
+
+#[test]
+fn a_flush_that_was_not_made_is_noticed() {
+    is_noticed(Lie::FlushNotMade);
+}
+
+#[test]
+fn a_truncation_that_was_not_made_is_noticed() {
+    is_noticed(Lie::TruncationNotMade);
+}
+
+#[test]
+fn a_retry_that_is_stored_twice_is_noticed() {
+    is_noticed(Lie::RetryWithoutProducer);
+}
+
+#[test]
+fn an_epoch_that_was_not_noted_is_noticed() {
+    is_noticed(Lie::EpochNotNoted);
+}

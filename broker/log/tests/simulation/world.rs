@@ -1,0 +1,191 @@
+//! One run: the disk, the log under test, the model and the seed's choices.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use millrace_log::fs::faulty::{FaultPlan, SplitMix64};
+use millrace_log::{DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir};
+use uuid::Uuid;
+
+use crate::model::Model;
+
+/// A safety rule that is taken away to see whether anybody notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    None,
+    SyncDirDoesNothing,
+    SyncDataDoesNothing,
+    FlushNotMade,
+    TruncationNotMade,
+    RetryWithoutProducer,
+    EpochNotNoted,
+}
+
+pub const DIR: &str = "/data";
+pub const TOPIC: &str = "orders";
+pub const PARTITION_DIR: &str = "/data/orders-0";
+
+/// Which faults this seed has, and how often. Some rates are zero, so that runs get deep.
+pub struct Choices {
+    pub write_error_per_million: u32,
+    pub sync_error_per_million: u32,
+    pub capacity_bytes: u64,
+    pub crash_percent: u64,
+    pub flip_derived_files: bool,
+    pub lose_flushed_point: bool,
+    pub log_append_time: bool,
+}
+
+pub struct World {
+    pub disk: FaultyFileSystem,
+    pub rng: SplitMix64,
+    pub lie: Lie,
+    pub choices: Choices,
+    pub config: LogConfig,
+    pub dir: Option<LogDir>,
+    pub log: Option<Log>,
+    pub model: Model,
+    pub now_ms: i64,
+    pub leader_epoch: i32,
+    pub broker_epoch: i64,
+    pub trace: Vec<String>,
+    /// Where in the trace the present step begins.
+    pub step_start: usize,
+    pub reached: BTreeMap<&'static str, u64>,
+    /// The directory reported an error: nothing may succeed before it is opened anew.
+    pub offline: bool,
+    /// The stored log start and flushed point at the last look.
+    pub stored: (i64, i64),
+}
+
+impl World {
+    pub fn new(seed: u64, lie: Lie) -> World {
+        let mut rng = SplitMix64::new(seed);
+        let disk = FaultyFileSystem::new(rng.next_u64());
+        let one_in = |rng: &mut SplitMix64, n: u64| rng.below(n) == 0;
+        let choices = Choices {
+            write_error_per_million: if one_in(&mut rng, 4) { 2000 } else { 0 },
+            sync_error_per_million: if one_in(&mut rng, 4) { 10_000 } else { 0 },
+            capacity_bytes: if one_in(&mut rng, 5) { 6_000 + rng.below(20_000) } else { u64::MAX },
+            crash_percent: [0, 2, 5, 15][rng.below(4) as usize],
+            flip_derived_files: one_in(&mut rng, 5),
+            lose_flushed_point: one_in(&mut rng, 6),
+            log_append_time: one_in(&mut rng, 5),
+        };
+        let config = LogConfig {
+            segment_bytes: [300, 1024, 4096, 1 << 20][rng.below(4) as usize],
+            segment_ms: [500, 5_000, i64::MAX / 2][rng.below(3) as usize],
+            segment_index_bytes: [24, 96, 10 << 20][rng.below(3) as usize],
+            index_interval_bytes: [1, 100, 4096][rng.below(3) as usize],
+            retention_ms: [None, Some(1_000), Some(20_000)][rng.below(3) as usize],
+            retention_bytes: [None, Some(1_000), Some(5_000)][rng.below(3) as usize],
+            timestamp_type: if choices.log_append_time {
+                millrace_proto::batch::TimestampType::LogAppendTime
+            } else {
+                millrace_proto::batch::TimestampType::CreateTime
+            },
+            message_timestamp_after_max_ms: [None, Some(100_000)][rng.below(2) as usize],
+            ..LogConfig::default()
+        };
+        let mut world = World {
+            disk,
+            rng,
+            lie,
+            choices,
+            config,
+            dir: None,
+            log: None,
+            model: Model::default(),
+            now_ms: 1_000_000,
+            leader_epoch: 0,
+            broker_epoch: 1,
+            trace: Vec::new(),
+            step_start: 0,
+            reached: BTreeMap::new(),
+            offline: false,
+            stored: (0, 0),
+        };
+        world.set_lies();
+        let fs: Arc<dyn FileSystem> = world.disk.shared();
+        let identity = DirIdentity { cluster_id: "sim".into(), node_id: 1, directory_id: Uuid::from_u128(7) };
+        LogDir::format(&fs, Path::new(DIR), &identity).unwrap();
+        let dir = LogDir::open(&fs, Path::new(DIR), &DirOptions::default()).unwrap();
+        dir.set_broker_epoch(1).unwrap();
+        let log = dir.create_log(TOPIC, 0, Uuid::from_u128(9), world.config.clone()).unwrap();
+        world.dir = Some(dir);
+        world.log = Some(log);
+        world.turn_faults_on();
+        world
+    }
+
+    pub fn log(&self) -> &Log {
+        self.log.as_ref().unwrap()
+    }
+
+    pub fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_insert(0) += 1;
+    }
+
+    pub fn note(&mut self, what: String) {
+        // Whoever replays one seed wants to see it.
+        if std::env::var_os("MILLRACE_SIM_SEED").is_some() {
+            println!("{what}");
+        }
+        self.trace.push(what);
+    }
+
+    fn plan(&self) -> FaultPlan {
+        FaultPlan {
+            capacity_bytes: self.choices.capacity_bytes,
+            sync_dir_does_nothing: self.lie == Lie::SyncDirDoesNothing,
+            sync_data_does_nothing: self.lie == Lie::SyncDataDoesNothing,
+            ..FaultPlan::default()
+        }
+    }
+
+    fn set_lies(&mut self) {
+        self.disk.set_plan(FaultPlan { capacity_bytes: u64::MAX, ..self.plan() });
+    }
+
+    pub fn turn_faults_on(&mut self) {
+        self.disk.set_plan(FaultPlan {
+            write_error_per_million: self.choices.write_error_per_million,
+            sync_error_per_million: self.choices.sync_error_per_million,
+            ..self.plan()
+        });
+    }
+
+    /// No more errors; the disk stays as full as it is.
+    pub fn turn_errors_off(&mut self) {
+        self.disk.set_plan(self.plan());
+    }
+
+    /// Opens everything anew, without errors, and takes over into the model what a crash may have changed.
+    pub fn reopen(&mut self) {
+        self.log = None;
+        self.dir = None;
+        self.turn_errors_off();
+        let fs: Arc<dyn FileSystem> = self.disk.shared();
+        let dir = LogDir::open(&fs, Path::new(DIR), &DirOptions::default()).expect("opening needs no free space");
+        let log = dir.open_log(TOPIC, 0, Uuid::from_u128(9), self.config.clone()).expect("recovery needs no free space");
+        self.dir = Some(dir);
+        self.log = Some(log);
+        self.offline = false;
+        self.turn_faults_on();
+    }
+
+    /// Faults stop; the log must still take a batch, flush it and close properly.
+    pub fn settle(&mut self) {
+        self.choices.capacity_bytes = u64::MAX;
+        self.choices.write_error_per_million = 0;
+        self.choices.sync_error_per_million = 0;
+        if self.offline {
+            crate::faults::crash(self);
+        }
+        self.turn_faults_on();
+        crate::operations::append(self);
+        crate::operations::flush(self);
+        crate::faults::close_clean(self);
+    }
+}

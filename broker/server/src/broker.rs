@@ -1,0 +1,168 @@
+//! What all calls of one broker share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use millrace_engine::{Cluster, Command, Outcome, cluster::ProducerIdBlock};
+use millrace_log::LogDir;
+use millrace_proto::v1::ErrorReason;
+use tokio::sync::{Mutex, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::BrokerConfig,
+    error::ApiError,
+    limits,
+    memory::MemoryBudget,
+    metrics::Metrics,
+    partition::Partitions,
+    quorum::{Quorum, QuorumError},
+    rpc::PublishSessions,
+};
+
+/// One broker.
+pub struct Broker {
+    pub(crate) config: BrokerConfig,
+    pub(crate) dir: Arc<LogDir>,
+    pub(crate) quorum: Quorum,
+    pub(crate) partitions: Partitions,
+    pub(crate) memory: MemoryBudget,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) sessions: PublishSessions,
+    /// Cancelled when the broker begins to stop.
+    pub(crate) stopping: CancellationToken,
+    pub(crate) broker_epoch: i64,
+    /// The metadata version that the partitions are at.
+    pub(crate) reconciled: watch::Sender<u64>,
+    pub(crate) producer_ids: Mutex<ProducerIdBlock>,
+    pub(crate) sticky: AtomicU32,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker")
+            .field("config", &self.config)
+            .field("broker_epoch", &self.broker_epoch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Broker {
+    /// The broker's clock, in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> i64 {
+        now_ms()
+    }
+
+    /// The cluster's id.
+    pub(crate) fn cluster_id(&self) -> String {
+        self.quorum.cluster().cluster_id.clone()
+    }
+
+    /// A number that changes with each call, to spread messages without a key.
+    pub(crate) fn next_sticky(&self) -> u32 {
+        self.sticky.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Runs a call's task; a stopping broker waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Has a command applied by the metadata quorum.
+    pub(crate) async fn submit(&self, command: Command) -> Result<Outcome, ApiError> {
+        let submitted = self.quorum.submit(command);
+        match tokio::time::timeout(limits::METADATA_WAIT, submitted).await {
+            Ok(Ok(applied)) => Ok(applied?),
+            Ok(Err(error)) => Err(quorum_error(&error)),
+            Err(_) => Err(ApiError::new(
+                ErrorReason::QuorumUnavailable,
+                "The metadata quorum did not answer in time; the change may still be made: look, then repeat it.",
+            )),
+        }
+    }
+
+    /// Waits until this broker's partitions are as its metadata says now.
+    pub(crate) async fn wait_until_current(&self) -> Result<(), ApiError> {
+        let version = self.quorum.cluster().version;
+        let mut reconciled = self.reconciled.subscribe();
+        let waited = tokio::time::timeout(
+            limits::METADATA_WAIT,
+            reconciled.wait_for(|reached| *reached >= version),
+        )
+        .await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ApiError::new(
+                ErrorReason::BrokerNotReady,
+                "The change is made, and this broker has not carried it out yet: look again in a while.",
+            )),
+        }
+    }
+
+    /// A producer id that nobody had before.
+    pub(crate) async fn next_producer_id(&self) -> Result<i64, ApiError> {
+        let mut block = self.producer_ids.lock().await;
+        if block.count == 0 {
+            let command = Command::AllocateProducerIds {
+                broker_id: self.config.node_id,
+                broker_epoch: self.broker_epoch,
+            };
+            match self.submit(command).await? {
+                Outcome::ProducerIds(allocated) => *block = allocated,
+                other => {
+                    return Err(ApiError::internal(
+                        "allocating producer ids",
+                        &format!("the quorum answered {other:?}"),
+                    ));
+                }
+            }
+        }
+        let id = block.first;
+        *block = ProducerIdBlock { first: block.first + 1, count: block.count - 1 };
+        Ok(id)
+    }
+
+    /// Keeps the partitions as the metadata says, until the broker stops.
+    pub(crate) async fn follow_metadata(self: Arc<Self>) {
+        let mut changes = self.quorum.watch();
+        loop {
+            let cluster: Arc<Cluster> = changes.borrow_and_update().clone();
+            let version = cluster.version;
+            let broker = self.clone();
+            let done =
+                tokio::task::spawn_blocking(move || broker.partitions.reconcile(&cluster)).await;
+            if let Err(error) = done {
+                tracing::error!(%error, "partitions can't be brought up to date");
+            }
+            self.reconciled.send_replace(version);
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.stopping.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// The clock, in milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .unwrap_or_default()
+}
+
+/// A failure of the metadata quorum as the caller's error.
+pub(crate) fn quorum_error(error: &QuorumError) -> ApiError {
+    ApiError::new(
+        ErrorReason::QuorumUnavailable,
+        format!("The metadata quorum can't make the change now ({error}): try again."),
+    )
+}

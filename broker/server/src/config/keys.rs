@@ -1,0 +1,106 @@
+//! The table of broker settings.
+
+use millrace_engine::config::TOPIC_KEYS;
+
+/// What stands in front of a topic setting to make it the default of all topics.
+pub const TOPIC_DEFAULT_PREFIX: &str = "topic.default.";
+
+/// One setting of the broker.
+#[derive(Clone, Copy, Debug)]
+pub struct BrokerKey {
+    /// Its name.
+    pub name: &'static str,
+    /// The value where nobody sets one; empty: none.
+    pub default: &'static str,
+    /// What it does, with unit and bounds.
+    pub documentation: &'static str,
+}
+
+const fn key(
+    name: &'static str,
+    default: &'static str,
+    documentation: &'static str,
+) -> BrokerKey {
+    BrokerKey { name, default, documentation }
+}
+
+/// All settings of the broker, by name.
+pub const BROKER_KEYS: &[BrokerKey] = &[
+    key(
+        "advertised.address",
+        "",
+        "HOST:PORT under which clients reach this broker. Default: the address that it listens on.",
+    ),
+    key("cluster.id", "", "The cluster's id. Needed only to format; default: a new one."),
+    key("data.dir", "", "The directory that holds all data. Required."),
+    key(
+        "default.replication.factor",
+        "-1",
+        "Replicas of a topic that names none; -1: three, or as many as there are brokers if fewer.",
+    ),
+    key(
+        "disk.reserve.bytes",
+        "67108864",
+        "Writes are refused while the disk has less than this many bytes free, so that retention, recovery and metadata still work. 0 to 1 TiB.",
+    ),
+    key("listen.client", "0.0.0.0:9650", "HOST:PORT for gRPC clients; port 0: any free one."),
+    key(
+        "listen.http",
+        "0.0.0.0:9652",
+        "HOST:PORT for /livez, /readyz and /metrics; port 0: any free one.",
+    ),
+    key(
+        "log.format",
+        "text",
+        "How the broker's own log is written on standard error: text or json.",
+    ),
+    key(
+        "log.level",
+        "info,openraft=warn",
+        "What is logged: error, warn, info, debug, trace, or directives as of the tracing crates' EnvFilter.",
+    ),
+    key(
+        "max.connections",
+        "10000",
+        "Client connections at once; further ones wait to be accepted. 1 to 1,000,000.",
+    ),
+    key(
+        "memory.in.flight.bytes",
+        "67108864",
+        "Bytes of requests and answers that the broker holds at once, over all connections; beyond it clients are made to wait. 32 MiB to 1 TiB.",
+    ),
+    key(
+        "memory.in.flight.bytes.per.connection",
+        "33554432",
+        "The same for one connection. 17 MiB to 1 TiB.",
+    ),
+    key("node.id", "0", "The broker's number; in Kubernetes the pod's ordinal. 0 to 2,147,483,647."),
+    key("num.partitions", "1", "Partitions of a topic that names none. 1 to 10,000."),
+    key("rack", "", "The broker's failure domain, such as a zone."),
+    key(
+        "shutdown.timeout.ms",
+        "25000",
+        "How long a stopping broker waits for requests in flight before it closes their connections. 0 to 600,000.",
+    ),
+];
+
+/// The reference of all settings as text: for `--help-config`.
+#[must_use]
+pub fn documentation() -> String {
+    let mut text = String::from(
+        "# Settings of millrace-broker. A file has lines KEY=VALUE, the environment MILLRACE_KEY\n\
+         # with '_' for each '.', in capitals; flags are --set KEY=VALUE. Flags win over the\n\
+         # environment, the environment over the file.\n",
+    );
+    for key in BROKER_KEYS {
+        text.push_str(&format!("\n# {}\n{}={}\n", key.documentation, key.name, key.default));
+    }
+    text.push_str("\n# Defaults of all topics:\n");
+    for key in TOPIC_KEYS {
+        text.push_str(&format!(
+            "\n# {}\n{TOPIC_DEFAULT_PREFIX}{}={}\n",
+            key.documentation, key.name, key.default
+        ));
+    }
+    text
+}

@@ -1,0 +1,421 @@
+//! From keys and values to a checked configuration.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
+
+use millrace_engine::config::{ConfigError, check, nearest};
+use thiserror::Error;
+
+use super::keys::{BROKER_KEYS, TOPIC_DEFAULT_PREFIX};
+
+/// What begins the environment's names for settings.
+const ENVIRONMENT_PREFIX: &str = "MILLRACE_";
+
+/// Names in the environment that begin alike but are not the broker's settings.
+const OTHER_ENVIRONMENT: &[&str] = &["MILLRACE_BOOTSTRAP", "MILLRACE_CACHE", "MILLRACE_BIN_DIR"];
+
+/// The longest configuration file that is read, in bytes.
+const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// Where a setting was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A line of a file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// A variable.
+    Environment(String),
+    /// A flag.
+    Flag,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag => write!(f, "command line"),
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum ConfigProblem {
+    /// No setting has this name.
+    #[error("{source_text}: there is no setting {key:?}{}; --help-config lists them all", suggestion.as_ref().map(|s| format!(", did you mean {s:?}?")).unwrap_or_default())]
+    UnknownKey {
+        /// What was given.
+        key: String,
+        /// Where.
+        source_text: String,
+        /// The most alike name.
+        suggestion: Option<String>,
+    },
+    /// The value is not allowed.
+    #[error("{source_text}: {key} can't be {value:?}: it must be {expected}")]
+    InvalidValue {
+        /// The setting.
+        key: String,
+        /// What was given.
+        value: String,
+        /// Where.
+        source_text: String,
+        /// What is allowed.
+        expected: String,
+    },
+    /// A setting without which nothing works.
+    #[error("{key} must be set: {hint}")]
+    Missing {
+        /// The setting.
+        key: &'static str,
+        /// How.
+        hint: &'static str,
+    },
+    /// Not `KEY=VALUE`.
+    #[error("{source_text}: expected KEY=VALUE, found {found:?}")]
+    NotAnAssignment {
+        /// Where.
+        source_text: String,
+        /// What stands there.
+        found: String,
+    },
+    /// Two settings do not go together.
+    #[error("{0}")]
+    Contradiction(String),
+    /// The file can't be read.
+    #[error("can't read the configuration file {path}: {reason}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerConfig {
+    /// `advertised.address`.
+    pub advertised_address: Option<String>,
+    /// `cluster.id`.
+    pub cluster_id: Option<String>,
+    /// `data.dir`.
+    pub data_dir: PathBuf,
+    /// `default.replication.factor`; `None`: three or as many as there are brokers.
+    pub default_replication_factor: Option<usize>,
+    /// `disk.reserve.bytes`.
+    pub disk_reserve_bytes: u64,
+    /// `listen.client`.
+    pub listen_client: SocketAddr,
+    /// `listen.http`.
+    pub listen_http: SocketAddr,
+    /// `log.format`: JSON instead of text.
+    pub log_json: bool,
+    /// `log.level`.
+    pub log_level: String,
+    /// `max.connections`.
+    pub max_connections: usize,
+    /// `memory.in.flight.bytes`.
+    pub memory_bytes: usize,
+    /// `memory.in.flight.bytes.per.connection`.
+    pub memory_bytes_per_connection: usize,
+    /// `node.id`.
+    pub node_id: i32,
+    /// `num.partitions`.
+    pub num_partitions: u32,
+    /// `rack`.
+    pub rack: String,
+    /// `shutdown.timeout.ms`.
+    pub shutdown_timeout: Duration,
+    /// `topic.default.*`, without the prefix.
+    pub topic_defaults: BTreeMap<String, String>,
+    /// The settings that were given, as text.
+    pub given: BTreeMap<String, String>,
+}
+
+/// Settings as given, with the place of each for error messages.
+#[derive(Debug, Default)]
+struct Settings(BTreeMap<String, (String, Source)>);
+
+impl BrokerConfig {
+    /// Reads settings from a file (if any), the environment's variables and flags, and
+    /// checks them.
+    ///
+    /// # Errors
+    /// The first problem, with the place where it stands.
+    pub fn load(
+        file: Option<&std::path::Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &[(String, String)],
+    ) -> Result<Self, ConfigProblem> {
+        let mut settings = Settings::default();
+        if let Some(path) = file {
+            let unreadable = |reason: String| ConfigProblem::Unreadable {
+                path: path.display().to_string(),
+                reason,
+            };
+            let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+            if text.len() > MAX_FILE_BYTES {
+                return Err(unreadable(format!("it is larger than {MAX_FILE_BYTES} bytes")));
+            }
+            settings.add_file(path, &text)?;
+        }
+        settings.add_environment(environment)?;
+        for (key, value) in flags {
+            settings.add(key, value, Source::Flag)?;
+        }
+        settings.check()
+    }
+}
+
+impl Settings {
+    fn add_file(&mut self, path: &std::path::Path, text: &str) -> Result<(), ConfigProblem> {
+        for (line, content) in (1..).zip(text.lines()) {
+            let content = content.trim();
+            if content.is_empty() || content.starts_with('#') {
+                continue;
+            }
+            let source = Source::File { path: path.to_owned(), line };
+            let (key, value) =
+                content.split_once('=').ok_or_else(|| ConfigProblem::NotAnAssignment {
+                    source_text: source.to_string(),
+                    found: content.chars().take(80).collect(),
+                })?;
+            self.add(key.trim(), value.trim(), source)?;
+        }
+        Ok(())
+    }
+
+    fn add_environment(
+        &mut self,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigProblem> {
+        for (name, value) in environment {
+            let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            if OTHER_ENVIRONMENT.contains(&name.as_str()) {
+                continue;
+            }
+            let key = rest.to_ascii_lowercase().replace('_', ".");
+            self.add(&key, &value, Source::Environment(name))?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, key: &str, value: &str, source: Source) -> Result<(), ConfigProblem> {
+        if let Some(topic_key) = key.strip_prefix(TOPIC_DEFAULT_PREFIX) {
+            check(topic_key, value).map_err(|error| match error {
+                ConfigError::UnknownKey { suggestion, .. } => ConfigProblem::UnknownKey {
+                    key: key.to_owned(),
+                    source_text: source.to_string(),
+                    suggestion: suggestion.map(|name| format!("{TOPIC_DEFAULT_PREFIX}{name}")),
+                },
+                ConfigError::InvalidValue { value, expected, .. } => ConfigProblem::InvalidValue {
+                    key: key.to_owned(),
+                    value,
+                    source_text: source.to_string(),
+                    expected,
+                },
+            })?;
+        } else if !BROKER_KEYS.iter().any(|known| known.name == key) {
+            return Err(ConfigProblem::UnknownKey {
+                key: key.chars().take(100).collect(),
+                source_text: source.to_string(),
+                suggestion: nearest(key, BROKER_KEYS.iter().map(|known| known.name))
+                    .map(str::to_owned),
+            });
+        }
+        self.0.insert(key.to_owned(), (value.to_owned(), source));
+        Ok(())
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.0.get(key).map_or_else(
+            || {
+                BROKER_KEYS
+                    .iter()
+                    .find(|known| known.name == key)
+                    .map_or("", |known| known.default)
+            },
+            |(value, _)| value,
+        )
+    }
+
+    fn parse<T: FromStr>(
+        &self,
+        key: &str,
+        expected: &str,
+        allowed: impl Fn(&T) -> bool,
+    ) -> Result<T, ConfigProblem> {
+        let value = self.text(key);
+        value.parse::<T>().ok().filter(|parsed| allowed(parsed)).ok_or_else(|| {
+            ConfigProblem::InvalidValue {
+                key: key.to_owned(),
+                value: value.chars().take(100).collect(),
+                source_text: self
+                    .0
+                    .get(key)
+                    .map_or_else(|| "default".to_owned(), |(_, source)| source.to_string()),
+                expected: expected.to_owned(),
+            }
+        })
+    }
+
+    fn optional(&self, key: &str) -> Option<String> {
+        Some(self.text(key).to_owned()).filter(|value| !value.is_empty())
+    }
+
+    fn check(&self) -> Result<BrokerConfig, ConfigProblem> {
+        const TIB: u64 = 1 << 40;
+        let address = "HOST:PORT with a numeric host, such as 0.0.0.0:9650 or [::]:9650";
+        let data_dir = self.optional("data.dir").ok_or(ConfigProblem::Missing {
+            key: "data.dir",
+            hint: "give --data-dir DIR, or data.dir=DIR in the configuration file",
+        })?;
+        let factor: i64 = self.parse("default.replication.factor", "-1, or 1 to 32,767", |n| {
+            *n == -1 || (1..=32_767).contains(n)
+        })?;
+        let memory_bytes = self.parse("memory.in.flight.bytes", "32 MiB to 1 TiB, in bytes", |n| {
+            (32 << 20..=TIB).contains(n)
+        })?;
+        let memory_bytes_per_connection = self.parse(
+            "memory.in.flight.bytes.per.connection",
+            "17 MiB to 1 TiB, in bytes",
+            |n| (17 << 20..=TIB).contains(n),
+        )?;
+        if memory_bytes_per_connection > memory_bytes {
+            return Err(ConfigProblem::Contradiction(format!(
+                "memory.in.flight.bytes.per.connection ({memory_bytes_per_connection}) must not be above memory.in.flight.bytes ({memory_bytes})"
+            )));
+        }
+        let advertised_address = self.optional("advertised.address");
+        if let Some(advertised) = &advertised_address {
+            let good = advertised.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            });
+            if !good {
+                self.parse::<SocketAddr>("advertised.address", "HOST:PORT", |_| false)?;
+            }
+        }
+        let cluster_id = self.optional("cluster.id");
+        if cluster_id.as_ref().is_some_and(|id| {
+            id.len() > 64 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+        }) {
+            self.parse::<String>(
+                "cluster.id",
+                "up to 64 letters, digits, '.', '_' and '-'",
+                |_| false,
+            )?;
+        }
+        Ok(BrokerConfig {
+            advertised_address,
+            cluster_id,
+            data_dir: PathBuf::from(data_dir),
+            default_replication_factor: usize::try_from(factor).ok(),
+            disk_reserve_bytes: self
+                .parse("disk.reserve.bytes", "0 to 1 TiB, in bytes", |n| *n <= TIB)?,
+            listen_client: self.parse("listen.client", address, |_| true)?,
+            listen_http: self.parse("listen.http", address, |_| true)?,
+            log_json: self.parse::<String>("log.format", "text or json", |format| {
+                format == "text" || format == "json"
+            })? == "json",
+            log_level: self.parse("log.level", "a level or EnvFilter directives", |level: &String| {
+                level.parse::<tracing_subscriber::EnvFilter>().is_ok()
+            })?,
+            max_connections: self
+                .parse("max.connections", "1 to 1,000,000", |n| (1..=1_000_000).contains(n))?,
+            memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
+            memory_bytes_per_connection: usize::try_from(memory_bytes_per_connection)
+                .unwrap_or(usize::MAX),
+            node_id: self.parse("node.id", "0 to 2,147,483,647", |n| *n >= 0)?,
+            num_partitions: self
+                .parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
+            rack: self.parse("rack", "up to 255 characters", |rack: &String| rack.len() <= 255)?,
+            shutdown_timeout: Duration::from_millis(
+                self.parse("shutdown.timeout.ms", "0 to 600,000", |n| *n <= 600_000)?,
+            ),
+            topic_defaults: self
+                .0
+                .iter()
+                .filter_map(|(key, (value, _))| {
+                    Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?.to_owned(), value.clone()))
+                })
+                .collect(),
+            given: self.0.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<BrokerConfig, ConfigProblem> {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), file).unwrap();
+        let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        BrokerConfig::load(Some(path.path()), own(environment).into_iter(), &own(flags))
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_this_over_the_file() {
+        let config = load(
+            "# comment\n\ndata.dir = /a\nnode.id=1\nrack=x\ntopic.default.retention.ms=5",
+            &[("MILLRACE_NODE_ID", "2"), ("MILLRACE_RACK", "y"), ("HOME", "/"), ("MILLRACE_BOOTSTRAP", "h:1")],
+            &[("node.id", "3")],
+        )
+        .unwrap();
+        assert_eq!((config.node_id, config.rack.as_str()), (3, "y"));
+        assert_eq!(config.data_dir, PathBuf::from("/a"));
+        assert_eq!(config.topic_defaults["retention.ms"], "5");
+    }
+
+    #[test]
+    fn wrong_keys_are_refused_by_name_and_place() {
+        let error = load("data.dir=/a\nnod.id=1", &[], &[]).unwrap_err().to_string();
+        assert!(error.contains(":2: there is no setting \"nod.id\""), "{error}");
+        assert!(error.contains("did you mean \"node.id\"?"), "{error}");
+        let error = load("data.dir=/a", &[("MILLRACE_RAK", "1")], &[]).unwrap_err().to_string();
+        assert!(error.contains("environment MILLRACE_RAK") && error.contains("\"rack\""), "{error}");
+        let error =
+            load("data.dir=/a", &[], &[("topic.default.retention", "1")]).unwrap_err().to_string();
+        assert!(error.contains("topic.default.retention"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_are_refused_with_what_is_allowed() {
+        for (key, value) in [
+            ("node.id", "-1"),
+            ("listen.client", "localhost"),
+            ("memory.in.flight.bytes", "1"),
+            ("log.format", "xml"),
+            ("topic.default.flush", "never"),
+            ("advertised.address", "nohost"),
+            ("cluster.id", "a b"),
+            ("default.replication.factor", "0"),
+        ] {
+            let error = load("data.dir=/a", &[], &[(key, value)]).unwrap_err();
+            assert!(matches!(error, ConfigProblem::InvalidValue { .. }), "{key}: {error:?}");
+        }
+        assert!(matches!(load("", &[], &[]), Err(ConfigProblem::Missing { key: "data.dir", .. })));
+        assert!(matches!(load("data.dir", &[], &[]), Err(ConfigProblem::NotAnAssignment { .. })));
+    }
+
+    #[test]
+    fn every_key_is_documented_once_in_order() {
+        assert!(BROKER_KEYS.is_sorted_by(|a, b| a.name < b.name));
+        assert!(BROKER_KEYS.iter().all(|key| key.documentation.len() > 10));
+    }
+}

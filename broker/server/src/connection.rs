@@ -1,0 +1,141 @@
+//! Accepting client connections: as many as `max.connections`, each with its part of the
+//! memory budget.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::Stream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tonic::transport::server::Connected;
+
+use crate::memory::{ConnectionBudget, MemoryBudget};
+
+/// After an error of accept (such as no file descriptors left) others get time to close.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    budget: ConnectionBudget,
+    open: Arc<AtomicUsize>,
+    _slot: OwnedSemaphorePermit,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionBudget;
+
+    fn connect_info(&self) -> ConnectionBudget {
+        self.budget.clone()
+    }
+}
+
+/// The connections of `listener` as they come; at most `limit` at once, counted in `open`.
+pub fn accept(
+    listener: TcpListener,
+    limit: usize,
+    budget: MemoryBudget,
+    open: Arc<AtomicUsize>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let slots = Arc::new(Semaphore::new(limit));
+    futures::stream::unfold(listener, move |listener| {
+        let (slots, budget, open) = (slots.clone(), budget.clone(), open.clone());
+        async move {
+            let slot = slots.acquire_owned().await.ok()?;
+            let stream = accept_one(&listener).await;
+            open.fetch_add(1, Ordering::Relaxed);
+            let connection =
+                Connection { stream, budget: budget.connection(), open, _slot: slot };
+            Some((Ok(connection), listener))
+        }
+    })
+}
+
+async fn accept_one(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => match prepare(&stream) {
+                Ok(()) => return stream,
+                Err(error) => tracing::debug!(%peer, %error, "a connection ended at once"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "can't accept a connection; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers are small or whole batches: waiting to fill a packet would only delay them.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)
+}
+
+/// Binds a listener, with the address in the error.
+///
+/// # Errors
+/// As of the operating system.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
+    })
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

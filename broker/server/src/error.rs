@@ -1,0 +1,332 @@
+//! The one error that calls answer with: a gRPC status with typed details, or the same
+//! as a message inside a stream.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use millrace_engine::{
+    Rejection,
+    config::ConfigError,
+    names::{NameError, check_topic_name},
+    partition::LeaderError,
+};
+use millrace_proto::v1::{self, ERROR_DOMAIN, ErrorReason};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// Why a call failed, and what the caller can do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    code: Code,
+    reason: ErrorReason,
+    message: String,
+    metadata: BTreeMap<String, String>,
+    retry_delay: Option<Duration>,
+    /// Wrong fields and what is wrong with each.
+    fields: Vec<(String, String)>,
+}
+
+/// Whether a failed write may still show up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// Surely not.
+    NotWritten,
+    /// It may.
+    Unknown,
+}
+
+impl ApiError {
+    /// An error with the gRPC code and retry advice that belong to its reason.
+    pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
+        let code = code_of(reason);
+        let retry_delay = match code {
+            Code::Unavailable => Some(Duration::from_millis(100)),
+            Code::ResourceExhausted => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        Self {
+            code,
+            reason,
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            retry_delay: retry_delay.filter(|_| reason != ErrorReason::LimitReached),
+            fields: Vec::new(),
+        }
+    }
+
+    /// A wrong field of the request.
+    pub fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        let (field, problem) = (field.into(), problem.into());
+        let mut error =
+            Self::new(ErrorReason::InvalidRequest, format!("Field {field}: {problem}."))
+                .with("field", &field);
+        error.fields.push((field, problem));
+        error
+    }
+
+    /// A fault of the broker itself; the details go to its log, not to the caller.
+    pub fn internal(what: &str, error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "{what}");
+        Self::new(
+            ErrorReason::Internal,
+            format!("The broker failed ({what}): its log has the details."),
+        )
+    }
+
+    /// Adds a fact for programs.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Says whether the write may still show up.
+    #[must_use]
+    pub fn outcome(self, outcome: WriteOutcome) -> Self {
+        self.with(
+            "outcome",
+            match outcome {
+                WriteOutcome::NotWritten => "not_written",
+                WriteOutcome::Unknown => "unknown",
+            },
+        )
+    }
+
+    /// Says that the write may still show up, or that it surely will not, unless that was
+    /// said before.
+    #[must_use]
+    pub fn or_outcome(self, outcome: WriteOutcome) -> Self {
+        if self.metadata.contains_key("outcome") { self } else { self.outcome(outcome) }
+    }
+
+    /// Names the item of the request that failed, in the message.
+    #[must_use]
+    pub fn in_context(mut self, context: &str) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn reason(&self) -> ErrorReason {
+        self.reason
+    }
+
+    /// The same as an item of a stream.
+    #[must_use]
+    pub fn to_message(&self) -> v1::Error {
+        v1::Error {
+            code: self.code as i32,
+            reason: self.reason.into(),
+            message: self.message.clone(),
+            metadata: self.metadata.clone().into_iter().collect(),
+            retry_delay: self.retry_delay.and_then(|delay| delay.try_into().ok()),
+        }
+    }
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            error.reason.reason_name(),
+            ERROR_DOMAIN,
+            error.metadata.into_iter().collect::<std::collections::HashMap<_, _>>(),
+        );
+        if let Some(delay) = error.retry_delay {
+            details.set_retry_info(Some(delay));
+        }
+        for (field, problem) in error.fields {
+            details.add_bad_request_violation(field, problem);
+        }
+        Self::with_error_details(error.code, error.message, details)
+    }
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.reason.reason_name(), self.message)
+    }
+}
+
+fn code_of(reason: ErrorReason) -> Code {
+    use ErrorReason as R;
+    match reason {
+        R::InvalidRequest
+        | R::InvalidTopicName
+        | R::InvalidConfig
+        | R::CorruptBatch
+        | R::MessageTooLarge
+        | R::InvalidTimestamp
+        | R::InvalidResumeToken => Code::InvalidArgument,
+        R::UnknownTopic | R::UnknownPartition | R::UnknownBroker => Code::NotFound,
+        R::TopicExists => Code::AlreadyExists,
+        R::OffsetMismatch
+        | R::FencedLeaderEpoch
+        | R::FencedProducer
+        | R::OutOfOrderSequence
+        | R::DuplicateSequence
+        | R::StreamTakenOver => Code::Aborted,
+        R::OffsetOutOfRange => Code::OutOfRange,
+        R::NotLeader
+        | R::LeaderNotAvailable
+        | R::UnknownLeaderEpoch
+        | R::OffsetNotAvailable
+        | R::NotEnoughReplicas
+        | R::NotEnoughReplicasAfterAppend
+        | R::BrokerNotReady
+        | R::StorageFailed
+        | R::QuorumUnavailable => Code::Unavailable,
+        R::TimedOut => Code::DeadlineExceeded,
+        R::DiskFull | R::Overloaded | R::LimitReached => Code::ResourceExhausted,
+        R::NotEnoughBrokers | R::NotSupported => Code::FailedPrecondition,
+        R::DamagedLog => Code::DataLoss,
+        R::Internal | R::Unspecified => Code::Internal,
+    }
+}
+
+/// A message that is longer than any may be.
+pub fn oversized(length: usize, limit: usize) -> ApiError {
+    ApiError::new(
+        ErrorReason::MessageTooLarge,
+        format!("The request has {length} bytes and may have {limit}: send less at once."),
+    )
+    .with("size_bytes", length)
+    .with("limit_bytes", limit)
+    .outcome(WriteOutcome::NotWritten)
+}
+
+/// The broker is about to stop and ends a stream.
+pub fn broker_stopping() -> ApiError {
+    ApiError::new(
+        ErrorReason::BrokerNotReady,
+        "The broker is stopping: go on at another one, or here once it is back.",
+    )
+}
+
+/// "text" as a sentence: a capital in front, a full stop behind.
+fn sentence(text: impl ToString) -> String {
+    let text = text.to_string();
+    let mut characters = text.chars();
+    let Some(first) = characters.next() else { return text };
+    let stop = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    format!("{}{}{stop}", first.to_uppercase(), characters.as_str())
+}
+
+impl From<LeaderError> for ApiError {
+    fn from(error: LeaderError) -> Self {
+        let message = sentence(error);
+        match error {
+            LeaderError::FencedLeaderEpoch { current, .. } => {
+                Self::new(ErrorReason::FencedLeaderEpoch, message).with("leader_epoch", current)
+            }
+            LeaderError::UnknownLeaderEpoch { current, .. } => {
+                Self::new(ErrorReason::UnknownLeaderEpoch, message).with("leader_epoch", current)
+            }
+            LeaderError::NotEnoughReplicas { .. } => {
+                Self::new(ErrorReason::NotEnoughReplicas, message)
+                    .outcome(WriteOutcome::NotWritten)
+            }
+            LeaderError::OffsetNotAvailable => {
+                Self::new(ErrorReason::OffsetNotAvailable, message)
+            }
+            LeaderError::OffsetOutOfRange { log_start, high_watermark, .. } => {
+                out_of_range(message, log_start, high_watermark)
+            }
+        }
+    }
+}
+
+/// OFFSET_OUT_OF_RANGE with the bounds that hold.
+pub fn out_of_range(message: String, log_start: i64, high_watermark: i64) -> ApiError {
+    ApiError::new(ErrorReason::OffsetOutOfRange, message)
+        .with("log_start", log_start)
+        .with("high_watermark", high_watermark)
+}
+
+impl From<NameError> for ApiError {
+    fn from(error: NameError) -> Self {
+        Self::new(ErrorReason::InvalidTopicName, sentence(error))
+    }
+}
+
+impl From<ConfigError> for ApiError {
+    fn from(error: ConfigError) -> Self {
+        let message = sentence(&error);
+        let (ConfigError::UnknownKey { key, .. } | ConfigError::InvalidValue { key, .. }) = error;
+        Self::new(ErrorReason::InvalidConfig, message).with("key", key)
+    }
+}
+
+impl From<Rejection> for ApiError {
+    fn from(rejection: Rejection) -> Self {
+        let message = sentence(&rejection);
+        match rejection {
+            Rejection::UnknownTopic { name } => unknown_topic(&name),
+            Rejection::OtherTopicId { .. } => Self::new(ErrorReason::UnknownTopic, message),
+            Rejection::TopicExists { .. } => Self::new(ErrorReason::TopicExists, message),
+            Rejection::InvalidTopicName { .. } => Self::new(ErrorReason::InvalidTopicName, message),
+            Rejection::InvalidConfig { key, .. } => {
+                Self::new(ErrorReason::InvalidConfig, message).with("key", key)
+            }
+            Rejection::InvalidPartitionCount { reason } | Rejection::InvalidAssignment { reason } => {
+                Self::field("partitions", reason)
+            }
+            Rejection::TooManyPartitions { limit } => {
+                Self::new(ErrorReason::LimitReached, message).with("limit", limit)
+            }
+            Rejection::PartitionsChanged { .. } => {
+                Self::new(ErrorReason::QuorumUnavailable, message)
+            }
+            Rejection::UnknownBroker { .. } => Self::new(ErrorReason::UnknownBroker, message),
+            Rejection::StaleBrokerEpoch { .. }
+            | Rejection::OtherCluster { .. }
+            | Rejection::DirectoryOfOtherBroker { .. }
+            | Rejection::OtherDirectory { .. } => Self::new(ErrorReason::BrokerNotReady, message),
+            Rejection::ProducerIdsExhausted => Self::new(ErrorReason::LimitReached, message),
+        }
+    }
+}
+
+/// UNKNOWN_TOPIC for a name that is not found, or INVALID_TOPIC_NAME if no topic can have it.
+pub fn unknown_topic(name: &str) -> ApiError {
+    if let Err(error) = check_topic_name(name) {
+        return error.into();
+    }
+    let shown = name;
+    ApiError::new(
+        ErrorReason::UnknownTopic,
+        format!("There is no topic {shown:?}: create it first, or check the spelling."),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_carries_reason_facts_fields_and_advice() {
+        let status = Status::from(ApiError::field("topic", "must not be empty"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        let details = status.get_error_details();
+        let info = details.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_REQUEST", ERROR_DOMAIN));
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, "topic");
+        let busy = Status::from(ApiError::new(ErrorReason::Overloaded, "Slow down."));
+        assert!(busy.get_error_details().retry_info().unwrap().retry_delay.is_some());
+    }
+
+    #[test]
+    fn every_reason_has_a_code_that_is_neither_ok_nor_unknown() {
+        for number in 1..=200 {
+            let Ok(reason) = ErrorReason::try_from(number) else { continue };
+            assert!(!matches!(code_of(reason), Code::Ok | Code::Unknown), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn sentences_begin_with_a_capital_and_end() {
+        assert_eq!(sentence("there is none"), "There is none.");
+        assert_eq!(sentence("A?"), "A?");
+        assert_eq!(sentence(""), "");
+    }
+}

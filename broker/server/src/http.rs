@@ -1,0 +1,112 @@
+//! The HTTP port: `/livez`, `/readyz` and `/metrics`.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use parking_lot::RwLock;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{broker::Broker, metrics::Metrics};
+
+/// What the probes tell.
+#[derive(Clone, Debug)]
+pub struct Health {
+    metrics: Arc<Metrics>,
+    state: Arc<RwLock<Phase>>,
+}
+
+/// How far the broker is.
+#[derive(Clone, Debug)]
+enum Phase {
+    Starting(String),
+    Ready(Arc<Broker>),
+    Stopping,
+}
+
+impl Health {
+    /// A broker that has just begun to start.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let starting = Phase::Starting("opening the log directory".into());
+        Self { metrics, state: Arc::new(RwLock::new(starting)) }
+    }
+
+    /// Tells what the starting broker is doing.
+    pub fn starting(&self, what: impl Into<String>) {
+        *self.state.write() = Phase::Starting(what.into());
+    }
+
+    /// The broker serves.
+    pub fn ready(&self, broker: Arc<Broker>) {
+        *self.state.write() = Phase::Ready(broker);
+    }
+
+    /// The broker stops.
+    pub fn stopping(&self) {
+        *self.state.write() = Phase::Stopping;
+    }
+
+    /// Whether clients should come, and in words why not.
+    fn readiness(&self) -> Result<String, String> {
+        match &*self.state.read() {
+            Phase::Starting(what) => Err(format!("starting: {what}\n")),
+            Phase::Stopping => Err("stopping\n".into()),
+            Phase::Ready(broker) => {
+                if let Some(offline) = broker.dir.offline() {
+                    return Err(format!("{offline}\n"));
+                }
+                match broker.quorum.status().leader {
+                    None => Err("the metadata quorum has no leader\n".into()),
+                    Some(_) => Ok("ok\n".into()),
+                }
+            }
+        }
+    }
+
+    fn refresh_gauges(&self) {
+        if let Phase::Ready(broker) = &*self.state.read() {
+            let status = broker.quorum.status();
+            let index = status.applied_index.and_then(|index| i64::try_from(index).ok());
+            self.metrics.metadata_applied_index.set(index.unwrap_or(-1));
+            self.metrics.metadata_has_leader.set(i64::from(status.leader.is_some()));
+            self.metrics.memory_bytes.set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(health): State<Health>) -> impl IntoResponse {
+    match health.readiness() {
+        Ok(text) => (StatusCode::OK, text),
+        Err(text) => (StatusCode::SERVICE_UNAVAILABLE, text),
+    }
+}
+
+async fn metrics(State(health): State<Health>) -> impl IntoResponse {
+    health.refresh_gauges();
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], health.metrics.render())
+}
+
+/// Serves until `stop`.
+pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) {
+    let router = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(health);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the health and metrics port failed");
+    }
+}

@@ -1,0 +1,106 @@
+//! All bounds of the broker process in one place, each with its reason.
+
+use std::time::Duration;
+
+/// The largest gRPC message taken or sent, in bytes: the largest record batch
+/// (`max.message.bytes` goes to 16 MiB) with room for names around it.
+pub const MAX_RPC_MESSAGE_BYTES: usize = (16 << 20) + (256 << 10);
+
+/// HTTP/2 frames: large ones halve the CPU per byte; one is also what a stream may hold
+/// beyond its budget.
+pub const HTTP2_FRAME_BYTES: u32 = 512 << 10;
+
+/// What one stream may send ahead of being read: about the bandwidth-delay product of
+/// 10 Gbit/s at 1.5 ms.
+pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 2 << 20;
+
+/// What one connection may send ahead of being read: two busy streams. With
+/// `max.connections` this bounds what hostile peers can make the broker hold.
+pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Streams at once on a connection; a client needs a few.
+pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
+
+/// Requests of one Produce stream that wait for their acknowledgement; more are not read
+/// until one is answered.
+pub const MAX_PRODUCE_IN_FLIGHT: usize = 64;
+
+/// Requests of one PublishStream that wait for their acknowledgement.
+pub const MAX_PUBLISH_IN_FLIGHT: usize = 256;
+
+/// Fetch answers that may wait for a slow reader on one stream: one being sent, one next.
+pub const FETCH_ANSWERS_AHEAD: usize = 1;
+
+/// Partitions named in one request.
+pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
+
+/// Messages in one PublishRequest.
+pub const MAX_MESSAGES_PER_PUBLISH: usize = 100_000;
+
+/// Headers of one message.
+pub const MAX_HEADERS_PER_MESSAGE: usize = 1_000;
+
+/// The longest header name, in bytes.
+pub const MAX_HEADER_NAME_BYTES: usize = 32 << 10;
+
+/// The most bytes in one fetch answer.
+pub const MAX_FETCH_BYTES: i32 = 16 << 20;
+
+/// Fetch answer size where the request names none.
+pub const DEFAULT_FETCH_BYTES: i32 = 8 << 20;
+
+/// Bytes of messages in one ReadResponse: small enough to flow, large enough to be cheap.
+pub const READ_RESPONSE_BYTES: usize = 1 << 20;
+
+/// What records of one batch may decompress to when the broker itself decodes them (for
+/// `Read` and for re-encoding): a bomb ends here.
+pub const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
+
+/// The longest a fetch may wait for data.
+pub const MAX_FETCH_WAIT: Duration = Duration::from_secs(60);
+
+/// A fetch's wait where the request names none.
+pub const DEFAULT_FETCH_WAIT: Duration = Duration::from_millis(500);
+
+/// The longest a produce may wait for its acknowledgement.
+pub const MAX_PRODUCE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A produce's wait where the request names none.
+pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Publish streams remembered for resumption; beyond it the longest unused are forgotten
+/// (their requests are then recognised by the log alone).
+pub const MAX_PUBLISH_SESSIONS: usize = 10_000;
+
+/// Answers remembered for each publish stream.
+pub const REMEMBERED_ANSWERS: usize = 512;
+
+/// How far back in a partition a repeated request is searched for when it is not
+/// remembered, in bytes.
+pub const DUPLICATE_SEARCH_BYTES: u64 = 256 << 20;
+
+/// A resume token's validity after the stream's last request: the time for which a
+/// partition remembers a producer.
+pub const PUBLISH_SESSION_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Threads that force data to the disk: enough for many partitions' fdatasyncs to share
+/// the device's flushes.
+pub const FLUSH_THREADS: usize = 8;
+
+/// Topics in one page of a list.
+pub const MAX_PAGE_SIZE: usize = 1_000;
+
+/// How long a change of metadata may take to be visible at this broker before the call
+/// that made it is answered with an error.
+pub const METADATA_WAIT: Duration = Duration::from_secs(30);
+
+/// How often retention, rolling, expiry and checkpoints are looked after.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+
+
+/// Metadata entries between two snapshots of the metadata.
+pub const METADATA_SNAPSHOT_EVERY: u64 = 10_000;
+
+/// An answer's records where memory is short: outside of the budget, so that each reader
+/// gets on. A batch that is larger goes out whole all the same.
+pub const SMALL_ANSWER_BYTES: usize = 64 << 10;

@@ -1,0 +1,9 @@
+//! The budget for bytes in flight: what the broker holds at once of requests and answers,
+//! in all and for each connection. When it is used up, reading from sockets stops, so
+//! that the senders wait; nothing grows.
+
+mod budget;
+mod layer;
+
+pub use budget::{ConnectionBudget, MemoryBudget, MemoryPermit, hold};
+pub use layer::{MemoryLayer, MessagePermits};

@@ -1,0 +1,232 @@
+//! What the broker counts, in Prometheus' text format. Names follow Prometheus' naming
+//! practice: a unit at the end, `_total` for counters.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// A floating-point gauge.
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// The label of what belongs to a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TopicLabel {
+    /// The topic's name.
+    pub topic: String,
+}
+
+/// The label of failed calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// The error's reason.
+    pub reason: String,
+}
+
+/// All metrics of one broker.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Bytes appended, by topic.
+    pub appended_bytes: Family<TopicLabel, Counter>,
+    /// Batches appended, by topic.
+    pub appended_batches: Family<TopicLabel, Counter>,
+    /// Bytes read for clients, by topic.
+    pub fetched_bytes: Family<TopicLabel, Counter>,
+    /// Failed items of calls, by reason.
+    pub errors: Family<ReasonLabel, Counter>,
+    /// Time of a flush.
+    pub flush_seconds: Histogram,
+    /// Time from append to acknowledgement with acks=all.
+    pub acknowledge_seconds: Histogram,
+    /// Open client connections.
+    pub connections: Gauge,
+    /// Bytes of the memory budget in use.
+    pub memory_bytes: Gauge,
+    /// Partitions held.
+    pub partitions: Gauge,
+    /// Partitions held that can't be used.
+    pub offline_partitions: Gauge,
+    /// Bytes free on the disk.
+    pub disk_available_bytes: FloatGauge,
+    /// Bytes of all logs.
+    pub log_bytes: FloatGauge,
+    /// Bytes scanned at start.
+    pub recovered_bytes: Gauge,
+    /// Whether the last stop was clean.
+    pub clean_start: Gauge,
+    /// The metadata's last applied index.
+    pub metadata_applied_index: Gauge,
+    /// Whether the metadata quorum has a leader.
+    pub metadata_has_leader: Gauge,
+}
+
+/// 50 µs to about 26 s, doubling.
+fn time_buckets() -> impl Iterator<Item = f64> {
+    prometheus_client::metrics::histogram::exponential_buckets(50e-6, 2.0, 20)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("millrace");
+        let metrics = Self {
+            appended_bytes: Family::default(),
+            appended_batches: Family::default(),
+            fetched_bytes: Family::default(),
+            errors: Family::default(),
+            flush_seconds: Histogram::new(time_buckets()),
+            acknowledge_seconds: Histogram::new(time_buckets()),
+            connections: Gauge::default(),
+            memory_bytes: Gauge::default(),
+            partitions: Gauge::default(),
+            offline_partitions: Gauge::default(),
+            disk_available_bytes: FloatGauge::default(),
+            log_bytes: FloatGauge::default(),
+            recovered_bytes: Gauge::default(),
+            clean_start: Gauge::default(),
+            metadata_applied_index: Gauge::default(),
+            metadata_has_leader: Gauge::default(),
+            registry: Registry::default(),
+        };
+        metrics.register(&mut registry);
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    fn register(&self, registry: &mut Registry) {
+        let bytes = || Unit::Bytes;
+        registry.register_with_unit(
+            "appended",
+            "Bytes of record batches appended by clients",
+            bytes(),
+            self.appended_bytes.clone(),
+        );
+        registry.register(
+            "appended_batches",
+            "Record batches appended by clients",
+            self.appended_batches.clone(),
+        );
+        registry.register_with_unit(
+            "fetched",
+            "Bytes of record batches read for clients",
+            bytes(),
+            self.fetched_bytes.clone(),
+        );
+        registry.register(
+            "request_errors",
+            "Items of requests that failed, by reason",
+            self.errors.clone(),
+        );
+        registry.register_with_unit(
+            "log_flush_duration",
+            "Time to force a partition's written data to the disk",
+            Unit::Seconds,
+            self.flush_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "produce_acknowledge_duration",
+            "Time from append to acknowledgement by all in-sync replicas",
+            Unit::Seconds,
+            self.acknowledge_seconds.clone(),
+        );
+        registry.register("connections", "Open client connections", self.connections.clone());
+        registry.register_with_unit(
+            "memory_in_flight",
+            "Bytes of requests and answers held now",
+            bytes(),
+            self.memory_bytes.clone(),
+        );
+        registry.register("partitions", "Partitions held by this broker", self.partitions.clone());
+        registry.register(
+            "offline_partitions",
+            "Partitions held by this broker that can't be used",
+            self.offline_partitions.clone(),
+        );
+        registry.register_with_unit(
+            "disk_available",
+            "Bytes free on the disk of the data directory",
+            bytes(),
+            self.disk_available_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "log_size",
+            "Bytes of all partitions' segments",
+            bytes(),
+            self.log_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "recovery_scanned",
+            "Bytes that were scanned by CRC when this broker started",
+            bytes(),
+            self.recovered_bytes.clone(),
+        );
+        registry.register(
+            "clean_start",
+            "1 if the last stop of this broker was clean, else 0",
+            self.clean_start.clone(),
+        );
+        registry.register(
+            "metadata_applied_index",
+            "Last metadata entry applied by this broker",
+            self.metadata_applied_index.clone(),
+        );
+        registry.register(
+            "metadata_has_leader",
+            "1 if the metadata quorum has a leader, else 0",
+            self.metadata_has_leader.clone(),
+        );
+    }
+
+    /// All metrics in Prometheus' text format (OpenMetrics 1.0).
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        if encode(&mut text, &self.registry).is_err() {
+            tracing::error!("metrics can't be written");
+        }
+        text
+    }
+
+    /// Counts a failed item.
+    pub fn count_error(&self, error: &crate::error::ApiError) {
+        let reason = error.reason().reason_name().to_owned();
+        self.errors.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts bytes read for clients.
+    pub fn count_fetched(&self, topic: &str, bytes: usize) {
+        if bytes > 0 {
+            let label = TopicLabel { topic: topic.to_owned() };
+            self.fetched_bytes.get_or_create(&label).inc_by(bytes as u64);
+        }
+    }
+
+    /// Forgets a topic's series.
+    pub fn forget_topic(&self, topic: &str) {
+        let label = TopicLabel { topic: topic.to_owned() };
+        self.appended_bytes.remove(&label);
+        self.appended_batches.remove(&label);
+        self.fetched_bytes.remove(&label);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_have_help_and_units() {
+        let metrics = Metrics::default();
+        metrics.appended_bytes.get_or_create(&TopicLabel { topic: "t".into() }).inc_by(5);
+        let text = metrics.render();
+        assert!(text.contains("# HELP millrace_appended_bytes Bytes of record batches"), "{text}");
+        assert!(text.contains("# UNIT millrace_appended_bytes bytes"), "{text}");
+        assert!(text.contains("millrace_appended_bytes_total{topic=\"t\"} 5"), "{text}");
+        metrics.forget_topic("t");
+        assert!(!metrics.render().contains("topic=\"t\""));
+    }
+}

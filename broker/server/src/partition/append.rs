@@ -1,0 +1,247 @@
+//! Appending a client's batch.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use millrace_engine::config::FlushPolicy;
+use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, SequenceRule};
+use millrace_proto::{
+    batch::{BatchBuilder, BatchHeader, BatchView, Codec, DecodeLimits, OwnedBatch},
+    v1::ErrorReason,
+};
+
+use super::{Committed, Partition, errors};
+use crate::{
+    broker::now_ms,
+    error::{ApiError, WriteOutcome},
+    limits,
+    metrics::TopicLabel,
+    rpc::convert::{Acks, topic_codec},
+};
+
+/// The most records in a compressed batch: as many of the smallest as readers would decompress.
+const MAX_COMPRESSED_RECORDS: usize = limits::MAX_DECOMPRESSED_BYTES / 7;
+
+/// How a batch is to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendRequest {
+    /// When it counts as done.
+    pub acks: Acks,
+    /// The leader epoch that the client knows.
+    pub leader_epoch: Option<i32>,
+    /// Append only if the log ends here.
+    pub expected_offset: Option<i64>,
+    /// How the batch's sequence must follow its producer's last one.
+    pub sequence_rule: SequenceRule,
+}
+
+/// A batch that is in the log.
+#[derive(Debug)]
+pub struct Appended {
+    /// The offset of its first record; -1 if it is not remembered.
+    pub base_offset: i64,
+    /// The broker's time, if the topic uses that.
+    pub log_append_time: Option<i64>,
+    /// The oldest offset that is kept.
+    pub log_start: i64,
+    /// Whether it had been stored before.
+    pub duplicate: bool,
+    /// When it is committed.
+    pub committed: Committed,
+}
+
+impl Partition {
+    /// Appends one batch.
+    ///
+    /// # Errors
+    /// Refused, so nothing was written; or the disk failed, and the outcome is unknown.
+    pub fn append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
+        self.try_append(batch, request)
+            .map_err(|error| error.or_outcome(WriteOutcome::NotWritten).with("partition", self.number))
+    }
+
+    fn try_append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
+        if self.removed.load(Ordering::Acquire) {
+            return Err(errors::removed(self).outcome(WriteOutcome::NotWritten));
+        }
+        check_records(&batch)?;
+        let config = self.config();
+        let batch = match topic_codec(config.compression) {
+            Some(codec) => recompress(batch, codec)?,
+            None => batch,
+        };
+        let size = batch.len() as u64;
+        let options = AppendOptions {
+            sequence_rule: request.sequence_rule,
+            expected_offset: request.expected_offset,
+            internal: false,
+        };
+        let leader_epoch = {
+            let leader = self.leader.lock();
+            leader.check_epoch(request.leader_epoch)?;
+            leader.check_append(request.acks == Acks::All)?;
+            leader.leader_epoch()
+        };
+        // Not under the leader's lock, which flushes need too. Should a new epoch begin in
+        // between, the log refuses the old one.
+        let appended = self.log.append_as_leader(&batch, leader_epoch, now_ms(), &options);
+        let (base_offset, last_offset, time, duplicate) = match appended {
+            Ok(LogAppended::New { base_offset, last_offset, append_time_ms }) => {
+                (base_offset, last_offset, Some(append_time_ms).filter(|ms| *ms >= 0), false)
+            }
+            Ok(LogAppended::Duplicate { base_offset, last_offset, timestamp }) => {
+                (base_offset, last_offset, Some(timestamp), true)
+            }
+            Err(AppendError::DuplicateSequence { last_sequence, .. })
+                if request.sequence_rule == SequenceRule::Increasing =>
+            {
+                let (base_offset, last_offset) = self.find_stored(&batch, last_sequence)?;
+                (base_offset, last_offset, None, true)
+            }
+            Err(error) => return Err(errors::append(error)),
+        };
+        if !duplicate {
+            let label = TopicLabel { topic: self.topic.clone() };
+            self.metrics.appended_bytes.get_or_create(&label).inc_by(size);
+            self.metrics.appended_batches.get_or_create(&label).inc();
+        }
+        let committed = if request.acks == Acks::All {
+            let committed = self.waiters.add(last_offset + 1);
+            // It may have been committed before the promise was made.
+            let high_watermark = self.high_watermark.load(Ordering::Acquire);
+            if high_watermark > last_offset {
+                self.waiters.complete(high_watermark);
+            }
+            committed
+        } else {
+            Committed::done()
+        };
+        match config.flush {
+            FlushPolicy::Ack => self.queue_flush(),
+            FlushPolicy::Interval | FlushPolicy::Os => self.advance(),
+        }
+        Ok(Appended {
+            base_offset,
+            log_append_time: time,
+            log_start: self.log.log_start_offset(),
+            duplicate,
+            committed,
+        })
+    }
+
+    /// Checks a batch's size before anything is written.
+    ///
+    /// # Errors
+    /// Larger than the topic allows.
+    pub fn check_size(&self, size_bytes: usize) -> Result<(), ApiError> {
+        let limit = self.config.read().max_message_bytes;
+        if size_bytes <= limit as usize { Ok(()) } else { Err(errors::too_large(size_bytes, limit)) }
+    }
+
+    /// Finds a repeated batch of a publish stream that the log does not remember.
+    ///
+    /// That later ones are stored is no proof that this one is: it may have been refused.
+    fn find_stored(&self, batch: &Bytes, last_sequence: i32) -> Result<(i64, i64), ApiError> {
+        let header = BatchHeader::decode(batch).map_err(|error| errors::corrupt(&error))?;
+        let found = self
+            .log
+            .find_batch(
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                limits::DUPLICATE_SEARCH_BYTES,
+            )
+            .map_err(|error| self.read_error(error))?;
+        match found {
+            Some(found) => Ok((found.base_offset, found.last_offset)),
+            None => Err(ApiError::new(
+                ErrorReason::OutOfOrderSequence,
+                format!("This request is not found among the stored ones although {last_sequence} is: it was refused, or stored too long ago to tell."),
+            )
+            .outcome(WriteOutcome::Unknown)),
+        }
+    }
+}
+
+/// Checks what the log takes on trust: that the batch holds the records that its header
+/// claims. Those of a compressed one are not looked at; readers do, within their limits.
+fn check_records(batch: &Bytes) -> Result<(), ApiError> {
+    let corrupt = |error| errors::corrupt(&error);
+    let view = BatchView::parse(batch).map_err(corrupt)?;
+    let header = view.header();
+    if header.is_transactional() {
+        return Err(ApiError::new(
+            ErrorReason::NotSupported,
+            "Transactions are not supported yet: send the batch without the transactional attribute.",
+        ));
+    }
+    if header.codec() == Codec::None {
+        // Before the records, which a flipped bit makes a riddle.
+        view.verify_crc().map_err(corrupt)?;
+        for record in &view.records(&DecodeLimits::DEFAULT).map_err(corrupt)? {
+            record.map_err(corrupt)?;
+        }
+    } else if usize::try_from(header.record_count).is_ok_and(|count| count > MAX_COMPRESSED_RECORDS) {
+        let problem = format!("it claims {} records, more than {MAX_COMPRESSED_RECORDS}", header.record_count);
+        return Err(errors::corrupt(&problem));
+    }
+    Ok(())
+}
+
+/// Encodes a batch anew in the topic's codec, if it has another.
+fn recompress(batch: Bytes, codec: Codec) -> Result<Bytes, ApiError> {
+    let corrupt = |error| errors::corrupt(&error);
+    let parsed = OwnedBatch::parse(&batch).map_err(corrupt)?;
+    let header = *parsed.header();
+    if header.codec() == codec || header.is_control() || header.size_in_bytes() != batch.len() {
+        return Ok(batch);
+    }
+    parsed.verify_crc().map_err(corrupt)?;
+    let limits = DecodeLimits { max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES, ..DecodeLimits::DEFAULT };
+    let mut builder = BatchBuilder::new(codec);
+    for record in parsed.records(&limits).map_err(corrupt)? {
+        let record = record.map_err(corrupt)?;
+        let headers: Vec<millrace_proto::batch::Header<'_>> = record
+            .headers
+            .iter()
+            .map(|header| millrace_proto::batch::Header { key: &header.key, value: header.value.as_deref() })
+            .collect();
+        builder
+            .append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers)
+            .map_err(|error| ApiError::internal("re-encoding a batch", &error))?;
+    }
+    if header.has_producer() {
+        builder.set_producer(header.producer_id, header.producer_epoch, header.base_sequence);
+    }
+    builder.set_transactional(header.is_transactional());
+    builder.build().map_err(|error| ApiError::internal("re-encoding a batch", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn re_encoding_keeps_records_and_producer() {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for at in 0..100i64 {
+            builder.append(at, Some(b"key"), Some(&[7; 100]), &[]).unwrap();
+        }
+        builder.set_producer(5, 1, 9);
+        let plain = builder.build().unwrap();
+        let small = recompress(plain.clone(), Codec::Zstd).unwrap();
+        assert!(small.len() < plain.len() / 2);
+        let header = BatchHeader::decode(&small).unwrap();
+        assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (5, 1, 9));
+        assert_eq!(header.record_count, 100);
+        let again = recompress(small.clone(), Codec::Zstd).unwrap();
+        assert_eq!(again, small, "a batch in the right codec stays as it is");
+        let restored = recompress(small, Codec::None).unwrap();
+        assert_eq!(restored, plain);
+    }
+
+    #[test]
+    fn damage_is_the_senders_fault() {
+        assert_eq!(recompress(Bytes::from_static(b"abc"), Codec::Zstd).unwrap_err().reason(), ErrorReason::CorruptBatch);
+    }
+}

@@ -1,0 +1,129 @@
+//! From the log's errors to the caller's.
+
+use millrace_log::{AppendError, ChangeError, Offline, ReadError};
+use millrace_proto::v1::ErrorReason;
+
+use super::Partition;
+use crate::error::{ApiError, WriteOutcome, out_of_range};
+
+/// The batch is damaged or malformed.
+pub fn corrupt(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(
+        ErrorReason::CorruptBatch,
+        format!("The record batch is refused ({error}): send a valid batch of message format 2."),
+    )
+}
+
+/// The batch is too large.
+pub fn too_large(size_bytes: usize, limit: u32) -> ApiError {
+    ApiError::new(
+        ErrorReason::MessageTooLarge,
+        format!("The batch has {size_bytes} bytes and max.message.bytes is {limit}: send less at once, or raise it."),
+    )
+    .with("size_bytes", size_bytes)
+    .with("limit_bytes", limit)
+}
+
+/// The disk failed.
+pub fn offline(offline: &Offline) -> ApiError {
+    ApiError::new(
+        ErrorReason::StorageFailed,
+        format!("The broker's disk failed ({}): replace it and restart the broker.", offline.reason),
+    )
+}
+
+/// The partition is not here any more.
+pub fn removed(partition: &Partition) -> ApiError {
+    ApiError::new(
+        ErrorReason::UnknownTopic,
+        format!("Topic {:?} was deleted.", partition.topic()),
+    )
+}
+
+/// Why an append failed.
+pub fn append(error: AppendError) -> ApiError {
+    match error {
+        AppendError::Corrupt(error) => corrupt(&error),
+        AppendError::Invalid(reason) => corrupt(&reason),
+        AppendError::TooLarge { size_bytes, max_bytes } => too_large(size_bytes, max_bytes),
+        AppendError::InvalidTimestamp { timestamp, earliest, latest } => ApiError::new(
+            ErrorReason::InvalidTimestamp,
+            format!("A message's time ({timestamp} ms) is not between {earliest} and {latest}, which the topic's message.timestamp settings allow: check the sender's clock."),
+        ),
+        AppendError::DuplicateSequence { last_sequence, .. } => ApiError::new(
+            ErrorReason::DuplicateSequence,
+            "The batch was stored before, too long ago for its offset to be remembered: treat it as written.",
+        )
+        .with("last_sequence", last_sequence)
+        .with("outcome", "written"),
+        AppendError::OutOfOrderSequence { sequence, expected, .. } => ApiError::new(
+            ErrorReason::OutOfOrderSequence,
+            format!("The batch has sequence {sequence} and {expected} comes next: an earlier batch is missing; send that first."),
+        )
+        .with("expected_sequence", expected),
+        AppendError::InvalidProducerEpoch { epoch, current, .. } => ApiError::new(
+            ErrorReason::FencedProducer,
+            format!("The producer's epoch {epoch} is not {current}: a newer instance has begun, this one must stop."),
+        ),
+        AppendError::OffsetMismatch { expected, log_end } => ApiError::new(
+            ErrorReason::OffsetMismatch,
+            format!("The log ends at {log_end}, not at {expected}: read what was appended, then decide again."),
+        )
+        .with("end_offset", log_end),
+        AppendError::DiskFull(full) => ApiError::new(
+            ErrorReason::DiskFull,
+            format!(
+                "The broker's disk is full ({} bytes are free, {} are kept in reserve): shorten retention, delete topics or enlarge the disk.",
+                full.available_bytes, full.reserve_bytes
+            ),
+        )
+        .with("available_bytes", full.available_bytes)
+        .with("reserve_bytes", full.reserve_bytes),
+        AppendError::Offline(failed) => offline(&failed).outcome(WriteOutcome::Unknown),
+        AppendError::Closed | AppendError::InvalidLeaderEpoch { .. } => ApiError::new(
+            ErrorReason::NotLeader,
+            "The partition is not served here any more: fetch metadata again.",
+        ),
+        error @ AppendError::OutOfOrderOffset { .. } => ApiError::internal("appending", &error),
+    }
+}
+
+/// Why a read failed.
+pub fn read(partition: &Partition, error: ReadError) -> ApiError {
+    match error {
+        ReadError::OffsetOutOfRange { offset, log_start, .. } => out_of_range(
+            format!("Offset {offset} is below {log_start}, the oldest that is kept."),
+            log_start,
+            partition.offsets().high_watermark,
+        ),
+        ReadError::Corrupt { from, to, reason } => ApiError::new(
+            ErrorReason::DamagedLog,
+            format!("Offsets {from} to {to} are damaged on this broker ({reason}): read on behind them, or restore the partition."),
+        )
+        .with("partition", partition.number())
+        .with("offset", from),
+        ReadError::Offline(failed) => offline(&failed),
+        ReadError::Closed => removed(partition),
+        ReadError::Io(error) => {
+            tracing::error!(topic = partition.topic(), partition = partition.number(), %error, "a read failed");
+            ApiError::new(
+                ErrorReason::StorageFailed,
+                "The broker's disk can't be read: its log has the details.",
+            )
+        }
+    }
+}
+
+/// Why a change of the log failed.
+pub fn change(partition: &Partition, error: ChangeError) -> ApiError {
+    match error {
+        ChangeError::OffsetOutOfRange { offset, log_start, .. } => out_of_range(
+            format!("Offset {offset} is outside of the log."),
+            log_start,
+            partition.offsets().high_watermark,
+        ),
+        ChangeError::Offline(failed) => offline(&failed),
+        ChangeError::Closed => removed(partition),
+        ChangeError::Refused(reason) => ApiError::internal("changing a log", &reason),
+    }
+}

@@ -1,0 +1,326 @@
+//! The partitions that this broker leads: the engine's rules over a log on disk.
+//!
+//! An append writes to the log and is flushed by one of a few threads, which forces to the
+//! disk all that was written meanwhile at once; then the high watermark moves, those who
+//! wait for an acknowledgement are answered and readers are woken.
+
+mod append;
+mod committed;
+mod errors;
+mod flusher;
+mod housekeeping;
+mod registry;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, Ordering},
+};
+
+use bytes::Bytes;
+use millrace_engine::{
+    TopicConfig,
+    config::FlushPolicy,
+    partition::{FetchBound, Leader, OffsetQuery},
+};
+use millrace_log::{FlushError, Log, ReadError};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+pub use append::{AppendRequest, Appended};
+pub use committed::Committed;
+pub use flusher::Flusher;
+pub use housekeeping::{run as run_housekeeping, run_interval_flush};
+pub use millrace_log::SequenceRule;
+pub use registry::Partitions;
+
+use crate::{error::ApiError, metrics::Metrics};
+use committed::Waiters;
+
+/// Reads that begin this close to the log's end were written a moment ago, so they are in
+/// the page cache and cost no wait for the disk.
+const HOT_BYTES: u64 = 64 << 20;
+
+/// Where a partition stands.
+///
+/// `log_start ≤ last_stable ≤ high_watermark ≤ log_end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// The oldest offset that is kept.
+    pub log_start: i64,
+    /// Readers of committed transactions see below this.
+    pub last_stable: i64,
+    /// All below is committed.
+    pub high_watermark: i64,
+    /// Where the next record goes.
+    pub log_end: i64,
+    /// The leader's epoch.
+    pub leader_epoch: i32,
+}
+
+/// A partition that this broker leads.
+pub struct Partition {
+    topic: String,
+    number: i32,
+    log: Log,
+    leader: Mutex<Leader>,
+    config: RwLock<Arc<TopicConfig>>,
+    /// A copy of the leader's, to be read without its lock.
+    high_watermark: AtomicI64,
+    /// Whether a flusher will come by.
+    flush_queued: AtomicBool,
+    waiters: Waiters,
+    readers: Mutex<Vec<Arc<Notify>>>,
+    /// Set once the topic is deleted or this broker does not lead it any more.
+    removed: AtomicBool,
+    metrics: Arc<Metrics>,
+    flusher: Arc<Flusher>,
+}
+
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition")
+            .field("topic", &self.topic)
+            .field("number", &self.number)
+            .field("offsets", &self.offsets())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Partition {
+    /// The topic's name.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The partition's number.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        self.number
+    }
+
+    /// The topic's settings in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<TopicConfig> {
+        self.config.read().clone()
+    }
+
+    /// Where it stands now.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        let leader_epoch = self.leader.lock().leader_epoch();
+        let high_watermark = self.high_watermark.load(Ordering::Acquire);
+        Offsets {
+            log_start: self.log.log_start_offset(),
+            last_stable: high_watermark,
+            high_watermark,
+            log_end: self.log.log_end_offset(),
+            leader_epoch,
+        }
+    }
+
+    /// Bytes in its segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.log.size_bytes()
+    }
+
+    /// Why it can't be used, if so.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if let Some(offline) = self.log.offline() {
+            return Some(offline.to_string());
+        }
+        self.log.damage().first().map(|range| {
+            format!("offsets {} to {} are damaged and not served", range.from, range.to)
+        })
+    }
+
+    /// Checks a caller's leader epoch.
+    ///
+    /// # Errors
+    /// Older or newer than the leader's.
+    pub fn check_epoch(&self, epoch: Option<i32>) -> Result<(), ApiError> {
+        Ok(self.leader.lock().check_epoch(epoch)?)
+    }
+
+    /// Whether a question about offsets may be answered.
+    ///
+    /// # Errors
+    /// It can't be told yet.
+    pub fn check_offset_query(&self, query: OffsetQuery) -> Result<(), ApiError> {
+        Ok(self.leader.lock().check_offset_query(query)?)
+    }
+
+    /// Up to where a read at `offset` may see.
+    ///
+    /// # Errors
+    /// A wrong epoch, or an offset outside of the log.
+    pub fn check_fetch(&self, offset: i64, epoch: Option<i32>) -> Result<FetchBound, ApiError> {
+        let leader = self.leader.lock();
+        leader.check_epoch(epoch)?;
+        let (start, end) = (self.log.log_start_offset(), self.log.log_end_offset());
+        Ok(leader.check_fetch(offset, start, end, i64::MAX)?)
+    }
+
+    /// Reads whole batches from `offset` on, below `up_to`.
+    ///
+    /// # Errors
+    /// Damage, or a failed disk.
+    pub fn read(
+        &self,
+        offset: i64,
+        max_bytes: usize,
+        at_least_one: bool,
+        up_to: i64,
+    ) -> Result<Bytes, ApiError> {
+        match self.log.read(offset, max_bytes, at_least_one, up_to) {
+            Ok(data) => Ok(data.bytes),
+            Err(error) => Err(self.read_error(error)),
+        }
+    }
+
+    /// The first record at or after a time, below `up_to`: its offset, time and epoch.
+    ///
+    /// # Errors
+    /// Damage, or a failed disk.
+    pub fn offset_for_time(
+        &self,
+        time_ms: i64,
+        up_to: i64,
+    ) -> Result<Option<(i64, i64, i32)>, ApiError> {
+        self.log
+            .offset_for_timestamp(time_ms, up_to)
+            .map(|found| found.map(|found| (found.offset, found.timestamp, found.leader_epoch)))
+            .map_err(|error| self.read_error(error))
+    }
+
+    /// The largest epoch up to `epoch`, and where it ends; `None` if there is none.
+    #[must_use]
+    pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {
+        self.log.end_offset_for_epoch(epoch)
+    }
+
+    /// Deletes what is below `offset` (at most the high watermark); answers with the log
+    /// start.
+    ///
+    /// # Errors
+    /// A failed disk.
+    pub fn delete_before(&self, offset: i64) -> Result<i64, ApiError> {
+        self.log.advance_log_start(offset).map_err(|error| self.change_error(error))?;
+        self.wake_readers();
+        Ok(self.log.log_start_offset())
+    }
+
+    /// Whether a read at `offset` will hardly wait for the disk.
+    #[must_use]
+    pub fn likely_cached(&self, offset: i64) -> bool {
+        let behind = self.log.log_end_offset().saturating_sub(offset);
+        let records = self.log.log_end_offset().saturating_sub(self.log.log_start_offset()).max(1);
+        let size = self.log.size_bytes();
+        // By the log's mean size of a record; exact enough to choose a thread by.
+        let per_record = size / records.unsigned_abs() + 1;
+        behind.unsigned_abs().saturating_mul(per_record) <= HOT_BYTES
+    }
+
+    /// About how many bytes a read at `offset` would find, at most `max`.
+    #[must_use]
+    pub fn readable_bytes_hint(&self, offset: i64, max: usize) -> usize {
+        let readable = self.high_watermark.load(Ordering::Acquire).saturating_sub(offset);
+        if readable <= 0 {
+            return 0;
+        }
+        let records = self.log.log_end_offset().saturating_sub(self.log.log_start_offset()).max(1);
+        let per_record = self.log.size_bytes() / records.unsigned_abs() + 1;
+        let bytes = readable.unsigned_abs().saturating_mul(per_record).saturating_mul(2);
+        usize::try_from(bytes).unwrap_or(max).min(max)
+    }
+
+    /// Has `waiter` notified once when there is more to read, or something else changed.
+    pub fn notify_on_data(&self, waiter: &Arc<Notify>) {
+        let mut readers = self.readers.lock();
+        // Waiters that timed out elsewhere are dropped here, so that the list stays as long
+        // as there are readers.
+        if readers.len() >= 64 && readers.len().is_power_of_two() {
+            readers.retain(|reader| Arc::strong_count(reader) > 1);
+        }
+        readers.push(waiter.clone());
+    }
+
+    fn wake_readers(&self) {
+        for reader in self.readers.lock().drain(..) {
+            reader.notify_one();
+        }
+    }
+
+    /// The end of the log that counts for acknowledgements: what is on disk, where the
+    /// topic wants that.
+    fn counted_end(&self) -> i64 {
+        match self.config.read().flush {
+            FlushPolicy::Ack => self.log.durable_end_offset(),
+            FlushPolicy::Interval | FlushPolicy::Os => self.log.log_end_offset(),
+        }
+    }
+
+    /// Moves the high watermark as far as the log allows, answers those who waited.
+    fn advance(&self) {
+        let high_watermark = self.leader.lock().advance(self.counted_end());
+        let before = self.high_watermark.fetch_max(high_watermark, Ordering::AcqRel);
+        if high_watermark > before {
+            self.waiters.complete(high_watermark);
+            self.wake_readers();
+        }
+    }
+
+    /// Asks for a flush, unless one is coming anyway.
+    fn queue_flush(self: &Arc<Self>) {
+        if !self.flush_queued.swap(true, Ordering::AcqRel) {
+            self.flusher.push(self.clone());
+        }
+    }
+
+    /// Forces what is written to the disk; called by the flusher's threads.
+    fn flush(&self) {
+        // Cleared first: what is appended from here on asks for the next flush.
+        self.flush_queued.store(false, Ordering::Release);
+        let begun = std::time::Instant::now();
+        match self.log.flush() {
+            Ok(_) => {
+                self.metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
+                self.advance();
+            }
+            Err(FlushError::Closed) => self.fail_waiters(&errors::removed(self)),
+            Err(FlushError::Offline(offline)) => {
+                tracing::error!(topic = self.topic, partition = self.number, %offline, "a flush failed: the disk is not used any more");
+                self.fail_waiters(&errors::offline(&offline));
+            }
+        }
+    }
+
+    fn fail_waiters(&self, error: &ApiError) {
+        self.waiters.fail(error);
+        self.wake_readers();
+    }
+
+    /// Takes over new settings.
+    fn update_config(&self, config: Arc<TopicConfig>, replicas: usize) {
+        self.log.update_config(registry::log_config(&config));
+        self.leader.lock().set_required(registry::required_in_sync(&config, replicas));
+        *self.config.write() = config;
+        self.advance();
+    }
+
+    /// Ends all calls on it: it is deleted.
+    fn remove(&self) {
+        self.removed.store(true, Ordering::Release);
+        self.fail_waiters(&errors::removed(self));
+    }
+
+    fn read_error(&self, error: ReadError) -> ApiError {
+        errors::read(self, error)
+    }
+
+    fn change_error(&self, error: millrace_log::ChangeError) -> ApiError {
+        errors::change(self, error)
+    }
+}

@@ -1,0 +1,222 @@
+//! A network within the process: one-way cuts, delays that reorder answers, losses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millrace_log::fs::faulty::SplitMix64;
+use openraft::{
+    Raft, RaftNetworkFactory, RaftNetworkV2,
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    network::{Backoff, RPCOption},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse},
+};
+use parking_lot::Mutex;
+
+use super::super::{
+    state_machine::StateMachine,
+    types::{RaftSnapshot, TypeConfig, Vote, Voter},
+};
+
+type Voters = BTreeMap<u64, Raft<TypeConfig, StateMachine>>;
+
+struct State {
+    voters: Voters,
+    cut: BTreeSet<(u64, u64)>,
+    rng: SplitMix64,
+    /// Each message takes up to so long, in microseconds.
+    max_delay_us: u64,
+    /// So many of a million messages are lost.
+    loss_per_million: u32,
+    snapshots: u64,
+}
+
+/// The network; clones are one.
+#[derive(Clone)]
+pub struct Router(Arc<Mutex<State>>);
+
+impl Router {
+    pub fn new(seed: u64, max_delay_us: u64) -> Self {
+        let rng = SplitMix64::new(seed);
+        Self(Arc::new(Mutex::new(State {
+            voters: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            rng,
+            max_delay_us,
+            loss_per_million: 0,
+            snapshots: 0,
+        })))
+    }
+
+    pub fn from(&self, from: u64) -> Side {
+        Side {
+            from,
+            router: self.clone(),
+        }
+    }
+
+    pub fn connect(&self, id: u64, raft: Raft<TypeConfig, StateMachine>) {
+        self.0.lock().voters.insert(id, raft);
+    }
+
+    pub fn disconnect(&self, id: u64) {
+        self.0.lock().voters.remove(&id);
+    }
+
+    /// Messages from `from` to `to` are lost from now on.
+    pub fn cut(&self, from: u64, to: u64) {
+        self.0.lock().cut.insert((from, to));
+    }
+
+    /// Cuts `id` off from all others, both ways.
+    pub fn isolate(&self, id: u64, others: impl IntoIterator<Item = u64>) {
+        for other in others {
+            self.cut(id, other);
+            self.cut(other, id);
+        }
+    }
+
+    pub fn heal(&self) {
+        let mut state = self.0.lock();
+        state.cut.clear();
+        state.loss_per_million = 0;
+    }
+
+    pub fn lose(&self, per_million: u32) {
+        self.0.lock().loss_per_million = per_million;
+    }
+
+    /// How many snapshots were sent.
+    pub fn snapshots(&self) -> u64 {
+        self.0.lock().snapshots
+    }
+
+    /// One message on its way; `false` if it is lost.
+    async fn carry(&self, from: u64, to: u64) -> bool {
+        let (delay, lost) = {
+            let mut state = self.0.lock();
+            let bound = state.max_delay_us;
+            let delay = if bound == 0 { 0 } else { state.rng.below(bound) };
+            let loss = state.loss_per_million;
+            let lost = state.cut.contains(&(from, to)) || state.rng.chance(loss);
+            (delay, lost)
+        };
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_micros(delay)).await;
+        }
+        !lost
+    }
+
+    fn voter(&self, id: u64) -> Option<Raft<TypeConfig, StateMachine>> {
+        self.0.lock().voters.get(&id).cloned()
+    }
+}
+
+/// The network as one voter sees it.
+pub struct Side {
+    from: u64,
+    router: Router,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Side {
+    type Network = Link;
+
+    async fn new_client(&mut self, to: u64, _node: &Voter) -> Link {
+        Link {
+            from: self.from,
+            to,
+            router: self.router.clone(),
+        }
+    }
+}
+
+/// The way from one voter to another.
+pub struct Link {
+    from: u64,
+    to: u64,
+    router: Router,
+}
+
+impl Link {
+    /// Asks the other side, if question and answer get through in time.
+    async fn ask<T, F>(
+        &self,
+        option: &RPCOption,
+        question: impl FnOnce(Raft<TypeConfig, StateMachine>) -> F,
+    ) -> Result<T, RPCError<TypeConfig>>
+    where
+        F: Future<Output = Option<T>>,
+    {
+        let lost = || NetworkError::from_string("lost");
+        let unreachable = || Unreachable::from_string("no such process");
+        let exchange = async {
+            if !self.router.carry(self.from, self.to).await {
+                return Err(lost().into());
+            }
+            let voter = self.router.voter(self.to).ok_or_else(unreachable)?;
+            let answer = question(voter).await.ok_or_else(unreachable)?;
+            if self.router.carry(self.to, self.from).await {
+                Ok(answer)
+            } else {
+                Err(lost().into())
+            }
+        };
+        let within = option.soft_ttl();
+        tokio::time::timeout(within, exchange)
+            .await
+            .unwrap_or_else(|_| Err(lost().into()))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = Bytes;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(&option, |voter| async move { voter.append_entries(request).await.ok() })
+            .await
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(&option, |voter| async move { voter.vote(request).await.ok() })
+            .await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask(&option, |voter| async move { voter.pre_vote(request).await.ok() })
+            .await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        _cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        self.router.0.lock().snapshots += 1;
+        let install = |voter: Raft<TypeConfig, StateMachine>| async move {
+            voter.install_full_snapshot(vote, snapshot).await.ok()
+        };
+        Ok(self.ask(&option, install).await?)
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(20))))
+    }
+}

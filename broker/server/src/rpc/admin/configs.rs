@@ -1,0 +1,141 @@
+//! Describing and changing settings.
+
+use std::collections::BTreeMap;
+
+use millrace_engine::{
+    Command,
+    cluster::ConfigChange,
+    config::{TOPIC_KEYS, check, find_key},
+};
+use millrace_proto::v1::{
+    self, ConfigSource, ErrorReason, describe_configs_request::Resource,
+};
+
+use super::AdminService;
+use crate::{
+    broker::Broker,
+    config::BROKER_KEYS,
+    error::{ApiError, unknown_topic},
+};
+
+/// The most settings in one request: there are fewer keys than that.
+const MAX_ENTRIES: usize = 1_000;
+
+/// The settings in force.
+///
+/// # Errors
+/// The resource is missing or unknown.
+pub fn describe(
+    broker: &Broker,
+    request: v1::DescribeConfigsRequest,
+) -> Result<v1::DescribeConfigsResponse, ApiError> {
+    let configs = match request.resource {
+        None => return Err(ApiError::field("resource", "must name a topic or a broker")),
+        Some(Resource::Topic(name)) => topic_configs(broker, &name)?,
+        Some(Resource::BrokerId(id)) => {
+            if id != broker.config.node_id {
+                return Err(ApiError::new(
+                    ErrorReason::UnknownBroker,
+                    format!(
+                        "This is broker {}: ask broker {id} itself for its settings.",
+                        broker.config.node_id
+                    ),
+                ));
+            }
+            broker_configs(broker)
+        }
+    };
+    Ok(v1::DescribeConfigsResponse { configs })
+}
+
+fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescription>, ApiError> {
+    let cluster = broker.quorum.cluster();
+    let topic = cluster.topics.get(name).ok_or_else(|| unknown_topic(name))?;
+    let defaults = &broker.config.topic_defaults;
+    Ok(TOPIC_KEYS
+        .iter()
+        .map(|key| {
+            let (value, source) = match (topic.configs.get(key.name), defaults.get(key.name)) {
+                (Some(own), _) => (own.clone(), ConfigSource::Topic),
+                (None, Some(default)) => (default.clone(), ConfigSource::Broker),
+                (None, None) => (key.default.to_owned(), ConfigSource::Default),
+            };
+            let default_value = defaults.get(key.name).map_or(key.default, String::as_str);
+            v1::ConfigDescription {
+                name: key.name.to_owned(),
+                value,
+                source: source.into(),
+                default_value: default_value.to_owned(),
+                documentation: key.documentation.to_owned(),
+            }
+        })
+        .collect())
+}
+
+fn broker_configs(broker: &Broker) -> Vec<v1::ConfigDescription> {
+    BROKER_KEYS
+        .iter()
+        .map(|key| {
+            let given = broker.config.given.get(key.name);
+            let source =
+                if given.is_some() { ConfigSource::Broker } else { ConfigSource::Default };
+            v1::ConfigDescription {
+                name: key.name.to_owned(),
+                value: given.map_or(key.default, String::as_str).to_owned(),
+                source: source.into(),
+                default_value: key.default.to_owned(),
+                documentation: key.documentation.to_owned(),
+            }
+        })
+        .collect()
+}
+
+/// Settings as a map.
+///
+/// # Errors
+/// A key that is unknown or named twice, or a value that is not allowed.
+pub fn to_map(
+    field: &str,
+    entries: Vec<v1::ConfigEntry>,
+) -> Result<BTreeMap<String, String>, ApiError> {
+    if entries.len() > MAX_ENTRIES {
+        return Err(ApiError::field(field, format!("has more than {MAX_ENTRIES} entries")));
+    }
+    let mut map = BTreeMap::new();
+    for entry in entries {
+        check(&entry.name, &entry.value)?;
+        if map.insert(entry.name.clone(), entry.value).is_some() {
+            return Err(ApiError::field(field, format!("names {} twice", entry.name)));
+        }
+    }
+    Ok(map)
+}
+
+/// Changes a topic's settings.
+///
+/// # Errors
+/// Nothing to change, an unknown topic or key, a value that is not allowed.
+pub async fn alter(
+    service: &AdminService,
+    topic: &str,
+    set: Vec<v1::ConfigEntry>,
+    unset: Vec<String>,
+    validate_only: bool,
+) -> Result<(), ApiError> {
+    if set.is_empty() && unset.is_empty() {
+        return Err(ApiError::field("set", "names no setting, and neither does unset"));
+    }
+    if unset.len() > MAX_ENTRIES {
+        return Err(ApiError::field("unset", format!("has more than {MAX_ENTRIES} entries")));
+    }
+    let set = to_map("set", set)?;
+    for key in &unset {
+        if find_key(key).is_none() {
+            check(key, "")?;
+        }
+    }
+    let change = ConfigChange { set, unset };
+    service
+        .change(Command::AlterTopicConfigs { name: topic.to_owned(), change }, validate_only)
+        .await
+}

@@ -1,0 +1,15 @@
+//! The gRPC services: checking requests, calling what decides or stores, answering.
+
+pub mod admin;
+pub mod convert;
+mod fetch;
+pub mod log;
+pub mod messaging;
+mod metadata;
+mod produce;
+mod publish;
+mod publish_stream;
+pub mod raw_fetch;
+mod read;
+
+pub use publish_stream::PublishSessions;

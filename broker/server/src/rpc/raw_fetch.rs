@@ -1,0 +1,237 @@
+//! `Log.Fetch` without a copy of the records: the answers are framed by hand, so that the
+//! log's bytes (often a mapped part of the page cache) go to the socket as they are.
+//!
+//! Everything else about the call is as generated; a generated client can't tell.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::{Ready, ready},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http_body::{Body, Frame};
+use millrace_proto::{
+    codec::MessageDecoder,
+    v1::{FetchRequest, FetchResponse, log_server::LogServer},
+};
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
+};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming, body::Body as GrpcBody, server::NamedService};
+use tower::Service;
+
+use super::{
+    fetch::FetchSession,
+    log::LogService,
+};
+use crate::{limits, memory::ConnectionBudget};
+
+const PATH: &str = "/millrace.v1.Log/Fetch";
+/// Field numbers of the contract.
+const PARTITIONS_FIELD: u32 = 2;
+const RECORDS_FIELD: u32 = 15;
+/// A gRPC message begins with a byte for "not compressed" and its length.
+const PREFIX_LEN: usize = 5;
+
+/// The `Log` service with its own way for `Fetch`.
+#[derive(Clone, Debug)]
+pub struct RawLogServer {
+    service: LogService,
+    generated: LogServer<LogService>,
+}
+
+impl RawLogServer {
+    /// Puts the way for `Fetch` in front of the generated service.
+    pub fn new(service: LogService) -> Self {
+        let generated =
+            LogServer::new(service.clone()).max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES);
+        Self { service, generated }
+    }
+
+    fn fetch(&self, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
+        let budget = request.extensions().get::<ConnectionBudget>().cloned();
+        let requests: Streaming<FetchRequest> = Streaming::new_request(
+            MessageDecoder::default(),
+            request.into_body(),
+            None,
+            Some(limits::MAX_RPC_MESSAGE_BYTES),
+        );
+        let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
+        let broker = &self.service.0;
+        broker.spawn(FetchSession::new(broker.clone(), budget).serve(requests, sender));
+        let body = FetchBody { answers, chunks: VecDeque::new(), ended: false };
+        let mut response = http::Response::new(GrpcBody::new(body));
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+        response
+    }
+}
+
+impl NamedService for RawLogServer {
+    const NAME: &'static str = <LogServer<LogService> as NamedService>::NAME;
+}
+
+/// Either way's future.
+type Generated = <LogServer<LogService> as Service<http::Request<GrpcBody>>>::Future;
+
+impl Service<http::Request<GrpcBody>> for RawLogServer {
+    type Response = http::Response<GrpcBody>;
+    type Error = Infallible;
+    type Future = futures::future::Either<Ready<Result<Self::Response, Infallible>>, Generated>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<GrpcBody>) -> Self::Future {
+        if request.uri().path() == PATH {
+            futures::future::Either::Left(ready(Ok(self.fetch(request))))
+        } else {
+            futures::future::Either::Right(self.generated.call(request))
+        }
+    }
+}
+
+/// Answers as frames.
+struct FetchBody {
+    answers: mpsc::Receiver<Result<FetchResponse, Status>>,
+    /// What is left of the present answer.
+    chunks: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl Body for FetchBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        loop {
+            if let Some(chunk) = self.chunks.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(chunk))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            match self.answers.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(answer))) => encode(answer, &mut self.chunks),
+                Poll::Ready(Some(Err(status))) => return self.end(&status),
+                Poll::Ready(None) => return self.end(&Status::ok("")),
+            }
+        }
+    }
+}
+
+impl FetchBody {
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.ended = true;
+        let mut trailers = http::HeaderMap::new();
+        let added = status.add_header(&mut trailers);
+        Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+    }
+}
+
+/// Encodes an answer as chunks: heads of a few bytes, and the records as they are.
+fn encode(mut answer: FetchResponse, chunks: &mut VecDeque<Bytes>) {
+    let parts = std::mem::take(&mut answer.partitions);
+    let mut head = BytesMut::with_capacity(64 + 96 * parts.len());
+    head.put_bytes(0, PREFIX_LEN);
+    answer.encode_raw(&mut head);
+    let mut total = head.len() - PREFIX_LEN;
+    let first = chunks.len();
+    for mut part in parts {
+        let records = std::mem::take(&mut part.records);
+        let fields = part.encoded_len();
+        let records_len = if records.is_empty() {
+            0
+        } else {
+            key_len(RECORDS_FIELD) + encoded_len_varint(records.len() as u64) + records.len()
+        };
+        let before = head.len();
+        encode_key(PARTITIONS_FIELD, WireType::LengthDelimited, &mut head);
+        encode_varint((fields + records_len) as u64, &mut head);
+        part.encode_raw(&mut head);
+        if !records.is_empty() {
+            encode_key(RECORDS_FIELD, WireType::LengthDelimited, &mut head);
+            encode_varint(records.len() as u64, &mut head);
+        }
+        total += head.len() - before + records.len();
+        if !records.is_empty() {
+            chunks.push_back(head.split().freeze());
+            chunks.push_back(records);
+        }
+    }
+    if !head.is_empty() {
+        chunks.push_back(head.freeze());
+    }
+    // The length is known only now; the first chunk is still this function's alone.
+    if let Some(chunk) = chunks.get_mut(first) {
+        let mut prefixed = BytesMut::from(std::mem::take(chunk));
+        // An answer has at most max_bytes and one batch, far below 4 GiB.
+        let length = u32::try_from(total).unwrap_or(u32::MAX);
+        prefixed[1..PREFIX_LEN].copy_from_slice(&length.to_be_bytes());
+        *chunk = prefixed.freeze();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_proto::v1::{Error, FetchedPartition};
+
+    use super::*;
+
+    fn part(topic: &str, records: &'static [u8]) -> FetchedPartition {
+        FetchedPartition {
+            topic: topic.into(),
+            partition: 3,
+            high_watermark: i64::MAX,
+            records: Bytes::from_static(records),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn chunks_decode_to_the_same_answer() {
+        let failed = FetchedPartition {
+            error: Some(Error { code: 5, message: "x".into(), ..Default::default() }),
+            ..part("failed", b"")
+        };
+        static LARGE: [u8; 300_000] = [7; 300_000];
+        for partitions in [
+            vec![],
+            vec![part("a", b"")],
+            vec![part("a", b"1")],
+            vec![part("a", &LARGE), failed.clone(), part("b", b"22"), part("c", b"")],
+            vec![failed],
+        ] {
+            let answer = FetchResponse { correlation_id: 300, partitions };
+            let mut chunks = VecDeque::new();
+            encode(answer.clone(), &mut chunks);
+            let bytes: Vec<u8> = chunks.iter().flatten().copied().collect();
+            assert_eq!(bytes[0], 0);
+            let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+            assert_eq!(length, bytes.len() - PREFIX_LEN);
+            assert_eq!(FetchResponse::decode(&bytes[PREFIX_LEN..]).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn records_are_not_copied() {
+        let records = Bytes::from(vec![9; 1_000]);
+        let answer = FetchResponse {
+            correlation_id: 1,
+            partitions: vec![FetchedPartition { records: records.clone(), ..Default::default() }],
+        };
+        let mut chunks = VecDeque::new();
+        encode(answer, &mut chunks);
+        assert!(chunks.iter().any(|chunk| chunk.as_ptr() == records.as_ptr()));
+    }
+}

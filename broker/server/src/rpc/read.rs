@@ -1,0 +1,249 @@
+//! `Messaging.Read`: decoded messages from given positions, without a group.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use millrace_engine::partition::{FetchBound, OffsetQuery};
+use millrace_proto::{
+    batch::{DecodeLimits, owned_batches},
+    v1::{self, ErrorReason, start::At},
+};
+use tokio::sync::{Notify, mpsc};
+use tonic::Status;
+
+use super::{convert, fetch::read_records, log::resolve};
+use crate::{
+    broker::Broker, error::{ApiError, broker_stopping, unknown_topic}, limits, memory::ConnectionBudget, partition::Partition,
+};
+
+/// What the broker decodes for plain readers costs at most this.
+const DECODE: DecodeLimits = DecodeLimits {
+    max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
+    max_records: 10_000_000,
+    max_headers_per_record: 65_536,
+};
+
+/// A reader's place in one partition.
+#[derive(Debug)]
+struct Cursor {
+    partition: Arc<Partition>,
+    next: i64,
+    /// Where a reader that does not follow stops.
+    stop: Option<i64>,
+    /// Whether the reader was told where this partition stands.
+    told: bool,
+}
+
+/// A reader.
+#[derive(Debug)]
+pub struct Reader {
+    broker: Arc<Broker>,
+    budget: Option<ConnectionBudget>,
+    topic: String,
+    cursors: Vec<Cursor>,
+    remaining: Option<u64>,
+    follow: bool,
+}
+
+type Answers = mpsc::Sender<Result<v1::ReadResponse, Status>>;
+
+impl Reader {
+    /// Checks the request and finds where each partition's reading begins.
+    ///
+    /// # Errors
+    /// The request is wrong, or a position is outside of its partition.
+    pub async fn open(
+        broker: Arc<Broker>,
+        budget: Option<ConnectionBudget>,
+        request: v1::ReadRequest,
+    ) -> Result<Self, ApiError> {
+        convert::check_isolation(request.isolation)?;
+        let cluster = broker.quorum.cluster();
+        let topic =
+            cluster.topics.get(&request.topic).ok_or_else(|| unknown_topic(&request.topic))?;
+        let common = request.start.and_then(|start| start.at);
+        let starts: Vec<(i32, Option<At>)> = if request.partitions.is_empty() {
+            (0..).zip(&topic.partitions).map(|(number, _)| (number, common)).collect()
+        } else {
+            if request.partitions.len() > limits::MAX_PARTITIONS_PER_REQUEST {
+                let problem = format!("has over {} entries", limits::MAX_PARTITIONS_PER_REQUEST);
+                return Err(ApiError::field("partitions", problem));
+            }
+            request
+                .partitions
+                .into_iter()
+                .map(|part| (part.partition, part.start.and_then(|start| start.at).or(common)))
+                .collect()
+        };
+        let distinct: BTreeSet<i32> = starts.iter().map(|(number, _)| *number).collect();
+        if distinct.len() != starts.len() {
+            return Err(ApiError::field("partitions", "names a partition twice"));
+        }
+        let beginning = At::Edge(v1::Edge::Beginning.into());
+        let mut cursors = Vec::with_capacity(starts.len());
+        for (number, at) in starts {
+            let partition = broker.partitions.find(&request.topic, number)?;
+            let (next, _, _) = resolve(&partition, at.as_ref().unwrap_or(&beginning))
+                .await
+                .map_err(|error| error.with("partition", number))?;
+            let stop = if request.follow {
+                None
+            } else {
+                partition.check_offset_query(OffsetQuery::EndOrTime)?;
+                Some(partition.offsets().last_stable)
+            };
+            cursors.push(Cursor { partition, next, stop, told: false });
+        }
+        Ok(Self {
+            broker,
+            budget,
+            topic: request.topic,
+            cursors,
+            remaining: Some(request.max_messages).filter(|count| *count > 0),
+            follow: request.follow,
+        })
+    }
+
+    /// Sends messages until the end, or the caller goes away.
+    pub async fn serve(mut self, answers: Answers) {
+        let stopping = self.broker.stopping.clone();
+        let served = tokio::select! {
+            served = self.run(&answers) => served,
+            () = answers.closed() => return,
+            () = stopping.cancelled() => Err(broker_stopping()),
+        };
+        if let Err(error) = served {
+            self.broker.metrics.count_error(&error);
+            let _ = answers.send(Err(error.into())).await;
+        }
+    }
+
+    async fn run(&mut self, answers: &Answers) -> Result<(), ApiError> {
+        loop {
+            let waiter = Arc::new(Notify::new());
+            let mut progressed = false;
+            for at in 0..self.cursors.len() {
+                self.cursors[at].partition.notify_on_data(&waiter);
+                progressed |= self.advance(at, answers).await?;
+                if self.remaining == Some(0) {
+                    return Ok(());
+                }
+            }
+            let ended = |cursor: &Cursor| cursor.stop.is_some_and(|stop| cursor.next >= stop);
+            if self.cursors.iter().all(ended) {
+                return Ok(());
+            }
+            if !progressed && self.follow {
+                waiter.notified().await;
+            }
+        }
+    }
+
+    /// Sends what one partition has next; answers with whether that was anything.
+    async fn advance(&mut self, at: usize, answers: &Answers) -> Result<bool, ApiError> {
+        let cursor = &self.cursors[at];
+        if cursor.told && cursor.stop.is_some_and(|stop| cursor.next >= stop) {
+            return Ok(false);
+        }
+        let partition = cursor.partition.clone();
+        let bound = match partition.check_fetch(cursor.next, None)? {
+            FetchBound::UpTo(bound) => bound.min(cursor.stop.unwrap_or(i64::MAX)),
+            FetchBound::Nothing => cursor.next,
+        };
+        if cursor.next >= bound {
+            let told = std::mem::replace(&mut self.cursors[at].told, true);
+            if !told {
+                self.send(at, Vec::new(), answers).await?;
+            }
+            return Ok(!told);
+        }
+        let next = cursor.next;
+        // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
+        // without: readers that do not take theirs must not hold up the others.
+        let permit = match &self.budget {
+            Some(budget) => budget.acquire_soon(3 * limits::READ_RESPONSE_BYTES).await,
+            None => None,
+        };
+        let size = if permit.is_some() { limits::READ_RESPONSE_BYTES } else { limits::SMALL_ANSWER_BYTES };
+        let bytes = read_records(&self.broker, &partition, next, size, true, bound).await?;
+        self.decode(at, bytes, bound, answers).await?;
+        self.cursors[at].told = true;
+        Ok(true)
+    }
+
+    /// Decodes batches and sends their messages, in answers of bounded size.
+    async fn decode(
+        &mut self,
+        at: usize,
+        bytes: Bytes,
+        bound: i64,
+        answers: &Answers,
+    ) -> Result<(), ApiError> {
+        let mut messages = Vec::new();
+        let mut size = 0;
+        let partition = self.cursors[at].partition.clone();
+        if bytes.is_empty() {
+            // Nothing left between here and the bound (compaction may leave such gaps).
+            self.cursors[at].next = bound;
+        }
+        for batch in owned_batches(bytes) {
+            let next = self.cursors[at].next;
+            let damaged = |error| damaged(&partition, next, &error);
+            let batch = batch.map_err(damaged)?;
+            batch.verify_crc().map_err(damaged)?;
+            if !batch.header().is_control() {
+                for record in batch.records(&DECODE).map_err(damaged)? {
+                    let record = record.map_err(damaged)?;
+                    if record.offset < self.cursors[at].next || self.remaining == Some(0) {
+                        continue;
+                    }
+                    self.remaining = self.remaining.map(|left| left - 1);
+                    self.cursors[at].next = record.offset + 1;
+                    size += record.key.as_ref().map_or(0, Bytes::len)
+                        + record.value.as_ref().map_or(0, Bytes::len)
+                        + 64;
+                    messages.push(convert::received(&self.topic, partition.number(), record));
+                    if size >= limits::READ_RESPONSE_BYTES {
+                        size = 0;
+                        self.send(at, std::mem::take(&mut messages), answers).await?;
+                    }
+                }
+            }
+            if self.remaining == Some(0) {
+                break;
+            }
+            self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
+        }
+        self.send(at, messages, answers).await
+    }
+
+    async fn send(
+        &self,
+        at: usize,
+        messages: Vec<v1::ReceivedMessage>,
+        answers: &Answers,
+    ) -> Result<(), ApiError> {
+        let cursor = &self.cursors[at];
+        let offsets = cursor.partition.offsets();
+        let progress = v1::PartitionProgress {
+            partition: cursor.partition.number(),
+            next_offset: cursor.next,
+            high_watermark: offsets.high_watermark,
+            log_start: offsets.log_start,
+        };
+        let response = v1::ReadResponse { messages, progress: vec![progress] };
+        // A closed channel ends `serve` by itself.
+        let _ = answers.send(Ok(response)).await;
+        Ok(())
+    }
+}
+
+fn damaged(partition: &Partition, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
+    tracing::error!(topic = partition.topic(), partition = partition.number(), offset, %error, "a batch can't be decoded");
+    ApiError::new(
+        ErrorReason::DamagedLog,
+        format!("The batch at offset {offset} can't be decoded ({error}): read on behind it, or restore the partition."),
+    )
+    .with("partition", partition.number())
+    .with("offset", offset)
+}

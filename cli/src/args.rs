@@ -1,0 +1,155 @@
+//! The flags of all commands; each command's own stand in its file.
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    bench::BenchCommand, completion::CompletionArgs, consume::ConsumeArgs, dev::DevArgs, log::LogCommand,
+    output::OutputFormat, produce::ProduceArgs, topic::TopicCommand,
+};
+
+/// Millrace, a distributed commit log.
+///
+/// Start with `millrace dev`, which runs a broker on this machine, then in another terminal
+/// `millrace topic create greetings`, `millrace produce greetings` and
+/// `millrace consume greetings --from beginning`.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that all commands take.
+#[derive(Debug, clap::Args)]
+pub struct GlobalArgs {
+    /// Brokers to begin with; the others are learnt from them.
+    #[arg(
+        long,
+        global = true,
+        env = "MILLRACE_BOOTSTRAP",
+        default_value = "localhost:9650",
+        value_name = "HOST:PORT,...",
+        help_heading = "Global options"
+    )]
+    pub bootstrap: String,
+    /// How results are written: `text` for people, `json` for programs.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub output: OutputFormat,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a broker on this machine, for trying things out.
+    Dev(DevArgs),
+    /// Create, list, describe, alter and delete topics.
+    #[command(subcommand)]
+    Topic(TopicCommand),
+    /// Tell about brokers, the metadata quorum and what needs attention.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Write lines from standard input to a topic, one message each.
+    Produce(ProduceArgs),
+    /// Write a topic's messages to standard output.
+    Consume(ConsumeArgs),
+    /// Measure throughput and latency; results are one JSON object.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Look into a partition's files on this machine's disk, without a broker.
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Print a completion script for a shell.
+    Completion(CompletionArgs),
+    /// Print the version.
+    Version,
+}
+
+/// What to do with the cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show brokers, the metadata quorum and how many partitions need attention.
+    #[command(visible_alias = "status")]
+    Describe,
+}
+
+/// Splits `KEY=VALUE`.
+pub fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_setting_is_split_at_its_first_equals_sign() {
+        assert_eq!(key_value("a.b=c=d").unwrap(), ("a.b".into(), "c=d".into()));
+        assert_eq!(key_value("a=").unwrap(), ("a".into(), String::new()));
+        assert!(key_value("a").is_err());
+        assert!(key_value("=b").is_err());
+    }
+
+    #[test]
+    fn bootstrap_and_output_go_anywhere() {
+        let cli = Cli::try_parse_from(["millrace", "topic", "list", "--bootstrap", "h:1", "--output", "json"]).unwrap();
+        assert_eq!(cli.global.bootstrap, "h:1");
+        assert_eq!(cli.global.output, OutputFormat::Json);
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_before_anything_is_called() {
+        for args in [
+            &["topic", "create"][..],
+            &["topic", "create", "t", "--partitions", "many"],
+            &["topic", "create", "t", "--config", "noequals"],
+            &["topic", "alter", "t"],
+            &["no-such-command"],
+            &["produce", "x", "--acks", "7"],
+            &["produce", "x", "--compression", "rar"],
+            &["produce", "x", "--key-separator", ""],
+            &["produce", "x", "--header", "none"],
+            &["produce", "x", "--ignore-missing-key"],
+            &["consume", "x", "--from", "yesterday-ish"],
+            &["consume", "x", "--format", "xml"],
+            &["consume", "x", "--partition", "-1"],
+            &["bench", "produce", "x", "--records", "0"],
+            &[
+                "bench",
+                "end-to-end",
+                "x",
+                "--records",
+                "1",
+                "--rate",
+                "1",
+                "--record-size",
+                "8",
+            ],
+            &["completion", "cmd.com"],
+        ] {
+            let all = std::iter::once("millrace").chain(args.iter().copied());
+            let error = Cli::try_parse_from(all).expect_err(&args.join(" "));
+            assert_eq!(error.exit_code(), 2, "{args:?}");
+        }
+    }
+}

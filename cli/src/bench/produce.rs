@@ -1,0 +1,164 @@
+//! `millrace bench produce`.
+
+use std::{
+    collections::HashMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use millrace_client::{Delivery, Producer};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{ProducerArgs, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
+use crate::{args::GlobalArgs, connect, limits, offsets, output::print_json};
+
+/// How long batches wait for more records where nothing is said.
+const DEFAULT_LINGER: Duration = Duration::from_millis(5);
+
+/// Write records as fast as possible, or at a rate.
+///
+/// Values are random bytes. A latency is the time from a record's sending (at a rate: from when it
+/// was due) to its acknowledgement. The time of the whole ends when everything is acknowledged.
+#[derive(Debug, clap::Args)]
+pub struct BenchProduceArgs {
+    /// The topic. It must exist.
+    topic: String,
+    /// How many records.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    records: u64,
+    /// Bytes of each value.
+    #[arg(long, default_value_t = 1024, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=16 << 20))]
+    record_size: u32,
+    /// Records per second, evenly spread. Default: as fast as possible.
+    #[arg(long, value_name = "RECORDS_PER_S", value_parser = rate)]
+    rate: Option<f64>,
+    #[command(flatten)]
+    producer: ProducerArgs,
+}
+
+/// Reads a rate: a positive number.
+pub fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("expected a number above 0".to_owned()),
+    }
+}
+
+/// Measures it.
+pub async fn run(args: BenchProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
+    let client = connect::client(global).await?;
+    offsets::partitions(&client, &args.topic, None).await?;
+    let producer = args.producer.producer(&client, DEFAULT_LINGER).await?;
+    let values = Values::new(args.record_size as usize);
+    for number in 0..args.producer.warmup_records {
+        let _delivery = producer
+            .send_to(&args.topic, None, None, Some(values.get(number)))
+            .await?;
+    }
+    producer.flush().await?;
+
+    let watch = Stopwatch::start();
+    let acknowledged = send(&args, &producer, &values).await?;
+    // Fails if any record failed, also those whose latency nobody looked at.
+    producer.flush().await?;
+    let bytes = args.records * u64::from(args.record_size);
+    let mut report = watch.report(args.records, bytes, None);
+    report.latency_ms = Some(acknowledged.finish().await?.percentiles());
+    producer.close().await?;
+    print_json(&report)
+}
+
+async fn send(args: &BenchProduceArgs, producer: &Producer, values: &Values) -> anyhow::Result<Acknowledged> {
+    let pace = args.rate.map(|rate| Pace::new(Instant::now(), rate));
+    let sample_every = args.records.div_ceil(limits::LATENCY_SAMPLES).max(1);
+    let mut acknowledged = Acknowledged::default();
+    for number in 0..args.records {
+        let due = pace.map(|pace| pace.due(number));
+        if let Some(due) = due {
+            wait_until(due);
+        }
+        let value = Some(values.get(number));
+        if number % sample_every == 0 {
+            let sent = due.unwrap_or_else(Instant::now);
+            let delivery = producer.send_to(&args.topic, None, None, value).await?;
+            acknowledged.expect(sent, delivery)?;
+        } else {
+            let _delivery = producer.send_to(&args.topic, None, None, value).await?;
+        }
+    }
+    Ok(acknowledged)
+}
+
+/// Blocks the calling thread, which must be one that does nothing else: the main thread's. The
+/// runtime's own timer has steps of a millisecond, too coarse for a rate of thousands a second.
+pub fn wait_until(due: Instant) {
+    let wait = due.saturating_duration_since(Instant::now());
+    if !wait.is_zero() {
+        thread::sleep(wait);
+    }
+}
+
+/// Measures when records are acknowledged. Those of one partition are acknowledged in order, so
+/// one task per partition sees each acknowledgement when it comes.
+#[derive(Default)]
+struct Acknowledged {
+    partitions: HashMap<i32, Queue>,
+}
+
+struct Queue {
+    /// What waits in it is in the producer's buffer, which has a bound.
+    deliveries: mpsc::UnboundedSender<(Instant, Delivery)>,
+    task: JoinHandle<anyhow::Result<Vec<Duration>>>,
+}
+
+impl Acknowledged {
+    fn expect(&mut self, sent: Instant, delivery: Delivery) -> anyhow::Result<()> {
+        let queue = self.partitions.entry(delivery.partition()).or_insert_with(|| {
+            let (deliveries, queue) = mpsc::unbounded_channel();
+            Queue {
+                deliveries,
+                task: tokio::spawn(measure(queue)),
+            }
+        });
+        // The task has ended only if a record failed, which `finish` tells.
+        queue
+            .deliveries
+            .send((sent, delivery))
+            .map_err(|_| anyhow!("a record was not stored; see the brokers' state with millrace cluster describe"))
+    }
+
+    /// All latencies.
+    async fn finish(self) -> anyhow::Result<Latencies> {
+        let mut latencies = Latencies::new()?;
+        for (_, queue) in self.partitions {
+            drop(queue.deliveries);
+            for latency in queue.task.await?? {
+                latencies.record(latency);
+            }
+        }
+        Ok(latencies)
+    }
+}
+
+async fn measure(mut queue: mpsc::UnboundedReceiver<(Instant, Delivery)>) -> anyhow::Result<Vec<Duration>> {
+    let mut latencies = Vec::new();
+    while let Some((sent, delivery)) = queue.recv().await {
+        delivery.await?;
+        latencies.push(sent.elapsed());
+    }
+    Ok(latencies)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_above_zero() {
+        assert_eq!(rate("0.5"), Ok(0.5));
+        for text in ["0", "-1", "inf", "NaN", "many"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The result of a benchmark.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use super::latency::Percentiles;
+
+const MIB: f64 = 1_048_576.0;
+
+/// What a benchmark prints.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Report {
+    records: u64,
+    /// Of keys and values.
+    bytes: u64,
+    seconds: f64,
+    records_per_second: f64,
+    mib_per_second: f64,
+    /// Of this process, all threads, user and system.
+    cpu_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<Percentiles>,
+}
+
+/// A measurement under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopwatch {
+    started: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    /// Begins now.
+    pub fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            cpu: process_cpu(),
+        }
+    }
+
+    /// Ends now.
+    pub fn report(self, records: u64, bytes: u64, latency_ms: Option<Percentiles>) -> Report {
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
+        Report {
+            records,
+            bytes,
+            seconds,
+            records_per_second: records as f64 / seconds,
+            mib_per_second: bytes as f64 / MIB / seconds,
+            cpu_seconds: process_cpu().saturating_sub(self.cpu).as_secs_f64(),
+            latency_ms,
+        }
+    }
+}
+
+/// The CPU time that this process has used: what getrusage tells as user and system time, but
+/// with nanoseconds.
+fn process_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_fit_time() {
+        let watch = Stopwatch::start();
+        let mut sum = 0_u64;
+        while watch.started.elapsed() < Duration::from_millis(30) {
+            sum = std::hint::black_box(sum + 1);
+        }
+        let report = watch.report(1000, 1 << 20, None);
+        assert!((report.records_per_second * report.seconds - 1000.0).abs() < 1e-6);
+        assert!((report.mib_per_second * report.seconds - 1.0).abs() < 1e-9);
+        assert!(report.cpu_seconds > 0.001, "{}", report.cpu_seconds);
+        assert!(!serde_json::to_string(&report).unwrap().contains("latency"));
+    }
+}

@@ -1,0 +1,207 @@
+//! `millrace consume`.
+
+use std::{
+    collections::HashMap,
+    io::{self, BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
+    pin::{Pin, pin},
+};
+
+use millrace_client::{Client, Consumer, FetchedRecords, OffsetReset, Start};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    args::GlobalArgs,
+    connect,
+    error::OutputError,
+    limits,
+    offsets::{self, PartitionRange},
+    text::{RecordFormat, RecordView, RecordWriter, StartAt},
+};
+
+/// Write a topic's messages to standard output.
+///
+/// Follows the topic until Ctrl-C, unless --exit-at-end or --max-messages ends it. Messages of one
+/// partition come in order; those of several come as they arrive.
+#[derive(Debug, clap::Args)]
+pub struct ConsumeArgs {
+    /// The topic. It must exist.
+    topic: String,
+    /// Where to begin: beginning, end, an offset (needs --partition if there are several), a time
+    /// such as 2026-01-31T12:00:00Z, or @ and milliseconds since 1970. Default: end, so that only new
+    /// messages are shown, as Kafka's console consumer does.
+    #[arg(long, default_value = "end", hide_default_value = true, value_name = "POSITION")]
+    from: StartAt,
+    /// Read only this partition.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
+    partition: Option<i32>,
+    /// End after this many messages.
+    #[arg(long, value_name = "N")]
+    max_messages: Option<u64>,
+    /// End when all is read that was there at the start.
+    #[arg(long)]
+    exit_at_end: bool,
+    /// How messages are written.
+    #[arg(long, value_enum, default_value = "value")]
+    format: RecordFormat,
+    /// What stands between key and value with --format key-value. Default: a tab.
+    #[arg(long, default_value = "\t", hide_default_value = true, value_name = "TEXT")]
+    key_separator: String,
+}
+
+/// What is read and how far.
+struct Reading {
+    topic: String,
+    writer: RecordWriter,
+    out: BufWriter<StdoutLock<'static>>,
+    /// Messages that may still be written.
+    left: u64,
+    /// With --exit-at-end: the partitions not read to their end yet, with that end.
+    ends: Option<HashMap<i32, i64>>,
+}
+
+/// Writes them.
+pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
+    let client = connect::client(global).await?;
+    let partitions = offsets::partitions(&client, &args.topic, args.partition).await?;
+    let mut ranges = offsets::ranges(&client, &args.topic, &partitions, args.from).await?;
+    if args.exit_at_end {
+        ranges.retain(|range| range.start < range.end);
+    }
+    if stderr().is_terminal() {
+        hint(&args, &ranges);
+    }
+    if ranges.is_empty() || args.max_messages == Some(0) {
+        return Ok(());
+    }
+    let mut reading = Reading {
+        topic: args.topic.clone(),
+        writer: RecordWriter::new(args.format, &args.key_separator),
+        out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
+        left: args.max_messages.unwrap_or(u64::MAX),
+        ends: args
+            .exit_at_end
+            .then(|| ranges.iter().map(|range| (range.partition, range.end)).collect()),
+    };
+    let mut consumer = consumer(&client, &args, &ranges).await?;
+    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    while !reading.is_done(&consumer) {
+        match next(&mut consumer, &mut reading, interrupted.as_mut()).await? {
+            Event::Batch(batch) => reading.write(&batch)?,
+            Event::Idle => {}
+            Event::Interrupted => break,
+        }
+    }
+    reading.flush()?;
+    Ok(())
+}
+
+async fn consumer(client: &Client, args: &ConsumeArgs, ranges: &[PartitionRange]) -> anyhow::Result<Consumer> {
+    // Retention may delete what was the beginning a moment ago; who asked for the beginning wants
+    // what is there then. Who asked for a place is told that it is gone.
+    let reset = if args.from == StartAt::Beginning {
+        OffsetReset::Beginning
+    } else {
+        OffsetReset::Error
+    };
+    let mut consumer = client.consumer().reset(reset).build()?;
+    consumer
+        .assign(
+            ranges
+                .iter()
+                .map(|range| (args.topic.as_str(), range.partition, Start::Offset(range.start))),
+        )
+        .await?;
+    Ok(consumer)
+}
+
+enum Event {
+    Batch(FetchedRecords),
+    /// Nothing came for a while.
+    Idle,
+    Interrupted,
+}
+
+/// The next batch. What was written before is shown as soon as there is nothing more to read.
+async fn next(
+    consumer: &mut Consumer,
+    reading: &mut Reading,
+    interrupted: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> anyhow::Result<Event> {
+    let mut batch = pin!(consumer.next_batch());
+    if let Ok(batch) = timeout(limits::OUTPUT_IDLE, batch.as_mut()).await {
+        return Ok(Event::Batch(batch?));
+    }
+    reading.flush()?;
+    tokio::select! {
+        batch = batch => Ok(Event::Batch(batch?)),
+        Ok(()) = interrupted => Ok(Event::Interrupted),
+        () = sleep(limits::END_CHECK_INTERVAL), if reading.ends.is_some() => Ok(Event::Idle),
+    }
+}
+
+impl Reading {
+    fn is_done(&mut self, consumer: &Consumer) -> bool {
+        if let Some(ends) = &mut self.ends {
+            // Not by the records: the last ones may be transaction markers, which are not shown.
+            ends.retain(|partition, end| {
+                !consumer
+                    .position(&self.topic, *partition)
+                    .is_ok_and(|position| position >= *end)
+            });
+            if ends.is_empty() {
+                return true;
+            }
+        }
+        self.left == 0
+    }
+
+    fn write(&mut self, batch: &FetchedRecords) -> anyhow::Result<()> {
+        let partition = batch.partition();
+        let end = self
+            .ends
+            .as_ref()
+            .map_or(i64::MAX, |ends| ends.get(&partition).copied().unwrap_or(0));
+        let mut written = Ok(());
+        batch.for_each(|record| {
+            if self.left == 0 || record.offset >= end || written.is_err() {
+                return;
+            }
+            let view = RecordView {
+                topic: batch.topic(),
+                partition,
+                offset: record.offset,
+                timestamp: record.timestamp,
+                key: record.key,
+                value: record.value,
+                headers: record.headers.map(|header| (header.key, header.value)).collect(),
+            };
+            written = self.writer.write(&mut self.out, &view);
+            self.left -= 1;
+        })?;
+        Ok(written.map_err(OutputError)?)
+    }
+
+    fn flush(&mut self) -> Result<(), OutputError> {
+        Ok(self.out.flush()?)
+    }
+}
+
+/// Tells a person why nothing comes.
+fn hint(args: &ConsumeArgs, ranges: &[PartitionRange]) {
+    let old: u64 = ranges.iter().map(|range| range.end.abs_diff(range.start)).sum();
+    if args.exit_at_end && ranges.is_empty() {
+        let advice = if args.from == StartAt::End {
+            "; --from beginning shows what is there"
+        } else {
+            ""
+        };
+        eprintln!("There is nothing to read from there on{advice}.");
+    } else if !args.exit_at_end && old == 0 {
+        let advice = if args.from == StartAt::End {
+            " (--from beginning shows the old ones)"
+        } else {
+            ""
+        };
+        eprintln!("Waiting for new messages{advice}; Ctrl-C ends.");
+    }
+}

@@ -1,0 +1,41 @@
+//! All bounds of the command in one place, each with its reason.
+
+use std::time::Duration;
+
+/// Bytes read from standard input at once: few system calls, small beside a batch.
+pub const INPUT_CHUNK_BYTES: usize = 256 << 10;
+
+/// Chunks of lines read ahead of the producer: enough that reading and sending overlap.
+pub const INPUT_CHUNKS_AHEAD: usize = 4;
+
+/// The longest input line where the broker does not tell its `max.message.bytes`, in bytes:
+/// the most that any topic can be set to.
+pub const MAX_LINE_BYTES: usize = 16 << 20;
+
+/// Messages sent and not yet known to be stored, so that a million lines need no million
+/// futures in memory at once.
+pub const DELIVERIES_AHEAD: usize = 64 << 10;
+
+/// How long consumed output may stay in the buffer when nothing more comes: unnoticeable to
+/// a person, long enough to not flush between two batches.
+pub const OUTPUT_IDLE: Duration = Duration::from_millis(3);
+
+/// Bytes of output buffered before they are written.
+pub const OUTPUT_BUFFER_BYTES: usize = 256 << 10;
+
+/// How often a consumer that shall end at the end looks whether it is there although no
+/// batch came (the rest of a partition may be records that are not shown).
+pub const END_CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Latency samples of one benchmark: percentiles to 99.9 % need no more, and each costs a task.
+pub const LATENCY_SAMPLES: u64 = 100_000;
+
+/// The highest latency that a histogram tells apart, in microseconds: ten minutes.
+pub const MAX_LATENCY_US: u64 = 600_000_000;
+
+/// How long `bench consume` and `bench end-to-end` wait for a record that does not come.
+pub const BENCH_STALL: Duration = Duration::from_secs(60);
+
+/// How long a broker may take to answer at first: long enough for one that is just starting,
+/// short enough to not make a typing error in the address a long wait.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

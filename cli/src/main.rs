@@ -1,0 +1,29 @@
+//! The `millrace` command: an embedded broker, topics, producing, consuming, benchmarks and
+//! a look into log directories.
+//!
+//! One file per command. What the broker or the client decides does not belong here: this
+//! crate reads flags, calls, and writes for people or programs.
+
+mod app;
+mod args;
+mod bench;
+mod cluster;
+mod completion;
+mod connect;
+mod consume;
+mod dev;
+mod error;
+mod limits;
+mod log;
+mod offsets;
+mod output;
+mod produce;
+mod text;
+mod topic;
+mod version;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    app::main()
+}

@@ -1,0 +1,92 @@
+//! Where reading begins and ends in a topic's partitions.
+
+use anyhow::bail;
+use millrace_client::{Client, ErrorKind, Isolation, Start};
+
+use crate::{error::UsageError, text::StartAt};
+
+/// What to read of one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionRange {
+    pub partition: i32,
+    pub start: i64,
+    /// The readable end when it was asked for.
+    pub end: i64,
+}
+
+/// The numbers of the partitions to read: the one asked for, or all.
+///
+/// # Errors
+/// There is no such topic or partition.
+pub async fn partitions(client: &Client, topic: &str, asked: Option<i32>) -> anyhow::Result<Vec<i32>> {
+    let known = client.topic(topic).await?;
+    let count = i32::try_from(known.partitions.len()).unwrap_or(i32::MAX);
+    match asked {
+        Some(partition) if partition >= count => {
+            bail!(
+                "topic {topic:?} has no partition {partition}: choose one from 0 to {}",
+                count - 1
+            )
+        }
+        Some(partition) => Ok(vec![partition]),
+        None => Ok((0..count).collect()),
+    }
+}
+
+/// Looks up where reading begins and where the readable end is now.
+///
+/// # Errors
+/// An offset that is not there, an offset for several partitions, or no answer.
+pub async fn ranges(
+    client: &Client,
+    topic: &str,
+    partitions: &[i32],
+    from: StartAt,
+) -> anyhow::Result<Vec<PartitionRange>> {
+    if matches!(from, StartAt::Offset(_)) && partitions.len() > 1 {
+        return Err(UsageError(format!(
+            "an offset is one partition's, and {topic:?} has {}: name one with --partition",
+            partitions.len()
+        ))
+        .into());
+    }
+    let admin = client.admin();
+    let list = async |start: Start| {
+        let starts = partitions.iter().map(|partition| (*partition, start));
+        admin.list_offsets(topic, starts, Isolation::ReadCommitted).await
+    };
+    // The end first: what comes in between is then after the end and not before the start.
+    let ends = list(Start::End).await?;
+    let starts = match from {
+        StartAt::End => ends.clone(),
+        StartAt::Beginning => list(Start::Beginning).await?,
+        StartAt::Offset(offset) => list(Start::Offset(offset)).await.map_err(hint)?,
+        StartAt::Time(ms) => list(Start::Time(ms)).await?,
+    };
+    let ranges = partitions.iter().zip(starts.iter().zip(&ends));
+    Ok(ranges
+        .map(|(partition, (start, end))| PartitionRange {
+            partition: *partition,
+            start: start.offset,
+            end: end.offset,
+        })
+        .collect())
+}
+
+/// What a person at the command can do about an offset that is not there.
+fn hint(error: millrace_client::Error) -> anyhow::Error {
+    match error.kind() {
+        ErrorKind::OffsetOutOfRange {
+            position,
+            log_start: Some(start),
+            high_watermark: Some(end),
+            partition,
+            ..
+        } => {
+            anyhow::anyhow!(
+                "offset {position} is not there: partition {partition} has {start} to {end}; use one of these, beginning or end"
+            )
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,272 @@
+//! `millrace topic describe`.
+
+use std::collections::BTreeMap;
+
+use millrace_client::{
+    Admin,
+    v1::{DescribeTopicResponse, PartitionDescription},
+};
+use serde::Serialize;
+
+use super::{
+    survival::{MIN_IN_SYNC_KEY, survival},
+    tell,
+};
+use crate::output::{OutputFormat, TextTable, bytes, count, fields, setting, uuid};
+
+/// Show a topic's partitions, sizes, settings and what it survives.
+#[derive(Debug, clap::Args)]
+pub struct DescribeArgs {
+    /// The topic.
+    name: String,
+    /// Show all settings with their values and meanings, not only those that differ from the defaults.
+    #[arg(long)]
+    all_settings: bool,
+}
+
+#[derive(Serialize)]
+struct Topic {
+    name: String,
+    topic_id: String,
+    replication_factor: i32,
+    survives: String,
+    /// Readable messages; absent where a leader did not tell.
+    messages: Option<i64>,
+    size_bytes: Option<i64>,
+    settings: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    all_settings: Vec<Setting>,
+    partitions: Vec<Partition>,
+}
+
+#[derive(Serialize)]
+struct Setting {
+    name: String,
+    value: String,
+    default: String,
+    documentation: String,
+}
+
+#[derive(Serialize)]
+struct Partition {
+    partition: i32,
+    leader: Option<i32>,
+    leader_epoch: i32,
+    replicas: Vec<i32>,
+    in_sync_replicas: Vec<i32>,
+    log_start: Option<i64>,
+    high_watermark: Option<i64>,
+    log_end: Option<i64>,
+    size_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    problem: String,
+}
+
+impl From<PartitionDescription> for Partition {
+    fn from(from: PartitionDescription) -> Self {
+        Self {
+            partition: from.partition,
+            leader: from.leader_id,
+            leader_epoch: from.leader_epoch,
+            replicas: from.replicas,
+            in_sync_replicas: from.in_sync_replicas,
+            log_start: from.log_start,
+            high_watermark: from.high_watermark,
+            log_end: from.log_end,
+            size_bytes: from.size_bytes,
+            problem: from.problem,
+        }
+    }
+}
+
+/// Shows it.
+pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
+    let described = admin.describe_topic(&args.name).await?;
+    let configs = admin.describe_configs(&args.name).await?;
+    let min_in_sync = configs
+        .iter()
+        .find(|config| config.name == MIN_IN_SYNC_KEY)
+        .and_then(|config| config.value.parse().ok())
+        .unwrap_or(1);
+    let mut topic = topic(args.name, described, min_in_sync);
+    if args.all_settings {
+        topic.all_settings = configs
+            .into_iter()
+            .map(|config| Setting {
+                name: config.name,
+                value: config.value,
+                default: config.default_value,
+                documentation: config.documentation,
+            })
+            .collect();
+    }
+    tell(format, &text(&topic), &topic)
+}
+
+fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> Topic {
+    let summary = described.topic.unwrap_or_default();
+    let partitions: Vec<Partition> = described.partitions.into_iter().map(Partition::from).collect();
+    Topic {
+        name,
+        topic_id: uuid(&summary.topic_id),
+        replication_factor: summary.replication_factor,
+        survives: survival(summary.replication_factor, min_in_sync),
+        // A sum with an unknown part is unknown.
+        messages: partitions
+            .iter()
+            .map(|p| Some(p.high_watermark?.saturating_sub(p.log_start?)))
+            .sum(),
+        size_bytes: partitions.iter().map(|p| p.size_bytes).sum(),
+        settings: described
+            .configs
+            .into_iter()
+            .map(|entry| (entry.name, entry.value))
+            .collect(),
+        all_settings: Vec::new(),
+        partitions,
+    }
+}
+
+fn text(topic: &Topic) -> String {
+    let unknown = || "unknown".to_owned();
+    let mut text = fields(&[
+        ("Name", topic.name.clone()),
+        ("Topic id", topic.topic_id.clone()),
+        ("Partitions", topic.partitions.len().to_string()),
+        ("Replication factor", topic.replication_factor.to_string()),
+        ("Durability", topic.survives.clone()),
+        ("Messages", topic.messages.map_or_else(unknown, count)),
+        (
+            "Size",
+            topic.size_bytes.map_or_else(unknown, |size| bytes(size.unsigned_abs())),
+        ),
+    ]);
+    if !topic.all_settings.is_empty() {
+        text.push_str("Settings:\n");
+        for item in &topic.all_settings {
+            let mark = if item.value == item.default {
+                ""
+            } else {
+                " (differs from the default)"
+            };
+            text.push_str(&format!(
+                "  {} = {}{mark}\n      {}\n",
+                item.name,
+                setting(&item.name, &item.value),
+                item.documentation
+            ));
+        }
+    } else if topic.settings.is_empty() {
+        text.push_str(&fields(&[(
+            "Settings          ",
+            "all as the brokers' defaults".to_owned(),
+        )]));
+    } else {
+        text.push_str("Settings that differ from the brokers' defaults:\n");
+        for (key, value) in &topic.settings {
+            text.push_str(&format!("  {key} = {}\n", setting(key, value)));
+        }
+    }
+    text.push('\n');
+    text.push_str(&table(&topic.partitions));
+    for partition in topic
+        .partitions
+        .iter()
+        .filter(|partition| !partition.problem.is_empty())
+    {
+        text.push_str(&format!("\npartition {}: {}", partition.partition, partition.problem));
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn table(partitions: &[Partition]) -> String {
+    let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+    let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
+    let header = [
+        "PARTITION",
+        "LEADER",
+        "EPOCH",
+        "REPLICAS",
+        "IN SYNC",
+        "START",
+        "END",
+        "SIZE",
+    ];
+    let mut table = TextTable::new(&header).right(&[0, 1, 2, 5, 6, 7]);
+    for partition in partitions {
+        table.row([
+            partition.partition.to_string(),
+            partition.leader.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+            partition.leader_epoch.to_string(),
+            ids(&partition.replicas),
+            ids(&partition.in_sync_replicas),
+            number(partition.log_start),
+            number(partition.high_watermark),
+            partition
+                .size_bytes
+                .map_or_else(|| "?".to_owned(), |size| bytes(size.unsigned_abs())),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_client::v1::{ConfigEntry, TopicSummary};
+
+    use super::*;
+
+    fn partition(number: i32, high_watermark: Option<i64>) -> PartitionDescription {
+        PartitionDescription {
+            partition: number,
+            leader_id: Some(0),
+            replicas: vec![0],
+            in_sync_replicas: vec![0],
+            log_start: Some(10),
+            high_watermark,
+            log_end: high_watermark,
+            size_bytes: Some(2048),
+            ..PartitionDescription::default()
+        }
+    }
+
+    fn described(high_watermark: Option<i64>) -> Topic {
+        let response = DescribeTopicResponse {
+            topic: Some(TopicSummary {
+                name: "t".into(),
+                topic_id: vec![0; 16].into(),
+                partitions: 2,
+                replication_factor: 1,
+            }),
+            partitions: vec![partition(0, Some(15)), partition(1, high_watermark)],
+            configs: vec![ConfigEntry {
+                name: "retention.ms".into(),
+                value: "3600000".into(),
+            }],
+        };
+        topic("t".into(), response, 1)
+    }
+
+    #[test]
+    fn sums_are_of_all_partitions() {
+        let topic = described(Some(11));
+        assert_eq!((topic.messages, topic.size_bytes), (Some(6), Some(4096)));
+        let text = text(&topic);
+        assert!(text.contains("retention.ms = 3600000 (1h)\n"), "{text}");
+        assert!(text.contains("survive the loss of 0 of 1 broker"), "{text}");
+    }
+
+    #[test]
+    fn what_a_leader_does_not_tell_is_unknown_and_not_zero() {
+        let topic = described(None);
+        assert_eq!(topic.messages, None);
+        assert!(
+            text(&topic).contains("Messages:            unknown"),
+            "{}",
+            text(&topic)
+        );
+    }
+}

@@ -1,0 +1,358 @@
+//! Topics, configurations and the cluster. Answers are the contract's own messages, whose fields
+//! [`v1`] documents.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use millrace_proto::v1::{self, admin_client::AdminClient};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::{
+    client::Client,
+    error::{Error, Result},
+    limits,
+    offsets::{self, ListedOffset, retrying, within},
+    record::{Isolation, Start},
+};
+
+/// What people and operators manage a cluster with. Reads are retried until the client's request
+/// timeout; changes are made once, since a repeated one may be told that it was done already.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    client: Client,
+    validate_only: bool,
+}
+
+/// A topic to create.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic {
+    name: String,
+    partitions: Option<i32>,
+    replication_factor: Option<i32>,
+    configs: BTreeMap<String, String>,
+}
+
+impl NewTopic {
+    /// A topic with the broker's defaults: 1 to 249 letters, digits, '.', '_' and '-'.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
+    }
+
+    /// How many partitions: 1 to 10,000.
+    #[must_use]
+    pub fn partitions(mut self, partitions: i32) -> Self {
+        self.partitions = Some(partitions);
+        self
+    }
+
+    /// How many replicas of each partition: 1 to the number of brokers.
+    #[must_use]
+    pub fn replication_factor(mut self, replication_factor: i32) -> Self {
+        self.replication_factor = Some(replication_factor);
+        self
+    }
+
+    /// One setting, by Kafka's name where Kafka has it: `retention.ms`.
+    #[must_use]
+    pub fn config(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.configs.insert(name.into(), value.into());
+        self
+    }
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            validate_only: false,
+        }
+    }
+
+    /// The same, but changes are only checked: the answer is what it would have been.
+    #[must_use]
+    pub fn validate_only(mut self, on: bool) -> Self {
+        self.validate_only = on;
+        self
+    }
+
+    /// Creates a topic. When it answers, this client can write to it.
+    ///
+    /// # Errors
+    /// TOPIC_EXISTS, INVALID_TOPIC_NAME, INVALID_CONFIG, NOT_ENOUGH_BROKERS, LIMIT_REACHED, and
+    /// those of any call.
+    pub async fn create_topic(&self, topic: NewTopic) -> Result<v1::CreateTopicResponse> {
+        let name = topic.name.clone();
+        let request = v1::CreateTopicRequest {
+            name: topic.name,
+            partitions: topic.partitions,
+            replication_factor: topic.replication_factor,
+            configs: entries(topic.configs),
+            validate_only: self.validate_only,
+        };
+        let created = self
+            .change(async |mut admin| Ok(admin.create_topic(request).await?.into_inner()))
+            .await?;
+        if !self.validate_only {
+            // The push of the new metadata is on its way on the same connection.
+            self.wait_until(|cluster| {
+                cluster
+                    .topics
+                    .get(name.as_str())
+                    .is_some_and(|known| known.id == created.topic_id)
+            })
+            .await;
+        }
+        Ok(created)
+    }
+
+    /// Deletes a topic and its data.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, and those of any call.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let before = self.client.cluster().topics.get(name).cloned();
+        let request = v1::DeleteTopicRequest {
+            name: name.to_owned(),
+            topic_id: bytes::Bytes::new(),
+            validate_only: self.validate_only,
+        };
+        self.change(async |mut admin| Ok(admin.delete_topic(request).await?))
+            .await?;
+        if let Some(before) = before
+            && !self.validate_only
+        {
+            self.wait_until(|cluster| cluster.topics.get(name).is_none_or(|known| known.id != before.id))
+                .await;
+        }
+        Ok(())
+    }
+
+    /// All topics whose name begins with `prefix`, in the order of their names.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn list_topics(&self, prefix: &str) -> Result<Vec<v1::TopicSummary>> {
+        let mut topics = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListTopicsRequest {
+                prefix: prefix.to_owned(),
+                page_size: limits::PAGE_SIZE,
+                page_token: page_token.clone(),
+            };
+            let page = self
+                .read(async |mut admin| Ok(admin.list_topics(request.clone()).await?.into_inner()))
+                .await?;
+            topics.extend(page.topics);
+            if page.next_page_token.is_empty() {
+                return Ok(topics);
+            }
+            if page.next_page_token == page_token {
+                return Err(Error::invalid(
+                    "The server gives the same page again and again: check what it is.",
+                ));
+            }
+            page_token = page.next_page_token;
+        }
+    }
+
+    /// All about a topic: partitions, offsets, sizes, settings that differ from the defaults.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, and those of any call.
+    pub async fn describe_topic(&self, name: &str) -> Result<v1::DescribeTopicResponse> {
+        let request = v1::DescribeTopicRequest { name: name.to_owned() };
+        self.read(async |mut admin| Ok(admin.describe_topic(request.clone()).await?.into_inner()))
+            .await
+    }
+
+    /// Changes a topic's settings: sets `set` and puts `unset` back to the broker's defaults.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, INVALID_CONFIG, and those of any call.
+    pub async fn alter_configs<K, V>(
+        &self,
+        topic: &str,
+        set: impl IntoIterator<Item = (K, V)>,
+        unset: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<()>
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        let request = v1::AlterConfigsRequest {
+            topic: topic.to_owned(),
+            set: entries(set),
+            unset: unset.into_iter().map(Into::into).collect(),
+            validate_only: self.validate_only,
+        };
+        self.change(async |mut admin| Ok(admin.alter_configs(request).await?))
+            .await?;
+        Ok(())
+    }
+
+    /// The settings in force of a topic, with their meaning.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, and those of any call.
+    pub async fn describe_configs(&self, topic: &str) -> Result<Vec<v1::ConfigDescription>> {
+        self.configs(v1::describe_configs_request::Resource::Topic(topic.to_owned()))
+            .await
+    }
+
+    /// The settings in force of a broker, with their meaning.
+    ///
+    /// # Errors
+    /// UNKNOWN_BROKER, and those of any call.
+    pub async fn describe_broker_configs(&self, broker_id: i32) -> Result<Vec<v1::ConfigDescription>> {
+        let resource = v1::describe_configs_request::Resource::BrokerId(broker_id);
+        let Some(broker) = self.client.cluster().brokers.get(&broker_id).cloned() else {
+            return self.configs(resource).await;
+        };
+        let request = v1::DescribeConfigsRequest {
+            resource: Some(resource),
+        };
+        let mut admin = self.client.inner.connections.admin(&broker.address)?;
+        let deadline = Instant::now() + self.client.inner.request_timeout;
+        within(deadline, async {
+            Ok(admin.describe_configs(request).await?.into_inner().configs)
+        })
+        .await
+    }
+
+    async fn configs(&self, resource: v1::describe_configs_request::Resource) -> Result<Vec<v1::ConfigDescription>> {
+        let request = v1::DescribeConfigsRequest {
+            resource: Some(resource),
+        };
+        let answer = self
+            .read(async |mut admin| Ok(admin.describe_configs(request.clone()).await?.into_inner()))
+            .await?;
+        Ok(answer.configs)
+    }
+
+    /// Raises a topic's number of partitions to `partitions`; answers with the number it has then.
+    /// Keys are spread anew by that.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, NOT_SUPPORTED for fewer than there are, LIMIT_REACHED, and those of any call.
+    pub async fn create_partitions(&self, topic: &str, partitions: i32) -> Result<i32> {
+        let request = v1::CreatePartitionsRequest {
+            name: topic.to_owned(),
+            partitions,
+            validate_only: self.validate_only,
+        };
+        let answer = self
+            .change(async |mut admin| Ok(admin.create_partitions(request).await?.into_inner()))
+            .await?;
+        if !self.validate_only {
+            let count = usize::try_from(answer.partitions).unwrap_or(0);
+            self.wait_until(|cluster| {
+                cluster
+                    .topics
+                    .get(topic)
+                    .is_none_or(|known| known.partitions.len() >= count)
+            })
+            .await;
+        }
+        Ok(answer.partitions)
+    }
+
+    /// Deletes a partition's records before an offset, -1 for all that are readable; answers with
+    /// the oldest offset that is kept.
+    ///
+    /// # Errors
+    /// OFFSET_OUT_OF_RANGE above the high watermark, UNKNOWN_TOPIC, UNKNOWN_PARTITION, and those of
+    /// any call.
+    pub async fn delete_messages(&self, topic: &str, partition: i32, before_offset: i64) -> Result<i64> {
+        let known = self.client.topic(topic).await?;
+        if known.partition(partition).is_none() {
+            return Err(Error::unknown_partition(topic, partition, known.partitions.len()));
+        }
+        let (address, _) = self
+            .client
+            .cluster()
+            .leader(topic, partition)
+            .ok_or_else(|| offsets::no_leader(topic, partition))?;
+        let request = v1::DeleteMessagesRequest {
+            topic: topic.to_owned(),
+            partition,
+            before_offset,
+            validate_only: self.validate_only,
+        };
+        let mut admin = self.client.inner.connections.admin(&address)?;
+        let deadline = Instant::now() + self.client.inner.request_timeout;
+        let answer = within(deadline, async {
+            Ok(admin.delete_messages(request).await?.into_inner())
+        })
+        .await?;
+        Ok(answer.log_start)
+    }
+
+    /// Brokers and the metadata quorum.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn describe_cluster(&self) -> Result<v1::DescribeClusterResponse> {
+        self.read(async |mut admin| {
+            Ok(admin
+                .describe_cluster(v1::DescribeClusterRequest {})
+                .await?
+                .into_inner())
+        })
+        .await
+    }
+
+    /// The offsets of starts in partitions of a topic, in the order of `starts`.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, UNKNOWN_PARTITION, [`OffsetOutOfRange`](crate::ErrorKind::OffsetOutOfRange)
+    /// for offsets that are not there, and those of any call.
+    pub async fn list_offsets(
+        &self,
+        topic: &str,
+        starts: impl IntoIterator<Item = (i32, Start)>,
+        isolation: Isolation,
+    ) -> Result<Vec<ListedOffset>> {
+        let name: Arc<str> = self.client.topic(topic).await?.name.clone();
+        let starts: Vec<_> = starts
+            .into_iter()
+            .map(|(partition, start)| ((name.clone(), partition), start))
+            .collect();
+        offsets::list_offsets(&self.client, &starts, isolation).await
+    }
+
+    async fn read<T>(&self, call: impl AsyncFn(AdminClient<Channel>) -> Result<T>) -> Result<T> {
+        let call = &call;
+        retrying(&self.client, self.client.inner.request_timeout, |contact| async move {
+            call(self.client.inner.connections.admin(&contact)?).await
+        })
+        .await
+    }
+
+    async fn change<T>(&self, call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T>) -> Result<T> {
+        let deadline = Instant::now() + self.client.inner.request_timeout;
+        let admin = self.client.inner.connections.admin(&self.client.contact())?;
+        within(deadline, call(admin)).await
+    }
+
+    /// Waits for this client's own picture of the cluster to show a change that was made; a little
+    /// only, since the change itself has succeeded.
+    async fn wait_until(&self, shown: impl Fn(&crate::cluster::Cluster) -> bool) {
+        let mut changes = self.client.inner.cluster.subscribe();
+        let _ = tokio::time::timeout(limits::UNKNOWN_TOPIC_WAIT, changes.wait_for(|cluster| shown(cluster))).await;
+    }
+}
+
+fn entries<K: Into<String>, V: Into<String>>(configs: impl IntoIterator<Item = (K, V)>) -> Vec<v1::ConfigEntry> {
+    configs
+        .into_iter()
+        .map(|(name, value)| v1::ConfigEntry {
+            name: name.into(),
+            value: value.into(),
+        })
+        .collect()
+}

@@ -1,0 +1,173 @@
+//! One Fetch stream to one leader: one request at a time.
+
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
+
+use millrace_proto::v1;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::{
+    Shared,
+    records::{Scanned, scan},
+    state::{Answered, Asked, Plan},
+};
+use crate::{
+    error::{Error, ErrorKind, Result},
+    limits,
+};
+
+/// An open stream.
+struct Stream {
+    requests: mpsc::Sender<v1::FetchRequest>,
+    answers: Streaming<v1::FetchResponse>,
+    next_correlation: u64,
+}
+
+/// A request that is being made. Dropped in whatever way, its partitions are free again.
+struct Pending {
+    shared: Arc<Shared>,
+    leader: Arc<str>,
+    asked: Box<Asked>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.shared.state.lock().ended(&self.leader, &self.asked);
+        self.shared.work.notify_waiters();
+    }
+}
+
+/// Fetches from `leader` until the consumer is gone.
+pub async fn run(shared: Weak<Shared>, leader: Arc<str>) {
+    let mut stream = None;
+    let mut backoff = limits::MIN_BACKOFF;
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        let asked = next(&shared, &leader).await;
+        let pending = Pending {
+            shared: shared.clone(),
+            leader: leader.clone(),
+            asked,
+        };
+        let fetched = tokio::select! {
+            fetched = fetch(&shared, &leader, &mut stream, &pending.asked) => Some(fetched),
+            // A seek or a new partition: it must not wait for what is waited for now.
+            () = shared.interrupt.notified() => None,
+        };
+        match fetched {
+            Some(Ok(response)) => {
+                backoff = limits::MIN_BACKOFF;
+                apply(pending, response);
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%leader, %error, "a fetch stream broke");
+                stream = None;
+                drop(pending);
+                shared.client.inner.refresh.notify_one();
+                tokio::time::sleep(backoff).await;
+                backoff = (backoff * 2).min(limits::MAX_BACKOFF);
+            }
+            None => stream = None,
+        }
+    }
+}
+
+/// Waits until there is something to fetch.
+async fn next(shared: &Arc<Shared>, leader: &Arc<str>) -> Box<Asked> {
+    loop {
+        let work = shared.work.notified();
+        tokio::pin!(work);
+        // Registered before looking, so that no change in between is missed.
+        work.as_mut().enable();
+        let plan = shared.state.lock().plan(leader, Instant::now(), &shared.config);
+        match plan {
+            Plan::Fetch(asked) => return asked,
+            Plan::Wait(Some(until)) => {
+                let _ = tokio::time::timeout_at(until.into(), work).await;
+            }
+            Plan::Wait(None) => work.await,
+        }
+    }
+}
+
+async fn fetch(shared: &Shared, leader: &str, stream: &mut Option<Stream>, asked: &Asked) -> Result<v1::FetchResponse> {
+    let patience: Duration = asked.max_wait + limits::FETCH_GRACE;
+    let answer = async {
+        let open = match stream {
+            Some(open) => open,
+            None => stream.insert(open(shared, leader).await?),
+        };
+        let correlation_id = open.next_correlation;
+        open.next_correlation += 1;
+        let request = v1::FetchRequest {
+            correlation_id,
+            ..asked.request.clone()
+        };
+        let ended = || Error::connection(leader, "the broker ended the stream");
+        open.requests.send(request).await.map_err(|_| ended())?;
+        let answer = open.answers.message().await?.ok_or_else(ended)?;
+        if answer.correlation_id != correlation_id {
+            return Err(Error::connection(leader, "it answered another request than was made"));
+        }
+        Ok(answer)
+    };
+    tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| {
+        Err(Error::new(
+            ErrorKind::TimedOut,
+            format!("Broker {leader} did not answer a fetch in time."),
+        ))
+    })
+}
+
+async fn open(shared: &Shared, leader: &str) -> Result<Stream> {
+    let (requests, queue) = mpsc::channel(1);
+    let mut log = shared.client.inner.connections.log(leader)?;
+    let answers = log.fetch(ReceiverStream::new(queue)).await?.into_inner();
+    Ok(Stream {
+        requests,
+        answers,
+        next_correlation: 1,
+    })
+}
+
+/// Walks over what came, then hands it on. The walk is done here, beside the user's task.
+fn apply(pending: Pending, response: v1::FetchResponse) {
+    let Pending { shared, asked, .. } = &pending;
+    let refresh = response.partitions.iter().any(|partition| partition.error.is_some());
+    let answered: Vec<Answered> = response
+        .partitions
+        .into_iter()
+        .map(|partition| {
+            let offset = asked.offset(&partition.topic, partition.partition);
+            let scanned = match offset {
+                Some(offset) if partition.error.is_none() => scan(&partition.records, offset, shared.config.check_crc),
+                _ => Scanned {
+                    bytes: bytes::Bytes::new(),
+                    next_offset: i64::MIN,
+                    leader_epoch: None,
+                    error: None,
+                },
+            };
+            Answered { partition, scanned }
+        })
+        .collect();
+    let resolve = {
+        let mut state = shared.state.lock();
+        let now = Instant::now();
+        for answered in answered {
+            state.answered(asked, answered, now, &shared.config);
+        }
+        state.partitions.values().any(|partition| partition.start.is_some())
+    };
+    if refresh {
+        shared.client.inner.refresh.notify_one();
+    }
+    if resolve {
+        shared.manage.notify_one();
+    }
+    shared.news.notify_one();
+}

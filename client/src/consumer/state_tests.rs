@@ -1,0 +1,304 @@
+use millrace_proto::batch::{BatchBuilder, Codec};
+
+use super::{super::records::scan, *};
+use crate::{consumer::OffsetReset, record::Isolation};
+
+fn config() -> ConsumerConfig {
+    ConsumerConfig {
+        isolation: Isolation::ReadCommitted,
+        fetch_max_bytes: 1_000,
+        fetch_min_bytes: 1,
+        fetch_max_wait: Duration::from_millis(500),
+        max_prefetch_bytes: 3_000,
+        check_crc: true,
+        reset: OffsetReset::Error,
+    }
+}
+
+fn cluster(leader_epoch: i32) -> Cluster {
+    Cluster::from_proto(v1::MetadataResponse {
+        cluster_id: "c".into(),
+        version: 1,
+        brokers: vec![v1::BrokerMetadata {
+            broker_id: 1,
+            address: "b:1".into(),
+            ..Default::default()
+        }],
+        topics: vec![v1::TopicMetadata {
+            name: "t".into(),
+            topic_id: Bytes::from_static(b"0123456789abcdef"),
+            partitions: (0..8)
+                .map(|partition| v1::PartitionMetadata {
+                    partition,
+                    leader_id: Some(1),
+                    leader_epoch,
+                    ..Default::default()
+                })
+                .collect(),
+        }],
+    })
+}
+
+fn key(partition: i32) -> TopicPartition {
+    ("t".into(), partition)
+}
+
+fn assigned(partitions: i32) -> State {
+    let mut state = State::default();
+    for partition in 0..partitions {
+        state.place(
+            key(partition),
+            Bytes::from_static(b"0123456789abcdef"),
+            Start::Offset(0),
+            &cluster(3),
+        );
+    }
+    state
+}
+
+fn plan(state: &mut State, config: &ConsumerConfig) -> Option<Box<Asked>> {
+    match state.plan(&"b:1".into(), Instant::now(), config) {
+        Plan::Fetch(asked) => Some(asked),
+        Plan::Wait(_) => None,
+    }
+}
+
+fn batch(offset: i64, value_bytes: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(1, None, Some(&vec![0; value_bytes]), &[]).unwrap();
+    builder.set_base_offset(offset).set_leader_epoch(3);
+    builder.build().unwrap()
+}
+
+fn answer(state: &mut State, asked: &Asked, told: v1::FetchedPartition, config: &ConsumerConfig) {
+    let scanned = scan(
+        &told.records,
+        asked.offset(&told.topic, told.partition).unwrap_or(0),
+        true,
+    );
+    let told = v1::FetchedPartition {
+        topic: "t".into(),
+        ..told
+    };
+    state.ended(&"b:1".into(), asked);
+    state.answered(
+        asked,
+        Answered {
+            partition: told,
+            scanned,
+        },
+        Instant::now(),
+        config,
+    );
+}
+
+fn data(partition: i32, offset: i64, value_bytes: usize) -> v1::FetchedPartition {
+    v1::FetchedPartition {
+        topic: "t".into(),
+        partition,
+        high_watermark: 10,
+        records: batch(offset, value_bytes),
+        ..Default::default()
+    }
+}
+
+fn failed(partition: i32, reason: ErrorReason) -> v1::FetchedPartition {
+    let error = v1::Error {
+        reason: reason.into(),
+        code: 14,
+        ..Default::default()
+    };
+    v1::FetchedPartition {
+        topic: "t".into(),
+        partition,
+        error: Some(error),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn two_requests_share_the_partitions_and_no_partition_is_in_both() {
+    let (mut state, config) = (assigned(5), config());
+    let first = plan(&mut state, &config).unwrap();
+    let second = plan(&mut state, &config).unwrap();
+    assert_eq!(
+        (first.request.partitions.len(), second.request.partitions.len()),
+        (3, 2)
+    );
+    let mut all: Vec<i32> = first
+        .request
+        .partitions
+        .iter()
+        .chain(&second.request.partitions)
+        .map(|part| part.partition)
+        .collect();
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2, 3, 4]);
+    assert!(plan(&mut state, &config).is_none());
+}
+
+#[test]
+fn positions_move_and_epochs_are_sent_back() {
+    let (mut state, config) = (assigned(1), config());
+    let asked = plan(&mut state, &config).unwrap();
+    assert_eq!(asked.request.partitions[0].current_leader_epoch, Some(3));
+    assert_eq!(asked.request.partitions[0].last_fetched_epoch, None);
+    answer(&mut state, &asked, data(0, 0, 10), &config);
+    let asked = plan(&mut state, &config).unwrap();
+    assert_eq!(asked.request.partitions[0].fetch_offset, 1);
+    assert_eq!(asked.request.partitions[0].last_fetched_epoch, Some(3));
+    let status = |state: &State| state.partitions[&key(0)].status();
+    assert_eq!(status(&state).position, 0, "not given out yet");
+    assert_eq!(state.take().unwrap().unwrap().next_offset(), 1);
+    assert_eq!((status(&state).position, status(&state).lag()), (1, Some(9)));
+}
+
+#[test]
+fn a_full_partition_is_left_out_and_the_others_do_not_wait_long() {
+    let (mut state, config) = (assigned(2), config());
+    let first = plan(&mut state, &config).unwrap();
+    let partition = first.request.partitions[0].partition;
+    answer(&mut state, &first, data(partition, 0, 2_000), &config);
+    let next = plan(&mut state, &config).unwrap();
+    assert!(next.request.partitions.iter().all(|part| part.partition != partition));
+    assert_eq!(next.max_wait, limits::PARTIAL_FETCH_WAIT);
+    state.ended(&"b:1".into(), &next);
+    state.take().unwrap().unwrap();
+    assert!(plan(&mut state, &config).is_some_and(|asked| asked.max_wait == config.fetch_max_wait));
+}
+
+#[test]
+fn what_is_fetched_ahead_is_bounded() {
+    let (mut state, config) = (assigned(8), config());
+    let mut open = Vec::new();
+    while let Some(asked) = plan(&mut state, &config) {
+        open.push(asked);
+    }
+    assert!(
+        open.iter()
+            .map(|asked| usize::try_from(asked.request.max_bytes).unwrap())
+            .sum::<usize>()
+            <= 3_000
+    );
+    for asked in open {
+        let partition = asked.request.partitions[0].partition;
+        answer(&mut state, &asked, data(partition, 0, 1_500), &config);
+    }
+    assert!(plan(&mut state, &config).is_none(), "3,000 bytes are buffered");
+    while state.take().is_some() {}
+    assert!(plan(&mut state, &config).is_some());
+    assert_eq!(state.buffered, 0);
+}
+
+#[test]
+fn an_answer_from_before_a_seek_is_thrown_away() {
+    let (mut state, config) = (assigned(1), config());
+    let old = plan(&mut state, &config).unwrap();
+    state.place(
+        key(0),
+        Bytes::from_static(b"0123456789abcdef"),
+        Start::Offset(7),
+        &cluster(3),
+    );
+    let new = plan(&mut state, &config).unwrap();
+    assert_eq!(new.request.partitions[0].fetch_offset, 7);
+    answer(&mut state, &old, data(0, 0, 10), &config);
+    assert!(state.take().is_none());
+    assert!(
+        plan(&mut state, &config).is_none(),
+        "the new request is still in flight"
+    );
+}
+
+#[test]
+fn paused_partitions_keep_what_they_have() {
+    let (mut state, config) = (assigned(1), config());
+    let asked = plan(&mut state, &config).unwrap();
+    answer(&mut state, &asked, data(0, 0, 10), &config);
+    state.set_paused(&key(0), true);
+    assert!(state.take().is_none());
+    assert!(plan(&mut state, &config).is_none());
+    state.set_paused(&key(0), false);
+    assert!(state.take().is_some());
+}
+
+#[test]
+fn truncation_is_told_once_and_the_partition_stands_until_a_seek() {
+    let (mut state, config) = (assigned(1), config());
+    let asked = plan(&mut state, &config).unwrap();
+    let diverging = v1::FetchedPartition {
+        topic: "t".into(),
+        diverging: Some(v1::EpochEndOffset {
+            leader_epoch: 2,
+            end_offset: 5,
+        }),
+        ..Default::default()
+    };
+    answer(&mut state, &asked, diverging, &config);
+    let error = state.take().unwrap().unwrap_err();
+    assert!(matches!(
+        error.kind(),
+        ErrorKind::Truncated {
+            end_offset: 5,
+            position: 0,
+            ..
+        }
+    ));
+    assert!(state.take().is_none() && plan(&mut state, &config).is_none());
+    state.place(
+        key(0),
+        Bytes::from_static(b"0123456789abcdef"),
+        Start::Offset(5),
+        &cluster(3),
+    );
+    assert!(plan(&mut state, &config).is_some());
+}
+
+#[test]
+fn out_of_range_is_told_or_looked_up_anew() {
+    let (mut state, mut config) = (assigned(1), config());
+    let asked = plan(&mut state, &config).unwrap();
+    answer(&mut state, &asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
+    assert!(matches!(
+        state.take().unwrap().unwrap_err().kind(),
+        ErrorKind::OffsetOutOfRange { .. }
+    ));
+
+    config.reset = OffsetReset::Beginning;
+    let mut state = assigned(1);
+    let asked = plan(&mut state, &config).unwrap();
+    answer(&mut state, &asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
+    assert!(state.take().is_none() && plan(&mut state, &config).is_none());
+    let (key, generation, start) = state.to_resolve().remove(0);
+    assert_eq!(start, Start::Beginning);
+    state.resolved(&key, generation, Ok(42));
+    assert_eq!(
+        plan(&mut state, &config).unwrap().request.partitions[0].fetch_offset,
+        42
+    );
+}
+
+#[test]
+fn a_moved_leader_is_waited_for_and_a_new_one_is_asked_at_once() {
+    let (mut state, config) = (assigned(1), config());
+    let asked = plan(&mut state, &config).unwrap();
+    answer(&mut state, &asked, failed(0, ErrorReason::NotLeader), &config);
+    assert!(state.take().is_none() && plan(&mut state, &config).is_none());
+    state.follow(&cluster(4));
+    assert_eq!(
+        plan(&mut state, &config).unwrap().request.partitions[0].current_leader_epoch,
+        Some(4)
+    );
+}
+
+#[test]
+fn a_deleted_topic_is_told() {
+    let mut state = assigned(1);
+    state.follow(&Cluster::default());
+    assert_eq!(
+        state.take().unwrap().unwrap_err().reason(),
+        Some(ErrorReason::UnknownTopic)
+    );
+    state.follow(&Cluster::default());
+    assert!(state.take().is_none(), "once");
+}

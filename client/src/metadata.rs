@@ -1,0 +1,140 @@
+//! Follows the cluster's metadata: one stream from one broker, which pushes each change.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use millrace_proto::v1;
+use tokio::sync::watch;
+
+use crate::{
+    client::ClientInner,
+    cluster::Cluster,
+    error::{Error, Result},
+    limits,
+};
+
+/// Keeps the client's picture of the cluster up to date until the client is gone. `state` tells
+/// whether the last attempt succeeded.
+pub async fn follow(client: Weak<ClientInner>, state: watch::Sender<Option<Result<()>>>) {
+    let mut attempt = 0usize;
+    let mut backoff = limits::MIN_BACKOFF;
+    loop {
+        let Some(inner) = client.upgrade() else { return };
+        let addresses = candidates(&inner);
+        let address = addresses[attempt % addresses.len()].clone();
+        let mut answered = false;
+        let error = follow_one(inner, &address, &mut answered, &state).await;
+        if answered {
+            backoff = limits::MIN_BACKOFF;
+        } else {
+            attempt += 1;
+        }
+        tracing::debug!(%address, %error, "the metadata stream ended");
+        state.send_replace(Some(Err(error)));
+        // All addresses are tried once before there is a longer wait.
+        let wait = if attempt.is_multiple_of(addresses.len()) {
+            backoff
+        } else {
+            limits::MIN_BACKOFF
+        };
+        let Some(inner) = client.upgrade() else { return };
+        wait_or_refresh(inner, wait).await;
+        if !answered {
+            backoff = (backoff * 2).min(limits::MAX_BACKOFF);
+        }
+    }
+}
+
+/// Holds the client only while waiting: a wait is short, and its task is aborted with the client.
+async fn wait_or_refresh(inner: Arc<ClientInner>, wait: Duration) {
+    let weak = Arc::downgrade(&inner);
+    let refresh = async {
+        inner.refresh.notified().await;
+        // A refresh does not hammer a broker that just refused.
+        tokio::time::sleep(limits::MIN_BACKOFF).await;
+    };
+    let _ = tokio::time::timeout(wait, refresh).await;
+    drop(weak);
+}
+
+/// The broker that answered last, the other brokers, then the bootstrap addresses: names may have
+/// moved to other machines.
+fn candidates(inner: &ClientInner) -> Vec<Arc<str>> {
+    let mut addresses = vec![inner.contact.borrow().clone()];
+    let cluster = inner.cluster.borrow().clone();
+    let known = cluster
+        .brokers
+        .values()
+        .filter(|broker| broker.available)
+        .map(|broker| broker.address.clone());
+    for address in known.chain(inner.bootstrap.iter().cloned()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+async fn follow_one(
+    inner: Arc<ClientInner>,
+    address: &Arc<str>,
+    answered: &mut bool,
+    state: &watch::Sender<Option<Result<()>>>,
+) -> Error {
+    let request = v1::MetadataRequest {
+        topics: Vec::new(),
+        follow: true,
+    };
+    let stream = async { Ok::<_, Error>(inner.connections.log(address)?.metadata(request).await?.into_inner()) };
+    let mut stream = match stream.await {
+        Ok(stream) => stream,
+        Err(error) => return Error::connection(address, error),
+    };
+    // The stream may be silent for days; the client must be able to end meanwhile.
+    let client = Arc::downgrade(&inner);
+    drop(inner);
+    loop {
+        match stream.message().await {
+            Ok(Some(answer)) => {
+                let Some(inner) = client.upgrade() else {
+                    return Error::closed("client");
+                };
+                *answered = true;
+                apply(&inner, Cluster::from_proto(answer), address);
+                state.send_replace(Some(Ok(())));
+            }
+            Ok(None) => return Error::connection(address, "the broker is stopping"),
+            Err(status) => return Error::connection(address, Error::from(status)),
+        }
+    }
+}
+
+fn apply(inner: &ClientInner, cluster: Cluster, address: &Arc<str>) {
+    inner.contact.send_if_modified(|contact| {
+        let changed = contact != address;
+        *contact = address.clone();
+        changed
+    });
+    inner.cluster.send_if_modified(|known| {
+        if !cluster.replaces(known) {
+            return false;
+        }
+        if !known.cluster_id.is_empty() && known.cluster_id != cluster.cluster_id {
+            tracing::warn!(
+                known = known.cluster_id,
+                now = cluster.cluster_id,
+                %address,
+                "the broker belongs to another cluster than before"
+            );
+        }
+        *known = Arc::new(cluster);
+        true
+    });
+    let cluster = inner.cluster.borrow().clone();
+    inner.connections.retain(|known| {
+        cluster.brokers.values().any(|broker| &*broker.address == known)
+            || inner.bootstrap.iter().any(|address| &**address == known)
+    });
+}

@@ -1,0 +1,127 @@
+/* What the machine itself gives, to judge a broker's figures by:
+ *
+ *   limits tcp BYTES CHUNK             one loopback TCP connection, CHUNK bytes a send and receive
+ *   limits disk FILE BYTES CHUNK SYNC  sequential writes; SYNC: each (fdatasync after every
+ *                                      chunk) or end (one fdatasync behind the last)
+ *
+ * Prints one JSON object: {"bytes":..,"seconds":..,"mib_per_second":..}. FILE is removed.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static void die(const char *what) {
+    fprintf(stderr, "limits: %s: %s\n", what, strerror(errno));
+    exit(1);
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static uint64_t number(const char *text) {
+    char *end;
+    errno = 0;
+    uint64_t n = strtoull(text, &end, 10);
+    if (errno || *end || n == 0) {
+        fprintf(stderr, "limits: not a positive number: %s\n", text);
+        exit(2);
+    }
+    return n;
+}
+
+/* Not all zero: a file system or a device must not get the chance to store a hole. */
+static char *filled(size_t chunk) {
+    char *buffer = malloc(chunk);
+    if (!buffer) die("malloc");
+    uint64_t x = 88172645463325252ULL;
+    for (size_t i = 0; i < chunk; i++) {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        buffer[i] = (char)x;
+    }
+    return buffer;
+}
+
+static void report(uint64_t bytes, double seconds) {
+    printf("{\"bytes\":%llu,\"seconds\":%.6f,\"mib_per_second\":%.1f}\n",
+           (unsigned long long)bytes, seconds, (double)bytes / seconds / 1048576.0);
+}
+
+static void send_all(const struct sockaddr_in *to, uint64_t bytes, char *buffer, size_t chunk) {
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    if (s < 0 || connect(s, (const struct sockaddr *)to, sizeof *to)) die("connect");
+    while (bytes > 0) {
+        ssize_t n = send(s, buffer, bytes < chunk ? (size_t)bytes : chunk, 0);
+        if (n < 0) die("send");
+        bytes -= (uint64_t)n;
+    }
+    close(s);
+    exit(0);
+}
+
+static void tcp(uint64_t bytes, size_t chunk) {
+    char *buffer = filled(chunk);
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    int l = socket(AF_INET, SOCK_STREAM, 0);
+    if (l < 0 || bind(l, (struct sockaddr *)&at, sizeof at) || listen(l, 1) ||
+        getsockname(l, (struct sockaddr *)&at, &size))
+        die("listen");
+    pid_t child = fork();
+    if (child < 0) die("fork");
+    if (child == 0) send_all(&at, bytes, buffer, chunk);
+    int c = accept(l, NULL, NULL);
+    if (c < 0) die("accept");
+    double start = now();
+    uint64_t got = 0;
+    ssize_t n;
+    while ((n = recv(c, buffer, chunk, 0)) > 0) got += (uint64_t)n;
+    double seconds = now() - start;
+    int status;
+    if (n < 0 || waitpid(child, &status, 0) < 0 || status != 0 || got != bytes) die("receive");
+    report(got, seconds);
+}
+
+static void disk(const char *file, uint64_t bytes, size_t chunk, int each) {
+    char *buffer = filled(chunk);
+    int f = open(file, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    if (f < 0) die(file);
+    double start = now();
+    for (uint64_t left = bytes; left > 0;) {
+        ssize_t n = write(f, buffer, left < chunk ? (size_t)left : chunk);
+        if (n <= 0) die("write");
+        left -= (uint64_t)n;
+        if (each && fdatasync(f)) die("fdatasync");
+    }
+    if (!each && fdatasync(f)) die("fdatasync");
+    double seconds = now() - start;
+    close(f);
+    unlink(file);
+    report(bytes, seconds);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 4 && strcmp(argv[1], "tcp") == 0) {
+        tcp(number(argv[2]), (size_t)number(argv[3]));
+    } else if (argc == 6 && strcmp(argv[1], "disk") == 0 &&
+               (strcmp(argv[5], "each") == 0 || strcmp(argv[5], "end") == 0)) {
+        disk(argv[2], number(argv[3]), (size_t)number(argv[4]), strcmp(argv[5], "each") == 0);
+    } else {
+        fprintf(stderr, "usage: limits tcp BYTES CHUNK | limits disk FILE BYTES CHUNK each|end\n");
+        return 2;
+    }
+    return 0;
+}

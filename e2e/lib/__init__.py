@@ -1,0 +1,1 @@
+"""Helpers of the tests across processes and of the benchmark: processes, clients, formats."""

@@ -1,0 +1,328 @@
+"""The `millrace` command as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from lib import paths
+from lib.api import Client
+from lib.broker import Broker, millrace
+from lib.ports import free_port
+from lib.proc import Process
+
+
+@pytest.fixture
+def name(topic: str) -> str:
+    """A new topic's name."""
+    return topic
+
+
+def run(broker: Broker, *args: str, **options: object):
+    """A command against the file's broker."""
+    return millrace(*args, bootstrap=broker.address, **options)
+
+
+# --- lines ---
+
+
+def _awkward_lines(seed: int, count: int) -> list[bytes]:
+    rng = random.Random(seed)
+    lines = [
+        b"",
+        b" ",
+        b"\t",
+        b"\r",
+        b"ends with cr\r",
+        b"\0",
+        b"\xff\xfe\x80 no utf-8 \xc3",
+        "ünïcödé ☃ 𝄞".encode(),
+        b"-n",
+        b"--help",
+        b"\\n \\t \\",
+        b'{"json": "quoted"}',
+        b"a" * 65535,
+        b"b" * 65536,
+        b"c" * 65537,
+        b"d" * 3_000_000,
+        b"",
+        b"",
+    ]
+    while len(lines) < count:
+        lines.append(rng.randbytes(rng.randrange(300)).replace(b"\n", b"\0"))
+    return lines
+
+
+def test_awkward_lines_come_back_unchanged(shared: Broker, name: str) -> None:
+    text = b"".join(line + b"\n" for line in _awkward_lines(1, 2000))
+    run(shared, "produce", name, stdin=text).ok()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == text
+
+
+def test_a_last_line_without_newline_is_a_message(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, stdin=b"one\ntwo").ok()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == b"one\ntwo\n"
+
+
+def test_no_input_is_no_message(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, stdin=b"").ok()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == b""
+    run(shared, "produce", name, stdin=b"\n").ok()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == b"\n"
+
+
+@pytest.mark.parametrize("separator", [":", "=>", "\t"])
+def test_a_key_separator_parts_and_joins(shared: Broker, name: str, separator: str) -> None:
+    s = separator.encode()
+    lines = [
+        b"key" + s + b"value",
+        s + b"empty key",
+        b"empty value" + s,
+        b"two" + s + b"of" + s + b"them",
+        b"\xff" + s + b"\xfe",
+    ]
+    text = b"".join(line + b"\n" for line in lines)
+    run(shared, "produce", name, "--key-separator", separator, stdin=text).ok()
+    with Client(shared.address) as client:
+        got = [(m.message.key, m.message.value) for m in client.read(name)]
+    assert got == [tuple(line.split(s, 1)) for line in lines]
+    values = run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok()
+    assert values == b"".join(value + b"\n" for _, value in got)
+
+
+def test_keys_and_values_are_told_apart_on_output(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, "--key-separator", ":", stdin=b"k1:v1\nk2:v2\n").ok()
+    out = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", "--format", "key-value").ok()
+    lines = out.decode().splitlines()
+    assert len(lines) == 2
+    for number, line in enumerate(lines, 1):
+        assert re.fullmatch(rf"k{number}[\t :=]+v{number}", line), line
+
+
+def test_json_output_tells_all(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, "--key-separator", ":", stdin=b"k:v\n:\xff\xfe\n").ok()
+    out = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", "--format", "json").ok()
+    first, second = [json.loads(line) for line in out.splitlines()]
+    assert (first["topic"], first["partition"], first["offset"]) == (name, 0, 0)
+    assert (first["key"], first["value"]) == ("k", "v")
+    assert second["offset"] == 1
+    assert "timestamp" in first
+    # Bytes that are no UTF-8 are still told apart from text that looks alike.
+    run(shared, "produce", name, stdin="\ufffd\ufffd\n".encode()).ok()
+    out = run(shared, "consume", name, "--from", "2", "--exit-at-end", "--format", "json").ok()
+    third = json.loads(out)
+    assert {k: v for k, v in second.items() if k.startswith("value")} != {
+        k: v for k, v in third.items() if k.startswith("value")
+    }
+
+
+def test_a_key_separator_that_a_line_lacks_is_an_error_that_names_the_line(shared: Broker, name: str) -> None:
+    text = run(shared, "produce", name, "--key-separator", ":", stdin=b"a:b\nnone\n").failed()
+    assert len(text.strip().splitlines()) == 1 and "2" in text, text
+
+
+@pytest.mark.timeout(300)
+def test_a_million_lines(shared: Broker, name: str, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    path = tmp_path / "lines"
+    noise = rng.randbytes(1 << 16).replace(b"\n", b" ")
+    with open(path, "wb") as f:
+        for number in range(1_000_000):
+            start = rng.randrange(65_000)
+            f.write(b"%d %s\n" % (number, noise[start : start + number % 90]))
+    run(shared, "produce", name, stdin=path, timeout=200).ok()
+    got = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", timeout=200).ok()
+    assert got == path.read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
+@pytest.mark.parametrize("acks", ["0", "1", "all"])
+def test_each_compression_and_acks(shared: Broker, name: str, compression: str, acks: str) -> None:
+    text = b"".join(b"%d some text\n" % i for i in range(1000))
+    run(shared, "produce", name, "--compression", compression, "--acks", acks, stdin=text).ok()
+    deadline = time.monotonic() + 10
+    while True:
+        got = run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok()
+        # With acks=0 the command may end before the broker has stored the last batch.
+        if got == text or acks != "0" or time.monotonic() > deadline:
+            break
+    assert got == text
+
+
+def test_consume_from_offset_end_time_and_count(shared: Broker) -> None:
+    run(shared, "topic", "create", "positions", "--partitions", "2").ok()
+    run(shared, "produce", "positions", "--partition", "1", stdin=b"0\n1\n2\n3\n").ok()
+    consume = ("consume", "positions", "--exit-at-end", "--partition", "1")
+    assert run(shared, *consume, "--from", "2").ok() == b"2\n3\n"
+    assert run(shared, *consume, "--from", "beginning", "--max-messages", "3").ok() == b"0\n1\n2\n"
+    assert run(shared, *consume, "--from", "end").ok() == b""
+    assert run(shared, *consume, "--from", "2020-01-01T00:00:00Z").ok() == b"0\n1\n2\n3\n"
+    assert run(shared, *consume, "--from", "2100-01-01T00:00:00Z").ok() == b""
+    assert run(shared, "consume", "positions", "--exit-at-end", "--partition", "0", "--from", "beginning").ok() == b""
+
+
+def test_consume_follows_until_it_is_interrupted(shared: Broker, name: str, tmp_path: Path) -> None:
+    consume = Process(
+        [paths.binary("millrace"), "--bootstrap", shared.address, "consume", name, "--from", "beginning"],
+        tmp_path,
+        "consume",
+    )
+    try:
+        for number in range(3):
+            run(shared, "produce", name, stdin=b"%d\n" % number).ok()
+            deadline = time.monotonic() + 10
+            while consume.out() != "".join(f"{n}\n" for n in range(number + 1)):
+                assert time.monotonic() < deadline, consume.out() + consume.err()
+                time.sleep(0.02)
+        os.kill(consume.pid, signal.SIGINT)
+        assert consume.wait(10) in (0, 130, -signal.SIGINT)
+    finally:
+        consume.kill()
+
+
+def test_consume_into_a_closed_pipe_ends_quietly(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, stdin=b"x" * 100 + b"\n" + b"".join(b"%d\n" % i for i in range(100_000))).ok()
+    consume = f"{paths.binary('millrace')} --bootstrap {shared.address} consume {name} --from beginning --exit-at-end"
+    done = subprocess.run(["bash", "-c", f"{consume} | head -n 1"], capture_output=True, timeout=60)
+    assert done.stdout == b"x" * 100 + b"\n"
+    assert b"panicked" not in done.stderr and len(done.stderr.splitlines()) <= 1, done.stderr.decode()
+
+
+# --- topics and the cluster ---
+
+
+def test_a_topics_life(shared: Broker) -> None:
+    run(shared, "topic", "create", "lived", "--partitions", "3", "--config", "retention.ms=3600000").ok()
+    assert b"lived" in run(shared, "topic", "list").ok()
+    assert b"retention.ms" in run(shared, "topic", "describe", "lived").ok()
+    listed = json.loads(run(shared, "topic", "list", json=True).ok())
+    assert "lived" in json.dumps(listed)
+    described = json.loads(run(shared, "topic", "describe", "lived", json=True).ok())
+    assert len(described["partitions"]) == 3
+    run(shared, "topic", "alter", "lived", "--set", "flush=os", "--unset", "retention.ms").ok()
+    described = run(shared, "topic", "describe", "lived", json=True).ok().decode()
+    assert "3600000" not in described and '"os"' in described
+    run(shared, "topic", "delete", "lived").ok()
+    assert b"lived" not in run(shared, "topic", "list").ok()
+
+
+def test_cluster_describe(shared: Broker) -> None:
+    assert shared.address.encode() in run(shared, "cluster", "describe").ok()
+    cluster = json.loads(run(shared, "cluster", "describe", json=True).ok())
+    assert cluster["brokers"][0]["address"] == shared.address
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (("topic", "describe", "no-such-topic"), 1),
+        (("topic", "delete", "no-such-topic"), 1),
+        (("topic", "create", "bad/name"), 1),
+        (("topic", "create", "ok-name", "--config", "no.such.key=1"), 1),
+        (("topic", "create", "ok-name", "--replication-factor", "3"), 1),
+        (("produce", "no-such-topic"), 1),
+        (("consume", "no-such-topic", "--exit-at-end"), 1),
+        (("log", "verify", "/no/such/folder"), 1),
+        (("topic", "create"), 2),
+        (("topic", "create", "ok-name", "--partitions", "many"), 2),
+        (("topic", "create", "ok-name", "--config", "noequals"), 2),
+        (("no-such-command",), 2),
+        (("produce", "x", "--acks", "7"), 2),
+        (("consume", "x", "--from", "yesterday-ish"), 2),
+        (("consume", "x", "--format", "xml"), 2),
+    ],
+)
+def test_exit_codes_and_one_line_of_error(shared: Broker, args: tuple[str, ...], code: int) -> None:
+    text = run(shared, *args, stdin=b"x\n").failed(code)
+    assert text.strip(), "no word of what is wrong"
+    assert "panicked" not in text and "RUST_BACKTRACE" not in text
+    if code == 1:
+        assert len(text.strip().splitlines()) == 1, text
+
+
+def test_no_broker_is_an_error_that_names_the_address() -> None:
+    port = free_port()
+    started = time.monotonic()
+    text = millrace("topic", "list", bootstrap=f"127.0.0.1:{port}").failed()
+    assert str(port) in text and len(text.strip().splitlines()) == 1, text
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str) -> None:
+    script = millrace("completion", shell).ok().decode()
+    assert "consume" in script and "topic" in script
+    if shell == "bash":
+        assert subprocess.run(["bash", "-n"], input=script.encode(), capture_output=True).returncode == 0
+
+
+def test_help_and_version() -> None:
+    assert b"consume" in millrace("--help").ok()
+    assert re.search(rb"\d+\.\d+\.\d+", millrace("--version").ok())
+
+
+def test_bench_prints_one_json_object(shared: Broker, name: str) -> None:
+    size = ("--records", "20000", "--record-size", "100")
+    flags = ("--batch-bytes", "65536", "--linger-ms", "5", "--acks", "all", "--compression", "none")
+    produced = json.loads(run(shared, "bench", "produce", name, *size, *flags).ok())
+    assert (produced["records"], produced["bytes"]) == (20000, 2_000_000)
+    assert produced["records_per_second"] == pytest.approx(20000 / produced["seconds"], rel=0.02)
+    assert produced["mib_per_second"] == pytest.approx(2_000_000 / 1048576 / produced["seconds"], rel=0.02)
+    latency = produced["latency_ms"]
+    assert 0 < latency["p50"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
+    assert produced["cpu_seconds"] > 0
+    consumed = json.loads(run(shared, "bench", "consume", name, "--records", "20000", "--from", "beginning").ok())
+    assert (consumed["records"], consumed["bytes"]) == (20000, 2_000_000)
+    # At a fixed rate it takes the time that it must take.
+    limited = json.loads(
+        run(
+            shared, "bench", "produce", name, "--records", "2000", "--record-size", "100", *flags, "--rate", "2000"
+        ).ok()
+    )
+    assert 0.8 < limited["seconds"] < 5
+    end_to_end = json.loads(
+        run(shared, "bench", "end-to-end", name, "--rate", "1000", "--records", "2000", "--record-size", "100").ok()
+    )
+    assert end_to_end["records"] == 2000 and end_to_end["latency_ms"]["p50"] > 0
+
+
+# --- dev ---
+
+
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_dev_starts_a_cluster_in_one_process(tmp_path: Path, brokers: int) -> None:
+    port = free_port()
+    dev = Process(
+        [
+            paths.binary("millrace"),
+            "dev",
+            "--brokers",
+            str(brokers),
+            "--data-dir",
+            tmp_path / "data",
+            "--port",
+            str(port),
+        ],
+        tmp_path,
+        "dev",
+    )
+    try:
+        address = dev.wait_for_line("ready ", 60)
+        assert address.endswith(f":{port}")
+        millrace("topic", "create", "tried", "--partitions", "3", bootstrap=address).ok()
+        text = b"".join(b"%d\n" % i for i in range(1000))
+        millrace("produce", "tried", "--partition", "1", bootstrap=address, stdin=text).ok()
+        got = millrace("consume", "tried", "--from", "beginning", "--exit-at-end", bootstrap=address).ok()
+        assert got == text
+        dev.terminate()
+        assert dev.wait(30) == 0
+    finally:
+        dev.kill()

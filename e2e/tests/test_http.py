@@ -1,0 +1,108 @@
+"""The HTTP port: liveness, readiness, metrics."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections.abc import Callable
+
+from prometheus_client import parser as text_parser
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import parser as open_parser
+
+from lib.api import Client
+from lib.broker import Broker
+
+
+def scrape(broker: Broker) -> dict[str, Metric]:
+    """All metric families, parsed as strictly as the content type asks."""
+    status, content_type, body = broker.http("/metrics")
+    assert status == 200
+    if "openmetrics" in content_type:
+        families = list(open_parser.text_string_to_metric_families(body))
+    else:
+        assert content_type.startswith("text/plain"), content_type
+        families = list(text_parser.text_string_to_metric_families(body))
+    return {family.name: family for family in families}
+
+
+def test_live_and_ready(shared: Broker) -> None:
+    for path in ("/livez", "/readyz"):
+        status, _, body = shared.http(path)
+        assert status == 200, (path, status, body)
+    assert shared.http("/no-such-page")[0] == 404
+
+
+def test_metrics_have_help_and_units(shared: Broker) -> None:
+    with Client(shared.address) as client:
+        client.create_topic("measured")
+        client.publish("measured", [b"x" * 1000] * 10)
+        client.read("measured")
+    families = scrape(shared)
+    assert len(families) > 10
+    own = {name: family for name, family in families.items() if name.startswith("millrace_")}
+    assert len(own) > 10
+    for name, family in own.items():
+        assert len(family.documentation) > 15, f"{name} has no help text"
+        assert family.type not in ("unknown", "untyped"), f"{name} has no type"
+        assert not re.search(r"_(ms|millis|milliseconds|micros|us|kib|mib|kb|mb)$", name), f"{name}: no base unit"
+        if family.type == "histogram":
+            assert name.endswith(("_seconds", "_bytes")), f"{name}: a histogram of what unit?"
+    assert any(name.endswith("_seconds") for name in own) and any(name.endswith("_bytes") for name in own)
+
+
+def test_counters_count(shared: Broker) -> None:
+    def counters() -> dict[tuple, float]:
+        return {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in scrape(shared).values()
+            if family.type == "counter"
+            for sample in family.samples
+            if sample.name.endswith("_total")
+        }
+
+    with Client(shared.address) as client:
+        client.create_topic("counted")
+        before = counters()
+        client.publish("counted", [b"x" * 1000] * 10)
+        after = counters()
+    grown = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    assert all(value >= 0 for value in grown.values()), "a counter fell"
+    assert 1 in grown.values(), "no counter tells of one batch"
+    assert any(10_000 < value < 12_000 for value in grown.values()), "no counter tells of their bytes"
+
+
+def test_garbage_on_the_http_port_harms_nobody(shared: Broker) -> None:
+    for garbage in (
+        b"\0" * 100,
+        b"GET " + b"/" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"POST /metrics HTTP/9.9\r\n\r\n",
+        b"\n",
+    ):
+        with socket.create_connection(("127.0.0.1", shared.http_port), timeout=5) as s:
+            s.sendall(garbage)
+            s.shutdown(socket.SHUT_WR)
+            try:
+                while s.recv(65536):
+                    pass
+            except OSError:
+                pass
+    assert shared.http("/livez")[0] == 200
+
+
+def test_not_ready_while_stopping_and_gone_after(new_broker: Callable[..., Broker]) -> None:
+    broker = new_broker().start()
+    assert broker.http("/readyz")[0] == 200
+    assert broker.process is not None
+    broker.process.terminate()
+    deadline = time.monotonic() + 20
+    while broker.process.alive():
+        try:
+            status, _, _ = broker.http("/readyz", timeout=1)
+            assert status in (200, 503)
+        except OSError:
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert broker.process.returncode() == 0

@@ -1,0 +1,271 @@
+"""Too many, too slow, too much at once: back pressure and bounds, and others go on."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from lib.api import ApiError, Client, PublishStream, log_pb2, messaging_pb2, types_pb2
+from lib.broker import Broker
+
+MIB = 1 << 20
+RSS_LIMIT = 300 * MIB
+
+
+class Watch:
+    """Another client that publishes and reads all the time, and how long each round took."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._stop = threading.Event()
+        self.slowest = 0.0
+        self.rounds = 0
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            with Client(self._broker.address) as client:
+                while not self._stop.is_set():
+                    started = time.monotonic()
+                    (position,) = client.publish("watched", [b"%d" % self.rounds])
+                    (read,) = client.read("watched", 0, position.offset)
+                    assert read.message.value == b"%d" % self.rounds
+                    self.slowest = max(self.slowest, time.monotonic() - started)
+                    self.rounds += 1
+                    time.sleep(0.02)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            self.failure = error
+
+    @contextlib.contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """The block under which the other client must go on as ever."""
+        with Client(self._broker.address) as client:
+            client.create_topic("watched")
+        self._thread.start()
+        time.sleep(0.5)
+        self.slowest = 0.0
+        yield
+        time.sleep(0.5)
+        self._stop.set()
+        self._thread.join(60)
+        if self.failure is not None:
+            raise self.failure
+        assert self.rounds > 10
+        assert self.slowest < 10.0, f"another client waited {self.slowest:.1f} s"
+
+
+def _memory(broker: Broker) -> int:
+    assert broker.process is not None
+    return broker.process.rss_peak_bytes()
+
+
+@pytest.fixture
+def watch(broker: Broker) -> Watch:
+    """The other client."""
+    return Watch(broker)
+
+
+@pytest.fixture
+def many_files() -> None:
+    """Lets this process have some thousand sockets."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+
+
+def test_a_thousand_idle_connections(broker: Broker, watch: Watch, many_files: None) -> None:
+    with watch.unharmed(), contextlib.ExitStack() as stack:
+        for number in range(1000):
+            s = stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=5))
+            # A third says nothing, a third greets, a third greets half.
+            if number % 3:
+                s.sendall(PREFACE if number % 3 == 1 else PREFACE[:10])
+        time.sleep(3)
+        assert _memory(broker) < RSS_LIMIT
+    with Client(broker.address) as client:
+        client.publish("watched", [b"after"])
+    # Their places are free again.
+    assert broker.process is not None
+    deadline = time.monotonic() + 30
+    while broker.process.open_files() > 200:
+        assert time.monotonic() < deadline, f"{broker.process.open_files()} files are still open"
+        time.sleep(0.2)
+
+
+def test_noise_on_the_client_port(broker: Broker, watch: Watch) -> None:
+    with watch.unharmed():
+        for noise in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\0" * 10_000,
+            b"\x16\x03\x01\x02\0" * 1000,
+            PREFACE + b"\xff" * 100_000,
+        ):
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as s:
+                    with contextlib.suppress(OSError):
+                        s.sendall(noise)
+                        s.shutdown(socket.SHUT_WR)
+                        s.settimeout(10)
+                        while s.recv(65536):
+                            pass
+        assert _memory(broker) < RSS_LIMIT
+
+
+def _fill(client: Client, topic: str, mib: int) -> None:
+    client.create_topic(topic, flush="os")
+    for _ in range(mib // 4):
+        client.publish(topic, [bytes(MIB)] * 4)
+
+
+def test_slow_readers_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
+    with Client(broker.address) as client:
+        _fill(client, "large", 160)
+    clients = [Client(broker.address) for _ in range(40)]
+    calls = []
+    try:
+        with watch.unharmed():
+            for number, client in enumerate(clients):
+                if number % 2:
+                    request = messaging_pb2.ReadRequest(topic="large", follow=True)
+                    calls.append(client.messaging.Read(request, timeout=120))
+                else:
+                    fetches = [
+                        log_pb2.FetchRequest(
+                            correlation_id=i,
+                            partitions=[log_pb2.FetchPartition(topic="large", partition=0, fetch_offset=0)],
+                        )
+                        for i in range(50)
+                    ]
+                    calls.append(client.log.Fetch(iter(fetches), timeout=120))
+                # One answer is taken, and then none for a long time.
+                next(calls[-1])
+            time.sleep(5)
+            assert _memory(broker) < RSS_LIMIT, f"{_memory(broker) >> 20} MiB"
+        # They were waited for, not dropped: reading on gives all the rest.
+        rest = sum(len(answer.messages) for answer in _until(calls[1], lambda a: a.progress[-1].next_offset >= 160))
+        assert rest > 100
+    finally:
+        for call in calls:
+            call.cancel()
+        for client in clients:
+            client.close()
+
+
+def _until(call: Iterator, done: Callable[[object], bool]) -> Iterator:
+    for answer in call:
+        yield answer
+        if answer.progress and done(answer):
+            return
+
+
+def test_many_large_publishes_at_once_push_back_instead_of_growing(broker: Broker, watch: Watch) -> None:
+    """60 clients with 7 MiB each are 420 MiB in flight."""
+    with Client(broker.address) as client:
+        client.create_topic("flood", partitions=4, flush="os")
+    request = [
+        messaging_pb2.PublishRequest(topic="flood", partition=p, messages=[types_pb2.Message(value=bytes(7 * MIB))])
+        for p in range(4)
+    ]
+    outcomes: list[ApiError | None] = []
+
+    def write(number: int) -> None:
+        with Client(broker.address) as own:
+            for _ in range(3):
+                try:
+                    own.messaging.Publish(request[number % 4], timeout=100)
+                    outcomes.append(None)
+                except grpc.RpcError as error:
+                    outcomes.append(ApiError.of(error))
+
+    with watch.unharmed():
+        threads = [threading.Thread(target=write, args=(n,), daemon=True) for n in range(60)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert not any(thread.is_alive() for thread in threads), "some never got an answer"
+    for outcome in outcomes:
+        if outcome is not None:
+            outcome.check_typed()
+            assert outcome.reason == "OVERLOADED", outcome
+            assert outcome.metadata["outcome"] == "not_written"
+            assert outcome.retry_delay_seconds is not None
+    stored = outcomes.count(None)
+    assert stored > 0
+    assert _memory(broker) < RSS_LIMIT, f"{_memory(broker) >> 20} MiB"
+    with Client(broker.address) as client:
+        assert sum(client.log_end("flood", p) for p in range(4)) == stored
+
+
+def test_a_publish_stream_whose_answers_are_not_taken_is_bounded(broker: Broker, watch: Watch) -> None:
+    with Client(broker.address) as client, watch.unharmed():
+        client.create_topic("mute", flush="os")
+        sent = 0
+        stop = threading.Event()
+
+        def requests() -> Iterator[messaging_pb2.PublishStreamRequest]:
+            nonlocal sent
+            messages = [types_pb2.Message(value=b"x" * 100)] * 100
+            while not stop.is_set() and sent < 40_000:
+                sent += 1
+                yield messaging_pb2.PublishStreamRequest(
+                    id=sent, publish=messaging_pb2.PublishRequest(topic="mute", partition=0, messages=messages)
+                )
+
+        call = client.messaging.PublishStream(requests(), timeout=100)
+        assert next(call).WhichOneof("result") == "opened"
+        time.sleep(6)
+        assert _memory(broker) < RSS_LIMIT
+        stop.set()
+        # Whatever was taken is answered, in order, as soon as somebody listens.
+        number = 0
+        for answer in call:
+            number += 1
+            assert answer.id == number and answer.WhichOneof("result") == "published"
+        assert number == sent
+        assert client.log_end("mute") == sent * 100
+
+
+def test_clients_that_vanish_leave_nothing(broker: Broker, watch: Watch) -> None:
+    with watch.unharmed():
+        with Client(broker.address) as client:
+            client.create_topic("left")
+        for _ in range(100):
+            client = Client(broker.address)
+            stream = PublishStream(client)
+            stream.send(1, messaging_pb2.PublishRequest(topic="left", messages=[types_pb2.Message(value=b"x")]))
+            reader = client.messaging.Read(messaging_pb2.ReadRequest(topic="left", follow=True), timeout=60)
+            next(reader)
+            stream.cancel()
+            reader.cancel()
+            client.close()
+        assert _memory(broker) < RSS_LIMIT
+        assert broker.process is not None
+        deadline = time.monotonic() + 20
+        while broker.process.open_files() > 150:
+            assert time.monotonic() < deadline, f"{broker.process.open_files()} files are still open"
+            time.sleep(0.2)
+
+
+def test_many_topics_and_partitions_are_light(broker: Broker) -> None:
+    with Client(broker.address) as client:
+        client.create_topic("first")
+        assert broker.process is not None
+        before = broker.process.rss_bytes()
+        for number in range(10):
+            client.create_topic(f"wide-{number}", partitions=100)
+        grown = broker.process.rss_bytes() - before
+        # 1,000 idle partitions; 64 KiB each would be a lot.
+        assert grown < 64 * MIB, f"1,000 partitions take {grown >> 20} MiB"
+        client.publish("wide-7", [b"x"], 99)
+        assert len(client.read("wide-7", 99)) == 1

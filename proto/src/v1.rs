@@ -1,0 +1,35 @@
+//! The gRPC contract, package `millrace.v1`, generated from `proto/millrace/v1`.
+
+#![allow(
+    missing_docs,
+    clippy::doc_lazy_continuation,
+    clippy::large_enum_variant,
+    reason = "generated from the .proto files, whose comments are the documentation"
+)]
+
+tonic::include_proto!("millrace.v1");
+
+/// The contract as an encoded `FileDescriptorSet`, for server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/millrace.bin"));
+
+/// The domain of each `google.rpc.ErrorInfo` that Millrace sends.
+pub const ERROR_DOMAIN: &str = "millrace.dev";
+
+impl ErrorReason {
+    /// The name as sent in `google.rpc.ErrorInfo.reason`: `UNKNOWN_TOPIC`, without the
+    /// enum's prefix.
+    #[must_use]
+    pub fn reason_name(self) -> &'static str {
+        self.as_str_name()
+            .strip_prefix("ERROR_REASON_")
+            .unwrap_or("UNSPECIFIED")
+    }
+
+    /// The reason with this name, with or without the enum's prefix.
+    #[must_use]
+    pub fn from_reason_name(name: &str) -> Option<Self> {
+        Self::from_str_name(name)
+            .or_else(|| Self::from_str_name(&format!("ERROR_REASON_{name}")))
+    }
+}
