@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Starts a broker, sends real data through it, reads it back and compares.
+# Starts a broker, sends real data through it, kills it, and compares what comes back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-bin=${MILLRACE_BIN_DIR:-${CARGO_TARGET_DIR:-$PWD/target}/release}
-millrace="$bin/millrace"
+bin=$(realpath -m "${MILLRACE_BIN_DIR:-${CARGO_TARGET_DIR:-target}/release}")
+PATH="$bin:$PATH"
+command -v millrace >/dev/null || { echo "$bin has no millrace: run \`make demo\`, which builds it" >&2; exit 1; }
 work=$(mktemp -d)
 broker=
 finish() {
@@ -13,70 +14,79 @@ finish() {
 }
 trap finish EXIT
 
-bold() { printf '\n\033[1m%s\033[0m\n' "$1"; }
-run() { printf '$ %s\n' "$*"; }
+step() { if [ -t 1 ]; then printf '\n\033[1m%s\033[0m\n' "$1"; else printf '\n%s\n' "$1"; fi; }
+show() { printf '$ %s\n' "$*"; }
 
-bold "1. A broker, in one process, with its data in a new directory"
-run "millrace dev --data-dir $work/data"
-"$millrace" dev --data-dir "$work/data" --port 0 >"$work/ready" 2>"$work/log" &
-broker=$!
-for _ in $(seq 100); do
-    grep -q '^ready ' "$work/ready" && break
-    kill -0 "$broker" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-    sleep 0.1
-done
-MILLRACE_BOOTSTRAP=$(sed -n 's/^ready //p' "$work/ready")
-[ -n "$MILLRACE_BOOTSTRAP" ] || { echo "the broker did not start:" >&2; cat "$work/log" >&2; exit 1; }
-export MILLRACE_BOOTSTRAP
-echo "ready $MILLRACE_BOOTSTRAP"
+# start PORT: a broker whose data is kept; sets MILLRACE_BOOTSTRAP, which the command reads.
+start() {
+    show "millrace dev --data-dir $work/data &"
+    : >"$work/ready"
+    millrace dev --data-dir "$work/data" --port "$1" --http-port 0 >"$work/ready" 2>>"$work/log" &
+    broker=$!
+    for _ in $(seq 300); do
+        grep -q '^ready ' "$work/ready" && break
+        kill -0 "$broker" 2>/dev/null || break
+        sleep 0.1
+    done
+    MILLRACE_BOOTSTRAP=$(sed -n 's/^ready //p' "$work/ready")
+    [ -n "$MILLRACE_BOOTSTRAP" ] || { echo "the broker did not start:" >&2; cat "$work/log" >&2; exit 1; }
+    export MILLRACE_BOOTSTRAP
+    echo "ready $MILLRACE_BOOTSTRAP"
+}
 
-bold "2. A topic"
-run "millrace topic create words --partitions 3"
-"$millrace" topic create words --partitions 3
+step "1. A broker in one process, its data in a new directory"
+start 0
 
-bold "3. Real input: every line of this project's documentation, keyed by its file"
+step "2. A topic"
+show "millrace topic create words --partitions 3"
+millrace topic create words --partitions 3
+
+step "3. Real input: each line of this project's documentation, its key the file it is in"
 grep -rH '' README.md ARCHITECTURE.md proto/millrace >"$work/input"
-run "millrace produce words --key-separator :  < $(wc -l <"$work/input") lines"
-"$millrace" produce words --key-separator : <"$work/input"
+lines=$(wc -l <"$work/input")
+show "grep -rH '' README.md ARCHITECTURE.md proto/millrace | millrace produce words --key-separator :"
+millrace produce words --key-separator : <"$work/input"
 
-bold "4. And back: the same lines, in order for each key"
-run "millrace consume words --from beginning --exit-at-end --format key-value"
-"$millrace" consume words --from beginning --exit-at-end --format key-value --key-separator : >"$work/output"
+# Reads everything back and compares; within a key the order must be that of the input.
+read_back() {
+    show "millrace consume words --from beginning --exit-at-end --format key-value --key-separator :"
+    millrace consume words --from beginning --exit-at-end --format key-value --key-separator : >"$work/output"
+    if ! diff <(sort -s -t: -k1,1 "$work/input") <(sort -s -t: -k1,1 "$work/output") >"$work/diff"; then
+        echo "what came back differs:" >&2
+        head -n 20 "$work/diff" >&2
+        exit 1
+    fi
+}
+
+step "4. And back"
+read_back
 head -n 3 "$work/output"
 echo "..."
-if diff <(sort -s -t: -k1,1 "$work/input") <(sort -s -t: -k1,1 "$work/output") >"$work/diff"; then
-    echo "$(wc -l <"$work/output") lines came back, none lost, none changed, in order for each key."
-else
-    echo "what came back differs:" >&2
-    head -n 20 "$work/diff" >&2
-    exit 1
-fi
+echo "=> $lines lines sent, the same $lines came back, in order for each key."
 
-bold "5. What is stored"
-run "millrace topic describe words"
-"$millrace" topic describe words
+step "5. What is stored"
+show "millrace topic describe words"
+millrace topic describe words
 
-bold "6. Kill the broker without warning, start it again: all is still there"
-kill -9 "$broker"
-wait "$broker" 2>/dev/null || true
-run "kill -9; millrace dev --data-dir $work/data"
-: >"$work/ready"
-"$millrace" dev --data-dir "$work/data" --port "${MILLRACE_BOOTSTRAP##*:}" >"$work/ready" 2>>"$work/log" &
-broker=$!
-for _ in $(seq 100); do
-    grep -q '^ready ' "$work/ready" && break
-    kill -0 "$broker" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
-    sleep 0.1
-done
-run "millrace consume words --from beginning --exit-at-end | wc -l"
-count=$("$millrace" consume words --from beginning --exit-at-end | wc -l)
-echo "$count"
-[ "$count" = "$(wc -l <"$work/input")" ] || { echo "lines were lost" >&2; exit 1; }
+step "6. The broker is killed without warning and started again"
+show "kill -9 $broker"
+# The shell would tell of the kill in its own words.
+{ kill -9 "$broker" && wait "$broker"; } 2>/dev/null || true
+start "${MILLRACE_BOOTSTRAP##*:}"
+read_back
+echo "=> All $lines lines are still there, unchanged."
 
-bold "Try next"
+step "7. A clean stop, and every batch and index on the disk is checked"
+show "kill $broker; millrace log verify $work/data"
+kill "$broker"
+wait "$broker" || { echo "the broker did not stop cleanly:" >&2; cat "$work/log" >&2; exit 1; }
+broker=
+millrace log verify "$work/data"
+
+step "Try next"
 cat <<TEXT
   export PATH="$bin:\$PATH"
-  millrace dev                                   # a broker for you, on localhost:9650
+  millrace dev                                   # a broker on localhost:9650, until Ctrl-C
   millrace topic create orders --partitions 6    # in another terminal
   echo "hello" | millrace produce orders
   millrace consume orders --from beginning

@@ -9,7 +9,8 @@ if ! rustup toolchain list 2>/dev/null | grep -q nightly; then
     echo "fuzzing needs a nightly compiler: rustup toolchain install nightly" >&2
     exit 1
 fi
-export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}/fuzz"
+CARGO_TARGET_DIR=$(realpath -m "${CARGO_TARGET_DIR:-target}")/fuzz
+export CARGO_TARGET_DIR
 if ! cargo fuzz --version >/dev/null 2>&1; then
     CARGO_TARGET_DIR="$CARGO_TARGET_DIR/tools" cargo install --quiet --locked cargo-fuzz
 fi

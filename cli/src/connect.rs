@@ -13,6 +13,11 @@ pub async fn client(global: &GlobalArgs) -> anyhow::Result<Client> {
         .connect_timeout(limits::CONNECT_TIMEOUT);
     match builder.build().await {
         Err(error) if *error.kind() == ErrorKind::InvalidArgument => Err(UsageError(error.to_string()).into()),
-        built => built.context("no cluster (start a broker, or name one with --bootstrap or MILLRACE_BOOTSTRAP)"),
+        built => built.with_context(|| {
+            format!(
+                "no broker answers at {}; start one, for example with millrace dev, or name another with --bootstrap",
+                global.bootstrap
+            )
+        }),
     }
 }

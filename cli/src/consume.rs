@@ -15,6 +15,7 @@ use crate::{
     error::OutputError,
     limits,
     offsets::{self, PartitionRange},
+    output::OutputFormat,
     text::{RecordFormat, RecordView, RecordWriter, StartAt},
 };
 
@@ -40,9 +41,9 @@ pub struct ConsumeArgs {
     /// End when all is read that was there at the start.
     #[arg(long)]
     exit_at_end: bool,
-    /// How messages are written.
-    #[arg(long, value_enum, default_value = "value")]
-    format: RecordFormat,
+    /// How messages are written. Default: value; with --output json: json.
+    #[arg(long, value_enum)]
+    format: Option<RecordFormat>,
     /// What stands between key and value with --format key-value. Default: a tab.
     #[arg(long, default_value = "\t", hide_default_value = true, value_name = "TEXT")]
     key_separator: String,
@@ -73,9 +74,13 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     if ranges.is_empty() || args.max_messages == Some(0) {
         return Ok(());
     }
+    let format = args.format.unwrap_or(match global.output {
+        OutputFormat::Text => RecordFormat::Value,
+        OutputFormat::Json => RecordFormat::Json,
+    });
     let mut reading = Reading {
         topic: args.topic.clone(),
-        writer: RecordWriter::new(args.format, &args.key_separator),
+        writer: RecordWriter::new(format, &args.key_separator),
         out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
         left: args.max_messages.unwrap_or(u64::MAX),
         ends: args

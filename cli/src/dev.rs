@@ -30,9 +30,9 @@ pub struct DevArgs {
     /// Port for /livez, /readyz and /metrics; 0: any free one. Default: the client port and 2.
     #[arg(long)]
     http_port: Option<u16>,
-    /// What the broker logs on standard error: error, warn, info, debug or trace.
-    #[arg(long, default_value = "warn", value_name = "LEVEL")]
-    log_level: String,
+    /// What the broker logs on standard error: error, warn (the default), info, debug or trace.
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 /// Where data is, and whether it goes at the end.
@@ -60,6 +60,17 @@ impl DataDir {
         }
     }
 
+    /// What is worth a newcomer's attention. A broker warns of a directory that was not closed, which a
+    /// new one never was.
+    fn log_level(&self) -> &'static str {
+        let is_new = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_none());
+        if is_new {
+            "warn,millrace_server::serve=error"
+        } else {
+            "warn"
+        }
+    }
+
     fn end(self) -> anyhow::Result<()> {
         match self {
             Self::Kept(_) => Ok(()),
@@ -76,10 +87,11 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let http_port = http_port(args.port, args.http_port)?;
     // Before the start, so that an early Ctrl-C removes the temporary directory too.
     let mut stop = Stop::new()?;
-    process::init_logging(&args.log_level, false);
     let data = DataDir::new(args.data_dir)?;
+    let log_level = args.log_level.unwrap_or_else(|| data.log_level().to_owned());
+    process::init_logging(&log_level, false);
     let served = tokio::select! {
-        served = serve(&data, args.port, http_port, &args.log_level) => Some(served),
+        served = serve(&data, args.port, http_port, &log_level) => Some(served),
         () = stop.received() => None,
     };
     let result = match served {
@@ -209,7 +221,9 @@ mod tests {
     fn a_temporary_directory_goes_and_a_named_one_stays() {
         let temporary = DataDir::new(None).unwrap();
         let path = temporary.path().to_owned();
+        assert_ne!(temporary.log_level(), "warn");
         std::fs::write(path.join("x"), "y").unwrap();
+        assert_eq!(temporary.log_level(), "warn");
         temporary.end().unwrap();
         assert!(!path.exists());
 

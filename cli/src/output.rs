@@ -162,6 +162,7 @@ pub fn time_ms(ms: i64) -> Option<String> {
 /// A setting's value with what it means, where the key's unit says so.
 pub fn setting(key: &str, value: &str) -> String {
     let meaning = match value.parse::<i64>() {
+        Ok(i64::MAX) => "unlimited".to_owned(),
         Ok(number) if key.ends_with(".ms") && !(0..1_000).contains(&number) => duration_ms(number),
         Ok(number) if key.ends_with(".bytes") && number >= 1024 => bytes(number.unsigned_abs()),
         Ok(number) if key.ends_with(".bytes") && number < 0 => "unlimited".to_owned(),
@@ -255,6 +256,10 @@ mod tests {
         assert_eq!(setting("retention.ms", "3600000"), "3600000 (1h)");
         assert_eq!(setting("retention.bytes", "-1"), "-1 (unlimited)");
         assert_eq!(setting("segment.bytes", "1073741824"), "1073741824 (1 GiB)");
+        assert_eq!(
+            setting("segment.ms", &i64::MAX.to_string()),
+            "9223372036854775807 (unlimited)"
+        );
         assert_eq!(setting("flush", "os"), "os");
         assert_eq!(setting("min.insync.replicas", "2"), "2");
     }

@@ -94,7 +94,7 @@ impl Admin {
             validate_only: self.validate_only,
         };
         let created = self
-            .change(async |mut admin| Ok(admin.create_topic(request).await?.into_inner()))
+            .change(|mut admin| async move { Ok(admin.create_topic(request).await?.into_inner()) })
             .await?;
         if !self.validate_only {
             // The push of the new metadata is on its way on the same connection.
@@ -120,7 +120,7 @@ impl Admin {
             topic_id: bytes::Bytes::new(),
             validate_only: self.validate_only,
         };
-        self.change(async |mut admin| Ok(admin.delete_topic(request).await?))
+        self.change(|mut admin| async move { Ok(admin.delete_topic(request).await?) })
             .await?;
         if let Some(before) = before
             && !self.validate_only
@@ -145,7 +145,10 @@ impl Admin {
                 page_token: page_token.clone(),
             };
             let page = self
-                .read(async |mut admin| Ok(admin.list_topics(request.clone()).await?.into_inner()))
+                .read(|mut admin| {
+                    let request = request.clone();
+                    async move { Ok(admin.list_topics(request).await?.into_inner()) }
+                })
                 .await?;
             topics.extend(page.topics);
             if page.next_page_token.is_empty() {
@@ -166,8 +169,11 @@ impl Admin {
     /// UNKNOWN_TOPIC, and those of any call.
     pub async fn describe_topic(&self, name: &str) -> Result<v1::DescribeTopicResponse> {
         let request = v1::DescribeTopicRequest { name: name.to_owned() };
-        self.read(async |mut admin| Ok(admin.describe_topic(request.clone()).await?.into_inner()))
-            .await
+        self.read(|mut admin| {
+            let request = request.clone();
+            async move { Ok(admin.describe_topic(request).await?.into_inner()) }
+        })
+        .await
     }
 
     /// Changes a topic's settings: sets `set` and puts `unset` back to the broker's defaults.
@@ -190,7 +196,7 @@ impl Admin {
             unset: unset.into_iter().map(Into::into).collect(),
             validate_only: self.validate_only,
         };
-        self.change(async |mut admin| Ok(admin.alter_configs(request).await?))
+        self.change(|mut admin| async move { Ok(admin.alter_configs(request).await?) })
             .await?;
         Ok(())
     }
@@ -229,7 +235,10 @@ impl Admin {
             resource: Some(resource),
         };
         let answer = self
-            .read(async |mut admin| Ok(admin.describe_configs(request.clone()).await?.into_inner()))
+            .read(|mut admin| {
+                let request = request.clone();
+                async move { Ok(admin.describe_configs(request).await?.into_inner()) }
+            })
             .await?;
         Ok(answer.configs)
     }
@@ -246,7 +255,7 @@ impl Admin {
             validate_only: self.validate_only,
         };
         let answer = self
-            .change(async |mut admin| Ok(admin.create_partitions(request).await?.into_inner()))
+            .change(|mut admin| async move { Ok(admin.create_partitions(request).await?.into_inner()) })
             .await?;
         if !self.validate_only {
             let count = usize::try_from(answer.partitions).unwrap_or(0);
@@ -297,13 +306,9 @@ impl Admin {
     /// # Errors
     /// Those of any call.
     pub async fn describe_cluster(&self) -> Result<v1::DescribeClusterResponse> {
-        self.read(async |mut admin| {
-            Ok(admin
-                .describe_cluster(v1::DescribeClusterRequest {})
-                .await?
-                .into_inner())
-        })
-        .await
+        let request = v1::DescribeClusterRequest {};
+        self.read(|mut admin| async move { Ok(admin.describe_cluster(request).await?.into_inner()) })
+            .await
     }
 
     /// The offsets of starts in partitions of a topic, in the order of `starts`.
@@ -325,15 +330,18 @@ impl Admin {
         offsets::list_offsets(&self.client, &starts, isolation).await
     }
 
-    async fn read<T>(&self, call: impl AsyncFn(AdminClient<Channel>) -> Result<T>) -> Result<T> {
-        let call = &call;
-        retrying(&self.client, self.client.inner.request_timeout, |contact| async move {
-            call(self.client.inner.connections.admin(&contact)?).await
+    async fn read<T, F: Future<Output = Result<T>>>(&self, call: impl Fn(AdminClient<Channel>) -> F) -> Result<T> {
+        retrying(&self.client, self.client.inner.request_timeout, |contact| {
+            let answer = self.client.inner.connections.admin(&contact).map(&call);
+            async move { answer?.await }
         })
         .await
     }
 
-    async fn change<T>(&self, call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T>) -> Result<T> {
+    async fn change<T, F: Future<Output = Result<T>>>(
+        &self,
+        call: impl FnOnce(AdminClient<Channel>) -> F,
+    ) -> Result<T> {
         let deadline = Instant::now() + self.client.inner.request_timeout;
         let admin = self.client.inner.connections.admin(&self.client.contact())?;
         within(deadline, call(admin)).await

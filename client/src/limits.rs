@@ -113,9 +113,6 @@ pub const MAX_FETCH_WAIT: Duration = Duration::from_secs(60);
 /// not wait behind it for long.
 pub const PARTIAL_FETCH_WAIT: Duration = Duration::from_millis(10);
 
-/// A fetch is not made for less room than this, unless nothing else is buffered.
-pub const MIN_FETCH_BYTES: usize = 256 << 10;
-
 /// What a consumer buffers ahead of its user, over all partitions.
 pub const DEFAULT_PREFETCH_BYTES: usize = 32 << 20;
 

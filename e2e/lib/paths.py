@@ -27,8 +27,8 @@ def binary(name: str) -> Path:
     """The product's executable `name`, from MILLRACE_BIN_DIR or the build folder."""
     folder = os.environ.get("MILLRACE_BIN_DIR")
     if folder is None:
-        target = os.environ.get("CARGO_TARGET_DIR", str(REPO / "target"))
-        folder = str(Path(target) / "debug")
+        # Cargo takes a relative folder from where it runs, which is the clone's root.
+        folder = str(REPO / os.environ.get("CARGO_TARGET_DIR", "target") / "debug")
     path = Path(folder) / name
     if not path.exists():
         raise Missing(f"{path} is not built (set MILLRACE_BIN_DIR to the folder that has it)")

@@ -370,12 +370,15 @@ def test_fetch_waits_for_data(client: Client, topic: str) -> None:
     sent.put(request(400))
     assert not any(p.records for p in next(answers).partitions)
     assert 0.35 < time.monotonic() - started < 5
-    threading.Timer(0.3, lambda: client.publish(topic, [b"now"])).start()
+    publisher = threading.Timer(0.3, lambda: client.publish(topic, [b"now"]))
+    publisher.start()
     started = time.monotonic()
     sent.put(request(20_000))
     assert headers(next(answers).partitions[0].records)[0].count == 1
     assert time.monotonic() - started < 10
     sent.put(None)
+    # The reader may have the record before the publisher has its answer.
+    publisher.join(10)
 
 
 def test_metadata_pushes_changes(client: Client) -> None:

@@ -297,32 +297,26 @@ def test_bench_prints_one_json_object(shared: Broker, name: str) -> None:
 # --- dev ---
 
 
-@pytest.mark.parametrize("brokers", [1, 3])
-def test_dev_starts_a_cluster_in_one_process(tmp_path: Path, brokers: int) -> None:
+def test_dev_starts_a_broker_and_keeps_its_data(tmp_path: Path) -> None:
     port = free_port()
-    dev = Process(
-        [
-            paths.binary("millrace"),
-            "dev",
-            "--brokers",
-            str(brokers),
-            "--data-dir",
-            tmp_path / "data",
-            "--port",
-            str(port),
-        ],
-        tmp_path,
-        "dev",
-    )
-    try:
-        address = dev.wait_for_line("ready ", 60)
-        assert address.endswith(f":{port}")
-        millrace("topic", "create", "tried", "--partitions", "3", bootstrap=address).ok()
-        text = b"".join(b"%d\n" % i for i in range(1000))
-        millrace("produce", "tried", "--partition", "1", bootstrap=address, stdin=text).ok()
-        got = millrace("consume", "tried", "--from", "beginning", "--exit-at-end", bootstrap=address).ok()
-        assert got == text
-        dev.terminate()
-        assert dev.wait(30) == 0
-    finally:
-        dev.kill()
+    command = [paths.binary("millrace"), "dev", "--data-dir", tmp_path / "data", "--port", port, "--http-port", 0]
+    text = b"".join(b"%d\n" % i for i in range(1000))
+    for start in range(2):
+        dev = Process(command, tmp_path, "dev")
+        try:
+            address = dev.wait_for_line("ready ", 60)
+            assert address.endswith(f":{port}")
+            if start == 0:
+                millrace("topic", "create", "tried", "--partitions", "3", bootstrap=address).ok()
+                millrace("produce", "tried", "--partition", "1", bootstrap=address, stdin=text).ok()
+            got = millrace("consume", "tried", "--from", "beginning", "--exit-at-end", bootstrap=address).ok()
+            assert got == text
+            dev.terminate()
+            assert dev.wait(30) == 0
+        finally:
+            dev.kill()
+
+
+def test_dev_says_that_its_port_is_taken(shared: Broker) -> None:
+    text = millrace("dev", "--port", str(shared.port), "--http-port", "0").failed()
+    assert str(shared.port) in text and len(text.strip().splitlines()) == 1, text

@@ -54,7 +54,8 @@ impl<T: Message> Encoder for MessageEncoder<T> {
         // A buffer that grows while it is filled would copy large batches several times.
         buffer.reserve(item.encoded_len());
         debug_assert!(buffer.remaining_mut() >= item.encoded_len());
-        item.encode(buffer).map_err(|error| Status::internal(format!("can't encode: {error}")))
+        item.encode(buffer)
+            .map_err(|error| Status::internal(format!("can't encode: {error}")))
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -10,8 +10,7 @@
 tonic::include_proto!("millrace.v1");
 
 /// The contract as an encoded `FileDescriptorSet`, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/millrace.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/millrace.bin"));
 
 /// The domain of each `google.rpc.ErrorInfo` that Millrace sends.
 pub const ERROR_DOMAIN: &str = "millrace.dev";
@@ -29,7 +28,6 @@ impl ErrorReason {
     /// The reason with this name, with or without the enum's prefix.
     #[must_use]
     pub fn from_reason_name(name: &str) -> Option<Self> {
-        Self::from_str_name(name)
-            .or_else(|| Self::from_str_name(&format!("ERROR_REASON_{name}")))
+        Self::from_str_name(name).or_else(|| Self::from_str_name(&format!("ERROR_REASON_{name}")))
     }
 }

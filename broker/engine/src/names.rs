@@ -89,14 +89,23 @@ mod tests {
     fn refuses_each_kind_by_its_own_error() {
         assert_eq!(check_topic_name(""), Err(NameError::Empty));
         assert_eq!(check_topic_name(".."), Err(NameError::Dots { name: "..".into() }));
-        assert_eq!(check_topic_name(&"x".repeat(250)), Err(NameError::TooLong { length: 250 }));
+        assert_eq!(
+            check_topic_name(&"x".repeat(250)),
+            Err(NameError::TooLong { length: 250 })
+        );
         assert_eq!(
             check_topic_name("a/../b"),
-            Err(NameError::Character { character: '/', position: 1 })
+            Err(NameError::Character {
+                character: '/',
+                position: 1
+            })
         );
         assert_eq!(
             check_topic_name("ä"),
-            Err(NameError::Character { character: 'ä', position: 0 })
+            Err(NameError::Character {
+                character: 'ä',
+                position: 0
+            })
         );
         assert_eq!(check_new_topic_name("__metadata"), Err(NameError::Reserved));
         assert_eq!(check_topic_name("__metadata"), Ok(()));

@@ -31,6 +31,9 @@ pub struct LogConfig {
     pub producer_id_expiration_ms: i64,
     /// Producers remembered at most; the least recently used are forgotten first (KIP-854). Default 100,000.
     pub max_producer_ids: usize,
+    /// Appends may use the room that others must leave: for the cluster's own metadata, without which no room can be
+    /// made. Default off.
+    pub uses_reserve: bool,
     /// Check each batch's CRC when it is read, so that damage that nobody found yet is never served. Default on: it
     /// costs a few percent of copying the bytes once.
     pub verify_crc_on_read: bool,
@@ -55,6 +58,7 @@ impl Default for LogConfig {
             message_timestamp_after_max_ms: Some(60 * 60 * 1000),
             producer_id_expiration_ms: DAY_MS,
             max_producer_ids: 100_000,
+            uses_reserve: false,
             verify_crc_on_read: true,
         }
     }

@@ -36,7 +36,11 @@ impl EpochCache {
             return false;
         }
         // An epoch that wrote nothing, and whose place is taken, never was.
-        while self.entries.last().is_some_and(|last| last.start_offset >= start_offset) {
+        while self
+            .entries
+            .last()
+            .is_some_and(|last| last.start_offset >= start_offset)
+        {
             self.entries.pop();
         }
         self.entries.push(EpochEntry { epoch, start_offset });
@@ -52,7 +56,10 @@ impl EpochCache {
 
     /// Forgets epochs that ended at or below the log start; the one that holds the log start begins there now.
     pub fn advance_start(&mut self, start_offset: i64) -> bool {
-        let keep_from = self.entries.partition_point(|entry| entry.start_offset <= start_offset).saturating_sub(1);
+        let keep_from = self
+            .entries
+            .partition_point(|entry| entry.start_offset <= start_offset)
+            .saturating_sub(1);
         let mut changed = keep_from > 0;
         self.entries.drain(..keep_from);
         if let Some(first) = self.entries.first_mut()
@@ -107,7 +114,11 @@ mod tests {
     }
 
     fn pairs(cache: &EpochCache) -> Vec<(i32, i64)> {
-        cache.entries().iter().map(|entry| (entry.epoch, entry.start_offset)).collect()
+        cache
+            .entries()
+            .iter()
+            .map(|entry| (entry.epoch, entry.start_offset))
+            .collect()
     }
 
     #[test]
@@ -126,7 +137,11 @@ mod tests {
             assert_eq!(full.end_offset_for(asked, 45), expected, "epoch {asked}");
         }
         assert_eq!(cache(&[]).end_offset_for(0, 45), None);
-        assert_eq!(cache(&[(0, 0)]).end_offset_for(0, 45), Some((0, 45)), "epoch 0 survives (KAFKA-10432)");
+        assert_eq!(
+            cache(&[(0, 0)]).end_offset_for(0, 45),
+            Some((0, 45)),
+            "epoch 0 survives (KAFKA-10432)"
+        );
     }
 
     #[test]
@@ -145,7 +160,10 @@ mod tests {
     fn truncation_and_log_start() {
         let mut epochs = cache(&[(1, 0), (2, 10), (3, 20)]);
         assert!(!epochs.truncate_to(21));
-        assert!(epochs.truncate_to(20), "the entry goes although no record is cut (KAFKA-10706)");
+        assert!(
+            epochs.truncate_to(20),
+            "the entry goes although no record is cut (KAFKA-10706)"
+        );
         assert_eq!(pairs(&epochs), [(1, 0), (2, 10)]);
 
         let mut epochs = cache(&[(1, 0), (2, 10), (3, 20)]);

@@ -128,15 +128,33 @@ pub enum AppendError {
 impl From<SequenceError> for AppendError {
     fn from(error: SequenceError) -> Self {
         match error {
-            SequenceError::OutOfOrder { producer_id, sequence, expected } => {
-                AppendError::OutOfOrderSequence { producer_id, sequence, expected }
-            }
-            SequenceError::Duplicate { producer_id, sequence, last_sequence } => {
-                AppendError::DuplicateSequence { producer_id, sequence, last_sequence }
-            }
-            SequenceError::InvalidEpoch { producer_id, epoch, current } => {
-                AppendError::InvalidProducerEpoch { producer_id, epoch, current }
-            }
+            SequenceError::OutOfOrder {
+                producer_id,
+                sequence,
+                expected,
+            } => AppendError::OutOfOrderSequence {
+                producer_id,
+                sequence,
+                expected,
+            },
+            SequenceError::Duplicate {
+                producer_id,
+                sequence,
+                last_sequence,
+            } => AppendError::DuplicateSequence {
+                producer_id,
+                sequence,
+                last_sequence,
+            },
+            SequenceError::InvalidEpoch {
+                producer_id,
+                epoch,
+                current,
+            } => AppendError::InvalidProducerEpoch {
+                producer_id,
+                epoch,
+                current,
+            },
         }
     }
 }

@@ -57,7 +57,9 @@ pub fn place_partitions(
     }
     let mut spots: Vec<BrokerSpot> = brokers.to_vec();
     spots.sort_by_key(|spot| spot.id);
-    Ok((0..partitions).map(|_| place_one(&mut spots, replication_factor)).collect())
+    Ok((0..partitions)
+        .map(|_| place_one(&mut spots, replication_factor))
+        .collect())
 }
 
 fn place_one(spots: &mut [BrokerSpot], replication_factor: usize) -> Vec<i32> {
@@ -88,7 +90,12 @@ mod tests {
         racks
             .iter()
             .zip(0..)
-            .map(|(rack, id)| BrokerSpot { id, rack: (*rack).into(), replicas: 0, leaders: 0 })
+            .map(|(rack, id)| BrokerSpot {
+                id,
+                rack: (*rack).into(),
+                replicas: 0,
+                leaders: 0,
+            })
             .collect()
     }
 

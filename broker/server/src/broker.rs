@@ -124,7 +124,10 @@ impl Broker {
             }
         }
         let id = block.first;
-        *block = ProducerIdBlock { first: block.first + 1, count: block.count - 1 };
+        *block = ProducerIdBlock {
+            first: block.first + 1,
+            count: block.count - 1,
+        };
         Ok(id)
     }
 
@@ -135,8 +138,7 @@ impl Broker {
             let cluster: Arc<Cluster> = changes.borrow_and_update().clone();
             let version = cluster.version;
             let broker = self.clone();
-            let done =
-                tokio::task::spawn_blocking(move || broker.partitions.reconcile(&cluster)).await;
+            let done = tokio::task::spawn_blocking(move || broker.partitions.reconcile(&cluster)).await;
             if let Err(error) = done {
                 tracing::error!(%error, "partitions can't be brought up to date");
             }

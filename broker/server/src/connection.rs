@@ -63,8 +63,12 @@ pub fn accept(
             let slot = slots.acquire_owned().await.ok()?;
             let stream = accept_one(&listener).await;
             open.fetch_add(1, Ordering::Relaxed);
-            let connection =
-                Connection { stream, budget: budget.connection(), open, _slot: slot };
+            let connection = Connection {
+                stream,
+                budget: budget.connection(),
+                open,
+                _slot: slot,
+            };
             Some((Ok(connection), listener))
         }
     })
@@ -95,9 +99,9 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// As of the operating system.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("can't listen on {address}: {error}"))
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))
 }
 
 impl AsyncRead for Connection {
@@ -111,11 +115,7 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, buffer)
     }
 

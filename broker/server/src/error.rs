@@ -57,8 +57,7 @@ impl ApiError {
     pub fn field(field: impl Into<String>, problem: impl Into<String>) -> Self {
         let (field, problem) = (field.into(), problem.into());
         let mut error =
-            Self::new(ErrorReason::InvalidRequest, format!("Field {field}: {problem}."))
-                .with("field", &field);
+            Self::new(ErrorReason::InvalidRequest, format!("Field {field}: {problem}.")).with("field", &field);
         error.fields.push((field, problem));
         error
     }
@@ -95,7 +94,11 @@ impl ApiError {
     /// said before.
     #[must_use]
     pub fn or_outcome(self, outcome: WriteOutcome) -> Self {
-        if self.metadata.contains_key("outcome") { self } else { self.outcome(outcome) }
+        if self.metadata.contains_key("outcome") {
+            self
+        } else {
+            self.outcome(outcome)
+        }
     }
 
     /// Names the item of the request that failed, in the message.
@@ -223,15 +226,14 @@ impl From<LeaderError> for ApiError {
                 Self::new(ErrorReason::UnknownLeaderEpoch, message).with("leader_epoch", current)
             }
             LeaderError::NotEnoughReplicas { .. } => {
-                Self::new(ErrorReason::NotEnoughReplicas, message)
-                    .outcome(WriteOutcome::NotWritten)
+                Self::new(ErrorReason::NotEnoughReplicas, message).outcome(WriteOutcome::NotWritten)
             }
-            LeaderError::OffsetNotAvailable => {
-                Self::new(ErrorReason::OffsetNotAvailable, message)
-            }
-            LeaderError::OffsetOutOfRange { log_start, high_watermark, .. } => {
-                out_of_range(message, log_start, high_watermark)
-            }
+            LeaderError::OffsetNotAvailable => Self::new(ErrorReason::OffsetNotAvailable, message),
+            LeaderError::OffsetOutOfRange {
+                log_start,
+                high_watermark,
+                ..
+            } => out_of_range(message, log_start, high_watermark),
         }
     }
 }
@@ -265,18 +267,14 @@ impl From<Rejection> for ApiError {
             Rejection::OtherTopicId { .. } => Self::new(ErrorReason::UnknownTopic, message),
             Rejection::TopicExists { .. } => Self::new(ErrorReason::TopicExists, message),
             Rejection::InvalidTopicName { .. } => Self::new(ErrorReason::InvalidTopicName, message),
-            Rejection::InvalidConfig { key, .. } => {
-                Self::new(ErrorReason::InvalidConfig, message).with("key", key)
-            }
+            Rejection::InvalidConfig { key, .. } => Self::new(ErrorReason::InvalidConfig, message).with("key", key),
             Rejection::InvalidPartitionCount { reason } | Rejection::InvalidAssignment { reason } => {
                 Self::field("partitions", reason)
             }
             Rejection::TooManyPartitions { limit } => {
                 Self::new(ErrorReason::LimitReached, message).with("limit", limit)
             }
-            Rejection::PartitionsChanged { .. } => {
-                Self::new(ErrorReason::QuorumUnavailable, message)
-            }
+            Rejection::PartitionsChanged { .. } => Self::new(ErrorReason::QuorumUnavailable, message),
             Rejection::UnknownBroker { .. } => Self::new(ErrorReason::UnknownBroker, message),
             Rejection::StaleBrokerEpoch { .. }
             | Rejection::OtherCluster { .. }
@@ -309,7 +307,10 @@ mod tests {
         assert_eq!(status.code(), Code::InvalidArgument);
         let details = status.get_error_details();
         let info = details.error_info().unwrap();
-        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("INVALID_REQUEST", ERROR_DOMAIN));
+        assert_eq!(
+            (info.reason.as_str(), info.domain.as_str()),
+            ("INVALID_REQUEST", ERROR_DOMAIN)
+        );
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "topic");
         let busy = Status::from(ApiError::new(ErrorReason::Overloaded, "Slow down."));
         assert!(busy.get_error_details().retry_info().unwrap().retry_delay.is_some());
@@ -318,7 +319,9 @@ mod tests {
     #[test]
     fn every_reason_has_a_code_that_is_neither_ok_nor_unknown() {
         for number in 1..=200 {
-            let Ok(reason) = ErrorReason::try_from(number) else { continue };
+            let Ok(reason) = ErrorReason::try_from(number) else {
+                continue;
+            };
             assert!(!matches!(code_of(reason), Code::Ok | Code::Unknown), "{reason:?}");
         }
     }

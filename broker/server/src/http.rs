@@ -35,7 +35,10 @@ impl Health {
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let starting = Phase::Starting("opening the log directory".into());
-        Self { metrics, state: Arc::new(RwLock::new(starting)) }
+        Self {
+            metrics,
+            state: Arc::new(RwLock::new(starting)),
+        }
     }
 
     /// Tells what the starting broker is doing.
@@ -76,7 +79,9 @@ impl Health {
             let index = status.applied_index.and_then(|index| i64::try_from(index).ok());
             self.metrics.metadata_applied_index.set(index.unwrap_or(-1));
             self.metrics.metadata_has_leader.set(i64::from(status.leader.is_some()));
-            self.metrics.memory_bytes.set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
+            self.metrics
+                .memory_bytes
+                .set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
         }
     }
 }
@@ -105,7 +110,9 @@ pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToke
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health);
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await;
+    let served = axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await;
     if let Err(error) = served {
         tracing::error!(%error, "the health and metrics port failed");
     }

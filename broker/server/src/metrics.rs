@@ -54,6 +54,8 @@ pub struct Metrics {
     pub disk_available_bytes: FloatGauge,
     /// Bytes of all logs.
     pub log_bytes: FloatGauge,
+    /// Time that reading the logs took at start.
+    pub recovery_seconds: FloatGauge,
     /// Bytes scanned at start.
     pub recovered_bytes: Gauge,
     /// Whether the last stop was clean.
@@ -85,6 +87,7 @@ impl Default for Metrics {
             offline_partitions: Gauge::default(),
             disk_available_bytes: FloatGauge::default(),
             log_bytes: FloatGauge::default(),
+            recovery_seconds: FloatGauge::default(),
             recovered_bytes: Gauge::default(),
             clean_start: Gauge::default(),
             metadata_applied_index: Gauge::default(),
@@ -164,6 +167,12 @@ impl Metrics {
             bytes(),
             self.recovered_bytes.clone(),
         );
+        registry.register_with_unit(
+            "log_recovery",
+            "Time that opening and recovering all logs took when this broker started",
+            Unit::Seconds,
+            self.recovery_seconds.clone(),
+        );
         registry.register(
             "clean_start",
             "1 if the last stop of this broker was clean, else 0",
@@ -200,14 +209,18 @@ impl Metrics {
     /// Counts bytes read for clients.
     pub fn count_fetched(&self, topic: &str, bytes: usize) {
         if bytes > 0 {
-            let label = TopicLabel { topic: topic.to_owned() };
+            let label = TopicLabel {
+                topic: topic.to_owned(),
+            };
             self.fetched_bytes.get_or_create(&label).inc_by(bytes as u64);
         }
     }
 
     /// Forgets a topic's series.
     pub fn forget_topic(&self, topic: &str) {
-        let label = TopicLabel { topic: topic.to_owned() };
+        let label = TopicLabel {
+            topic: topic.to_owned(),
+        };
         self.appended_bytes.remove(&label);
         self.appended_batches.remove(&label);
         self.fetched_bytes.remove(&label);
@@ -221,9 +234,15 @@ mod tests {
     #[test]
     fn series_have_help_and_units() {
         let metrics = Metrics::default();
-        metrics.appended_bytes.get_or_create(&TopicLabel { topic: "t".into() }).inc_by(5);
+        metrics
+            .appended_bytes
+            .get_or_create(&TopicLabel { topic: "t".into() })
+            .inc_by(5);
         let text = metrics.render();
-        assert!(text.contains("# HELP millrace_appended_bytes Bytes of record batches"), "{text}");
+        assert!(
+            text.contains("# HELP millrace_appended_bytes Bytes of record batches"),
+            "{text}"
+        );
         assert!(text.contains("# UNIT millrace_appended_bytes bytes"), "{text}");
         assert!(text.contains("millrace_appended_bytes_total{topic=\"t\"} 5"), "{text}");
         metrics.forget_topic("t");

@@ -55,11 +55,10 @@ impl Flags {
             .filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)))
             .collect();
         for setting in &self.settings {
-            let (key, value) =
-                setting.split_once('=').ok_or_else(|| ConfigProblem::NotAnAssignment {
-                    source_text: "command line --set".into(),
-                    found: setting.chars().take(80).collect(),
-                })?;
+            let (key, value) = setting.split_once('=').ok_or_else(|| ConfigProblem::NotAnAssignment {
+                source_text: "command line --set".into(),
+                found: setting.chars().take(80).collect(),
+            })?;
             settings.push((key.to_owned(), value.to_owned()));
         }
         Ok(settings)
@@ -126,7 +125,11 @@ pub fn init_logging(level: &str, json: bool) {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // A second initialisation in one process (an embedded broker) changes nothing.
-    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+    let _ = if json {
+        builder.json().try_init()
+    } else {
+        builder.try_init()
+    };
 }
 
 async fn run(config: BrokerConfig, format_if_empty: bool) -> Result<(), Box<dyn std::error::Error>> {

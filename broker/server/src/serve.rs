@@ -17,11 +17,14 @@ use millrace_engine::{
 };
 use millrace_log::{ChangeError, DirIdentity, DirOptions, FormatDirError, LogDir, OpenDirError, OsFileSystem};
 use millrace_proto::v1::{
-    FILE_DESCRIPTOR_SET, admin_server::AdminServer, log_server::LogServer,
-    messaging_server::MessagingServer,
+    FILE_DESCRIPTOR_SET, admin_server::AdminServer, log_server::LogServer, messaging_server::MessagingServer,
 };
 use thiserror::Error;
-use tokio::{net::TcpListener, sync::{Mutex, watch}, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
 use uuid::Uuid;
@@ -136,7 +139,12 @@ pub async fn start(config: BrokerConfig) -> Result<RunningBroker, StartError> {
     let http_address = http_listener.local_addr()?;
     let stop = CancellationToken::new();
     let task = tokio::spawn(http::serve(http_listener, health.clone(), stop.clone()));
-    let http = HttpServer { health, address: http_address, stop, task };
+    let http = HttpServer {
+        health,
+        address: http_address,
+        stop,
+        task,
+    };
     match start_broker(config, metrics, &http.health, client_listener).await {
         Ok((broker, grpc)) => {
             http.health.ready(broker.clone());
@@ -193,7 +201,15 @@ async fn start_broker(
 
     let stop = CancellationToken::new();
     let task = serve(&broker, listener, stop.clone()).await;
-    Ok((broker, GrpcServer { address, flusher, stop, task }))
+    Ok((
+        broker,
+        GrpcServer {
+            address,
+            flusher,
+            stop,
+            task,
+        },
+    ))
 }
 
 /// Where clients on this machine reach a listener; an unspecified address is this host's
@@ -220,19 +236,13 @@ async fn open_dir(config: &BrokerConfig, metrics: &Metrics) -> Result<Arc<LogDir
     let clean = opened.was_clean();
     metrics.clean_start.set(i64::from(clean));
     if !clean {
-        tracing::warn!(
-            "the last stop was not clean, or this is the first start: unflushed tails are scanned"
-        );
+        tracing::warn!("the last stop was not clean, or this is the first start: unflushed tails are scanned");
     }
     Ok(Arc::new(opened))
 }
 
 /// The metadata of a cluster of one: the first start of a formatted directory begins it.
-async fn open_quorum(
-    config: &BrokerConfig,
-    dir: &Arc<LogDir>,
-    health: &Health,
-) -> Result<Quorum, StartError> {
+async fn open_quorum(config: &BrokerConfig, dir: &Arc<LogDir>, health: &Health) -> Result<Quorum, StartError> {
     health.starting("reading the metadata log");
     let identity = dir.identity();
     let voter_id = u64::from(config.node_id.unsigned_abs());
@@ -253,12 +263,7 @@ async fn open_quorum(
     Ok(quorum)
 }
 
-async fn register(
-    config: &BrokerConfig,
-    dir: &LogDir,
-    quorum: &Quorum,
-    advertised: &str,
-) -> Result<i64, StartError> {
+async fn register(config: &BrokerConfig, dir: &LogDir, quorum: &Quorum, advertised: &str) -> Result<i64, StartError> {
     let identity = dir.identity();
     let registration = Command::RegisterBroker(RegisterBroker {
         broker_id: config.node_id,
@@ -279,6 +284,7 @@ async fn register(
 
 /// Opens all partitions, in parallel, and tells how far it is.
 async fn recover(broker: &Arc<Broker>, health: &Health) {
+    let begun = std::time::Instant::now();
     let cluster = broker.quorum.cluster();
     let version = cluster.version;
     let working = broker.clone();
@@ -288,7 +294,7 @@ async fn recover(broker: &Arc<Broker>, health: &Health) {
     });
     loop {
         let (done, all) = broker.partitions.progress();
-        let percent = if all == 0 { 0 } else { 100 * done / all };
+        let percent = (100 * done).checked_div(all).unwrap_or(0);
         health.starting(format!("recovering, {percent} % ({done} of {all} partitions)"));
         match tokio::time::timeout(Duration::from_millis(100), &mut recovery).await {
             Ok(Ok(())) => break,
@@ -299,14 +305,11 @@ async fn recover(broker: &Arc<Broker>, health: &Health) {
             Err(_) => {}
         }
     }
+    broker.metrics.recovery_seconds.set(begun.elapsed().as_secs_f64());
     broker.reconciled.send_replace(version);
 }
 
-async fn serve(
-    broker: &Arc<Broker>,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> JoinHandle<()> {
+async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: CancellationToken) -> JoinHandle<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<MessagingServer<MessagingService>>().await;
     reporter.set_serving::<LogServer<LogService>>().await;
@@ -315,7 +318,9 @@ async fn serve(
     tokio::spawn(async move {
         stopping.cancelled().await;
         for service in ["", "millrace.v1.Messaging", "millrace.v1.Log", "millrace.v1.Admin"] {
-            reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+            reporter
+                .set_service_status(service, tonic_health::ServingStatus::NotServing)
+                .await;
         }
     });
     let open = Arc::new(AtomicUsize::new(0));
@@ -328,12 +333,7 @@ async fn serve(
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
-    let incoming = connection::accept(
-        listener,
-        broker.config.max_connections,
-        broker.memory.clone(),
-        open,
-    );
+    let incoming = connection::accept(listener, broker.config.max_connections, broker.memory.clone(), open);
     let max = limits::MAX_RPC_MESSAGE_BYTES;
     let mut router = Server::builder()
         .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
@@ -344,9 +344,7 @@ async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(MemoryLayer)
         .add_service(health)
-        .add_service(
-            MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max),
-        )
+        .add_service(MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max))
         .add_service(RawLogServer::new(LogService(broker.clone())))
         .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max));
     // Both versions: grpcurl and older tools ask for the alpha.
@@ -363,7 +361,9 @@ async fn serve(
         }
     }
     tokio::spawn(async move {
-        let served = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await;
+        let served = router
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await;
         if let Err(error) = served {
             tracing::error!(%error, "the client port failed");
         }
@@ -413,7 +413,10 @@ impl RunningBroker {
         }
         let mut server = grpc.task;
         // Connections that only idle end soon; those that do not are closed.
-        if tokio::time::timeout(Duration::from_millis(500), &mut server).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(500), &mut server)
+            .await
+            .is_err()
+        {
             server.abort();
         }
         let flusher = grpc.flusher;

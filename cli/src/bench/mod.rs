@@ -56,7 +56,7 @@ pub struct ProducerArgs {
     /// How records are spread over partitions.
     #[arg(long, value_enum, default_value_t)]
     partitioner: PartitionerArg,
-    /// Values are sent before the measurement begins this many times, to warm everything up.
+    /// Send this many records before the measurement begins.
     #[arg(long, default_value_t = 0, value_name = "N")]
     warmup_records: u64,
 }

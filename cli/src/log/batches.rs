@@ -12,7 +12,11 @@ use millrace_proto::batch::{
 };
 use serde::Serialize;
 
-use crate::{error::OutputError, output::time_ms, text::JsonBytes};
+use crate::{
+    error::OutputError,
+    output::{plural, time_ms},
+    text::JsonBytes,
+};
 
 /// Bytes of a key or value shown in text; JSON has them all.
 const SHOWN_BYTES: usize = 120;
@@ -215,11 +219,11 @@ fn json_record(record: &Record<'_>, control_type: Option<String>) -> JsonRecord 
 fn text_batch(batch: &DumpedBatch) -> String {
     let header = &batch.header;
     let mut text = format!(
-        "byte {}: offsets {} to {}, {} records, {} bytes, epoch {}, {} {}, compression {}",
+        "byte {}: offsets {} to {}, {}, {} bytes, epoch {}, {} {}, compression {}",
         batch.position,
         header.base_offset,
         header.last_offset(),
-        header.record_count,
+        plural(u64::from(header.record_count.unsigned_abs()), "record"),
         header.size_in_bytes(),
         header.partition_leader_epoch,
         timestamp_type(header.timestamp_type()),

@@ -126,25 +126,24 @@ pub fn run(args: &VerifyArgs, format: OutputFormat) -> anyhow::Result<()> {
 fn text(report: &Report) -> String {
     let mut text = String::new();
     for partition in &report.partitions {
-        let offsets = match (partition.first_offset, partition.next_offset) {
-            (Some(first), Some(next)) if first < next => format!("offsets {first} to {}", next - 1),
-            _ => "no records".to_owned(),
-        };
         let verdict = match partition.problem_count {
             0 => "sound".to_owned(),
             problems => plural(problems, "problem"),
         };
+        let contents = match (partition.first_offset, partition.next_offset) {
+            (Some(first), Some(next)) if first < next => format!(
+                "offsets {first} to {}, {} in {}, {}",
+                next - 1,
+                plural(partition.records, "record"),
+                batches(partition.batches),
+                plural(partition.segments as u64, "segment"),
+            ),
+            _ => "no records".to_owned(),
+        };
         text.push_str(&format!(
-            "{}: {verdict}; {offsets}, {} in {}, {}, {}\n",
+            "{}: {verdict}; {contents}, {}\n",
             partition.path,
-            plural(partition.records, "record"),
-            if partition.batches == 1 {
-                "1 batch".to_owned()
-            } else {
-                format!("{} batches", count(partition.batches))
-            },
-            plural(partition.segments as u64, "segment"),
-            bytes(partition.bytes),
+            bytes(partition.bytes)
         ));
         for problem in &partition.problems {
             let position = problem.position.map_or_else(String::new, |at| format!(", byte {at}"));
@@ -157,4 +156,12 @@ fn text(report: &Report) -> String {
         }
     }
     text
+}
+
+fn batches(number: u64) -> String {
+    if number == 1 {
+        "1 batch".to_owned()
+    } else {
+        format!("{} batches", count(number))
+    }
 }

@@ -3,26 +3,23 @@
 /// The setting that says how many replicas have an acknowledged message.
 pub const MIN_IN_SYNC_KEY: &str = "min.insync.replicas";
 
-/// What a topic survives with `replicas` copies of which `min_in_sync` have each message that was
-/// acknowledged with acks=all: one sentence about data, one about writing.
+/// What a topic survives with `replicas` copies, of which `min_in_sync` (at most all counts) have each
+/// message that was acknowledged with acks=all: about its data and about writing.
 ///
-/// More copies may have it, but only `min_in_sync` are promised (KIP-966).
+/// More copies may have a message, but only `min_in_sync` are promised (KIP-966).
 pub fn survival(replicas: i32, min_in_sync: i32) -> String {
     let replicas = replicas.max(1);
+    let min_in_sync = min_in_sync.clamp(1, replicas);
     let brokers = if replicas == 1 {
         "1 broker".to_owned()
     } else {
         format!("{replicas} brokers")
     };
-    if min_in_sync > replicas {
-        return format!(
-            "takes no writes with acks=all: {MIN_IN_SYNC_KEY} is {min_in_sync}, but there are only {replicas} replicas"
-        );
-    }
-    let data = min_in_sync.max(1) - 1;
-    let writes = replicas - min_in_sync.max(1);
-    let lost = format!("acknowledged messages survive the loss of {data} of {brokers}");
-    match (replicas, writes) {
+    let lost = format!(
+        "acknowledged messages survive the loss of {} of {brokers}",
+        min_in_sync - 1
+    );
+    match (replicas, replicas - min_in_sync) {
         (1, _) => format!("{lost}; while it is down nothing can be read or written"),
         (_, 0) => format!("{lost}; writes stop when any of them is down"),
         (_, writes) => format!("{lost}; writes go on with {writes} of them down"),
@@ -59,7 +56,7 @@ mod tests {
             (
                 1,
                 2,
-                "takes no writes with acks=all: min.insync.replicas is 2, but there are only 1 replicas",
+                "acknowledged messages survive the loss of 0 of 1 broker; while it is down nothing can be read or written",
             ),
         ] {
             assert_eq!(survival(replicas, min), text);

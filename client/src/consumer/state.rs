@@ -73,6 +73,7 @@ pub struct State {
     /// Requests that are not answered, by leader.
     requests: HashMap<Arc<str>, usize>,
     turn: usize,
+    leader_count: usize,
     next_generation: u64,
 }
 
@@ -215,6 +216,7 @@ impl State {
                 None => {}
             }
         }
+        self.leader_count = self.leaders().len();
         for key in gone {
             let error = Error::server(
                 ErrorReason::UnknownTopic,
@@ -255,9 +257,12 @@ impl State {
                 ready.push(key.clone());
             }
         }
-        let room = config.max_prefetch_bytes.saturating_sub(self.buffered + self.reserved);
-        let enough = room >= config.fetch_max_bytes.min(limits::MIN_FETCH_BYTES) || self.buffered + self.reserved == 0;
-        if ready.is_empty() || !enough {
+        // Half of the bound is for requests, an equal share for each lane: whatever waits at brokers
+        // without data, there is room for the one that has some. The other half is for what came.
+        let lanes = self.leader_count.max(1) * limits::FETCH_LANES;
+        let max_bytes = (config.max_prefetch_bytes / 2 / lanes).clamp(1, config.fetch_max_bytes);
+        let taken = self.buffered + self.reserved;
+        if ready.is_empty() || (taken > 0 && taken + max_bytes > config.max_prefetch_bytes) {
             return Plan::Wait(wake);
         }
         // Each in turn is the first to be served.
@@ -277,7 +282,6 @@ impl State {
         } else {
             config.fetch_max_wait
         };
-        let max_bytes = config.fetch_max_bytes.min(room.max(1));
         self.reserved += max_bytes;
         Plan::Fetch(Box::new(self.ask(ready, max_wait, max_bytes, config)))
     }

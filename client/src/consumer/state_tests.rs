@@ -155,7 +155,13 @@ fn positions_move_and_epochs_are_sent_back() {
 
 #[test]
 fn a_full_partition_is_left_out_and_the_others_do_not_wait_long() {
-    let (mut state, config) = (assigned(2), config());
+    let (mut state, config) = (
+        assigned(2),
+        ConsumerConfig {
+            max_prefetch_bytes: 10_000,
+            ..config()
+        },
+    );
     let first = plan(&mut state, &config).unwrap();
     let partition = first.request.partitions[0].partition;
     answer(&mut state, &first, data(partition, 0, 2_000), &config);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// A counter with a limit. One atomic addition per record: a semaphore's lock would be the most
+/// A counter with a limit. One atomic exchange per record: a semaphore's lock would be the most
 /// expensive step of the way of a small record.
 #[derive(Debug)]
 pub struct MemoryBudget {
@@ -38,12 +38,11 @@ impl MemoryBudget {
     /// goes alone.
     #[inline]
     pub fn try_acquire(&self, bytes: usize) -> bool {
-        let before = self.used.fetch_add(bytes, Ordering::SeqCst);
-        if before == 0 || before + bytes <= self.limit {
-            return true;
-        }
-        self.release(bytes);
-        false
+        // Not added first and taken back: others would fail in between, and nobody would wake them.
+        let taken = self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |used| {
+            (used == 0 || used + bytes <= self.limit).then(|| used + bytes)
+        });
+        taken.is_ok()
     }
 
     /// Waits until `bytes` fit.

@@ -5,6 +5,7 @@ mod buffer;
 mod builder;
 mod delivery;
 mod link;
+mod links;
 mod memory;
 mod partitioner;
 mod sender;

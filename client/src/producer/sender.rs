@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use millrace_proto::v1;
@@ -14,10 +14,11 @@ use tokio::sync::{
 };
 
 use super::{
-    Acks, Shared, init_producer,
-    link::{self, Event},
+    Shared, init_producer,
+    link::Event,
+    links::Link,
     sequencer::{Answer, BatchId},
-    slot::{Next, Slot},
+    slot::{Next, Slot, abandon},
 };
 use crate::{
     cluster::Cluster,
@@ -29,47 +30,28 @@ use crate::{
 /// The task's state.
 #[derive(Debug)]
 pub struct Sender {
-    shared: Arc<Shared>,
-    events: UnboundedSender<Event>,
-    inbox: UnboundedReceiver<Event>,
-    cluster: watch::Receiver<Arc<Cluster>>,
-    slots: HashMap<u64, Slot>,
-    next_slot: u64,
-    links: HashMap<Arc<str>, Link>,
-    next_stream: u64,
-    in_flight: HashMap<u64, InFlight>,
-    next_correlation: u64,
+    pub(super) shared: Arc<Shared>,
+    pub(super) events: UnboundedSender<Event>,
+    pub(super) inbox: UnboundedReceiver<Event>,
+    pub(super) cluster: watch::Receiver<Arc<Cluster>>,
+    pub(super) slots: HashMap<u64, Slot>,
+    pub(super) next_slot: u64,
+    pub(super) links: HashMap<Arc<str>, Link>,
+    pub(super) next_stream: u64,
+    pub(super) in_flight: HashMap<u64, InFlight>,
+    pub(super) next_correlation: u64,
     /// Slots to look at.
-    ready: Vec<u64>,
-    timers: BinaryHeap<Reverse<(Instant, u64)>>,
-    next_tick: Option<Instant>,
-}
-
-/// The stream to one broker.
-#[derive(Debug)]
-enum Link {
-    Opening {
-        stream: u64,
-        failures: u32,
-        task: tokio::task::AbortHandle,
-    },
-    Up {
-        stream: u64,
-        requests: UnboundedSender<v1::ProduceRequest>,
-        task: tokio::task::AbortHandle,
-    },
-    Down {
-        until: Instant,
-        failures: u32,
-    },
+    pub(super) ready: Vec<u64>,
+    pub(super) timers: BinaryHeap<Reverse<(Instant, u64)>>,
+    pub(super) next_tick: Option<Instant>,
 }
 
 /// A request that is not answered.
 #[derive(Debug)]
-struct InFlight {
-    stream: u64,
-    sent_at: Instant,
-    batches: Vec<(u64, BatchId)>,
+pub(super) struct InFlight {
+    pub(super) stream: u64,
+    pub(super) sent_at: Instant,
+    pub(super) batches: Vec<(u64, BatchId)>,
 }
 
 /// A request that is being filled.
@@ -135,25 +117,12 @@ impl Sender {
         }
     }
 
-    /// Ends the streams and waits a little for the brokers to take what is still in them: records
-    /// without acknowledgement count as done before that.
-    async fn end_links(mut self) {
-        let mut open = 0;
-        for (_, link) in self.links.drain() {
-            if matches!(link, Link::Up { .. }) {
-                open += 1;
-            }
+    /// Records that came between the last look and now: nobody would send them, so they are told.
+    pub(super) fn refuse_late_records(&self) {
+        let topics: Vec<_> = self.shared.topics.read().values().cloned().collect();
+        for partition in topics.iter().flat_map(|topic| &topic.partitions) {
+            abandon(partition, &Error::closed("producer"), &self.shared);
         }
-        let ended = async {
-            while open > 0 {
-                match self.inbox.recv().await {
-                    Some(Event::Lost { .. }) => open -= 1,
-                    Some(_) => {}
-                    None => return,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(limits::CLOSE_WAIT, ended).await;
     }
 
     fn look_into_mailbox(&mut self) {
@@ -251,7 +220,7 @@ impl Sender {
         }
     }
 
-    fn answer(&mut self, slot: u64, id: BatchId, answer: Answer, now: Instant) {
+    pub(super) fn answer(&mut self, slot: u64, id: BatchId, answer: Answer, now: Instant) {
         if let Answer::Failed(error) = &answer
             && error.is_retriable()
         {
@@ -260,68 +229,6 @@ impl Sender {
         if let Some(known) = self.slots.get_mut(&slot) {
             known.answer(now, id, answer, &self.shared);
             self.ready.push(slot);
-        }
-    }
-
-    fn link_up(&mut self, up: u64, requests: UnboundedSender<v1::ProduceRequest>) {
-        let opening = self
-            .links
-            .iter_mut()
-            .find(|(_, link)| matches!(link, Link::Opening { stream, .. } if *stream == up));
-        let Some((address, link)) = opening else { return };
-        let Link::Opening { task, .. } = link else { return };
-        *link = Link::Up {
-            stream: up,
-            requests,
-            task: task.clone(),
-        };
-        let address = address.clone();
-        self.wake_slots_of(&address);
-    }
-
-    fn wake_slots_of(&mut self, address: &str) {
-        let led = |slot: &Slot| slot.leader.as_ref().is_some_and(|(leader, _)| &**leader == address);
-        self.ready
-            .extend(self.slots.iter().filter(|(_, slot)| led(slot)).map(|(id, _)| *id));
-    }
-
-    fn lost(&mut self, lost: u64, error: &Error, taken: u64, now: Instant) {
-        let found = self.links.iter_mut().find_map(|(address, link)| match link {
-            Link::Opening { stream, failures, .. } if *stream == lost => Some((address.clone(), *failures + 1, link)),
-            Link::Up { stream, .. } if *stream == lost => Some((address.clone(), 0, link)),
-            _ => None,
-        });
-        if let Some((address, failures, link)) = found {
-            tracing::debug!(%address, %error, "a produce stream ended");
-            let backoff = limits::MIN_BACKOFF
-                .saturating_mul(1 << failures.min(10))
-                .min(limits::MAX_BACKOFF);
-            *link = Link::Down {
-                until: now + backoff,
-                failures,
-            };
-            self.shared.client.inner.refresh.notify_one();
-            self.wake_slots_of(&address);
-        }
-        let gone: Vec<u64> = self
-            .in_flight
-            .iter()
-            .filter(|(_, request)| request.stream == lost)
-            .map(|(id, _)| *id)
-            .collect();
-        for correlation_id in gone {
-            let Some(request) = self.in_flight.remove(&correlation_id) else {
-                continue;
-            };
-            let outcome = if correlation_id > taken {
-                WriteOutcome::NotWritten
-            } else {
-                WriteOutcome::Unknown
-            };
-            let error = error.clone().with_outcome(outcome);
-            for (slot, id) in request.batches {
-                self.answer(slot, id, Answer::Failed(error.clone()), now);
-            }
         }
     }
 
@@ -385,28 +292,7 @@ impl Sender {
             }
         }
         self.next_tick = busy.then(|| now + limits::DEADLINE_TICK);
-        // The broker answers in time by itself; one that does not is stuck.
-        let patience = self.shared.config.request_timeout + Duration::from_secs(5);
-        let stuck: Vec<u64> = self
-            .in_flight
-            .values()
-            .filter(|request| now.saturating_duration_since(request.sent_at) > patience)
-            .map(|request| request.stream)
-            .collect();
-        for stream in stuck {
-            let task = self.links.values().find_map(|link| match link {
-                Link::Up { stream: up, task, .. } if *up == stream => Some(task.clone()),
-                _ => None,
-            });
-            if let Some(task) = task {
-                task.abort();
-                let error = Error::new(
-                    ErrorKind::TimedOut,
-                    "The broker did not answer within the request timeout.",
-                );
-                self.lost(stream, &error, u64::MAX, now);
-            }
-        }
+        self.give_up_stuck(now);
     }
 
     fn has_work(&mut self, now: Instant) -> bool {
@@ -502,43 +388,6 @@ impl Sender {
         );
         // If the stream just ended, its loss is told next and these batches with it.
         let _ = requests.send(message);
-    }
-
-    fn open_link(&mut self, address: &Arc<str>, slot: u64, now: Instant) {
-        let failures = match self.links.get(address) {
-            Some(Link::Down { until, .. }) if *until > now => {
-                self.timers.push(Reverse((*until, slot)));
-                return;
-            }
-            Some(Link::Down { failures, .. }) => *failures,
-            Some(_) => return,
-            None => 0,
-        };
-        let stream = self.next_stream;
-        self.next_stream += 1;
-        let answered = self.shared.config.acks != Acks::None;
-        let task = tokio::spawn(link::run(
-            self.shared.client.clone(),
-            address.clone(),
-            stream,
-            answered,
-            self.events.clone(),
-        ));
-        let task = task.abort_handle();
-        self.links
-            .insert(address.clone(), Link::Opening { stream, failures, task });
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        for link in self.links.values() {
-            // An open stream ends by itself once all that went in is sent: with no acknowledgements
-            // to wait for, that may be later than now.
-            if let Link::Opening { task, .. } = link {
-                task.abort();
-            }
-        }
     }
 }
 

@@ -462,3 +462,7 @@ fn doubtful() -> Error {
 #[cfg(test)]
 #[path = "sequencer_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "sequencer_model_tests.rs"]
+mod model;

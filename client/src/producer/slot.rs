@@ -159,18 +159,21 @@ impl Slot {
 
     /// Fails all that waits and refuses what comes.
     pub fn abandon(&mut self, error: &Error, shared: &Shared) {
+        abandon(&self.buffer, error, shared);
         let error = error.clone().with_outcome(WriteOutcome::NotWritten);
-        for batch in self.buffer.kill(error.clone(), &shared.memory) {
-            finish(
-                vec![Done::Failed {
-                    batch,
-                    error: error.clone(),
-                }],
-                shared,
-            );
-        }
         finish(self.sequencer.fail_all(&error), shared);
     }
+}
+
+/// Refuses what comes and fails what was never sent.
+pub fn abandon(buffer: &PartitionBuffer, error: &Error, shared: &Shared) {
+    let error = error.clone().with_outcome(WriteOutcome::NotWritten);
+    let unsent = buffer.kill(error.clone(), &shared.memory);
+    let failed = unsent.into_iter().map(|batch| Done::Failed {
+        batch,
+        error: error.clone(),
+    });
+    finish(failed.collect(), shared);
 }
 
 /// Tells those who wait, and gives the memory back.

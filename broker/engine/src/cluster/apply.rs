@@ -4,12 +4,10 @@
 use std::sync::Arc;
 
 use super::{
-    command::{
-        Command, ConfigChange, CreateTopic, Outcome, ProducerIdBlock, RegisterBroker, Rejection,
-    },
+    command::{Command, ConfigChange, CreateTopic, Outcome, ProducerIdBlock, RegisterBroker, Rejection},
     state::{
-        Broker, BrokerId, Cluster, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, PRODUCER_ID_BLOCK,
-        Partition, PartitionGrowth, Topic,
+        Broker, BrokerId, Cluster, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, PRODUCER_ID_BLOCK, Partition,
+        PartitionGrowth, Topic,
     },
 };
 use crate::{config, names};
@@ -43,7 +41,10 @@ impl Cluster {
             Change::TakeProducerIds => {
                 let first = self.next_producer_id;
                 self.next_producer_id += PRODUCER_ID_BLOCK;
-                Outcome::ProducerIds(ProducerIdBlock { first, count: PRODUCER_ID_BLOCK })
+                Outcome::ProducerIds(ProducerIdBlock {
+                    first,
+                    count: PRODUCER_ID_BLOCK,
+                })
             }
         };
         self.version = index;
@@ -70,10 +71,11 @@ impl Cluster {
                 Ok(Change::RemoveTopic(name.clone()))
             }
             Command::AlterTopicConfigs { name, change } => self.prepare_configs(name, change),
-            Command::CreatePartitions { name, present, added } => {
-                self.prepare_partitions(name, *present, added)
-            }
-            Command::AllocateProducerIds { broker_id, broker_epoch } => {
+            Command::CreatePartitions { name, present, added } => self.prepare_partitions(name, *present, added),
+            Command::AllocateProducerIds {
+                broker_id,
+                broker_epoch,
+            } => {
                 self.check_broker_epoch(*broker_id, *broker_epoch)?;
                 self.next_producer_id
                     .checked_add(PRODUCER_ID_BLOCK)
@@ -84,9 +86,9 @@ impl Cluster {
     }
 
     fn topic(&self, name: &str) -> Result<&Arc<Topic>, Rejection> {
-        self.topics
-            .get(name)
-            .ok_or_else(|| Rejection::UnknownTopic { name: name.chars().take(250).collect() })
+        self.topics.get(name).ok_or_else(|| Rejection::UnknownTopic {
+            name: name.chars().take(250).collect(),
+        })
     }
 
     fn check_broker_epoch(&self, id: BrokerId, epoch: i64) -> Result<(), Rejection> {
@@ -94,7 +96,10 @@ impl Cluster {
         if broker.epoch == epoch {
             Ok(())
         } else {
-            Err(Rejection::StaleBrokerEpoch { id, current: broker.epoch })
+            Err(Rejection::StaleBrokerEpoch {
+                id,
+                current: broker.epoch,
+            })
         }
     }
 
@@ -117,17 +122,15 @@ impl Cluster {
             });
         }
         match self.brokers.get(&new.broker_id) {
-            Some(known) if known.directory_id != new.directory_id => {
-                Err(Rejection::OtherDirectory {
-                    id: known.id,
-                    expected: known.directory_id,
-                    found: new.directory_id,
-                })
-            }
+            Some(known) if known.directory_id != new.directory_id => Err(Rejection::OtherDirectory {
+                id: known.id,
+                expected: known.directory_id,
+                found: new.directory_id,
+            }),
             // The answer to this same registration was lost, and it is asked again.
-            Some(known) if known.incarnation == new.incarnation => {
-                Ok(Change::None(Outcome::Registered { broker_epoch: known.epoch }))
-            }
+            Some(known) if known.incarnation == new.incarnation => Ok(Change::None(Outcome::Registered {
+                broker_epoch: known.epoch,
+            })),
             _ => Ok(Change::Register(new.clone())),
         }
     }
@@ -164,7 +167,9 @@ impl Cluster {
     fn prepare_topic(&self, create: &CreateTopic) -> Result<Change, Rejection> {
         names::check_topic_name(&create.name)?;
         if self.topics.contains_key(&create.name) {
-            return Err(Rejection::TopicExists { name: create.name.clone() });
+            return Err(Rejection::TopicExists {
+                name: create.name.clone(),
+            });
         }
         for (key, value) in &create.configs {
             config::check(key, value)?;
@@ -184,13 +189,13 @@ impl Cluster {
         let total = present + added;
         if added == 0 || total > MAX_PARTITIONS_PER_TOPIC {
             return Err(Rejection::InvalidPartitionCount {
-                reason: format!(
-                    "a topic has 1 to {MAX_PARTITIONS_PER_TOPIC} partitions; asked for {total}"
-                ),
+                reason: format!("a topic has 1 to {MAX_PARTITIONS_PER_TOPIC} partitions; asked for {total}"),
             });
         }
         if self.partition_count() + added > MAX_PARTITIONS {
-            return Err(Rejection::TooManyPartitions { limit: MAX_PARTITIONS as u64 });
+            return Err(Rejection::TooManyPartitions {
+                limit: MAX_PARTITIONS as u64,
+            });
         }
         Ok(())
     }
@@ -242,19 +247,20 @@ impl Cluster {
         if configs == topic.configs {
             return Ok(Change::None(Outcome::Done));
         }
-        Ok(Change::PutTopic(Topic { configs, ..Topic::clone(topic) }))
+        Ok(Change::PutTopic(Topic {
+            configs,
+            ..Topic::clone(topic)
+        }))
     }
 
-    fn prepare_partitions(
-        &self,
-        name: &str,
-        present: u32,
-        added: &[Vec<BrokerId>],
-    ) -> Result<Change, Rejection> {
+    fn prepare_partitions(&self, name: &str, present: u32, added: &[Vec<BrokerId>]) -> Result<Change, Rejection> {
         let topic = self.topic(name)?;
         let actual = topic.partitions_for_producer(None);
         if actual != present {
-            return Err(Rejection::PartitionsChanged { name: name.to_owned(), actual });
+            return Err(Rejection::PartitionsChanged {
+                name: name.to_owned(),
+                actual,
+            });
         }
         if added.is_empty() {
             return Ok(Change::None(Outcome::Done));
@@ -275,11 +281,7 @@ impl Partition {
     /// lost: under the old leader epoch it could fill lost offsets with other records than
     /// followers hold, which no epoch check would see. So the lead moves on, or stays
     /// under a new epoch (the fault that KIP-631 and KIP-903 fence for other requests).
-    fn begin_new_life_of(
-        &mut self,
-        id: BrokerId,
-        brokers: &std::collections::BTreeMap<BrokerId, Broker>,
-    ) {
+    fn begin_new_life_of(&mut self, id: BrokerId, brokers: &std::collections::BTreeMap<BrokerId, Broker>) {
         if self.leader != Some(id) {
             return;
         }

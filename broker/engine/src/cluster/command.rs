@@ -159,9 +159,7 @@ pub enum Rejection {
         reason: String,
     },
     /// The cluster would have too many partitions.
-    #[error(
-        "the cluster would have more than {limit} partitions: delete topics or use fewer partitions"
-    )]
+    #[error("the cluster would have more than {limit} partitions: delete topics or use fewer partitions")]
     TooManyPartitions {
         /// The most.
         limit: u64,
@@ -195,9 +193,7 @@ pub enum Rejection {
         current: i64,
     },
     /// The broker's disk belongs to another cluster.
-    #[error(
-        "the disk belongs to cluster {found:?}, this is cluster {expected:?}: mount the right volume"
-    )]
+    #[error("the disk belongs to cluster {found:?}, this is cluster {expected:?}: mount the right volume")]
     OtherCluster {
         /// This cluster.
         expected: String,
@@ -205,9 +201,7 @@ pub enum Rejection {
         found: String,
     },
     /// The disk is registered to another broker.
-    #[error(
-        "the disk {directory_id} belongs to broker {owner}: volumes were swapped, mount the right one"
-    )]
+    #[error("the disk {directory_id} belongs to broker {owner}: volumes were swapped, mount the right one")]
     DirectoryOfOtherBroker {
         /// The disk.
         directory_id: Uuid,
@@ -215,9 +209,7 @@ pub enum Rejection {
         owner: BrokerId,
     },
     /// The broker came with another disk than it had.
-    #[error(
-        "broker {id} had disk {expected} and comes with {found}: its data is missing; mount the right volume"
-    )]
+    #[error("broker {id} had disk {expected} and comes with {found}: its data is missing; mount the right volume")]
     OtherDirectory {
         /// The broker.
         id: BrokerId,
@@ -233,7 +225,9 @@ pub enum Rejection {
 
 impl From<NameError> for Rejection {
     fn from(error: NameError) -> Self {
-        Self::InvalidTopicName { reason: error.to_string() }
+        Self::InvalidTopicName {
+            reason: error.to_string(),
+        }
     }
 }
 

@@ -143,7 +143,9 @@ impl Cluster {
                 return Err(format!("topic {name} is misfiled or empty"));
             }
             for (number, partition) in topic.partitions.iter().enumerate() {
-                partition.validate().map_err(|problem| format!("{name}-{number}: {problem}"))?;
+                partition
+                    .validate()
+                    .map_err(|problem| format!("{name}-{number}: {problem}"))?;
             }
         }
         Ok(())
@@ -174,7 +176,13 @@ impl Partition {
     #[must_use]
     pub fn new(replicas: Vec<BrokerId>, usable: impl Fn(BrokerId) -> bool) -> Self {
         let isr: Vec<BrokerId> = replicas.iter().copied().filter(|id| usable(*id)).collect();
-        Self { leader: isr.first().copied(), replicas, isr, leader_epoch: 0, partition_epoch: 0 }
+        Self {
+            leader: isr.first().copied(),
+            replicas,
+            isr,
+            leader_epoch: 0,
+            partition_epoch: 0,
+        }
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -185,9 +193,7 @@ impl Partition {
             return Err(format!("{stranger} is in sync but no replica"));
         }
         match self.leader {
-            Some(leader) if !self.isr.contains(&leader) => {
-                Err(format!("leader {leader} is not in sync"))
-            }
+            Some(leader) if !self.isr.contains(&leader) => Err(format!("leader {leader} is not in sync")),
             _ => Ok(()),
         }
     }

@@ -42,9 +42,7 @@ pub enum ValueKind {
 impl ValueKind {
     fn accepts(self, value: &str) -> bool {
         match self {
-            Self::Integer { min, max } => {
-                value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number))
-            }
+            Self::Integer { min, max } => value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)),
             Self::Choice(words) => words.contains(&value),
         }
     }
@@ -78,7 +76,12 @@ const fn integer(
     max: i64,
     documentation: &'static str,
 ) -> ConfigKey {
-    ConfigKey { name, default, kind: ValueKind::Integer { min, max }, documentation }
+    ConfigKey {
+        name,
+        default,
+        kind: ValueKind::Integer { min, max },
+        documentation,
+    }
 }
 
 const fn choice(
@@ -87,7 +90,12 @@ const fn choice(
     words: &'static [&'static str],
     documentation: &'static str,
 ) -> ConfigKey {
-    ConfigKey { name, default, kind: ValueKind::Choice(words), documentation }
+    ConfigKey {
+        name,
+        default,
+        kind: ValueKind::Choice(words),
+        documentation,
+    }
 }
 
 /// All topic settings, by name.

@@ -79,10 +79,7 @@ impl TopicConfig {
     ///
     /// # Errors
     /// The first unknown key or value that is not allowed, in `own` or `defaults`.
-    pub fn parse(
-        own: &BTreeMap<String, String>,
-        defaults: &BTreeMap<String, String>,
-    ) -> Result<Self, ConfigError> {
+    pub fn parse(own: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> Result<Self, ConfigError> {
         for (key, value) in defaults.iter().chain(own) {
             check(key, value)?;
         }
@@ -134,7 +131,10 @@ mod tests {
     use super::*;
 
     fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
-        entries.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        entries
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]

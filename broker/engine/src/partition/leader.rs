@@ -24,9 +24,7 @@ pub enum LeaderError {
         current: i32,
     },
     /// The caller knows of a later leader than this broker (KIP-320).
-    #[error(
-        "the request's leader epoch {requested} is newer than {current}: this broker is behind, try again"
-    )]
+    #[error("the request's leader epoch {requested} is newer than {current}: this broker is behind, try again")]
     UnknownLeaderEpoch {
         /// The caller's.
         requested: i32,
@@ -34,9 +32,7 @@ pub enum LeaderError {
         current: i32,
     },
     /// Too few replicas are in sync to take a write.
-    #[error(
-        "{in_sync} replicas are in sync, {required} are needed: wait until they have caught up"
-    )]
+    #[error("{in_sync} replicas are in sync, {required} are needed: wait until they have caught up")]
     NotEnoughReplicas {
         /// How many are.
         in_sync: usize,
@@ -139,12 +135,8 @@ impl Leader {
     pub fn check_epoch(&self, requested: Option<i32>) -> Result<(), LeaderError> {
         let current = self.leader_epoch;
         match requested {
-            Some(requested) if requested < current => {
-                Err(LeaderError::FencedLeaderEpoch { requested, current })
-            }
-            Some(requested) if requested > current => {
-                Err(LeaderError::UnknownLeaderEpoch { requested, current })
-            }
+            Some(requested) if requested < current => Err(LeaderError::FencedLeaderEpoch { requested, current }),
+            Some(requested) if requested > current => Err(LeaderError::UnknownLeaderEpoch { requested, current }),
             _ => Ok(()),
         }
     }
@@ -194,19 +186,31 @@ impl Leader {
     ) -> Result<FetchBound, LeaderError> {
         let high_watermark = self.high_watermark;
         if offset < log_start {
-            return Err(LeaderError::OffsetOutOfRange { offset, log_start, high_watermark });
+            return Err(LeaderError::OffsetOutOfRange {
+                offset,
+                log_start,
+                high_watermark,
+            });
         }
         if offset > log_end {
             // A reader may have seen more under the last leader than this one knows to be
             // committed; it must not be told to start over (KIP-207).
             return Err(if self.commits_known() {
-                LeaderError::OffsetOutOfRange { offset, log_start, high_watermark }
+                LeaderError::OffsetOutOfRange {
+                    offset,
+                    log_start,
+                    high_watermark,
+                }
             } else {
                 LeaderError::OffsetNotAvailable
             });
         }
         let bound = stable_end.min(high_watermark);
-        Ok(if offset < bound { FetchBound::UpTo(bound) } else { FetchBound::Nothing })
+        Ok(if offset < bound {
+            FetchBound::UpTo(bound)
+        } else {
+            FetchBound::Nothing
+        })
     }
 
     /// Whether a question about offsets may be answered.
@@ -240,11 +244,17 @@ mod tests {
         assert_eq!(leader.check_epoch(Some(5)), Ok(()));
         assert_eq!(
             leader.check_epoch(Some(4)),
-            Err(LeaderError::FencedLeaderEpoch { requested: 4, current: 5 })
+            Err(LeaderError::FencedLeaderEpoch {
+                requested: 4,
+                current: 5
+            })
         );
         assert_eq!(
             leader.check_epoch(Some(6)),
-            Err(LeaderError::UnknownLeaderEpoch { requested: 6, current: 5 })
+            Err(LeaderError::UnknownLeaderEpoch {
+                requested: 6,
+                current: 5
+            })
         );
     }
 
@@ -261,7 +271,10 @@ mod tests {
         let mut leader = alone(2);
         assert_eq!(
             leader.check_append(true),
-            Err(LeaderError::NotEnoughReplicas { in_sync: 1, required: 2 })
+            Err(LeaderError::NotEnoughReplicas {
+                in_sync: 1,
+                required: 2
+            })
         );
         assert_eq!(leader.check_append(false), Ok(()));
         assert_eq!(leader.advance(20), 10);
@@ -291,8 +304,11 @@ mod tests {
         );
         assert_eq!(leader.check_offset_query(OffsetQuery::Beginning), Ok(()));
         leader.advance(20);
-        let out_of_range =
-            |offset| LeaderError::OffsetOutOfRange { offset, log_start: 3, high_watermark: 20 };
+        let out_of_range = |offset| LeaderError::OffsetOutOfRange {
+            offset,
+            log_start: 3,
+            high_watermark: 20,
+        };
         assert_eq!(fetch(&leader, 21), Err(out_of_range(21)));
         assert_eq!(fetch(&leader, 2), Err(out_of_range(2)));
         assert_eq!(leader.check_offset_query(OffsetQuery::EndOrTime), Ok(()));

@@ -37,6 +37,9 @@ mod tests {
     fn round_trip() {
         assert_eq!(decode(&encode(42)).unwrap(), 42);
         assert!(decode(b"").is_err());
-        assert!(decode(b"version=1\nbroker.epoch=42\n").is_err(), "a checksum is required");
+        assert!(
+            decode(b"version=1\nbroker.epoch=42\n").is_err(),
+            "a checksum is required"
+        );
     }
 }

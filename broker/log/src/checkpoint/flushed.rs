@@ -39,7 +39,10 @@ pub type FlushedPoints = BTreeMap<TopicPartition, FlushedPoint>;
 pub fn encode(points: &FlushedPoints) -> Vec<u8> {
     let mut out = format!("0\n{}\n", points.len());
     for (name, point) in points {
-        out.push_str(&format!("{} {} {} {}\n", name.topic, name.partition, point.offset, point.indexed));
+        out.push_str(&format!(
+            "{} {} {} {}\n",
+            name.topic, name.partition, point.offset, point.indexed
+        ));
     }
     let mut out = out.into_bytes();
     let checksum = crc32c(&out);
@@ -60,18 +63,27 @@ pub fn decode(bytes: &[u8]) -> Result<FlushedPoints, FormatError> {
     let stored = contents[at + CHECKSUM.len()..].trim_end_matches('\n');
     let computed = crc32c(&bytes[..at]);
     if stored.len() != 8 || u32::from_str_radix(stored, 16) != Ok(computed) {
-        return Err(FormatError::new(format!("checksum {stored} does not match the contents ({computed:08x})")));
+        return Err(FormatError::new(format!(
+            "checksum {stored} does not match the contents ({computed:08x})"
+        )));
     }
     let mut points = FlushedPoints::new();
     for line in counted_lines(&contents[..at], 0)? {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let [topic, partition, offset, indexed] = fields[..] else {
-            return Err(FormatError::new(format!("line {line:?} is not: topic partition offset indexed")));
+            return Err(FormatError::new(format!(
+                "line {line:?} is not: topic partition offset indexed"
+            )));
         };
         let name = TopicPartition::new(topic, number("partition", partition)?);
-        let point = FlushedPoint { offset: number("offset", offset)?, indexed: number("offset", indexed)? };
+        let point = FlushedPoint {
+            offset: number("offset", offset)?,
+            indexed: number("offset", indexed)?,
+        };
         if point.indexed < 0 || point.indexed > point.offset || points.insert(name, point).is_some() {
-            return Err(FormatError::new(format!("line {line:?} has impossible offsets or names a partition again")));
+            return Err(FormatError::new(format!(
+                "line {line:?} has impossible offsets or names a partition again"
+            )));
         }
     }
     Ok(points)
@@ -84,7 +96,13 @@ mod tests {
     #[test]
     fn every_cut_and_every_flipped_bit_is_noticed() {
         let offsets = FlushedPoints::from([
-            (TopicPartition::new("orders", 0), FlushedPoint { offset: 1200, indexed: 1100 }),
+            (
+                TopicPartition::new("orders", 0),
+                FlushedPoint {
+                    offset: 1200,
+                    indexed: 1100,
+                },
+            ),
             (TopicPartition::new("orders", 1), FlushedPoint::default()),
         ]);
         let good = encode(&offsets);
@@ -95,7 +113,10 @@ mod tests {
                 let mut bad = good.clone();
                 bad[at] ^= 1 << bit;
                 // The only harmless change is the case of a hex digit.
-                assert!(decode(&bad).map_or(true, |found| found == offsets && at > good.len() - 10), "{at}.{bit}");
+                assert!(
+                    decode(&bad).map_or(true, |found| found == offsets && at > good.len() - 10),
+                    "{at}.{bit}"
+                );
             }
         }
     }

@@ -30,7 +30,11 @@ pub fn uuid_to_base64(id: Uuid) -> String {
     let value = id.as_u128();
     (0..22)
         .map(|digit| {
-            let index = if digit < 21 { value >> (122 - 6 * digit) } else { value << 4 };
+            let index = if digit < 21 {
+                value >> (122 - 6 * digit)
+            } else {
+                value << 4
+            };
             ALPHABET[(index & 63) as usize] as char
         })
         .collect()
@@ -126,7 +130,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let identity = DirIdentity { cluster_id: "MkU3OEVBNTcwNTJENDM2Qg".into(), node_id: 3, directory_id: Uuid::from_u128(u128::MAX - 9) };
+        let identity = DirIdentity {
+            cluster_id: "MkU3OEVBNTcwNTJENDM2Qg".into(),
+            node_id: 3,
+            directory_id: Uuid::from_u128(u128::MAX - 9),
+        };
         assert_eq!(DirIdentity::decode(&identity.encode()).unwrap(), identity);
     }
 

@@ -72,20 +72,33 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, FormatError> {
 }
 
 pub(crate) fn number<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, FormatError> {
-    text.trim().parse().map_err(|_| FormatError::new(format!("{what} {text:?} is not a number in range")))
+    text.trim()
+        .parse()
+        .map_err(|_| FormatError::new(format!("{what} {text:?} is not a number in range")))
 }
 
 /// Kafka's line-based checkpoint: a version line, a count line, then so many lines of entries.
 pub(crate) fn counted_lines<'a>(contents: &'a str, version: u32) -> Result<Vec<&'a str>, FormatError> {
     let mut lines = contents.lines();
-    let found: u32 = number("version", lines.next().ok_or_else(|| FormatError::new("the file is empty"))?)?;
+    let found: u32 = number(
+        "version",
+        lines.next().ok_or_else(|| FormatError::new("the file is empty"))?,
+    )?;
     if found != version {
         return Err(FormatError::new(format!("version {found} is not {version}")));
     }
-    let count: usize = number("count", lines.next().ok_or_else(|| FormatError::new("the count line is missing"))?)?;
+    let count: usize = number(
+        "count",
+        lines
+            .next()
+            .ok_or_else(|| FormatError::new("the count line is missing"))?,
+    )?;
     let entries: Vec<&'a str> = lines.filter(|line| !line.trim().is_empty()).collect();
     if entries.len() != count {
-        return Err(FormatError::new(format!("{} entries where {count} are announced", entries.len())));
+        return Err(FormatError::new(format!(
+            "{} entries where {count} are announced",
+            entries.len()
+        )));
     }
     Ok(entries)
 }

@@ -25,7 +25,11 @@ pub fn encode(topic_id: Uuid) -> Vec<u8> {
 /// Another version, or no topic id.
 pub fn decode(bytes: &[u8]) -> Result<Uuid, FormatError> {
     let mut lines = text(bytes)?.lines();
-    match lines.next().and_then(|line| line.strip_prefix("version:")).map(str::trim) {
+    match lines
+        .next()
+        .and_then(|line| line.strip_prefix("version:"))
+        .map(str::trim)
+    {
         Some("0") => {}
         other => return Err(FormatError::new(format!("version {other:?} is not 0"))),
     }
@@ -44,7 +48,12 @@ mod tests {
     fn round_trip_and_damage() {
         let id = Uuid::from_u128(77);
         assert_eq!(decode(&encode(id)).unwrap(), id);
-        for bad in ["", "version: 1\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ", "version: 0\n", "version: 0\ntopic_id: zz"] {
+        for bad in [
+            "",
+            "version: 1\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ",
+            "version: 0\n",
+            "version: 0\ntopic_id: zz",
+        ] {
             assert!(decode(bad.as_bytes()).is_err(), "{bad}");
         }
     }

@@ -36,12 +36,17 @@ pub fn encode(pairs: &[(&str, String)]) -> Vec<u8> {
 /// No text, a wrong or missing checksum, a line without `=`, a key given twice.
 pub fn decode(bytes: &[u8], require_checksum: bool) -> Result<BTreeMap<String, String>, FormatError> {
     let contents = text(bytes)?;
-    let body = match contents.rfind(CHECKSUM).filter(|at| *at == 0 || contents.as_bytes()[at - 1] == b'\n') {
+    let body = match contents
+        .rfind(CHECKSUM)
+        .filter(|at| *at == 0 || contents.as_bytes()[at - 1] == b'\n')
+    {
         Some(at) => {
             let stored = contents[at + CHECKSUM.len()..].trim_end_matches(['\r', '\n']);
             let computed = crc32c(&bytes[..at]);
             if stored.len() != 8 || u32::from_str_radix(stored, 16) != Ok(computed) {
-                return Err(FormatError::new(format!("checksum {stored} does not match the contents ({computed:08x})")));
+                return Err(FormatError::new(format!(
+                    "checksum {stored} does not match the contents ({computed:08x})"
+                )));
             }
             &contents[..at]
         }
@@ -49,8 +54,14 @@ pub fn decode(bytes: &[u8], require_checksum: bool) -> Result<BTreeMap<String, S
         None => contents,
     };
     let mut pairs = BTreeMap::new();
-    for line in body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
-        let (key, value) = line.split_once('=').ok_or_else(|| FormatError::new(format!("line {line:?} has no '='")))?;
+    for line in body
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', '!']))
+    {
+        let (key, value) = line
+            .split_once('=')
+            .ok_or_else(|| FormatError::new(format!("line {line:?} has no '='")))?;
         if pairs.insert(key.trim().to_owned(), value.trim().to_owned()).is_some() {
             return Err(FormatError::new(format!("key {key:?} is given twice")));
         }
@@ -60,7 +71,10 @@ pub fn decode(bytes: &[u8], require_checksum: bool) -> Result<BTreeMap<String, S
 
 /// A value that must be there.
 pub(super) fn required<'a>(pairs: &'a BTreeMap<String, String>, key: &str) -> Result<&'a str, FormatError> {
-    pairs.get(key).map(String::as_str).ok_or_else(|| FormatError::new(format!("{key} is missing")))
+    pairs
+        .get(key)
+        .map(String::as_str)
+        .ok_or_else(|| FormatError::new(format!("{key} is missing")))
 }
 
 #[cfg(test)]

@@ -39,12 +39,16 @@ pub fn decode(bytes: &[u8]) -> Result<Offsets, FormatError> {
         let (Some(topic), Some(partition), Some(offset), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(FormatError::new(format!("line {line:?} is not: topic partition offset")));
+            return Err(FormatError::new(format!(
+                "line {line:?} is not: topic partition offset"
+            )));
         };
         let name = TopicPartition::new(topic, number("partition", partition)?);
         let offset: i64 = number("offset", offset)?;
         if offset < 0 || offsets.insert(name, offset).is_some() {
-            return Err(FormatError::new(format!("line {line:?} has a negative offset or names a partition again")));
+            return Err(FormatError::new(format!(
+                "line {line:?} has a negative offset or names a partition again"
+            )));
         }
     }
     Ok(offsets)
@@ -56,10 +60,21 @@ mod tests {
 
     #[test]
     fn round_trip_and_damage() {
-        let offsets = Offsets::from([(TopicPartition::new("a", 0), 5), (TopicPartition::new("b.c", 12), i64::MAX)]);
+        let offsets = Offsets::from([
+            (TopicPartition::new("a", 0), 5),
+            (TopicPartition::new("b.c", 12), i64::MAX),
+        ]);
         assert_eq!(decode(&encode(&offsets)).unwrap(), offsets);
         assert_eq!(encode(&offsets), b"0\n2\na 0 5\nb.c 12 9223372036854775807\n");
-        for bad in ["", "1\n0\n", "0\n1\n", "0\n1\na 0\n", "0\n1\na 0 -1\n", "0\n2\na 0 1\na 0 2\n", "0\n1\na 0 1 2\n"] {
+        for bad in [
+            "",
+            "1\n0\n",
+            "0\n1\n",
+            "0\n1\na 0\n",
+            "0\n1\na 0 -1\n",
+            "0\n2\na 0 1\na 0 2\n",
+            "0\n1\na 0 1 2\n",
+        ] {
             assert!(decode(bad.as_bytes()).is_err(), "{bad:?}");
         }
     }

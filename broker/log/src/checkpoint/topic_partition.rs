@@ -18,7 +18,10 @@ impl TopicPartition {
     /// Names a partition; the name is not checked.
     #[must_use]
     pub fn new(topic: impl Into<String>, partition: i32) -> Self {
-        TopicPartition { topic: topic.into(), partition }
+        TopicPartition {
+            topic: topic.into(),
+            partition,
+        }
     }
 
     /// The name of the partition's directory: `<topic>-<partition>`.
@@ -51,7 +54,9 @@ pub fn is_legal_topic(name: &str) -> bool {
         && name.len() <= MAX_TOPIC_NAME_LEN
         && name != "."
         && name != ".."
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
 #[cfg(test)]
@@ -65,7 +70,19 @@ mod tests {
             assert_eq!(TopicPartition::parse_dir_name(&name.dir_name()), Some(name));
         }
         let long = format!("{}-0", "x".repeat(250));
-        for name in ["", "a", "-0", "a-", "a-01", "a-+1", "a b-0", "..-0", "a-2147483648", "a-0-stray", &long] {
+        for name in [
+            "",
+            "a",
+            "-0",
+            "a-",
+            "a-01",
+            "a-+1",
+            "a b-0",
+            "..-0",
+            "a-2147483648",
+            "a-0-stray",
+            &long,
+        ] {
             assert_eq!(TopicPartition::parse_dir_name(name), None, "{name}");
         }
     }

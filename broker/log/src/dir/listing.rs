@@ -53,13 +53,20 @@ pub(super) fn is_incomplete(fs: &dyn FileSystem, path: &Path) -> io::Result<bool
     if fs.exists(&path.join(partition_metadata::FILE_NAME))? {
         return Ok(false);
     }
-    let holds_data = fs.read_dir(path)?.iter().any(|entry| entry.name.to_str().and_then(names::parse).is_some());
+    let holds_data = fs
+        .read_dir(path)?
+        .iter()
+        .any(|entry| entry.name.to_str().and_then(names::parse).is_some());
     Ok(!holds_data)
 }
 
 pub(super) fn list(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<FoundPartition>> {
     let mut found = Vec::new();
-    for entry in fs.read_dir(path)?.into_iter().filter(|entry| entry.is_dir && entry.name != "lost+found") {
+    for entry in fs
+        .read_dir(path)?
+        .into_iter()
+        .filter(|entry| entry.is_dir && entry.name != "lost+found")
+    {
         let path = path.join(&entry.name);
         let text = entry.name.to_str().unwrap_or_default();
         let name = TopicPartition::parse_dir_name(text);
@@ -76,14 +83,20 @@ pub(super) fn list(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<FoundPart
 }
 
 fn classify(fs: &dyn FileSystem, path: &Path) -> io::Result<PartitionState> {
-    Ok(match load(fs, &path.join(partition_metadata::FILE_NAME), partition_metadata::decode)? {
-        Loaded::Found(topic_id) => PartitionState::Present { topic_id },
-        Loaded::Missing if is_incomplete(fs, path)? => PartitionState::Incomplete,
-        Loaded::Missing => {
-            PartitionState::Broken { reason: format!("{} is missing", partition_metadata::FILE_NAME) }
-        }
-        Loaded::Damaged(error) => {
-            PartitionState::Broken { reason: format!("{}: {error}", partition_metadata::FILE_NAME) }
-        }
-    })
+    Ok(
+        match load(
+            fs,
+            &path.join(partition_metadata::FILE_NAME),
+            partition_metadata::decode,
+        )? {
+            Loaded::Found(topic_id) => PartitionState::Present { topic_id },
+            Loaded::Missing if is_incomplete(fs, path)? => PartitionState::Incomplete,
+            Loaded::Missing => PartitionState::Broken {
+                reason: format!("{} is missing", partition_metadata::FILE_NAME),
+            },
+            Loaded::Damaged(error) => PartitionState::Broken {
+                reason: format!("{}: {error}", partition_metadata::FILE_NAME),
+            },
+        },
+    )
 }

@@ -1,6 +1,7 @@
 //! A data directory: its identity, its lock, its partitions and the checkpoints they share.
 
 mod listing;
+pub(crate) mod reserve;
 pub(crate) mod shared;
 
 use std::io;
@@ -53,11 +54,17 @@ pub struct LogDir {
 }
 
 fn open_error(path: &Path) -> impl FnOnce(io::Error) -> OpenDirError + '_ {
-    move |source| OpenDirError::Io { path: path.to_owned(), source }
+    move |source| OpenDirError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn log_error(path: &Path) -> impl FnOnce(io::Error) -> OpenLogError + '_ {
-    move |source| OpenLogError::Io { path: path.to_owned(), source }
+    move |source| OpenLogError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 impl LogDir {
@@ -66,7 +73,10 @@ impl LogDir {
     /// # Errors
     /// A directory that is formatted already or holds anything: formatting never hides data.
     pub fn format(fs: &Arc<dyn FileSystem>, path: &Path, identity: &DirIdentity) -> Result<(), FormatDirError> {
-        let io_error = |source: io::Error| FormatDirError::Io { path: path.to_owned(), source };
+        let io_error = |source: io::Error| FormatDirError::Io {
+            path: path.to_owned(),
+            source,
+        };
         if identity.node_id < 0 || identity.cluster_id.is_empty() || identity.cluster_id.contains(['\n', '\r']) {
             return Err(FormatDirError::InvalidIdentity(format!("{identity:?}")));
         }
@@ -88,12 +98,19 @@ impl LogDir {
                 );
             if !half_done && entry.name != temporary && !HARMLESS_NAMES.iter().any(|name| entry.name == *name) {
                 let found = entry.name.to_string_lossy().into_owned();
-                return Err(FormatDirError::NotEmpty { path: path.to_owned(), found });
+                return Err(FormatDirError::NotEmpty {
+                    path: path.to_owned(),
+                    found,
+                });
             }
         }
-        write_atomic(&**fs, &path.join(flushed::FILE_NAME), &flushed::encode(&flushed::FlushedPoints::new()))
-            .and_then(|()| write_atomic(&**fs, &path.join(meta_properties::FILE_NAME), &identity.encode()))
-            .map_err(io_error)
+        write_atomic(
+            &**fs,
+            &path.join(flushed::FILE_NAME),
+            &flushed::encode(&flushed::FlushedPoints::new()),
+        )
+        .and_then(|()| write_atomic(&**fs, &path.join(meta_properties::FILE_NAME), &identity.encode()))
+        .map_err(io_error)
     }
 
     /// Opens and locks a formatted directory. The clean mark is removed before anything else is done (KAFKA-10471).
@@ -111,7 +128,12 @@ impl LogDir {
         let meta_path = path.join(meta_properties::FILE_NAME);
         let identity = match DirIdentity::load(&**fs, path).map_err(open_error(&meta_path))? {
             Loaded::Found(identity) => identity,
-            Loaded::Damaged(error) => return Err(OpenDirError::Damaged { path: meta_path, reason: error.to_string() }),
+            Loaded::Damaged(error) => {
+                return Err(OpenDirError::Damaged {
+                    path: meta_path,
+                    reason: error.to_string(),
+                });
+            }
             Loaded::Missing => {
                 let data = entries.iter().find(|entry| entry.is_dir && entry.name != "lost+found");
                 return Err(match data {
@@ -141,6 +163,8 @@ impl LogDir {
         identity: DirIdentity,
         lock: Box<dyn Send + Sync>,
     ) -> Result<LogDir, OpenDirError> {
+        // Before the first write of this life; if the file system can't tell, the writes will.
+        let _ = reserve::release_if_short(&**fs, path, options.reserve_bytes);
         let mark_path = path.join(clean_mark::FILE_NAME);
         let epoch_path = path.join(clean_mark::LAST_EPOCH_FILE_NAME);
         let mark = load(&**fs, &mark_path, clean_mark::decode).map_err(open_error(&mark_path))?;
@@ -150,8 +174,16 @@ impl LogDir {
                 .and_then(|_| fs.sync_dir(path))
                 .map_err(open_error(&mark_path))?;
         }
-        let mark = if let Loaded::Found(epoch) = mark { Some(epoch) } else { None };
-        let stored_broker_epoch = if let Loaded::Found(epoch) = last_epoch { Some(epoch) } else { None };
+        let mark = if let Loaded::Found(epoch) = mark {
+            Some(epoch)
+        } else {
+            None
+        };
+        let stored_broker_epoch = if let Loaded::Found(epoch) = last_epoch {
+            Some(epoch)
+        } else {
+            None
+        };
         let was_clean = mark.is_some() && mark == stored_broker_epoch;
 
         let flushed_path = path.join(flushed::FILE_NAME);
@@ -175,8 +207,13 @@ impl LogDir {
                 }
             };
         let flushed_known = flushed.is_some();
-        let shared =
-            DirShared::new(fs.clone(), path, options.reserve_bytes, flushed.unwrap_or_default(), starts);
+        let shared = DirShared::new(
+            fs.clone(),
+            path,
+            options.reserve_bytes,
+            flushed.unwrap_or_default(),
+            starts,
+        );
         Ok(LogDir {
             shared: Arc::new(shared),
             identity,
@@ -315,22 +352,41 @@ impl LogDir {
         let metadata_path = path.join(partition_metadata::FILE_NAME);
         match load(fs, &metadata_path, partition_metadata::decode).map_err(log_error(&metadata_path))? {
             Loaded::Found(found) if found == topic_id => {}
-            Loaded::Found(found) => return Err(OpenLogError::TopicIdMismatch { expected: topic_id, found }),
+            Loaded::Found(found) => {
+                return Err(OpenLogError::TopicIdMismatch {
+                    expected: topic_id,
+                    found,
+                });
+            }
             Loaded::Missing => {
-                return Err(OpenLogError::Damaged { path: metadata_path, reason: "the file is missing".into() });
+                return Err(OpenLogError::Damaged {
+                    path: metadata_path,
+                    reason: "the file is missing".into(),
+                });
             }
             Loaded::Damaged(error) => {
-                return Err(OpenLogError::Damaged { path: metadata_path, reason: error.to_string() });
+                return Err(OpenLogError::Damaged {
+                    path: metadata_path,
+                    reason: error.to_string(),
+                });
             }
         }
         self.open_inner(name, topic_id, config)
     }
 
     fn open_inner(&self, name: TopicPartition, topic_id: Uuid, config: LogConfig) -> Result<Log, OpenLogError> {
-        if self.shared.logs.lock().get(&name).is_some_and(|log| log.upgrade().is_some_and(|log| !log.is_closed())) {
+        if self
+            .shared
+            .logs
+            .lock()
+            .get(&name)
+            .is_some_and(|log| log.upgrade().is_some_and(|log| !log.is_closed()))
+        {
             return Err(OpenLogError::AlreadyExists(format!("{name} is open already;")));
         }
-        let flushed = self.flushed_known.then(|| self.shared.stored_flushed(&name).unwrap_or_default());
+        let flushed = self
+            .flushed_known
+            .then(|| self.shared.stored_flushed(&name).unwrap_or_default());
         let open = OpenLog {
             log_start: self.shared.stored_start(&name).unwrap_or(0),
             clean: self.was_clean,
@@ -408,7 +464,10 @@ impl LogDir {
         }
         // A directory name has at most 255 bytes.
         let kept: String = name.dir_name().chars().take(200).collect();
-        let renamed = self.shared.path.join(format!("{kept}.{}{suffix}", Uuid::new_v4().simple()));
+        let renamed = self
+            .shared
+            .path
+            .join(format!("{kept}.{}{suffix}", Uuid::new_v4().simple()));
         fs.rename(&path, &renamed)
             .and_then(|()| fs.sync_dir(&self.shared.path))
             .map_err(|error| self.shared.fail("renaming a partition", &error))?;
@@ -429,7 +488,12 @@ impl LogDir {
                 Err(FlushError::Offline(offline)) => return Err(offline.into()),
             }
         }
-        self.shared.store_all().map_err(|error| self.shared.refuse_or_fail("writing checkpoints", &error))
+        self.shared
+            .store_all()
+            .map_err(|error| self.shared.refuse_or_fail("writing checkpoints", &error))?;
+        self.shared
+            .hold_reserve()
+            .map_err(|error| self.shared.refuse_or_fail("keeping room in reserve", &error))
     }
 
     /// Flushes and closes every log, stores the checkpoints and, last of all, the clean mark with the broker epoch.
@@ -451,7 +515,8 @@ impl LogDir {
         }
         self.shared.check_online()?;
         let path = self.shared.path.join(clean_mark::FILE_NAME);
-        write_atomic(&*self.shared.fs, &path, &clean_mark::encode(broker_epoch)).map_err(failed("writing the clean mark"))
+        write_atomic(&*self.shared.fs, &path, &clean_mark::encode(broker_epoch))
+            .map_err(failed("writing the clean mark"))
     }
 
     /// Tries whether the disk still takes and keeps a small file: to find a dead disk that nobody writes to.
@@ -475,16 +540,30 @@ impl LogDir {
 
 fn check_identity(path: &Path, identity: &DirIdentity, options: &DirOptions) -> Result<(), OpenDirError> {
     let foreign = |found: String, expected: String| {
-        Err(OpenDirError::Foreign { path: path.to_owned(), found, expected })
+        Err(OpenDirError::Foreign {
+            path: path.to_owned(),
+            found,
+            expected,
+        })
     };
-    if let Some(expected) = options.expected_cluster_id.as_ref().filter(|id| **id != identity.cluster_id) {
-        return foreign(format!("cluster {}", identity.cluster_id), format!("cluster {expected}"));
+    if let Some(expected) = options
+        .expected_cluster_id
+        .as_ref()
+        .filter(|id| **id != identity.cluster_id)
+    {
+        return foreign(
+            format!("cluster {}", identity.cluster_id),
+            format!("cluster {expected}"),
+        );
     }
     if let Some(expected) = options.expected_node_id.filter(|id| *id != identity.node_id) {
         return foreign(format!("broker {}", identity.node_id), format!("broker {expected}"));
     }
     if let Some(expected) = options.expected_directory_id.filter(|id| *id != identity.directory_id) {
-        return foreign(format!("directory id {}", identity.directory_id), format!("directory id {expected}"));
+        return foreign(
+            format!("directory id {}", identity.directory_id),
+            format!("directory id {expected}"),
+        );
     }
     Ok(())
 }

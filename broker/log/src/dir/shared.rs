@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::reserve;
 use crate::checkpoint::flushed::{self, FlushedPoint, FlushedPoints};
 use crate::checkpoint::start_offsets::{self, Offsets};
 use crate::checkpoint::topic_partition::TopicPartition;
@@ -60,14 +61,21 @@ impl DirShared {
         let reason: Arc<str> = format!("{what}: {error}").into();
         let offline = self.offline.get_or_init(|| {
             tracing::error!(directory = %self.path.display(), %reason, "log directory goes offline");
-            Offline { directory: self.path.clone(), reason }
+            Offline {
+                directory: self.path.clone(),
+                reason,
+            }
         });
         self.is_offline.store(true, Ordering::SeqCst);
         offline.clone()
     }
 
     pub(crate) fn offline(&self) -> Option<Offline> {
-        if self.is_offline.load(Ordering::SeqCst) { self.offline.get().cloned() } else { None }
+        if self.is_offline.load(Ordering::SeqCst) {
+            self.offline.get().cloned()
+        } else {
+            None
+        }
     }
 
     pub(crate) fn check_online(&self) -> Result<(), Offline> {
@@ -91,13 +99,28 @@ impl DirShared {
             return Ok(());
         }
         // If the file system can't tell, the write itself will.
-        let Ok(available_bytes) = self.fs.available_bytes(&self.path) else { return Ok(()) };
+        let Ok(available_bytes) = self.fs.available_bytes(&self.path) else {
+            return Ok(());
+        };
         let free = available_bytes.saturating_sub(reserve_bytes);
         if free < bytes {
-            return Err(DiskFull { available_bytes, reserve_bytes });
+            return Err(DiskFull {
+                available_bytes,
+                reserve_bytes,
+            });
         }
-        self.credit.store(((free - bytes) / 2).min(SPACE_CREDIT_BYTES), Ordering::Relaxed);
+        self.credit
+            .store(((free - bytes) / 2).min(SPACE_CREDIT_BYTES), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives up the room kept for a full disk; false if that was done before.
+    pub(crate) fn release_reserve(&self) -> bool {
+        reserve::release(&*self.fs, &self.path).unwrap_or(false)
+    }
+
+    pub(crate) fn hold_reserve(&self) -> io::Result<()> {
+        reserve::hold(&*self.fs, &self.path, self.reserve_bytes.load(Ordering::Relaxed))
     }
 
     pub(crate) fn disk_full(&self) -> DiskFull {
@@ -117,11 +140,19 @@ impl DirShared {
     }
 
     fn write_flushed(&self, checkpoints: &Checkpoints) -> io::Result<()> {
-        write_atomic(&*self.fs, &self.path.join(flushed::FILE_NAME), &flushed::encode(&checkpoints.flushed))
+        write_atomic(
+            &*self.fs,
+            &self.path.join(flushed::FILE_NAME),
+            &flushed::encode(&checkpoints.flushed),
+        )
     }
 
     fn write_starts(&self, checkpoints: &Checkpoints) -> io::Result<()> {
-        write_atomic(&*self.fs, &self.path.join(start_offsets::FILE_NAME), &start_offsets::encode(&checkpoints.starts))
+        write_atomic(
+            &*self.fs,
+            &self.path.join(start_offsets::FILE_NAME),
+            &start_offsets::encode(&checkpoints.starts),
+        )
     }
 
     /// Stores a log start offset. Durable when this returns.
@@ -142,9 +173,14 @@ impl DirShared {
     /// anything from there on is cut. Durable when this returns.
     pub(crate) fn lower_flushed(&self, name: &TopicPartition, to: i64, indexed: i64) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
-        let Some(before) = checkpoints.flushed.get(name).copied() else { return Ok(()) };
+        let Some(before) = checkpoints.flushed.get(name).copied() else {
+            return Ok(());
+        };
         let offset = before.offset.min(to);
-        let lowered = FlushedPoint { offset, indexed: before.indexed.min(indexed).min(offset) };
+        let lowered = FlushedPoint {
+            offset,
+            indexed: before.indexed.min(indexed).min(offset),
+        };
         if lowered == before {
             return Ok(());
         }
@@ -160,7 +196,10 @@ impl DirShared {
     pub(crate) fn raise_flushed(&self, name: &TopicPartition, offset: i64) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let before = checkpoints.flushed.get(name).copied();
-        let raised = FlushedPoint { offset, indexed: before.map_or(0, |point| point.indexed) };
+        let raised = FlushedPoint {
+            offset,
+            indexed: before.map_or(0, |point| point.indexed),
+        };
         checkpoints.flushed.insert(name.clone(), raised);
         let written = self.write_flushed(&checkpoints);
         if written.is_err() {
@@ -199,7 +238,9 @@ impl DirShared {
             }
         }
         // Log starts first: a flushed point may lie above what retention is about to delete, never below.
-        let written = self.write_starts(&checkpoints).and_then(|()| self.write_flushed(&checkpoints));
+        let written = self
+            .write_starts(&checkpoints)
+            .and_then(|()| self.write_flushed(&checkpoints));
         if written.is_err() {
             (checkpoints.flushed, checkpoints.starts) = before;
         }

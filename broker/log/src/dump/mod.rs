@@ -30,7 +30,9 @@ pub enum DumpError {
     #[error("{0}")]
     Format(#[from] FormatError),
     /// The name is none of a partition's files.
-    #[error("{0:?} is not the name of a segment's file (20 digits and .log, .index, .timeindex, .txnindex or .snapshot)")]
+    #[error(
+        "{0:?} is not the name of a segment's file (20 digits and .log, .index, .timeindex, .txnindex or .snapshot)"
+    )]
     Name(String),
 }
 
@@ -83,7 +85,12 @@ pub fn dump_batches(
                 let size = view.bytes().len();
                 let (header, crc_matches) = (*view.header(), view.verify_crc().is_ok());
                 let bytes = chunk.split_to(size);
-                let batch = DumpedBatch { position, header, crc_matches, bytes };
+                let batch = DumpedBatch {
+                    position,
+                    header,
+                    crc_matches,
+                    bytes,
+                };
                 position += size as u64;
                 if each(batch).is_break() {
                     break;
@@ -106,12 +113,18 @@ pub fn dump_batches(
             break;
         }
     }
-    Ok(DumpEnd { valid_bytes: position, file_bytes, reason })
+    Ok(DumpEnd {
+        valid_bytes: position,
+        file_bytes,
+        reason,
+    })
 }
 
 fn base_offset_of(path: &Path) -> Result<i64, DumpError> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    names::parse(name).map(|(offset, _)| offset).ok_or_else(|| DumpError::Name(name.to_owned()))
+    names::parse(name)
+        .map(|(offset, _)| offset)
+        .ok_or_else(|| DumpError::Name(name.to_owned()))
 }
 
 /// The entries of an index file. The zeros at the end of a file that Kafka preallocated are not entries.
@@ -134,7 +147,12 @@ pub fn dump_offset_index(fs: &dyn FileSystem, path: &Path) -> Result<Vec<(i64, u
     let entries = entries::<OffsetEntry>(fs, path)?;
     Ok(entries
         .iter()
-        .map(|entry| (base.saturating_add(i64::from(entry.relative_offset)), u64::from(entry.position)))
+        .map(|entry| {
+            (
+                base.saturating_add(i64::from(entry.relative_offset)),
+                u64::from(entry.position),
+            )
+        })
         .collect())
 }
 

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use millrace_proto::batch::{BatchView, DecodeLimits, NO_TIMESTAMP, TimestampType};
 
-use super::{DumpedBatch, dump_batches, dump_leader_epochs, dump_offset_index, dump_producer_snapshot, dump_time_index};
 use super::{DumpError, dump_transaction_index};
+use super::{
+    DumpedBatch, dump_batches, dump_leader_epochs, dump_offset_index, dump_producer_snapshot, dump_time_index,
+};
 use crate::checkpoint::topic_partition::TopicPartition;
 use crate::fs::FileSystem;
 use crate::segment::names::{self, FileKind};
@@ -61,7 +63,12 @@ pub struct PartitionReport {
 impl PartitionReport {
     fn add(&mut self, file: &Path, position: Option<u64>, offset: Option<i64>, text: impl Into<String>) {
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(Problem { file: file.to_owned(), position, offset, text: text.into() });
+            self.problems.push(Problem {
+                file: file.to_owned(),
+                position,
+                offset,
+                text: text.into(),
+            });
         } else {
             self.more_problems += 1;
         }
@@ -74,7 +81,10 @@ impl PartitionReport {
 /// The directory can't be read. What is wrong within is in the reports.
 pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<Vec<PartitionReport>> {
     let entries = fs.read_dir(path)?;
-    if entries.iter().any(|entry| entry.name.to_str().and_then(names::parse).is_some()) {
+    if entries
+        .iter()
+        .any(|entry| entry.name.to_str().and_then(names::parse).is_some())
+    {
         return Ok(vec![verify_partition(fs, path, options)?]);
     }
     let mut partitions: Vec<PathBuf> = entries
@@ -83,7 +93,10 @@ pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::
         .map(|entry| path.join(&entry.name))
         .collect();
     partitions.sort();
-    partitions.iter().map(|partition| verify_partition(fs, partition, options)).collect()
+    partitions
+        .iter()
+        .map(|partition| verify_partition(fs, partition, options))
+        .collect()
 }
 
 /// Verifies one partition: CRCs, lengths, rising offsets and epochs, index and time index entries against the
@@ -92,11 +105,21 @@ pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::
 /// # Errors
 /// The directory can't be read.
 pub fn verify_partition(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<PartitionReport> {
-    let mut report = PartitionReport { path: path.to_owned(), ..PartitionReport::default() };
-    let mut files: Vec<(i64, FileKind)> =
-        fs.read_dir(path)?.iter().filter_map(|entry| names::parse(entry.name.to_str()?)).collect();
+    let mut report = PartitionReport {
+        path: path.to_owned(),
+        ..PartitionReport::default()
+    };
+    let mut files: Vec<(i64, FileKind)> = fs
+        .read_dir(path)?
+        .iter()
+        .filter_map(|entry| names::parse(entry.name.to_str()?))
+        .collect();
     files.sort_unstable();
-    let mut walk = Walk { next_offset: None, epoch: -1, epochs: Vec::new() };
+    let mut walk = Walk {
+        next_offset: None,
+        epoch: -1,
+        epochs: Vec::new(),
+    };
     for (base, _) in files.iter().filter(|(_, kind)| *kind == FileKind::Log) {
         verify_segment(fs, path, *base, options, &mut walk, &mut report)?;
     }
@@ -104,7 +127,9 @@ pub fn verify_partition(fs: &dyn FileSystem, path: &Path, options: &VerifyOption
         let file = names::path(path, *offset, *kind);
         let has_log = files.contains(&(*offset, FileKind::Log));
         match kind {
-            FileKind::OffsetIndex | FileKind::TimeIndex if !has_log => report.add(&file, None, None, "no segment belongs to it"),
+            FileKind::OffsetIndex | FileKind::TimeIndex if !has_log => {
+                report.add(&file, None, None, "no segment belongs to it")
+            }
             FileKind::TransactionIndex => note_error(&mut report, &file, dump_transaction_index(fs, &file))?,
             FileKind::Snapshot => note_error(&mut report, &file, dump_producer_snapshot(fs, &file))?,
             _ => {}
@@ -168,7 +193,12 @@ fn verify_segment(
     report.segments += 1;
     report.first_offset.get_or_insert(base);
     if let Some(next) = walk.next_offset.filter(|next| base < *next) {
-        report.add(&log, None, Some(base), format!("begins below {next}, where the segment before ends"));
+        report.add(
+            &log,
+            None,
+            Some(base),
+            format!("begins below {next}, where the segment before ends"),
+        );
     }
     let mut checks = IndexChecks::new(base, offsets, times, index_path, time_path);
     let mut next_offset = walk.next_offset.unwrap_or(0).min(base);
@@ -179,19 +209,30 @@ fn verify_segment(
             report.add(&log, position, offset, "the CRC does not match");
         }
         if header.base_offset < next_offset.max(base) {
-            report.add(&log, position, offset, format!("the base offset is below {}", next_offset.max(base)));
+            report.add(
+                &log,
+                position,
+                offset,
+                format!("the base offset is below {}", next_offset.max(base)),
+            );
         }
         if header.partition_leader_epoch < walk.epoch {
-            report.add(&log, position, offset, format!("leader epoch {} after {}", header.partition_leader_epoch, walk.epoch));
+            report.add(
+                &log,
+                position,
+                offset,
+                format!("leader epoch {} after {}", header.partition_leader_epoch, walk.epoch),
+            );
         }
         if header.partition_leader_epoch > walk.epoch {
             walk.epoch = header.partition_leader_epoch;
             walk.epochs.push((walk.epoch, next_offset, header.base_offset));
         }
-        if options.records && batch.crc_matches {
-            if let Err(text) = verify_records(&batch) {
-                report.add(&log, position, offset, text);
-            }
+        if options.records
+            && batch.crc_matches
+            && let Err(text) = verify_records(&batch)
+        {
+            report.add(&log, position, offset, text);
         }
         next_offset = next_offset.max(header.next_offset());
         report.batches += 1;
@@ -208,7 +249,10 @@ fn verify_segment(
         }
     };
     if let Some(reason) = end.reason {
-        let text = format!("{} bytes at the end are no batch: {reason}", end.file_bytes - end.valid_bytes);
+        let text = format!(
+            "{} bytes at the end are no batch: {reason}",
+            end.file_bytes - end.valid_bytes
+        );
         report.add(&log, Some(end.valid_bytes), Some(next_offset), text);
     }
     report.bytes += end.file_bytes;
@@ -219,7 +263,9 @@ fn verify_segment(
 
 fn verify_records(batch: &DumpedBatch) -> Result<(), String> {
     let view = BatchView::parse(&batch.bytes).map_err(|error| error.to_string())?;
-    let records = view.records(&DecodeLimits::default()).map_err(|error| error.to_string())?;
+    let records = view
+        .records(&DecodeLimits::default())
+        .map_err(|error| error.to_string())?;
     let header = &batch.header;
     let mut max_timestamp = NO_TIMESTAMP;
     for record in records.iter() {
@@ -231,7 +277,10 @@ fn verify_records(batch: &DumpedBatch) -> Result<(), String> {
     }
     let create_time = header.timestamp_type() == TimestampType::CreateTime;
     if create_time && header.record_count > 0 && max_timestamp != header.max_timestamp {
-        return Err(format!("max timestamp {} where the records say {max_timestamp}", header.max_timestamp));
+        return Err(format!(
+            "max timestamp {} where the records say {max_timestamp}",
+            header.max_timestamp
+        ));
     }
     Ok(())
 }
@@ -249,7 +298,13 @@ struct IndexChecks {
 }
 
 impl IndexChecks {
-    fn new(base: i64, offsets: Vec<(i64, u64)>, times: Vec<(i64, i64)>, index_path: PathBuf, time_path: PathBuf) -> Self {
+    fn new(
+        base: i64,
+        offsets: Vec<(i64, u64)>,
+        times: Vec<(i64, i64)>,
+        index_path: PathBuf,
+        time_path: PathBuf,
+    ) -> Self {
         IndexChecks {
             base,
             offsets: offsets.into_iter().peekable(),
@@ -267,12 +322,21 @@ impl IndexChecks {
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
         while let Some((offset, position)) = self.offsets.next_if(|(_, position)| *position <= batch.position) {
             if position != batch.position {
-                report.add(&self.index_path, None, Some(offset), format!("no batch begins at byte {position}"));
+                report.add(
+                    &self.index_path,
+                    None,
+                    Some(offset),
+                    format!("no batch begins at byte {position}"),
+                );
             } else if offset != header.last_offset() {
                 let text = format!("points to the batch that ends at {}", header.last_offset());
                 report.add(&self.index_path, None, Some(offset), text);
             }
-            if self.last_offset_entry.is_some_and(|last| last.0 >= offset || last.1 >= position) || offset < self.base {
+            if self
+                .last_offset_entry
+                .is_some_and(|last| last.0 >= offset || last.1 >= position)
+                || offset < self.base
+            {
                 report.add(&self.index_path, None, Some(offset), "the entries do not rise");
             }
             self.last_offset_entry = Some((offset, position));
@@ -286,7 +350,10 @@ impl IndexChecks {
                 );
                 report.add(&self.time_path, None, Some(offset), text);
             }
-            if self.last_time_entry.is_some_and(|last| last.0 >= timestamp || last.1 >= offset) {
+            if self
+                .last_time_entry
+                .is_some_and(|last| last.0 >= timestamp || last.1 >= offset)
+            {
                 report.add(&self.time_path, None, Some(offset), "the entries do not rise");
             }
             self.last_time_entry = Some((timestamp, offset));
@@ -295,10 +362,20 @@ impl IndexChecks {
 
     fn finish(&mut self, report: &mut PartitionReport) {
         for (offset, position) in self.offsets.by_ref() {
-            report.add(&self.index_path, None, Some(offset), format!("points behind the last batch, to byte {position}"));
+            report.add(
+                &self.index_path,
+                None,
+                Some(offset),
+                format!("points behind the last batch, to byte {position}"),
+            );
         }
         for (timestamp, offset) in self.times.by_ref() {
-            report.add(&self.time_path, None, Some(offset), format!("time {timestamp} belongs to no batch"));
+            report.add(
+                &self.time_path,
+                None,
+                Some(offset),
+                format!("time {timestamp} belongs to no batch"),
+            );
         }
     }
 }
@@ -321,13 +398,20 @@ fn verify_epochs(fs: &dyn FileSystem, dir: &Path, walk: &Walk, report: &mut Part
     };
     // Epochs below the log start are forgotten, and the one that holds it begins there.
     let oldest = entries.first().map_or(i32::MAX, |entry| entry.epoch);
-    for (epoch, after, first_offset) in walk.epochs.iter().filter(|(epoch, ..)| entries.is_empty() || *epoch >= oldest) {
+    for (epoch, after, first_offset) in walk
+        .epochs
+        .iter()
+        .filter(|(epoch, ..)| entries.is_empty() || *epoch >= oldest)
+    {
         match entries.iter().find(|entry| entry.epoch == *epoch) {
             Some(entry) if *epoch == oldest && entry.start_offset >= *first_offset => {}
             // It may have begun, without a record, within a gap.
             Some(entry) if (*after..=*first_offset).contains(&entry.start_offset) => {}
             Some(entry) => {
-                let text = format!("epoch {epoch} begins at {} here and at {first_offset} in the log", entry.start_offset);
+                let text = format!(
+                    "epoch {epoch} begins at {} here and at {first_offset} in the log",
+                    entry.start_offset
+                );
                 report.add(&file, None, Some(*first_offset), text);
             }
             None => report.add(&file, None, Some(*first_offset), format!("epoch {epoch} is missing")),

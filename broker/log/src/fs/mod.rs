@@ -208,7 +208,10 @@ pub fn read_whole(fs: &dyn FileSystem, path: &Path, limit: u64) -> io::Result<By
     if len > limit {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("{} is {len} bytes long, more than the {limit} it may have", path.display()),
+            format!(
+                "{} is {len} bytes long, more than the {limit} it may have",
+                path.display()
+            ),
         ));
     }
     // `len` fits: it is at most `limit`, which callers keep far below the address space.

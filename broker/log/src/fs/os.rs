@@ -55,7 +55,10 @@ impl FileSystem for OsFileSystem {
         let mut entries = Vec::new();
         for entry in fs::read_dir(path)? {
             let entry = entry?;
-            entries.push(DirEntry { name: entry.file_name(), is_dir: entry.file_type()?.is_dir() });
+            entries.push(DirEntry {
+                name: entry.file_name(),
+                is_dir: entry.file_type()?.is_dir(),
+            });
         }
         Ok(entries)
     }
@@ -90,7 +93,12 @@ impl FileSystem for OsFileSystem {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Box::new(file)),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -186,7 +194,13 @@ impl File for OsFile {
         // SAFETY: the map is read-only and shared. The log never changes or cuts a byte of a sealed segment in place
         // (a truncation writes a new inode and renames it over), and maps only sealed segments, so the bytes behind
         // the slice do not change while it lives.
-        let map = unsafe { memmap2::MmapOptions::new().offset(pos).len(len).populate().map(&self.0)? };
+        let map = unsafe {
+            memmap2::MmapOptions::new()
+                .offset(pos)
+                .len(len)
+                .populate()
+                .map(&self.0)?
+        };
         Ok(Bytes::from_owner(map))
     }
 

@@ -37,7 +37,13 @@ impl<E: IndexEntry> IndexFile<E> {
     /// An index without entries; the file is made when there is something to write.
     #[must_use]
     pub fn empty(path: PathBuf) -> Self {
-        IndexFile { path, written: 0, pending: Vec::new(), last: None, unsynced: false }
+        IndexFile {
+            path,
+            written: 0,
+            pending: Vec::new(),
+            last: None,
+            unsynced: false,
+        }
     }
 
     /// Opens an index by its length and last entry alone. `Ok(None)` if it can't be one: bytes over, or a last entry
@@ -59,7 +65,13 @@ impl<E: IndexEntry> IndexFile<E> {
         if last.is_some_and(|entry| !entry.follows(None)) {
             return Ok(None);
         }
-        Ok(Some(IndexFile { path, written, pending: Vec::new(), last, unsynced: false }))
+        Ok(Some(IndexFile {
+            path,
+            written,
+            pending: Vec::new(),
+            last,
+            unsynced: false,
+        }))
     }
 
     /// Reads every entry of a file and keeps the longest prefix whose entries follow each other.
@@ -135,7 +147,10 @@ impl<E: IndexEntry> IndexFile<E> {
             // An earlier write failed half way, or an unknown hand added bytes.
             file.set_len(end)?;
         }
-        file.write_all_vectored_at(&[IoSlice::new(&bytes)], end)?;
+        if let Err(error) = file.write_all_vectored_at(&[IoSlice::new(&bytes)], end) {
+            let _ = file.set_len(end);
+            return Err(error);
+        }
         self.written += self.pending.len() as u64;
         self.pending = Vec::new();
         self.unsynced = true;
@@ -169,7 +184,11 @@ impl<E: IndexEntry> IndexFile<E> {
         }
         let file = fs.open(&self.path, OpenMode::Read)?;
         let count = count_where(&*file, self.written, &below)?;
-        if count == 0 { Ok(None) } else { read_entry(&*file, count - 1).map(Some) }
+        if count == 0 {
+            Ok(None)
+        } else {
+            read_entry(&*file, count - 1).map(Some)
+        }
     }
 
     /// The first entry after those for which `below` holds.
@@ -184,7 +203,10 @@ impl<E: IndexEntry> IndexFile<E> {
                 return read_entry(&*file, count).map(Some);
             }
         }
-        Ok(self.pending.get(self.pending.partition_point(|entry| below(*entry))).copied())
+        Ok(self
+            .pending
+            .get(self.pending.partition_point(|entry| below(*entry)))
+            .copied())
     }
 
     /// Drops all entries from the first one for which `keep` does not hold; the shortened file is synced before this
@@ -193,7 +215,8 @@ impl<E: IndexEntry> IndexFile<E> {
     /// # Errors
     /// The file system's.
     pub fn truncate_where(&mut self, fs: &dyn FileSystem, keep: impl Fn(E) -> bool) -> io::Result<()> {
-        self.pending.truncate(self.pending.partition_point(|entry| keep(*entry)));
+        self.pending
+            .truncate(self.pending.partition_point(|entry| keep(*entry)));
         if self.written > 0 {
             let file = fs.open(&self.path, OpenMode::ReadWrite)?;
             let count = count_where(&*file, self.written, &keep)?;
@@ -228,14 +251,24 @@ impl<E: IndexEntry> IndexFile<E> {
                 last: entries.last().copied(),
                 unsynced: false,
             },
-            Err(_) => Self::in_memory(path, entries),
+            Err(_) => {
+                // Whatever is there now is not these entries.
+                let _ = fs.remove_file(&path);
+                Self::in_memory(path, entries)
+            }
         }
     }
 
     /// Entries in memory only, for an index whose file can't be written now. They are written with the next ones.
     #[must_use]
     pub fn in_memory(path: PathBuf, entries: Vec<E>) -> Self {
-        IndexFile { path, written: 0, last: entries.last().copied(), pending: entries, unsynced: true }
+        IndexFile {
+            path,
+            written: 0,
+            last: entries.last().copied(),
+            pending: entries,
+            unsynced: true,
+        }
     }
 
     /// Goes on with a file of which these entries, a prefix of it, are right and durable; the rest of it is cut.
@@ -251,7 +284,13 @@ impl<E: IndexEntry> IndexFile<E> {
             // Cut for good, as in `truncate_where`.
             file.sync_all()?;
         }
-        Ok(IndexFile { path, written: entries.len() as u64, pending: Vec::new(), last: entries.last().copied(), unsynced })
+        Ok(IndexFile {
+            path,
+            written: entries.len() as u64,
+            pending: Vec::new(),
+            last: entries.last().copied(),
+            unsynced,
+        })
     }
 
     /// All entries, oldest first.
@@ -261,7 +300,9 @@ impl<E: IndexEntry> IndexFile<E> {
     pub fn entries(&self, fs: &dyn FileSystem) -> io::Result<Vec<E>> {
         let mut entries = Vec::new();
         if self.written > 0 {
-            let len = usize::try_from(self.written).unwrap_or(usize::MAX).saturating_mul(E::SIZE);
+            let len = usize::try_from(self.written)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(E::SIZE);
             let bytes = fs.open(&self.path, OpenMode::Read)?.read_at(0, len)?;
             entries.extend(bytes.chunks_exact(E::SIZE).map(E::decode));
         }
@@ -299,7 +340,10 @@ mod tests {
     use crate::fs::faulty::FaultyFileSystem;
 
     fn entry(relative_offset: u32, position: u32) -> OffsetEntry {
-        OffsetEntry { relative_offset, position }
+        OffsetEntry {
+            relative_offset,
+            position,
+        }
     }
 
     #[test]
@@ -316,15 +360,21 @@ mod tests {
         assert!(!index.append(entry(4000, 30_000)), "positions must rise");
         assert_eq!(index.len(), 300);
         for offset in 0..3100 {
-            let expected = (offset >= 10).then(|| (offset / 10).min(300)).map(|at| entry(at * 10, at * 100));
-            let found = index.last_where(&disk, |entry| entry.relative_offset <= offset).unwrap();
+            let expected = (offset >= 10)
+                .then(|| (offset / 10).min(300))
+                .map(|at| entry(at * 10, at * 100));
+            let found = index
+                .last_where(&disk, |entry| entry.relative_offset <= offset)
+                .unwrap();
             assert_eq!(found, expected, "offset {offset}");
             let next = index.first_not(&disk, |entry| entry.relative_offset <= offset).unwrap();
-            let expected = (offset / 10 + 1 <= 300).then(|| entry((offset / 10 + 1) * 10, (offset / 10 + 1) * 100));
+            let expected = (offset / 10 < 300).then(|| entry((offset / 10 + 1) * 10, (offset / 10 + 1) * 100));
             assert_eq!(next, expected, "offset {offset}");
         }
         for keep in [299, 256, 200, 0] {
-            index.truncate_where(&disk, |entry| entry.relative_offset <= keep * 10).unwrap();
+            index
+                .truncate_where(&disk, |entry| entry.relative_offset <= keep * 10)
+                .unwrap();
             assert_eq!(index.len(), u64::from(keep));
             assert_eq!(index.last(), (keep > 0).then(|| entry(keep * 10, keep * 100)));
             assert_eq!(index.entries(&disk).unwrap().len(), keep as usize);
@@ -336,8 +386,18 @@ mod tests {
         let disk = FaultyFileSystem::new(1);
         let _ = IndexFile::replace(&disk, "/i".into(), vec![entry(1, 2)]);
         assert_eq!(disk.contents(Path::new("/i")).unwrap(), [0, 0, 0, 1, 0, 0, 0, 2]);
-        let _ = IndexFile::replace(&disk, "/t".into(), vec![TimeEntry { timestamp: 3, relative_offset: 4 }]);
-        assert_eq!(disk.contents(Path::new("/t")).unwrap(), [0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]);
+        let _ = IndexFile::replace(
+            &disk,
+            "/t".into(),
+            vec![TimeEntry {
+                timestamp: 3,
+                relative_offset: 4,
+            }],
+        );
+        assert_eq!(
+            disk.contents(Path::new("/t")).unwrap(),
+            [0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 4]
+        );
     }
 
     #[test]
@@ -354,6 +414,9 @@ mod tests {
         })
         .unwrap();
         assert!(IndexFile::<OffsetEntry>::open(&disk, "/i".into()).unwrap().is_none());
-        assert_eq!(IndexFile::<OffsetEntry>::read_valid_prefix(&disk, Path::new("/i")).unwrap(), entries[..5]);
+        assert_eq!(
+            IndexFile::<OffsetEntry>::read_valid_prefix(&disk, Path::new("/i")).unwrap(),
+            entries[..5]
+        );
     }
 }

@@ -24,7 +24,10 @@ impl IndexEntry for OffsetEntry {
         let mut position = [0; 4];
         relative.copy_from_slice(&bytes[..4]);
         position.copy_from_slice(&bytes[4..8]);
-        OffsetEntry { relative_offset: u32::from_be_bytes(relative), position: u32::from_be_bytes(position) }
+        OffsetEntry {
+            relative_offset: u32::from_be_bytes(relative),
+            position: u32::from_be_bytes(position),
+        }
     }
 
     fn follows(self, previous: Option<Self>) -> bool {
@@ -32,8 +35,6 @@ impl IndexEntry for OffsetEntry {
         let fits = self.relative_offset <= i32::MAX as u32 && self.position <= i32::MAX as u32;
         // The first batch of a segment is never indexed, so a zero position is a hole that a crash left.
         fits && self.position > 0
-            && previous.is_none_or(|last| {
-                last.relative_offset < self.relative_offset && last.position < self.position
-            })
+            && previous.is_none_or(|last| last.relative_offset < self.relative_offset && last.position < self.position)
     }
 }

@@ -24,14 +24,16 @@ impl IndexEntry for TimeEntry {
         let mut relative = [0; 4];
         timestamp.copy_from_slice(&bytes[..8]);
         relative.copy_from_slice(&bytes[8..12]);
-        TimeEntry { timestamp: i64::from_be_bytes(timestamp), relative_offset: u32::from_be_bytes(relative) }
+        TimeEntry {
+            timestamp: i64::from_be_bytes(timestamp),
+            relative_offset: u32::from_be_bytes(relative),
+        }
     }
 
     fn follows(self, previous: Option<Self>) -> bool {
         self.timestamp >= 0
             && self.relative_offset <= i32::MAX as u32
-            && previous.is_none_or(|last| {
-                last.timestamp < self.timestamp && last.relative_offset < self.relative_offset
-            })
+            && previous
+                .is_none_or(|last| last.timestamp < self.timestamp && last.relative_offset < self.relative_offset)
     }
 }

@@ -25,7 +25,10 @@ pub const ENTRY_SIZE: usize = 34;
 pub fn decode(bytes: &[u8]) -> Result<Vec<AbortedTransaction>, FormatError> {
     let (entries, rest) = bytes.as_chunks::<ENTRY_SIZE>();
     if !rest.is_empty() {
-        return Err(FormatError::new(format!("{} bytes are no whole number of entries", bytes.len())));
+        return Err(FormatError::new(format!(
+            "{} bytes are no whole number of entries",
+            bytes.len()
+        )));
     }
     entries
         .iter()
@@ -42,7 +45,10 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<AbortedTransaction>, FormatError> {
                     last_offset: long(18),
                     last_stable_offset: long(26),
                 }),
-                other => Err(FormatError::new(format!("version {} is not 0", i16::from_be_bytes(other)))),
+                other => Err(FormatError::new(format!(
+                    "version {} is not 0",
+                    i16::from_be_bytes(other)
+                ))),
             }
         })
         .collect()

@@ -10,9 +10,9 @@ use millrace_proto::batch::{
 
 use super::{Log, LogInner, Writer};
 use crate::config::LogConfig;
-use crate::error::{AppendError, ChangeError};
+use crate::error::{AppendError, ChangeError, DiskFull};
 use crate::fs::is_disk_full;
-use crate::producer::{SequenceCheck, SequenceRule};
+use crate::producer::{SequenceCheck, SequenceError, SequenceRule};
 use crate::segment::Segment;
 
 /// How a leader appends a batch.
@@ -99,7 +99,11 @@ impl Log {
         // Nothing may be appended under an older leader's epoch.
         let lowest = inner.epochs.read().latest().map_or(0, |entry| entry.epoch);
         if leader_epoch < lowest {
-            return Err(AppendError::InvalidLeaderEpoch { epoch: leader_epoch, lowest, highest: i32::MAX });
+            return Err(AppendError::InvalidLeaderEpoch {
+                epoch: leader_epoch,
+                lowest,
+                highest: i32::MAX,
+            });
         }
         let sequence = writer.producers.check(&header, options.sequence_rule);
         if let Ok(SequenceCheck::Duplicate(original)) = sequence {
@@ -112,12 +116,15 @@ impl Log {
         let log_end = inner.log_end();
         if let Some(expected) = options.expected_offset
             && expected != log_end
-            && !matches!(sequence, Err(crate::producer::SequenceError::InvalidEpoch { .. }))
+            && !matches!(
+                sequence,
+                Err(SequenceError::InvalidEpoch { .. } | SequenceError::Duplicate { .. })
+            )
         {
             return Err(AppendError::OffsetMismatch { expected, log_end });
         }
         sequence?;
-        inner.shared.claim_space(batch.len() as u64)?;
+        inner.claim_space(&config, batch.len())?;
 
         let mut stamped = [0; HEADER_LEN];
         stamped.copy_from_slice(&batch[..HEADER_LEN]);
@@ -138,7 +145,11 @@ impl Log {
             &[(active.size(), header)],
             Some(now_ms),
         )?;
-        Ok(Appended::New { base_offset: log_end, last_offset: header.last_offset(), append_time_ms })
+        Ok(Appended::New {
+            base_offset: log_end,
+            last_offset: header.last_offset(),
+            append_time_ms,
+        })
     }
 
     /// Appends whole batches as a follower fetched them: offsets and epochs stay as the leader set them. They must
@@ -176,7 +187,10 @@ impl Log {
         let mut epoch = inner.epochs.read().latest().map_or(-1, |entry| entry.epoch);
         for (_, header) in &parsed {
             if header.base_offset < next_offset {
-                return Err(AppendError::OutOfOrderOffset { expected: next_offset, found: header.base_offset });
+                return Err(AppendError::OutOfOrderOffset {
+                    expected: next_offset,
+                    found: header.base_offset,
+                });
             }
             if header.partition_leader_epoch < epoch.max(0) || header.partition_leader_epoch > max_epoch {
                 return Err(AppendError::InvalidLeaderEpoch {
@@ -188,7 +202,7 @@ impl Log {
             next_offset = header.next_offset();
             epoch = header.partition_leader_epoch;
         }
-        inner.shared.claim_space(bytes.len() as u64)?;
+        inner.claim_space(&config, bytes.len())?;
 
         // Write runs of batches that fit the active segment with one call each.
         let mut at = 0;
@@ -207,10 +221,20 @@ impl Log {
                 run.push((active.size() + (position - start) as u64, *header));
                 end = position + header.size_in_bytes();
             }
-            inner.write_batches(&mut writer, &active, &[IoSlice::new(&bytes[start..end])], &run, Some(now_ms))?;
+            inner.write_batches(
+                &mut writer,
+                &active,
+                &[IoSlice::new(&bytes[start..end])],
+                &run,
+                Some(now_ms),
+            )?;
             at += run.len();
         }
-        Ok(FollowerAppended { base_offset: first.base_offset, log_end: next_offset, batches: parsed.len() })
+        Ok(FollowerAppended {
+            base_offset: first.base_offset,
+            log_end: next_offset,
+            batches: parsed.len(),
+        })
     }
 }
 
@@ -244,18 +268,29 @@ fn check_client_batch(
         return Err(AppendError::Invalid("clients may not set a delete horizon".into()));
     }
     if batch.len() > config.max_message_bytes as usize {
-        return Err(AppendError::TooLarge { size_bytes: batch.len(), max_bytes: config.max_message_bytes });
+        return Err(AppendError::TooLarge {
+            size_bytes: batch.len(),
+            max_bytes: config.max_message_bytes,
+        });
     }
     if config.timestamp_type == TimestampType::CreateTime {
         if header.timestamp_type() == TimestampType::LogAppendTime {
             return Err(AppendError::Invalid("only the broker sets the append time".into()));
         }
-        let earliest = config.message_timestamp_before_max_ms.map_or(i64::MIN, |bound| now_ms.saturating_sub(bound));
-        let latest = config.message_timestamp_after_max_ms.map_or(i64::MAX, |bound| now_ms.saturating_add(bound));
+        let earliest = config
+            .message_timestamp_before_max_ms
+            .map_or(i64::MIN, |bound| now_ms.saturating_sub(bound));
+        let latest = config
+            .message_timestamp_after_max_ms
+            .map_or(i64::MAX, |bound| now_ms.saturating_add(bound));
         for timestamp in [header.base_timestamp, header.max_timestamp] {
             // -1 says that the producer gave no time.
             if timestamp != -1 && (timestamp < earliest || timestamp > latest) {
-                return Err(AppendError::InvalidTimestamp { timestamp, earliest, latest });
+                return Err(AppendError::InvalidTimestamp {
+                    timestamp,
+                    earliest,
+                    latest,
+                });
             }
         }
     }
@@ -287,8 +322,15 @@ impl LogInner {
         let old_size = active.size();
         let len: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         let Some((_, last)) = run.last() else { return Ok(()) };
-        if let Err(error) = active.write(slices) {
-            return Err(self.write_failed(active, old_size, &error));
+        let mut written = active.write(slices);
+        if written.as_ref().is_err_and(is_disk_full) && self.config().uses_reserve && self.shared.release_reserve() {
+            written = active
+                .file()
+                .and_then(|file| file.set_len(old_size))
+                .and_then(|()| active.write(slices));
+        }
+        if let Err(error) = written {
+            return Err(self.write_failed(writer, active, old_size, &error));
         }
         LogInner::mark_unsynced(writer, active);
         writer.bytes_since_checkpoint += len;
@@ -300,21 +342,43 @@ impl LogInner {
             writer.producers.apply(header, now_ms);
             let latest = self.epochs.read().latest();
             if latest.is_none_or(|latest| latest.epoch < header.partition_leader_epoch) {
-                epochs_changed |= self.epochs.write().assign(header.partition_leader_epoch, header.base_offset);
+                epochs_changed |= self
+                    .epochs
+                    .write()
+                    .assign(header.partition_leader_epoch, header.base_offset);
             }
         }
         writer.epochs_dirty |= epochs_changed;
         writer.producers.bound(self.config().max_producer_ids);
         let published = active.publish(run, old_size + len);
-        self.log_end.store(last.next_offset(), std::sync::atomic::Ordering::Release);
+        self.log_end
+            .store(last.next_offset(), std::sync::atomic::Ordering::Release);
         published.map_err(|error| self.fail("writing an index", &error).into())
     }
 
+    fn claim_space(&self, config: &LogConfig, bytes: usize) -> Result<(), DiskFull> {
+        if config.uses_reserve {
+            Ok(())
+        } else {
+            self.shared.claim_space(bytes as u64)
+        }
+    }
+
     /// A full disk is the one write error that leaves the disk trusted, if the half-written bytes can be erased.
-    fn write_failed(&self, active: &Arc<Segment>, old_size: u64, error: &std::io::Error) -> AppendError {
+    fn write_failed(
+        &self,
+        writer: &mut Writer,
+        active: &Arc<Segment>,
+        old_size: u64,
+        error: &std::io::Error,
+    ) -> AppendError {
         if is_disk_full(error) {
             match active.file().and_then(|file| file.set_len(old_size)) {
-                Ok(()) => return self.shared.disk_full().into(),
+                Ok(()) => {
+                    // The erasure must be durable before the segment counts as flushed.
+                    LogInner::mark_unsynced(writer, active);
+                    return self.shared.disk_full().into();
+                }
                 Err(error) => return self.fail("erasing a half-written batch", &error).into(),
             }
         }

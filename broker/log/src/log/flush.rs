@@ -7,7 +7,7 @@ use super::{Log, LogInner};
 use crate::checkpoint::leader_epochs;
 use crate::error::FlushError;
 use crate::fs::{OpenMode, write_atomic};
-use crate::producer::snapshot;
+use crate::producer::{ProducerState, snapshot};
 use crate::segment::{Segment, names};
 
 /// Bytes appended after which the indexes and the producer state are made durable at the next checkpoint, so that
@@ -25,6 +25,12 @@ impl Dirty {
     fn unchanged(&self, segment: &Arc<Segment>) -> bool {
         Arc::ptr_eq(&self.segment, segment) && segment.size() == self.size && segment.is_sealed() == self.sealed
     }
+}
+
+/// Which derived files a flush could store; a full disk may refuse them.
+struct Synced {
+    epochs_stored: bool,
+    indexes_stored: bool,
 }
 
 /// What one flush has to sync, taken under the writer lock and worked off without it.
@@ -53,23 +59,37 @@ impl Log {
 impl LogInner {
     /// The flush itself; the caller holds the flush lock.
     pub(super) fn flush_locked(&self) -> Result<i64, FlushError> {
-        let Some(work) = self.take_work()? else { return Ok(self.durable_end()) };
-        let epochs_stored = self.sync(&work).map_err(|(what, error)| self.fail(what, &error))?;
+        let Some(work) = self.take_work()? else {
+            return Ok(self.durable_end());
+        };
+        let Synced {
+            epochs_stored,
+            indexes_stored,
+        } = self.sync(&work).map_err(|(what, error)| self.fail(what, &error))?;
         // Another log's failure of the same disk may have come in between.
         self.shared.check_online()?;
 
         let mut writer = self.writer.lock();
-        debug_assert_eq!(work.truncations, self.truncations.load(Ordering::SeqCst), "truncation holds the flush lock");
+        debug_assert_eq!(
+            work.truncations,
+            self.truncations.load(Ordering::SeqCst),
+            "truncation holds the flush lock"
+        );
         if work.truncations == self.truncations.load(Ordering::SeqCst) {
             // A segment that has grown or was sealed since has more to sync; what it held is durable.
-            writer.unsynced.retain(|segment| !work.segments.iter().any(|done| done.unchanged(segment)));
+            writer
+                .unsynced
+                .retain(|segment| !work.segments.iter().any(|done| done.unchanged(segment)));
             if !epochs_stored {
                 writer.epochs_dirty = true;
             }
-            self.epochs_behind.store(writer.epochs_dirty && !epochs_stored, Ordering::Release);
-            writer.unsynced_snapshots.retain(|offset| !work.snapshots.contains(offset));
+            self.epochs_behind
+                .store(writer.epochs_dirty && !epochs_stored, Ordering::Release);
+            writer
+                .unsynced_snapshots
+                .retain(|offset| !work.snapshots.contains(offset));
             self.durable_end.fetch_max(work.end, Ordering::AcqRel);
-            if let Some(sealed) = work.segments.iter().rfind(|dirty| dirty.sealed) {
+            if indexes_stored && let Some(sealed) = work.segments.iter().rfind(|dirty| dirty.sealed) {
                 let segments = self.segments();
                 let next = segments.partition_point(|next| next.base_offset <= sealed.segment.base_offset);
                 if let Some(next) = segments.get(next).filter(|next| next.base_offset <= work.end) {
@@ -94,7 +114,9 @@ impl LogInner {
             self.durable_end.store(self.log_end(), Ordering::Release);
             return Ok(None);
         }
-        let epochs = writer.epochs_dirty.then(|| leader_epochs::encode(self.epochs.read().entries()));
+        let epochs = writer
+            .epochs_dirty
+            .then(|| leader_epochs::encode(self.epochs.read().entries()));
         writer.epochs_dirty = false;
         Ok(Some(Work {
             end: self.log_end(),
@@ -117,9 +139,10 @@ impl LogInner {
     /// Syncs without the writer lock (KAFKA-15046). Returns whether the epochs are stored: a disk too full for them
     /// is no failure, as recovery finds the epochs of all records above the stored flushed point by itself, and that
     /// point does not move before they are stored.
-    fn sync(&self, work: &Work) -> Result<bool, (&'static str, std::io::Error)> {
+    fn sync(&self, work: &Work) -> Result<Synced, (&'static str, std::io::Error)> {
         let fs = &*self.shared.fs;
         let mut epochs_stored = true;
+        let mut indexes_stored = true;
         if let Some(epochs) = &work.epochs {
             match write_atomic(fs, &self.dir.join(leader_epochs::FILE_NAME), epochs) {
                 Err(error) if crate::fs::is_disk_full(&error) => epochs_stored = false,
@@ -131,7 +154,7 @@ impl LogInner {
             if *sealed {
                 match segment.sync_indexes() {
                     // The entries stay in memory; a recovery would rebuild them.
-                    Err(error) if crate::fs::is_disk_full(&error) => {}
+                    Err(error) if crate::fs::is_disk_full(&error) => indexes_stored = false,
                     other => other.map_err(|error| ("syncing an index", error))?,
                 }
             }
@@ -143,9 +166,13 @@ impl LogInner {
                 .map_err(|error| ("syncing a producer snapshot", error))?;
         }
         if work.sync_dir || !work.snapshots.is_empty() {
-            fs.sync_dir(&self.dir).map_err(|error| ("syncing the partition's directory", error))?;
+            fs.sync_dir(&self.dir)
+                .map_err(|error| ("syncing the partition's directory", error))?;
         }
-        Ok(epochs_stored)
+        Ok(Synced {
+            epochs_stored,
+            indexes_stored,
+        })
     }
 
     /// Writes the producer state as of the log end. Synced by the next flush. A full disk only means that the next
@@ -155,11 +182,31 @@ impl LogInner {
         if writer.snapshot_offset == offset {
             return Ok(());
         }
-        let fs = &*self.shared.fs;
-        let file = fs.open(&names::snapshot_path(&self.dir, offset), OpenMode::CreateOrTruncate)?;
-        let bytes = snapshot::encode(&writer.producers);
-        file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0)?;
+        let state = std::mem::take(&mut writer.producers);
+        let written = self.write_snapshot_at(writer, offset, &state);
+        writer.producers = state;
+        written?;
         writer.snapshot_offset = offset;
+        Ok(())
+    }
+
+    /// Writes a producer state as of an offset. Synced by the next flush. What a full disk leaves of it is removed.
+    pub(super) fn write_snapshot_at(
+        &self,
+        writer: &mut super::Writer,
+        offset: i64,
+        state: &ProducerState,
+    ) -> std::io::Result<()> {
+        let fs = &*self.shared.fs;
+        let path = names::snapshot_path(&self.dir, offset);
+        let bytes = snapshot::encode(state);
+        let written = fs
+            .open(&path, OpenMode::CreateOrTruncate)
+            .and_then(|file| file.write_all_vectored_at(&[std::io::IoSlice::new(&bytes)], 0));
+        if written.is_err() {
+            let _ = fs.remove_file(&path);
+            return written;
+        }
         writer.unsynced_snapshots.push(offset);
         writer.dir_unsynced = true;
         Ok(())
@@ -190,11 +237,16 @@ impl LogInner {
         self.flush_locked()?;
         // Appends may add entries meanwhile; those of all batches below `end` are covered.
         let active = self.active();
-        let synced = if force { active.finish_indexes() } else { active.sync_indexes() };
+        let synced = if force {
+            active.finish_indexes()
+        } else {
+            active.sync_indexes()
+        };
         match synced.and_then(|()| self.shared.fs.sync_dir(&self.dir)) {
             Ok(()) => {
                 if active.base_offset <= end {
-                    self.indexed_end.fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
+                    self.indexed_end
+                        .fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
                 }
                 self.drop_old_snapshots();
                 Ok(())
@@ -210,7 +262,10 @@ impl LogInner {
         let Ok(offsets) = self.snapshot_offsets() else { return };
         let segments = self.segments();
         for offset in offsets.iter().rev().skip(2) {
-            if segments.binary_search_by_key(offset, |segment| segment.base_offset).is_err() {
+            if segments
+                .binary_search_by_key(offset, |segment| segment.base_offset)
+                .is_err()
+            {
                 // A snapshot too many does no harm.
                 let _ = fs.remove_file(&names::snapshot_path(&self.dir, *offset));
             }

@@ -79,7 +79,7 @@ impl Log {
         for _ in 0..8 {
             let before = inner.truncations.load(Ordering::SeqCst);
             let result = search(inner);
-            if before % 2 == 0 && inner.truncations.load(Ordering::SeqCst) == before {
+            if before.is_multiple_of(2) && inner.truncations.load(Ordering::SeqCst) == before {
                 return result;
             }
             std::thread::yield_now();
@@ -147,7 +147,9 @@ impl LogInner {
         let entry = segment
             .with_indexes(|indexes| indexes.times.last_where(fs, |entry| entry.timestamp < timestamp))
             .map_err(ReadError::Io)??;
-        let from = entry.map_or(segment.base_offset, |entry| segment.base_offset + i64::from(entry.relative_offset));
+        let from = entry.map_or(segment.base_offset, |entry| {
+            segment.base_offset + i64::from(entry.relative_offset)
+        });
         let resume = self.resume_points(segment.base_offset);
         // An index is derived data: the entry counts only if its batch agrees.
         if let Some(entry) = entry {
@@ -175,8 +177,14 @@ impl LogInner {
         let located = match segment.locate(from.max(log_start), &resume) {
             Ok(located) => located,
             Err(LocateError::Io(error)) => return Err(error.into()),
-            Err(LocateError::Bad { next_offset, reason, .. }) => {
-                return Err(ReadError::Corrupt { from: next_offset, to: from + 1, reason: reason.to_string() });
+            Err(LocateError::Bad {
+                next_offset, reason, ..
+            }) => {
+                return Err(ReadError::Corrupt {
+                    from: next_offset,
+                    to: from + 1,
+                    reason: reason.to_string(),
+                });
             }
         };
         let Some(located) = located else { return Ok(None) };
@@ -189,7 +197,11 @@ impl LogInner {
                 Ok(None) => return Ok(None),
                 Err(reason) => {
                     let at = chain.next_offset;
-                    return Err(ReadError::Corrupt { from: at, to: at + 1, reason: reason.to_string() });
+                    return Err(ReadError::Corrupt {
+                        from: at,
+                        to: at + 1,
+                        reason: reason.to_string(),
+                    });
                 }
             };
             if header.base_offset >= bound {
@@ -229,7 +241,11 @@ fn first_record_at(
             TimestampType::CreateTime => record.timestamp,
         };
         if record.offset >= log_start && time >= timestamp {
-            let found = FoundOffset { offset: record.offset, timestamp: time, leader_epoch };
+            let found = FoundOffset {
+                offset: record.offset,
+                timestamp: time,
+                leader_epoch,
+            };
             return Ok((record.offset < bound).then_some(found));
         }
     }

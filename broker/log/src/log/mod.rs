@@ -41,9 +41,9 @@ use crate::error::{ChangeError, Offline, ReadError};
 use crate::producer::ProducerState;
 use crate::segment::Segment;
 
-pub(crate) use open::OpenLog;
 pub use append::{AppendOptions, Appended, FollowerAppended};
 pub use lookup::{FoundBatch, FoundOffset};
+pub(crate) use open::OpenLog;
 pub use producers::ProducerDescription;
 pub use read::ReadData;
 pub use report::{DamagedRange, RecoveryReport};
@@ -130,7 +130,10 @@ impl LogInner {
         // Read the lower one first: both only rise, except in a truncation, which stores them itself.
         let indexed = self.indexed_end.load(Ordering::Acquire);
         let offset = self.durable_end();
-        FlushedPoint { offset, indexed: indexed.min(offset) }
+        FlushedPoint {
+            offset,
+            indexed: indexed.min(offset),
+        }
     }
 
     pub(crate) fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
@@ -235,7 +238,11 @@ impl Log {
     #[must_use]
     pub fn last_record_epoch(&self) -> Option<i32> {
         let end = self.inner.log_end();
-        if end == 0 { None } else { self.inner.epochs.read().epoch_at(end - 1) }
+        if end == 0 {
+            None
+        } else {
+            self.inner.epochs.read().epoch_at(end - 1)
+        }
     }
 
     /// All epochs with their first offsets.
@@ -274,7 +281,12 @@ impl Log {
     /// Base offset and size in bytes of each segment, oldest first.
     #[must_use]
     pub fn segment_sizes(&self) -> Vec<(i64, u64)> {
-        self.inner.segments.read().iter().map(|segment| (segment.base_offset, segment.size())).collect()
+        self.inner
+            .segments
+            .read()
+            .iter()
+            .map(|segment| (segment.base_offset, segment.size()))
+            .collect()
     }
 
     /// Largest record time of the first batch of the oldest segment: about how old the oldest record is.

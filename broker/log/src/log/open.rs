@@ -19,7 +19,7 @@ use crate::checkpoint::{Loaded, load};
 use crate::config::LogConfig;
 use crate::dir::shared::DirShared;
 use crate::epochs::EpochCache;
-use crate::fs::{FileSystem, is_disk_full, read_whole, remove_if_exists, write_atomic};
+use crate::fs::{FileSystem, OpenMode, is_disk_full, read_whole, remove_if_exists, write_atomic};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::scan::{Chain, Scan};
 use crate::segment::{Segment, names};
@@ -39,7 +39,11 @@ pub(crate) struct OpenLog {
 
 impl LogInner {
     /// Opens the log in a partition's directory: recovers it and makes every byte of it durable.
-    pub(crate) fn open(shared: &Arc<DirShared>, dir: PathBuf, open: OpenLog) -> Result<Arc<Self>, (PathBuf, io::Error)> {
+    pub(crate) fn open(
+        shared: &Arc<DirShared>,
+        dir: PathBuf,
+        open: OpenLog,
+    ) -> Result<Arc<Self>, (PathBuf, io::Error)> {
         let dir: Arc<Path> = dir.into();
         Self::open_in(shared, &dir, open).map_err(|error| (dir.to_path_buf(), error))
     }
@@ -47,7 +51,11 @@ impl LogInner {
     fn open_in(shared: &Arc<DirShared>, dir: &Arc<Path>, open: OpenLog) -> io::Result<Arc<Self>> {
         let fs = &shared.fs;
         let marker = read_marker(&**fs, dir)?;
-        let mut found = if marker.is_some() { Vec::new() } else { list_segments(&**fs, dir)? };
+        let mut found = if marker.is_some() {
+            Vec::new()
+        } else {
+            list_segments(&**fs, dir)?
+        };
         let dropped = drop_below_start(&**fs, dir, &mut found, open.log_start)?;
         let report = RecoveryReport {
             unclean: !open.clean || open.flushed.is_none(),
@@ -58,7 +66,11 @@ impl LogInner {
         let mut created = false;
         let (recovered, report) = if found.is_empty() {
             let base = marker.unwrap_or(open.log_start).max(0);
-            let segment = if marker.is_some() { None } else { Some(Segment::create(fs, dir, base, interval_bytes)?) };
+            let segment = if marker.is_some() {
+                None
+            } else {
+                Some(Segment::create(fs, dir, base, interval_bytes)?)
+            };
             created = segment.is_some();
             let recovered = Recovered {
                 segments: segment.into_iter().collect(),
@@ -69,8 +81,17 @@ impl LogInner {
             };
             (recovered, report)
         } else {
-            let known = Known { flushed: open.flushed, drop_cache: !open.clean };
-            let mut recovery = Recovery { fs, dir, interval_bytes, known, report };
+            let known = Known {
+                flushed: open.flushed,
+                drop_cache: !open.clean,
+            };
+            let mut recovery = Recovery {
+                fs,
+                dir,
+                interval_bytes,
+                known,
+                report,
+            };
             let recovered = recovery.run(&found)?;
             (recovered, recovery.report)
         };
@@ -78,7 +99,10 @@ impl LogInner {
             // Names of files that a killed process made may not be durable yet.
             fs.sync_dir(dir)?;
         }
-        let log_start = recovered.segments.first().map_or(recovered.log_end, |first| first.base_offset);
+        let log_start = recovered
+            .segments
+            .first()
+            .map_or(recovered.log_end, |first| first.base_offset);
         let log_start = log_start.max(open.log_start).min(recovered.log_end);
         let mut inner = LogInner {
             shared: shared.clone(),
@@ -113,10 +137,9 @@ impl LogInner {
         remove_orphans(&**fs, dir, &recovered.segments)?;
         let mut writer = new_writer();
         if !open.clean {
-            // Snapshots that a flush did not cover may be torn; whole ones may be in the cache only.
-            let flushed = open.flushed.map_or(0, |point| point.offset);
-            inner.remove_torn_snapshots(flushed)?;
-            writer.unsynced_snapshots = inner.snapshot_offsets()?.into_iter().filter(|offset| *offset >= flushed).collect();
+            // Snapshots that no flush covered may be torn, and whole ones may be in the cache only. All that was found
+            // counts as durable from now on, so they must be, too.
+            inner.settle_snapshots(open.flushed.map_or(0, |point| point.offset))?;
         }
         inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
         if inner.load_epochs(&recovered)? {
@@ -131,8 +154,15 @@ impl LogInner {
             }
         }
         writer.dir_unsynced = created || dropped;
-        // The walk may have added entries to an index, or taken some away.
-        writer.unsynced = vec![inner.active()];
+        // The walk may have added entries to an index, or taken some away; a full disk may not have taken others.
+        let indexed_end = recovered.indexed_end;
+        let segments = &recovered.segments;
+        let next_base = |at: usize| segments.get(at + 1).map_or(i64::MAX, |next| next.base_offset);
+        let unsynced = segments
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| next_base(*at) > indexed_end);
+        writer.unsynced = unsynced.map(|(_, segment)| segment.clone()).collect();
         *inner.writer.lock() = writer;
         if inner.report.truncated_bytes > 0 {
             tracing::info!(partition = %inner.name, bytes = inner.report.truncated_bytes, "cut a torn tail");
@@ -140,15 +170,17 @@ impl LogInner {
         Ok(Arc::new(inner))
     }
 
-    fn remove_torn_snapshots(&self, from: i64) -> io::Result<()> {
+    fn settle_snapshots(&self, from: i64) -> io::Result<()> {
         let fs = &*self.shared.fs;
         for offset in self.snapshot_offsets()?.into_iter().filter(|offset| *offset >= from) {
             let path = names::snapshot_path(&self.dir, offset);
-            if snapshot::decode(&read_whole(fs, &path, 1 << 30)?).is_err() {
+            if snapshot::decode(&read_whole(fs, &path, 1 << 30)?).is_ok() {
+                fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;
+            } else {
                 remove_if_exists(fs, &path)?;
             }
         }
-        Ok(())
+        fs.sync_dir(&self.dir)
     }
 
     /// The epochs from their file where it can be trusted, from the batches elsewhere. Returns whether the file has
@@ -191,7 +223,11 @@ impl LogInner {
                     note_epoch(&mut epochs, &header);
                 }
                 let position = scan.position();
-                match self.resume_points(segment.base_offset).iter().find(|(_, at)| *at > position) {
+                match self
+                    .resume_points(segment.base_offset)
+                    .iter()
+                    .find(|(_, at)| *at > position)
+                {
                     Some((offset, at)) => {
                         chain = Chain::at(*offset);
                         scan = Scan::new(&*file, *at, segment.size());
@@ -221,11 +257,16 @@ fn new_writer() -> Writer {
 fn read_marker(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<i64>> {
     match read_whole(fs, &dir.join(MARKER_FILE_NAME), 64) {
         Ok(bytes) => {
-            let offset = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+            let offset = std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| text.trim().parse().ok());
             match offset.filter(|offset| *offset >= 0) {
                 Some(offset) => Ok(Some(offset)),
                 // It was written atomically, so this is no torn write, and nothing may be removed by guessing.
-                None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("{MARKER_FILE_NAME} is damaged"))),
+                None => Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{MARKER_FILE_NAME} is damaged"),
+                )),
             }
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -241,7 +282,10 @@ fn list_segments(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<FoundSegment
         if names::is_leftover(name) {
             remove_if_exists(fs, &dir.join(name))?;
         } else if let Some((base_offset, names::FileKind::Log)) = names::parse(name) {
-            found.push(FoundSegment { base_offset, size: fs.metadata(&dir.join(name))?.len });
+            found.push(FoundSegment {
+                base_offset,
+                size: fs.metadata(&dir.join(name))?.len,
+            });
         }
     }
     found.sort_by_key(|segment| segment.base_offset);
@@ -255,7 +299,10 @@ fn drop_below_start(
     found: &mut Vec<FoundSegment>,
     log_start: i64,
 ) -> io::Result<bool> {
-    let count = found.windows(2).take_while(|pair| pair[1].base_offset <= log_start).count();
+    let count = found
+        .windows(2)
+        .take_while(|pair| pair[1].base_offset <= log_start)
+        .count();
     for segment in found.drain(..count) {
         for kind in [
             names::FileKind::OffsetIndex,
@@ -272,12 +319,18 @@ fn drop_below_start(
 /// Indexes without a segment.
 fn remove_orphans(fs: &dyn FileSystem, dir: &Path, segments: &[Arc<Segment>]) -> io::Result<()> {
     for entry in fs.read_dir(dir)? {
-        let Some((base, kind)) = entry.name.to_str().and_then(names::parse) else { continue };
+        let Some((base, kind)) = entry.name.to_str().and_then(names::parse) else {
+            continue;
+        };
         let derived = matches!(
             kind,
             names::FileKind::OffsetIndex | names::FileKind::TimeIndex | names::FileKind::TransactionIndex
         );
-        if derived && segments.binary_search_by_key(&base, |segment| segment.base_offset).is_err() {
+        if derived
+            && segments
+                .binary_search_by_key(&base, |segment| segment.base_offset)
+                .is_err()
+        {
             remove_if_exists(fs, &names::path(dir, base, kind))?;
         }
     }

@@ -63,18 +63,16 @@ impl Log {
 }
 
 impl LogInner {
-    fn read_once(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        min_one_batch: bool,
-        up_to: i64,
-    ) -> Result<ReadData, ReadError> {
+    fn read_once(&self, offset: i64, max_bytes: usize, min_one_batch: bool, up_to: i64) -> Result<ReadData, ReadError> {
         self.check_read()?;
         let segments = self.segments();
         let (log_start, log_end) = (self.log_start(), self.log_end());
         if offset < log_start || offset > log_end {
-            return Err(ReadError::OffsetOutOfRange { offset, log_start, log_end });
+            return Err(ReadError::OffsetOutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
         }
         let empty = ReadData {
             bytes: Bytes::new(),
@@ -91,12 +89,22 @@ impl LogInner {
         if self.has_damage.load(Ordering::Acquire) {
             let damage = self.damage.read();
             if let Some(range) = damage.iter().find(|range| range.from <= offset && offset < range.to) {
-                return Err(ReadError::Corrupt { from: range.from, to: range.to, reason: range.reason.clone() });
+                return Err(ReadError::Corrupt {
+                    from: range.from,
+                    to: range.to,
+                    reason: range.reason.clone(),
+                });
             }
-            bound = damage.iter().filter(|range| range.from > offset).map(|range| range.from).fold(bound, i64::min);
+            bound = damage
+                .iter()
+                .filter(|range| range.from > offset)
+                .map(|range| range.from)
+                .fold(bound, i64::min);
         }
         // The segment that holds the offset, or the first later one if compaction left a gap.
-        let first = segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
+        let first = segments
+            .partition_point(|segment| segment.base_offset <= offset)
+            .saturating_sub(1);
         for segment in &segments[first..] {
             if segment.base_offset >= bound {
                 break;
@@ -105,12 +113,23 @@ impl LogInner {
             let located = match segment.locate(offset, &resume) {
                 Ok(located) => located,
                 Err(LocateError::Io(error)) => return Err(error.into()),
-                Err(LocateError::Bad { next_offset, reason, .. }) => {
-                    return Err(ReadError::Corrupt { from: next_offset, to: offset + 1, reason: reason.to_string() });
+                Err(LocateError::Bad {
+                    next_offset, reason, ..
+                }) => {
+                    return Err(ReadError::Corrupt {
+                        from: next_offset,
+                        to: offset + 1,
+                        reason: reason.to_string(),
+                    });
                 }
             };
             let Some(located) = located else { continue };
-            let request = Request { offset, max_bytes, min_one_batch, bound };
+            let request = Request {
+                offset,
+                max_bytes,
+                min_one_batch,
+                bound,
+            };
             return self.read_segment(segment, located.position, &located.header, &request, empty);
         }
         Ok(empty)
@@ -131,14 +150,21 @@ impl LogInner {
         let mut wanted = request.max_bytes;
         if first_size > wanted {
             if !request.min_one_batch {
-                return Ok(ReadData { first_batch_too_large: Some(first_size), ..empty });
+                return Ok(ReadData {
+                    first_batch_too_large: Some(first_size),
+                    ..empty
+                });
             }
             wanted = first_size;
         }
         let available = usize::try_from(segment.size().saturating_sub(position)).unwrap_or(usize::MAX);
         let len = wanted.min(available);
         let file = segment.file()?;
-        let bytes = if segment.is_sealed() { file.map(position, len)? } else { file.read_at(position, len)? };
+        let bytes = if segment.is_sealed() {
+            file.map(position, len)?
+        } else {
+            file.read_at(position, len)?
+        };
         self.trim(segment, position, bytes, request, empty)
     }
 
@@ -160,7 +186,9 @@ impl LogInner {
                 Ok(view) => view,
                 // The buffer ends within the batch.
                 Err(error) if error.is_incomplete() => break,
-                Err(error) => return self.damaged(segment, position, len, next_offset, &error.to_string(), empty, &bytes),
+                Err(error) => {
+                    return self.damaged(segment, position, len, next_offset, &error.to_string(), empty, &bytes);
+                }
             };
             let header = view.header();
             if header.last_offset() >= request.bound {
@@ -176,7 +204,15 @@ impl LogInner {
                 return self.damaged(segment, position, len, next_offset, &reason, empty, &bytes);
             }
             if verify && let Err(error) = view.verify_crc() {
-                return self.damaged(segment, position, len, header.base_offset, &error.to_string(), empty, &bytes);
+                return self.damaged(
+                    segment,
+                    position,
+                    len,
+                    header.base_offset,
+                    &error.to_string(),
+                    empty,
+                    &bytes,
+                );
             }
             if len == 0 {
                 base_offset = header.base_offset;
@@ -188,7 +224,12 @@ impl LogInner {
             return Ok(empty);
         }
         segment.add_hint(next_offset, position + len as u64);
-        Ok(ReadData { bytes: bytes.slice(..len), base_offset, next_offset, ..empty })
+        Ok(ReadData {
+            bytes: bytes.slice(..len),
+            base_offset,
+            next_offset,
+            ..empty
+        })
     }
 
     /// Damage met by a read: the sound batches before it are returned, or, at its very beginning, the error. Not
@@ -215,7 +256,11 @@ impl LogInner {
             });
         }
         let reason = format!("segment {} at byte {position}: {reason}", segment.base_offset);
-        Err(ReadError::Corrupt { from: at, to: at + 1, reason })
+        Err(ReadError::Corrupt {
+            from: at,
+            to: at + 1,
+            reason,
+        })
     }
 }
 

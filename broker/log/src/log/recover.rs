@@ -1,7 +1,8 @@
 //! Recovery: from the files of a partition to a log that can be trusted, at the cost of its unflushed tail.
 //!
 //! ```text
-//!    trusted, not read      | from the last durable index entry: headers | from the flushed point: every CRC
+//!    trusted, not read      | from the last durable index entry: CRCs    | from the flushed point: every CRC
+//!                           | (headers after a clean close)              |
 //!  -------------------------+--------------------------------------------+----------------------------------
 //!   bad here: not noticed,  | bad here: damage; reported, kept,          | bad here: a torn tail; cut and
 //!   until read or scrubbed  | never served                               | erased
@@ -72,8 +73,13 @@ impl Recovery<'_> {
     /// Recovers; `found` is sorted and not empty.
     pub(super) fn run(&mut self, found: &[FoundSegment]) -> io::Result<Recovered> {
         let first_base = found[0].base_offset;
-        let flushed = self.known.flushed.map_or(first_base, |point| point.offset.max(first_base));
-        let start = found.partition_point(|segment| segment.base_offset <= flushed).saturating_sub(1);
+        let flushed = self
+            .known
+            .flushed
+            .map_or(first_base, |point| point.offset.max(first_base));
+        let start = found
+            .partition_point(|segment| segment.base_offset <= flushed)
+            .saturating_sub(1);
         // Segments before the one that holds the flushed point are sealed and trusted, unless nothing is known. Their
         // indexes are trusted as far as they are known to be durable: one that was sealed since may lack its end.
         let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
@@ -86,6 +92,13 @@ impl Recovery<'_> {
             .iter()
             .map(|segment| self.open_segment(segment.base_offset, segment.size, true))
             .collect();
+        if self.known.drop_cache
+            && let Some(before) = segments.last().filter(|_| found[start].base_offset == flushed)
+        {
+            // It was sealed after the flushed point was reached: what a refused append left behind its last batch may
+            // be erased in the cache only.
+            before.sync_data()?;
+        }
         let mut out = Recovered {
             segments: Vec::new(),
             log_end: found[start].base_offset,
@@ -108,12 +121,17 @@ impl Recovery<'_> {
             let last = at + 1 == found.len();
             let end = self.recover_segment(&segment, &mut chain, flushed, &mut out)?;
             segments.push(segment.clone());
-            let WalkEnd::Torn { position, reason } = end else { continue };
+            let WalkEnd::Torn { position, reason } = end else {
+                continue;
+            };
             let below_flushed = chain.next_offset < flushed;
             let unknown = self.known.flushed.is_none();
             if below_flushed || (unknown && !last) {
                 // Not a torn tail. The bytes stay; the segment ends here for readers, and the log goes on behind.
-                let to = found.get(at + 1).map_or(flushed, |next| next.base_offset).max(chain.next_offset + 1);
+                let to = found
+                    .get(at + 1)
+                    .map_or(flushed, |next| next.base_offset)
+                    .max(chain.next_offset + 1);
                 self.add_damage(&segment, chain.next_offset, to, position, None, &reason);
                 segment.limit_size(position);
                 chain.next_offset = to;
@@ -128,7 +146,11 @@ impl Recovery<'_> {
         if self.known.flushed.is_some() && out.log_end < flushed {
             // The file is shorter than what was durable once.
             let from = out.log_end;
-            self.add_missing(from, flushed, segments.last().map_or(from, |segment| segment.base_offset));
+            self.add_missing(
+                from,
+                flushed,
+                segments.last().map_or(from, |segment| segment.base_offset),
+            );
             out.log_end = flushed;
         }
         self.finish(&mut segments, &mut out)?;
@@ -141,8 +163,8 @@ impl Recovery<'_> {
         Segment::open(self.fs, self.dir, base_offset, self.interval_bytes, size, sealed)
     }
 
-    /// Walks a segment from its last durable index entry: headers below the flushed point, every CRC from there on,
-    /// every CRC everywhere if the flushed point is not known. Makes the indexes match.
+    /// Walks a segment from its last durable index entry, with every CRC unless the directory was closed cleanly. Makes
+    /// the indexes match.
     fn recover_segment(
         &mut self,
         segment: &Arc<Segment>,
@@ -151,12 +173,14 @@ impl Recovery<'_> {
         out: &mut Recovered,
     ) -> io::Result<WalkEnd> {
         let file = segment.file()?;
-        let size = segment.size();
         if self.known.drop_cache {
             // Dirty pages first, so that dropping the cache drops nothing but lies.
             file.sync_data()?;
             file.drop_cache();
+            // A cut that never reached the disk is not seen in the cache, either.
+            segment.limit_size(file.len()?);
         }
+        let size = segment.size();
         let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
         let (mut indexes, mut position) = self.trusted_indexes(segment, indexed)?;
         let trusted_to = position;
@@ -167,10 +191,16 @@ impl Recovery<'_> {
         }
         loop {
             let mut scan = Scan::new(&*file, position, size);
+            // The batch before the present one: where it is, and what it had to follow.
+            let mut previous = (position, *chain);
             let bad = loop {
-                let verify = self.known.flushed.is_none() || chain.next_offset >= flushed;
+                let before = (scan.position(), *chain);
+                // After a crash below the flushed point, too: a damaged length there would make a torn tail of all that
+                // follows. What is walked is bounded by what came since the indexes were last made durable.
+                let verify = self.known.drop_cache || self.known.flushed.is_none() || chain.next_offset >= flushed;
                 let next = if verify {
-                    scan.next_batch(segment.base_offset, chain)?.map(|next| next.map(|(at, header, _)| (at, header)))
+                    scan.next_batch(segment.base_offset, chain)?
+                        .map(|next| next.map(|(at, header, _)| (at, header)))
                 } else {
                     scan.next_header(segment.base_offset, chain)?
                 };
@@ -184,11 +214,39 @@ impl Recovery<'_> {
                             indexes.note_batch(segment.base_offset, self.interval_bytes, at, &header);
                         }
                         note_epoch(&mut out.epochs, &header);
+                        previous = before;
                     }
                     Ok(None) => break None,
                     Err(reason) => break Some(reason),
                 }
             };
+            // Base offset and leader epoch lie outside the CRC. One that is too high passes until the next batch
+            // contradicts it; below the flushed point, where nothing may be cut, it is the damaged one then.
+            let (at, before) = previous;
+            let contradicted = match &bad {
+                Some(BadBatch::Offset { found, .. }) if before.next_offset <= *found => Some(*found),
+                Some(BadBatch::Epoch { found, .. }) if before.epoch <= *found => Some(chain.next_offset),
+                _ => None,
+            };
+            if let Some(next_offset) = contradicted.filter(|next| self.known.flushed.is_none_or(|_| *next <= flushed))
+                && next_offset > before.next_offset
+                && let Some(reason) = &bad
+            {
+                self.add_damage(
+                    segment,
+                    before.next_offset,
+                    next_offset,
+                    at,
+                    Some(scan.position()),
+                    reason,
+                );
+                position = scan.position();
+                *chain = Chain {
+                    next_offset,
+                    epoch: before.epoch,
+                };
+                continue;
+            }
             let torn = scan.position();
             let Some(reason) = bad else {
                 segment.set_indexes(indexes);
@@ -197,7 +255,11 @@ impl Recovery<'_> {
             // Below the flushed point, or if that is unknown, sound batches may follow the damage. Above it, they may
             // too (a disk writes in any order), but then they were never reported durable.
             let may_go_on = self.known.flushed.is_none() || chain.next_offset < flushed;
-            let next = if may_go_on { resync(&*file, torn + 1, size, chain.next_offset)? } else { None };
+            let next = if may_go_on {
+                resync(&*file, torn + 1, size, chain.next_offset)?
+            } else {
+                None
+            };
             match next {
                 Some((at, header)) => {
                     self.add_damage(segment, chain.next_offset, header.base_offset, torn, Some(at), &reason);
@@ -218,7 +280,10 @@ impl Recovery<'_> {
         let trusted = self.read_trusted(segment, indexed)?;
         if trusted.is_none() {
             // What the files say would only mislead whoever looks at them before they are written anew.
-            for path in [names::index_path(self.dir, base), names::time_index_path(self.dir, base)] {
+            for path in [
+                names::index_path(self.dir, base),
+                names::time_index_path(self.dir, base),
+            ] {
                 crate::fs::remove_if_exists(&**self.fs, &path)?;
             }
         }
@@ -236,7 +301,9 @@ impl Recovery<'_> {
         offsets.retain(|entry| covered(entry.relative_offset) && u64::from(entry.position) < segment.size());
         let mut times: Vec<TimeEntry> = read_prefix(&**self.fs, &names::time_index_path(self.dir, base))?;
         // The last entry's batch must be where it says, else nothing in the files counts.
-        let Some(last) = offsets.last().copied() else { return Ok(None) };
+        let Some(last) = offsets.last().copied() else {
+            return Ok(None);
+        };
         let file = segment.file()?;
         let mut scan = Scan::new(&*file, u64::from(last.position), segment.size());
         let sound = matches!(
@@ -273,16 +340,18 @@ impl Recovery<'_> {
             segments.push(Segment::create(self.fs, self.dir, out.log_end, self.interval_bytes)?);
         }
         let count = segments.len();
+        let mut indexed_end = segments[count - 1].base_offset;
         for segment in &segments[..count - 1] {
             if !segment.is_sealed() {
                 segment.seal();
                 match segment.sync_indexes() {
-                    Err(error) if is_disk_full(&error) => {}
+                    // They are made anew the next time.
+                    Err(error) if is_disk_full(&error) => indexed_end = indexed_end.min(segment.base_offset),
                     other => other?,
                 }
             }
         }
-        out.indexed_end = out.indexed_end.max(segments[count - 1].base_offset).min(out.log_end);
+        out.indexed_end = out.indexed_end.max(indexed_end).min(out.log_end);
         Ok(())
     }
 
@@ -299,7 +368,11 @@ impl Recovery<'_> {
                 crate::fs::remove_if_exists(&**self.fs, &names::path(self.dir, segment.base_offset, kind))?;
             }
         }
-        if doomed.is_empty() { Ok(()) } else { self.fs.sync_dir(self.dir) }
+        if doomed.is_empty() {
+            Ok(())
+        } else {
+            self.fs.sync_dir(self.dir)
+        }
     }
 
     fn add_damage(
@@ -350,7 +423,10 @@ fn read_prefix<E: crate::index::IndexEntry>(fs: &dyn FileSystem, path: &Path) ->
 }
 
 pub(super) fn note_epoch(epochs: &mut Vec<(i32, i64)>, header: &BatchHeader) {
-    if epochs.last().is_none_or(|(epoch, _)| *epoch < header.partition_leader_epoch) {
+    if epochs
+        .last()
+        .is_none_or(|(epoch, _)| *epoch < header.partition_leader_epoch)
+    {
         epochs.push((header.partition_leader_epoch, header.base_offset));
     }
 }
@@ -359,10 +435,23 @@ impl LogInner {
     /// Makes the producer state as of `end` from the newest snapshot at or below it and the headers from there on.
     /// Newer snapshots must be gone. Returns how many batches were replayed.
     pub(super) fn reload_producers(&self, writer: &mut Writer, end: i64) -> io::Result<u64> {
+        let (state, from, replayed) = self.producers_at(end)?;
+        writer.producers = state;
+        writer.snapshot_offset = from.unwrap_or(-1);
+        Ok(replayed)
+    }
+
+    /// The producer state as of `end`, the snapshot it was made from, and how many batches were replayed.
+    pub(super) fn producers_at(&self, end: i64) -> io::Result<(ProducerState, Option<i64>, u64)> {
         let fs = &*self.shared.fs;
         let mut state = ProducerState::default();
         let mut from = None;
-        for offset in self.snapshot_offsets()?.into_iter().rev().filter(|offset| *offset <= end) {
+        for offset in self
+            .snapshot_offsets()?
+            .into_iter()
+            .rev()
+            .filter(|offset| *offset <= end)
+        {
             let path = names::snapshot_path(&self.dir, offset);
             let decoded = crate::fs::read_whole(fs, &path, 1 << 30).map(|bytes| snapshot::decode(&bytes));
             match decoded {
@@ -380,9 +469,7 @@ impl LogInner {
         }
         let replayed = self.replay(&mut state, from.unwrap_or(i64::MIN), end)?;
         state.bound(self.config().max_producer_ids);
-        writer.producers = state;
-        writer.snapshot_offset = from.unwrap_or(-1);
-        Ok(replayed)
+        Ok((state, from, replayed))
     }
 
     fn replay(&self, state: &mut ProducerState, from: i64, end: i64) -> io::Result<u64> {

@@ -71,7 +71,10 @@ impl Log {
         if let Some(last) = deleted.last() {
             inner.move_start(last.end_offset.max(inner.log_start()))?;
         }
-        Ok(RetentionReport { deleted, log_start: inner.log_start() })
+        Ok(RetentionReport {
+            deleted,
+            log_start: inner.log_start(),
+        })
     }
 
     /// Delete-records: nothing below `offset` is readable any more; segments wholly below it are deleted (the active
@@ -88,10 +91,17 @@ impl Log {
             inner.check_change()?;
             let (log_start, log_end) = (inner.log_start(), inner.log_end());
             if offset > log_end {
-                return Err(ChangeError::OffsetOutOfRange { offset, log_start, log_end });
+                return Err(ChangeError::OffsetOutOfRange {
+                    offset,
+                    log_start,
+                    log_end,
+                });
             }
             if offset <= log_start {
-                return Ok(RetentionReport { deleted: Vec::new(), log_start });
+                return Ok(RetentionReport {
+                    deleted: Vec::new(),
+                    log_start,
+                });
             }
             if offset == log_end {
                 match inner.roll_locked(&mut writer) {
@@ -114,7 +124,10 @@ impl Log {
                 reason: DeletionReason::LogStart,
             })
             .collect();
-        Ok(RetentionReport { deleted, log_start: inner.log_start() })
+        Ok(RetentionReport {
+            deleted,
+            log_start: inner.log_start(),
+        })
     }
 }
 
@@ -135,13 +148,21 @@ impl LogInner {
                 DeletionReason::LogStart
             } else if self.is_expired(segment, now_ms) {
                 DeletionReason::Time
-            } else if config.retention_bytes.is_some_and(|bytes| left.saturating_sub(size_bytes) >= bytes) {
+            } else if config
+                .retention_bytes
+                .is_some_and(|bytes| left.saturating_sub(size_bytes) >= bytes)
+            {
                 DeletionReason::Size
             } else {
                 break;
             };
             left = left.saturating_sub(size_bytes);
-            chosen.push(DeletedSegment { base_offset: segment.base_offset, end_offset, size_bytes, reason });
+            chosen.push(DeletedSegment {
+                base_offset: segment.base_offset,
+                end_offset,
+                size_bytes,
+                reason,
+            });
         }
         chosen
     }
@@ -150,7 +171,9 @@ impl LogInner {
     /// all, says nothing: then the file's own age counts, so that one absurd time does not keep everything behind it
     /// (KIP-937, KAFKA-14991).
     fn is_expired(&self, segment: &Segment, now_ms: i64) -> bool {
-        let Some(retention_ms) = self.config().retention_ms else { return false };
+        let Some(retention_ms) = self.config().retention_ms else {
+            return false;
+        };
         if segment.size() == 0 {
             return false;
         }
@@ -180,13 +203,16 @@ impl LogInner {
         let (doomed, must_flush) = {
             let mut writer = self.writer.lock();
             self.check_change()?;
-            let doomed = self.advance_start(&mut writer, offset, stored);
-            if let Some((_, last_end)) = doomed.last() {
-                self.keep_producers(&mut writer, *last_end)?;
+            let segments = self.segments();
+            if let Some(pair) = segments.windows(2).rfind(|pair| pair[1].base_offset <= offset) {
+                self.keep_producers(&mut writer, pair[1].base_offset)?;
             }
+            let doomed = self.advance_start(&mut writer, offset, stored);
             (doomed, !writer.unsynced_snapshots.is_empty())
         };
-        let Some((_, last_end)) = doomed.last() else { return Ok(doomed) };
+        let Some((_, last_end)) = doomed.last() else {
+            return Ok(doomed);
+        };
         // The producer state as of the first segment that stays must be durable before the records that it was built
         // from go (KAFKA-7190).
         if must_flush {
@@ -201,7 +227,11 @@ impl LogInner {
                 }
             }
             // The newest snapshot at or below the first segment that stays is still needed (KAFKA-5829).
-            let needed = self.snapshot_offsets()?.into_iter().filter(|offset| offset <= last_end).max();
+            let needed = self
+                .snapshot_offsets()?
+                .into_iter()
+                .filter(|offset| offset <= last_end)
+                .max();
             self.remove_snapshots_where(|offset| needed.is_some_and(|needed| offset < needed))?;
             fs.sync_dir(&self.dir)
         };
@@ -210,14 +240,17 @@ impl LogInner {
         Ok(doomed)
     }
 
-    /// Makes sure that the producers can be told without the records below `last_end`: a snapshot that a full disk
-    /// prevented is made now, if there is room now.
-    fn keep_producers(&self, writer: &mut Writer, last_end: i64) -> Result<(), ChangeError> {
+    /// Makes sure that the producers as of `end`, where the first segment that stays begins, can be told without the
+    /// records below: normally a snapshot was made when that segment was begun, but a crash or a full disk may have
+    /// prevented it.
+    fn keep_producers(&self, writer: &mut Writer, end: i64) -> Result<(), ChangeError> {
         let snapshots = self.snapshot_offsets().map_err(ChangeError::from_read)?;
-        if snapshots.iter().any(|offset| *offset >= last_end) {
+        if snapshots.contains(&end) {
             return Ok(());
         }
-        match self.write_snapshot(writer) {
+        let (state, ..) = self.producers_at(end).map_err(ChangeError::from_read)?;
+        match self.write_snapshot_at(writer, end, &state) {
+            // Better to forget producers than to stay full for ever.
             Err(error) if is_disk_full(&error) => Ok(()),
             other => Ok(other.map_err(|error| self.fail("writing a producer snapshot", &error))?),
         }
@@ -232,11 +265,16 @@ impl LogInner {
         }
         let mut doomed = Vec::new();
         self.change_segments(|segments| {
-            let count = segments.windows(2).take_while(|pair| pair[1].base_offset <= offset).count();
+            let count = segments
+                .windows(2)
+                .take_while(|pair| pair[1].base_offset <= offset)
+                .count();
             let ends: Vec<i64> = segments[1..=count].iter().map(|next| next.base_offset).collect();
             doomed = segments.drain(..count).zip(ends).collect();
         });
-        writer.unsynced.retain(|segment| !doomed.iter().any(|(gone, _)| Arc::ptr_eq(gone, segment)));
+        writer
+            .unsynced
+            .retain(|segment| !doomed.iter().any(|(gone, _)| Arc::ptr_eq(gone, segment)));
         self.damage.write().retain(|range| range.to > offset);
         doomed
     }

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use millrace_proto::batch::BatchHeader;
 
 use super::{Log, LogInner, Writer};
+use crate::checkpoint::leader_epochs;
 use crate::config::{LogConfig, MAX_SEGMENT_BYTES};
 use crate::error::{AppendError, ChangeError};
-use crate::checkpoint::leader_epochs;
 use crate::fs::{OpenMode, is_disk_full, write_atomic};
 use crate::index::IndexEntry;
 use crate::index::{OffsetEntry, TimeEntry};
@@ -56,10 +56,19 @@ impl LogInner {
         if let Some(since) = writer.active_since_ms {
             return Some(now_ms.saturating_sub(since));
         }
-        let first = active.first_timestamp().ok().flatten().filter(|time| (0..=now_ms).contains(time));
+        let first = active
+            .first_timestamp()
+            .ok()
+            .flatten()
+            .filter(|time| (0..=now_ms).contains(time));
         let since = match first {
             Some(time) => Some(time),
-            None => self.shared.fs.metadata(&active.log_path()).ok().map(|metadata| metadata.modified_ms),
+            None => self
+                .shared
+                .fs
+                .metadata(&active.log_path())
+                .ok()
+                .map(|metadata| metadata.modified_ms),
         };
         since.map(|since| now_ms.saturating_sub(since))
     }
@@ -80,7 +89,9 @@ impl LogInner {
             && (size + batch_len > u64::from(config.segment_bytes.min(MAX_SEGMENT_BYTES))
                 || too_far
                 || self.indexes_full(&active, config)
-                || writer.active_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > config.segment_ms));
+                || writer
+                    .active_since_ms
+                    .is_some_and(|since| now_ms.saturating_sub(since) > config.segment_ms));
         if !due && !too_far {
             return Ok(active);
         }
@@ -146,7 +157,11 @@ impl LogInner {
         let mut slot = self.segments.write();
         let mut segments = Vec::clone(&slot);
         change(&mut segments);
-        debug_assert!(segments.windows(2).all(|pair| pair[0].base_offset < pair[1].base_offset));
+        debug_assert!(
+            segments
+                .windows(2)
+                .all(|pair| pair[0].base_offset < pair[1].base_offset)
+        );
         *slot = Arc::new(segments);
     }
 

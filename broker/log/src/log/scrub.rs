@@ -30,7 +30,9 @@ impl Log {
         let mut report = ScrubReport::default();
         let from = from_offset.max(inner.log_start());
         let segments = inner.segments();
-        let first = segments.partition_point(|segment| segment.base_offset <= from).saturating_sub(1);
+        let first = segments
+            .partition_point(|segment| segment.base_offset <= from)
+            .saturating_sub(1);
         for segment in &segments[first..] {
             if report.scanned_bytes >= max_bytes {
                 report.next_offset = Some(segment.base_offset);
@@ -84,7 +86,9 @@ impl LogInner {
 
     fn quarantine(&self, range: DamagedRange, report: &mut ScrubReport) {
         let mut damage = self.damage.write();
-        let known = damage.iter().any(|other| other.from <= range.from && range.to <= other.to);
+        let known = damage
+            .iter()
+            .any(|other| other.from <= range.from && range.to <= other.to);
         if known || range.to <= range.from {
             return;
         }

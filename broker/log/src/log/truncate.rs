@@ -48,7 +48,11 @@ impl Log {
         inner.check_change()?;
         let (log_start, log_end) = (inner.log_start(), inner.log_end());
         if offset < 0 {
-            return Err(ChangeError::OffsetOutOfRange { offset, log_start, log_end });
+            return Err(ChangeError::OffsetOutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
         }
         if offset < log_start {
             inner.truncate_fully(&mut writer, offset)?;
@@ -73,7 +77,11 @@ impl Log {
         inner.check_change()?;
         if offset < 0 {
             let (log_start, log_end) = (inner.log_start(), inner.log_end());
-            return Err(ChangeError::OffsetOutOfRange { offset, log_start, log_end });
+            return Err(ChangeError::OffsetOutOfRange {
+                offset,
+                log_start,
+                log_end,
+            });
         }
         inner.truncate_fully(&mut writer, offset)
     }
@@ -82,15 +90,25 @@ impl Log {
 impl LogInner {
     fn truncate_tail(&self, writer: &mut Writer, offset: i64) -> Result<i64, ChangeError> {
         let segments = self.segments();
-        let at = segments.partition_point(|segment| segment.base_offset <= offset).saturating_sub(1);
+        let at = segments
+            .partition_point(|segment| segment.base_offset <= offset)
+            .saturating_sub(1);
         let segment = &segments[at];
         let resume = self.resume_points(segment.base_offset);
         let (position, new_end) = match segment.locate(offset, &resume) {
             // In a gap the log ends with the batch before it: recovery could not tell where in the gap.
-            Ok(Some(found)) => (found.position, segment.end_before(found.position).map_err(ChangeError::from_read)?),
-            Ok(None) => (segment.size(), segment.end_before(segment.size()).map_err(ChangeError::from_read)?),
+            Ok(Some(found)) => (
+                found.position,
+                segment.end_before(found.position).map_err(ChangeError::from_read)?,
+            ),
+            Ok(None) => (
+                segment.size(),
+                segment.end_before(segment.size()).map_err(ChangeError::from_read)?,
+            ),
             // Damage before the place: all that can't be read goes with the rest.
-            Err(LocateError::Bad { position, next_offset, .. }) => (position, next_offset),
+            Err(LocateError::Bad {
+                position, next_offset, ..
+            }) => (position, next_offset),
             Err(LocateError::Io(error)) => return Err(ChangeError::from_read(error)),
         };
         if new_end < self.log_start() || new_end > offset {
@@ -100,23 +118,41 @@ impl LogInner {
             return Ok(log_start);
         }
         // Everything that may be refused comes before anything is changed.
-        let replacement = (segment.may_be_mapped() && position < segment.size())
+        // The file may be longer than its valid part: damaged bytes that nothing follows are kept until now.
+        let physical = segment
+            .file()
+            .and_then(|file| file.len())
+            .map_err(ChangeError::from_read)?;
+        let replacement = (segment.may_be_mapped() && position < physical)
             .then(|| self.copy_prefix(segment, position))
             .transpose()
-            .map_err(|error| self.shared.refuse_or_fail("copying the kept part of a sealed segment", &error))?;
+            .map_err(|error| {
+                self.shared
+                    .refuse_or_fail("copying the kept part of a sealed segment", &error)
+            })?;
 
         let _truncating = Truncating::begin(self);
         // The indexes of a replaced file are made anew.
-        let indexed = if replacement.is_some() { segment.base_offset } else { new_end };
+        let indexed = if replacement.is_some() {
+            segment.base_offset
+        } else {
+            new_end
+        };
+        let before = (self.durable_end(), self.indexed_end.load(Ordering::Acquire));
         self.durable_end.fetch_min(new_end, Ordering::AcqRel);
         self.indexed_end.fetch_min(indexed, Ordering::AcqRel);
-        self.shared
-            .lower_flushed(&self.name, new_end, indexed)
-            .map_err(|error| self.shared.refuse_or_fail("lowering the flushed point", &error))?;
+        if let Err(error) = self.shared.lower_flushed(&self.name, new_end, indexed) {
+            // Nothing was cut.
+            self.durable_end.store(before.0, Ordering::Release);
+            self.indexed_end.store(before.1, Ordering::Release);
+            return Err(self.shared.refuse_or_fail("lowering the flushed point", &error));
+        }
         let cut = self.cut(&segments, at, position, new_end, replacement);
         let active = cut.map_err(|error| self.fail("truncating", &error))?;
 
-        writer.unsynced.retain(|other| Arc::ptr_eq(other, &active) || segments[..at].iter().any(|kept| Arc::ptr_eq(kept, other)));
+        writer
+            .unsynced
+            .retain(|other| Arc::ptr_eq(other, &active) || segments[..at].iter().any(|kept| Arc::ptr_eq(kept, other)));
         writer.unsynced_snapshots.retain(|snapshot| *snapshot <= new_end);
         writer.active_since_ms = None;
         self.change_segments(|list| {
@@ -136,7 +172,8 @@ impl LogInner {
         .map_err(|error| self.fail("writing leader epochs", &error))?;
         writer.epochs_dirty = false;
         // The producers before the new end is published (KAFKA-12153).
-        self.reload_producers(writer, new_end).map_err(|error| self.fail("reloading producers", &error))?;
+        self.reload_producers(writer, new_end)
+            .map_err(|error| self.fail("reloading producers", &error))?;
         self.log_end.store(new_end, Ordering::Release);
         Ok(new_end)
     }
@@ -173,7 +210,7 @@ impl LogInner {
                 replacement
             }
             None => {
-                if position < segment.size() {
+                if position < segment.file()?.len()? {
                     segment.cut_in_place(position)?;
                 }
                 segment.clone()
@@ -220,7 +257,9 @@ impl LogInner {
             .map_err(|error| self.shared.refuse_or_fail("writing the truncation marker", &error))?;
 
         let _truncating = Truncating::begin(self);
-        let active = self.start_over(offset).map_err(|error| self.fail("truncating fully", &error))?;
+        let active = self
+            .start_over(offset)
+            .map_err(|error| self.fail("truncating fully", &error))?;
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
         writer.dir_unsynced = false;
@@ -261,8 +300,10 @@ impl LogInner {
     pub(super) fn snapshot_offsets(&self) -> io::Result<Vec<i64>> {
         let entries = self.shared.fs.read_dir(&self.dir)?;
         let parsed = entries.iter().filter_map(|entry| names::parse(entry.name.to_str()?));
-        let mut offsets: Vec<i64> =
-            parsed.filter(|(_, kind)| *kind == names::FileKind::Snapshot).map(|(offset, _)| offset).collect();
+        let mut offsets: Vec<i64> = parsed
+            .filter(|(_, kind)| *kind == names::FileKind::Snapshot)
+            .map(|(offset, _)| offset)
+            .collect();
         offsets.sort_unstable();
         Ok(offsets)
     }
@@ -279,7 +320,11 @@ impl LogInner {
     /// Removes a segment's files, derived ones first. With `sync` their absence is durable before the data goes.
     pub(super) fn remove_segment_files(&self, base_offset: i64, sync: bool) -> io::Result<()> {
         let fs = &*self.shared.fs;
-        for kind in [names::FileKind::OffsetIndex, names::FileKind::TimeIndex, names::FileKind::TransactionIndex] {
+        for kind in [
+            names::FileKind::OffsetIndex,
+            names::FileKind::TimeIndex,
+            names::FileKind::TransactionIndex,
+        ] {
             crate::fs::remove_if_exists(fs, &names::path(&self.dir, base_offset, kind))?;
         }
         if sync {

@@ -4,5 +4,5 @@ pub mod snapshot;
 mod state;
 
 pub use state::{
-    ProducerEntry, ProducerState, RememberedBatch, SequenceCheck, SequenceError, SequenceRule, REMEMBERED_BATCHES,
+    ProducerEntry, ProducerState, REMEMBERED_BATCHES, RememberedBatch, SequenceCheck, SequenceError, SequenceRule,
 };

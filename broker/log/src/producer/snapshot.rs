@@ -32,7 +32,9 @@ pub fn encode(state: &ProducerState) -> Vec<u8> {
         body.extend_from_slice(&entry.epoch.to_be_bytes());
         body.extend_from_slice(&entry.last_sequence().to_be_bytes());
         body.extend_from_slice(&last.map_or(-1, |batch| batch.last_offset).to_be_bytes());
-        let delta = last.map_or(0, |batch| i32::try_from(batch.last_offset - batch.base_offset).unwrap_or(i32::MAX));
+        let delta = last.map_or(0, |batch| {
+            i32::try_from(batch.last_offset - batch.base_offset).unwrap_or(i32::MAX)
+        });
         body.extend_from_slice(&delta.to_be_bytes());
         body.extend_from_slice(&entry.last_timestamp.to_be_bytes());
         body.extend_from_slice(&entry.coordinator_epoch.to_be_bytes());
@@ -49,7 +51,10 @@ struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], FormatError> {
-        let (head, rest) = self.0.split_first_chunk::<N>().ok_or_else(|| FormatError::new("the file ends too early"))?;
+        let (head, rest) = self
+            .0
+            .split_first_chunk::<N>()
+            .ok_or_else(|| FormatError::new("the file ends too early"))?;
         self.0 = rest;
         Ok(*head)
     }
@@ -68,11 +73,20 @@ pub fn decode(bytes: &[u8]) -> Result<ProducerState, FormatError> {
     let stored = u32::from_be_bytes(reader.take()?);
     let computed = crc32c(reader.0);
     if stored != computed {
-        return Err(FormatError::new(format!("checksum {stored:08x} does not match the contents ({computed:08x})")));
+        return Err(FormatError::new(format!(
+            "checksum {stored:08x} does not match the contents ({computed:08x})"
+        )));
     }
     let count = i32::from_be_bytes(reader.take()?);
-    if usize::try_from(count).ok().and_then(|count| count.checked_mul(ENTRY_SIZE)) != Some(bytes.len() - HEAD_SIZE) {
-        return Err(FormatError::new(format!("{count} entries do not fit {} bytes", bytes.len())));
+    if usize::try_from(count)
+        .ok()
+        .and_then(|count| count.checked_mul(ENTRY_SIZE))
+        != Some(bytes.len() - HEAD_SIZE)
+    {
+        return Err(FormatError::new(format!(
+            "{count} entries do not fit {} bytes",
+            bytes.len()
+        )));
     }
     let mut entries = BTreeMap::new();
     for _ in 0..count {
@@ -87,7 +101,9 @@ pub fn decode(bytes: &[u8]) -> Result<ProducerState, FormatError> {
         let mut batches = VecDeque::new();
         if last_offset >= 0 {
             if delta < 0 || i64::from(delta) > last_offset || last_sequence < 0 {
-                return Err(FormatError::new(format!("producer {producer_id} has an impossible last batch")));
+                return Err(FormatError::new(format!(
+                    "producer {producer_id} has an impossible last batch"
+                )));
             }
             batches.push_back(RememberedBatch {
                 base_sequence: ((i64::from(last_sequence) - i64::from(delta)) & i64::from(i32::MAX)) as i32,
@@ -121,7 +137,7 @@ mod tests {
             epoch: 2,
             batches: VecDeque::from([RememberedBatch {
                 base_sequence,
-                last_sequence: (i64::from(base_sequence) + 4 & i64::from(i32::MAX)) as i32,
+                last_sequence: ((i64::from(base_sequence) + 4) & i64::from(i32::MAX)) as i32,
                 base_offset: last_offset - 4,
                 last_offset,
                 timestamp: 99,
@@ -133,13 +149,20 @@ mod tests {
         };
         let mut bare = entry(0, 4);
         bare.batches.clear();
-        ProducerState::from_entries(BTreeMap::from([(1, entry(0, 44)), (2, entry(i32::MAX - 1, 77)), (3, bare)]))
+        ProducerState::from_entries(BTreeMap::from([
+            (1, entry(0, 44)),
+            (2, entry(i32::MAX - 1, 77)),
+            (3, bare),
+        ]))
     }
 
     #[test]
     fn round_trip_also_across_a_wrap() {
         assert_eq!(decode(&encode(&state())).unwrap(), state());
-        assert_eq!(decode(&encode(&ProducerState::default())).unwrap(), ProducerState::default());
+        assert_eq!(
+            decode(&encode(&ProducerState::default())).unwrap(),
+            ProducerState::default()
+        );
     }
 
     #[test]

@@ -136,7 +136,9 @@ impl ProducerState {
         if !header.has_producer() {
             return Ok(SequenceCheck::Fresh);
         }
-        let Some(entry) = self.entries.get(&header.producer_id) else { return Ok(SequenceCheck::Fresh) };
+        let Some(entry) = self.entries.get(&header.producer_id) else {
+            return Ok(SequenceCheck::Fresh);
+        };
         let producer_id = header.producer_id;
         let sequence = header.base_sequence;
         if header.producer_epoch < entry.epoch {
@@ -148,9 +150,11 @@ impl ProducerState {
         }
         if header.producer_epoch > entry.epoch {
             return match rule {
-                SequenceRule::Contiguous if sequence != 0 => {
-                    Err(SequenceError::OutOfOrder { producer_id, sequence, expected: 0 })
-                }
+                SequenceRule::Contiguous if sequence != 0 => Err(SequenceError::OutOfOrder {
+                    producer_id,
+                    sequence,
+                    expected: 0,
+                }),
                 _ => Ok(SequenceCheck::Fresh),
             };
         }
@@ -167,13 +171,19 @@ impl ProducerState {
         let Some(last) = entry.last_batch() else {
             // Only a marker was seen in this epoch.
             return match rule {
-                SequenceRule::Contiguous if sequence != 0 => {
-                    Err(SequenceError::OutOfOrder { producer_id, sequence, expected: 0 })
-                }
+                SequenceRule::Contiguous if sequence != 0 => Err(SequenceError::OutOfOrder {
+                    producer_id,
+                    sequence,
+                    expected: 0,
+                }),
                 _ => Ok(SequenceCheck::Fresh),
             };
         };
-        let duplicate = SequenceError::Duplicate { producer_id, sequence, last_sequence: last.last_sequence };
+        let duplicate = SequenceError::Duplicate {
+            producer_id,
+            sequence,
+            last_sequence: last.last_sequence,
+        };
         match rule {
             SequenceRule::Contiguous => {
                 let expected = advance_sequence(last.last_sequence, 1);
@@ -182,7 +192,11 @@ impl ProducerState {
                 } else if is_before(sequence, expected) {
                     Err(duplicate)
                 } else {
-                    Err(SequenceError::OutOfOrder { producer_id, sequence, expected })
+                    Err(SequenceError::OutOfOrder {
+                        producer_id,
+                        sequence,
+                        expected,
+                    })
                 }
             }
             SequenceRule::Increasing if sequence > last.base_sequence => Ok(SequenceCheck::Fresh),

@@ -4,8 +4,8 @@ use std::io;
 
 use millrace_proto::batch::BatchHeader;
 
-use super::scan::{BadBatch, Chain, Scan};
 use super::Segment;
+use super::scan::{BadBatch, Chain, Scan};
 
 /// Where a batch is.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,11 @@ pub(crate) struct Located {
 #[derive(Debug)]
 pub(crate) enum LocateError {
     Io(io::Error),
-    Bad { position: u64, next_offset: i64, reason: BadBatch },
+    Bad {
+        position: u64,
+        next_offset: i64,
+        reason: BadBatch,
+    },
 }
 
 impl From<io::Error> for LocateError {
@@ -38,7 +42,11 @@ impl Segment {
             return Ok(Some(found));
         }
         let relative = offset - self.base_offset;
-        let (from_offset, from) = if relative <= 0 { (self.base_offset, 0) } else { self.start_of_walk(offset)? };
+        let (from_offset, from) = if relative <= 0 {
+            (self.base_offset, 0)
+        } else {
+            self.start_of_walk(offset)?
+        };
         let (from_offset, from) = resume
             .iter()
             .copied()
@@ -51,14 +59,15 @@ impl Segment {
     fn start_of_walk(&self, offset: i64) -> Result<(i64, u64), LocateError> {
         let fs = &*self.fs;
         let below = |relative: u32| self.base_offset + i64::from(relative) <= offset;
-        let entry = self.with_indexes(|indexes| indexes.offsets.last_where(fs, |entry| below(entry.relative_offset)))??;
-        let Some(entry) = entry else { return Ok((self.base_offset, 0)) };
+        let entry =
+            self.with_indexes(|indexes| indexes.offsets.last_where(fs, |entry| below(entry.relative_offset)))??;
+        let Some(entry) = entry else {
+            return Ok((self.base_offset, 0));
+        };
         // An index is derived data: it counts only if the segment agrees.
         let last_offset = self.base_offset + i64::from(entry.relative_offset);
         match self.header_at(u64::from(entry.position))? {
-            Some(found) if found.header.last_offset() == last_offset => {
-                Ok((found.header.base_offset, found.position))
-            }
+            Some(found) if found.header.last_offset() == last_offset => Ok((found.header.base_offset, found.position)),
             _ => {
                 self.repair_indexes()?;
                 Ok((self.base_offset, 0))
@@ -96,14 +105,20 @@ impl Segment {
         let file = self.file()?;
         let mut scan = Scan::new(&*file, position, self.size());
         let found = scan.next_header(self.base_offset, &mut Chain::at(self.base_offset))?;
-        Ok(found.ok().flatten().map(|(position, header)| Located { position, header }))
+        Ok(found
+            .ok()
+            .flatten()
+            .map(|(position, header)| Located { position, header }))
     }
 
     /// The offset after the last batch that ends at or below `position`; the base offset if there is none.
     pub(crate) fn end_before(&self, position: u64) -> io::Result<i64> {
         let fs = &*self.fs;
-        let entry =
-            self.with_indexes(|indexes| indexes.offsets.last_where(fs, |entry| u64::from(entry.position) < position))??;
+        let entry = self.with_indexes(|indexes| {
+            indexes
+                .offsets
+                .last_where(fs, |entry| u64::from(entry.position) < position)
+        })??;
         let from = entry.map_or(0, |entry| u64::from(entry.position));
         let from = if self.header_at(from)?.is_some() { from } else { 0 };
         let file = self.file()?;
@@ -117,9 +132,16 @@ impl Segment {
     pub(crate) fn position_before_end(&self, bytes: u64) -> io::Result<u64> {
         let target = self.size().saturating_sub(bytes);
         let fs = &*self.fs;
-        let entry =
-            self.with_indexes(|indexes| indexes.offsets.last_where(fs, |entry| u64::from(entry.position) <= target))??;
+        let entry = self.with_indexes(|indexes| {
+            indexes
+                .offsets
+                .last_where(fs, |entry| u64::from(entry.position) <= target)
+        })??;
         let position = entry.map_or(0, |entry| u64::from(entry.position));
-        Ok(if self.header_at(position)?.is_some() { position } else { 0 })
+        Ok(if self.header_at(position)?.is_some() {
+            position
+        } else {
+            0
+        })
     }
 }

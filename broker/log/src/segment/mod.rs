@@ -87,7 +87,10 @@ impl Indexes {
         if position - self.last_indexed_position > u64::from(interval_bytes) {
             let relative = header.last_offset() - base_offset;
             if let (Ok(relative_offset), Ok(position_32)) = (u32::try_from(relative), u32::try_from(position))
-                && self.offsets.append(OffsetEntry { relative_offset, position: position_32 })
+                && self.offsets.append(OffsetEntry {
+                    relative_offset,
+                    position: position_32,
+                })
             {
                 self.last_indexed_position = position;
                 self.append_time(base_offset);
@@ -100,7 +103,10 @@ impl Indexes {
         if self.max_timestamp > self.times.last().map_or(NO_TIMESTAMP, |last| last.timestamp)
             && let Ok(relative_offset) = u32::try_from(self.max_timestamp_offset - base_offset)
         {
-            self.times.append(TimeEntry { timestamp: self.max_timestamp, relative_offset });
+            self.times.append(TimeEntry {
+                timestamp: self.max_timestamp,
+                relative_offset,
+            });
         }
     }
 
@@ -122,7 +128,15 @@ impl Segment {
         interval_bytes: u32,
     ) -> io::Result<Arc<Self>> {
         let file = fs.open(&names::log_path(dir, base_offset), OpenMode::CreateNew)?;
-        Ok(Self::assemble(fs, dir, base_offset, interval_bytes, Some(file), 0, false))
+        Ok(Self::assemble(
+            fs,
+            dir,
+            base_offset,
+            interval_bytes,
+            Some(file),
+            0,
+            false,
+        ))
     }
 
     /// An existing segment of which `size` bytes are valid. Nothing is read.
@@ -168,7 +182,11 @@ impl Segment {
         if let Some(file) = &*slot {
             return Ok(file.clone());
         }
-        let mode = if self.is_sealed() { OpenMode::Read } else { OpenMode::ReadWrite };
+        let mode = if self.is_sealed() {
+            OpenMode::Read
+        } else {
+            OpenMode::ReadWrite
+        };
         let file = self.fs.open(&names::log_path(&self.dir, self.base_offset), mode)?;
         *slot = Some(file.clone());
         Ok(file)
@@ -222,6 +240,12 @@ impl Segment {
 
     /// No more appends. The final entry of the time index is added; files are synced by [`Segment::sync_indexes`].
     pub(crate) fn seal(&self) {
+        eprintln!(
+            "DBG seal {} off {} times {}",
+            self.base_offset,
+            self.indexes.lock().offsets.len(),
+            self.indexes.lock().times.len()
+        );
         self.indexes.lock().append_time(self.base_offset);
         self.may_be_mapped.store(true, Ordering::Release);
         self.sealed.store(true, Ordering::Release);
@@ -239,6 +263,13 @@ impl Segment {
     }
 
     pub(crate) fn sync_indexes(&self) -> io::Result<()> {
+        eprintln!(
+            "DBG sync {} loaded {} off {} times {}",
+            self.base_offset,
+            self.indexes.lock().loaded,
+            self.indexes.lock().offsets.len(),
+            self.indexes.lock().times.len()
+        );
         let mut indexes = self.indexes.lock();
         let indexes = &mut *indexes;
         if indexes.loaded {
@@ -265,6 +296,12 @@ impl Segment {
 
     /// Puts rebuilt indexes in place.
     pub(crate) fn set_indexes(&self, indexes: Indexes) {
+        eprintln!(
+            "DBG set {} off {} times {}",
+            self.base_offset,
+            indexes.offsets.len(),
+            indexes.times.len()
+        );
         *self.indexes.lock() = indexes;
     }
 
@@ -277,8 +314,12 @@ impl Segment {
 
     /// Whether the last entry of the time index, which stands for the whole segment, is what its batch says.
     fn is_last_time_right(&self, indexes: &Indexes) -> io::Result<bool> {
-        let Some(last) = indexes.times.last() else { return Ok(true) };
-        let start = indexes.offsets.last_where(&*self.fs, |entry| entry.relative_offset <= last.relative_offset)?;
+        let Some(last) = indexes.times.last() else {
+            return Ok(true);
+        };
+        let start = indexes
+            .offsets
+            .last_where(&*self.fs, |entry| entry.relative_offset <= last.relative_offset)?;
         let file = self.file()?;
         let from = start.map_or(0, |entry| u64::from(entry.position));
         let mut chain = Chain::at(self.base_offset);
@@ -294,7 +335,10 @@ impl Segment {
 
     /// Makes the indexes anew: they did not match the segment.
     pub(crate) fn repair_indexes(&self) -> io::Result<()> {
-        tracing::warn!(segment = self.base_offset, "the indexes do not match their segment and are rebuilt");
+        tracing::warn!(
+            segment = self.base_offset,
+            "the indexes do not match their segment and are rebuilt"
+        );
         let rebuilt = self.rebuild_indexes()?;
         self.set_indexes(rebuilt);
         Ok(())
@@ -312,7 +356,9 @@ impl Segment {
             .or_else(open_or_missing)?;
         let times = IndexFile::<TimeEntry>::open(&*self.fs, names::time_index_path(&self.dir, self.base_offset))
             .or_else(open_or_missing)?;
-        let (Some(offsets), Some(times)) = (offsets, times) else { return Ok(None) };
+        let (Some(offsets), Some(times)) = (offsets, times) else {
+            return Ok(None);
+        };
         let last_position = offsets.last().map_or(0, |entry| u64::from(entry.position));
         if last_position >= self.size() && last_position > 0 {
             return Ok(None);
@@ -426,12 +472,16 @@ impl Segment {
             *indexes = self.load_indexes()?;
         }
         let fs = &*self.fs;
-        indexes.offsets.truncate_where(fs, |entry| u64::from(entry.position) < size)?;
+        indexes
+            .offsets
+            .truncate_where(fs, |entry| u64::from(entry.position) < size)?;
         let kept = indexes.offsets.last();
         // Time entries stand at indexed batches, except the final ones of a seal or a close: those go too, unless an
         // indexed batch says the same.
         let bound = kept.map(|entry| entry.relative_offset);
-        indexes.times.truncate_where(fs, |entry| bound.is_some_and(|bound| entry.relative_offset <= bound))?;
+        indexes
+            .times
+            .truncate_where(fs, |entry| bound.is_some_and(|bound| entry.relative_offset <= bound))?;
         indexes.last_indexed_position = kept.map_or(0, |entry| u64::from(entry.position));
         match indexes.times.last() {
             Some(last) => {

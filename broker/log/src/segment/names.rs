@@ -31,8 +31,13 @@ impl FileKind {
     }
 }
 
-const KINDS: [FileKind; 5] =
-    [FileKind::Log, FileKind::OffsetIndex, FileKind::TimeIndex, FileKind::TransactionIndex, FileKind::Snapshot];
+const KINDS: [FileKind; 5] = [
+    FileKind::Log,
+    FileKind::OffsetIndex,
+    FileKind::TimeIndex,
+    FileKind::TransactionIndex,
+    FileKind::Snapshot,
+];
 
 /// The path of a file of a segment (or of a snapshot as of an offset).
 #[must_use]
@@ -45,7 +50,11 @@ pub fn path(dir: &Path, offset: i64, kind: FileKind) -> PathBuf {
 pub fn parse(name: &str) -> Option<(i64, FileKind)> {
     let (digits, suffix) = name.split_at_checked(20)?;
     let kind = KINDS.into_iter().find(|kind| kind.suffix() == suffix)?;
-    let offset = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok()).flatten()?;
+    let offset = digits
+        .bytes()
+        .all(|byte| byte.is_ascii_digit())
+        .then(|| digits.parse().ok())
+        .flatten()?;
     Some((offset, kind))
 }
 
@@ -53,7 +62,9 @@ pub fn parse(name: &str) -> Option<(i64, FileKind)> {
 /// `.swap` of Kafka): such a file is removed when the log is opened.
 #[must_use]
 pub fn is_leftover(name: &str) -> bool {
-    [".tmp", ".deleted", ".cleaned"].iter().any(|suffix| name.ends_with(suffix))
+    [".tmp", ".deleted", ".cleaned"]
+        .iter()
+        .any(|suffix| name.ends_with(suffix))
 }
 
 pub(crate) fn log_path(dir: &Path, base_offset: i64) -> PathBuf {
@@ -82,7 +93,13 @@ mod tests {
             let path = path(Path::new("/d"), 1234, kind);
             assert_eq!(parse(path.file_name().unwrap().to_str().unwrap()), Some((1234, kind)));
         }
-        for bad in ["", "1.log", "0000000000000000000x.log", "00000000000000000000.logs", "99999999999999999999.log"] {
+        for bad in [
+            "",
+            "1.log",
+            "0000000000000000000x.log",
+            "00000000000000000000.logs",
+            "99999999999999999999.log",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

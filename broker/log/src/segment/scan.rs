@@ -34,10 +34,16 @@ impl Chain {
     /// The rule that is broken.
     pub fn follow(&mut self, header: &BatchHeader) -> Result<(), BadBatch> {
         if header.base_offset < self.next_offset {
-            return Err(BadBatch::Offset { expected: self.next_offset, found: header.base_offset });
+            return Err(BadBatch::Offset {
+                expected: self.next_offset,
+                found: header.base_offset,
+            });
         }
         if header.partition_leader_epoch < self.epoch {
-            return Err(BadBatch::Epoch { previous: self.epoch, found: header.partition_leader_epoch });
+            return Err(BadBatch::Epoch {
+                previous: self.epoch,
+                found: header.partition_leader_epoch,
+            });
         }
         self.next_offset = header.next_offset();
         self.epoch = header.partition_leader_epoch;
@@ -85,6 +91,9 @@ pub enum BadBatch {
     },
 }
 
+/// A batch's position, header and bytes.
+pub type ScannedBatch = (u64, BatchHeader, Bytes);
+
 /// A walk over `[position, end)` of a file.
 pub struct Scan<'a> {
     file: &'a dyn File,
@@ -98,7 +107,13 @@ impl<'a> Scan<'a> {
     /// A walk that begins at `position`, which must be where a batch begins.
     #[must_use]
     pub fn new(file: &'a dyn File, position: u64, end: u64) -> Self {
-        Scan { file, position, end, chunk: Bytes::new(), chunk_position: position }
+        Scan {
+            file,
+            position,
+            end,
+            chunk: Bytes::new(),
+            chunk_position: position,
+        }
     }
 
     /// Where the next batch begins, or the one in error.
@@ -156,7 +171,7 @@ impl<'a> Scan<'a> {
         &mut self,
         base_offset: i64,
         chain: &mut Chain,
-    ) -> io::Result<Result<Option<(u64, BatchHeader, Bytes)>, BadBatch>> {
+    ) -> io::Result<Result<Option<ScannedBatch>, BadBatch>> {
         if self.position >= self.end {
             return Ok(Ok(None));
         }
@@ -173,7 +188,9 @@ impl<'a> Scan<'a> {
         }
         let skip = usize::try_from(self.position - self.chunk_position).unwrap_or(usize::MAX);
         let bytes = self.chunk.slice(skip..skip + header.size_in_bytes());
-        Ok(self.accept(base_offset, chain, header).map(|(position, header)| Some((position, header, bytes))))
+        Ok(self
+            .accept(base_offset, chain, header)
+            .map(|(position, header)| Some((position, header, bytes))))
     }
 
     fn accept(
@@ -183,7 +200,10 @@ impl<'a> Scan<'a> {
         header: BatchHeader,
     ) -> Result<(u64, BatchHeader), BadBatch> {
         if header.last_offset() - base_offset > i64::from(i32::MAX) {
-            return Err(BadBatch::Range { offset: header.last_offset(), base_offset });
+            return Err(BadBatch::Range {
+                offset: header.last_offset(),
+                base_offset,
+            });
         }
         chain.follow(&header)?;
         let position = self.position;
@@ -211,7 +231,9 @@ pub fn resync(file: &dyn File, from: u64, end: u64, min_offset: i64) -> io::Resu
             if window[at + MAGIC_AT] != 2 {
                 continue;
             }
-            let Ok(header) = BatchHeader::decode(&window[at..]) else { continue };
+            let Ok(header) = BatchHeader::decode(&window[at..]) else {
+                continue;
+            };
             let position = window_start + at as u64;
             if header.base_offset < min_offset || header.size_in_bytes() as u64 > end - position {
                 continue;

@@ -17,7 +17,11 @@ use world::{Lie, World};
 const STEPS: usize = 120;
 
 fn seeds() -> Vec<u64> {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().expect("a number"))
+    };
     match number("MILLRACE_SIM_SEED") {
         Some(seed) => vec![seed],
         None => (0..number("MILLRACE_SIM_SEEDS").unwrap_or(300)).collect(),
@@ -63,9 +67,24 @@ fn every_seed_keeps_every_invariant() {
     if seeds().len() >= 300 {
         // What was never reached was never tested.
         for what in [
-            "duplicate", "duplicate sequence", "disk full", "offline", "crash", "kill", "clean close", "torn tail",
-            "truncated", "truncated sealed", "truncated fully", "retention", "delete records", "rolled", "flushed point lost",
-            "follower", "offset mismatch", "time found",
+            "duplicate",
+            "duplicate sequence",
+            "disk full",
+            "offline",
+            "crash",
+            "kill",
+            "clean close",
+            "torn tail",
+            "truncated",
+            "truncated sealed",
+            "truncated fully",
+            "retention",
+            "delete records",
+            "rolled",
+            "flushed point lost",
+            "follower",
+            "offset mismatch",
+            "time found",
         ] {
             assert!(reached.get(what).copied().unwrap_or(0) > 0, "no seed reached: {what}");
         }

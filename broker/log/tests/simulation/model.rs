@@ -23,7 +23,7 @@ pub struct ModelProducer {
     pub batches: Vec<(i32, i32, i64)>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Model {
     /// Every batch ever appended and not truncated, also those below the log start.
     pub history: Vec<ModelBatch>,
@@ -48,7 +48,8 @@ pub struct Model {
 impl Model {
     pub fn append(&mut self, batch: ModelBatch) {
         self.log_end = batch.header.next_offset();
-        self.epochs.assign(batch.header.partition_leader_epoch, batch.header.base_offset);
+        self.epochs
+            .assign(batch.header.partition_leader_epoch, batch.header.base_offset);
         note_producer(&mut self.producers, &batch.header);
         self.history.push(batch);
     }
@@ -59,10 +60,19 @@ impl Model {
             self.epochs.truncate_to(offset);
             return self.log_end;
         }
-        let cut = self.history.partition_point(|batch| batch.header.last_offset() < offset);
-        let end = cut.checked_sub(1).map_or(self.begins_at, |last| self.history[last].header.next_offset());
+        let cut = self
+            .history
+            .partition_point(|batch| batch.header.last_offset() < offset);
+        let end = cut
+            .checked_sub(1)
+            .map_or(self.begins_at, |last| self.history[last].header.next_offset());
         // Behind a gap of 2^31 a segment of its own begins.
-        let end = self.far_bases.iter().copied().filter(|base| *base <= offset).fold(end, i64::max);
+        let end = self
+            .far_bases
+            .iter()
+            .copied()
+            .filter(|base| *base <= offset)
+            .fold(end, i64::max);
         if end < self.log_start {
             self.empty(self.log_start);
             return self.log_end;
@@ -77,7 +87,14 @@ impl Model {
     }
 
     pub fn empty(&mut self, offset: i64) {
-        *self = Model { log_start: offset, stored_start: offset, durable: offset, log_end: offset, begins_at: offset, ..Model::default() };
+        *self = Model {
+            log_start: offset,
+            stored_start: offset,
+            durable: offset,
+            log_end: offset,
+            begins_at: offset,
+            ..Model::default()
+        };
     }
 
     pub fn replay_producers(&mut self) {
@@ -89,7 +106,9 @@ impl Model {
 
     /// Batches that a reader may see.
     pub fn visible(&self) -> &[ModelBatch] {
-        let first = self.history.partition_point(|batch| batch.header.last_offset() < self.log_start);
+        let first = self
+            .history
+            .partition_point(|batch| batch.header.last_offset() < self.log_start);
         &self.history[first..]
     }
 
@@ -110,12 +129,15 @@ fn note_producer(producers: &mut BTreeMap<i64, ModelProducer>, header: &BatchHea
     if !header.has_producer() {
         return;
     }
-    let entry = producers
-        .entry(header.producer_id)
-        .or_insert_with(|| ModelProducer { epoch: header.producer_epoch, batches: Vec::new() });
+    let entry = producers.entry(header.producer_id).or_insert_with(|| ModelProducer {
+        epoch: header.producer_epoch,
+        batches: Vec::new(),
+    });
     if entry.epoch != header.producer_epoch {
         entry.epoch = header.producer_epoch;
         entry.batches.clear();
     }
-    entry.batches.push((header.base_sequence, header.last_sequence(), header.base_offset));
+    entry
+        .batches
+        .push((header.base_sequence, header.last_sequence(), header.base_offset));
 }

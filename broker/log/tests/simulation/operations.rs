@@ -18,11 +18,19 @@ pub fn step(world: &mut World, step: usize) {
     if world.offline {
         world.reach("offline");
         check_nothing_succeeds(world);
-        if world.rng.below(2) == 0 { faults::crash(world) } else { faults::kill(world) }
+        if world.rng.below(2) == 0 {
+            faults::crash(world)
+        } else {
+            faults::kill(world)
+        }
         return;
     }
     if world.rng.below(100) < world.choices.crash_percent {
-        if world.rng.below(3) == 0 { faults::kill(world) } else { faults::crash(world) }
+        if world.rng.below(3) == 0 {
+            faults::kill(world)
+        } else {
+            faults::crash(world)
+        }
         return;
     }
     match world.rng.below(100) {
@@ -93,9 +101,22 @@ fn as_model(bytes: Bytes) -> ModelBatch {
         .unwrap()
         .iter()
         .map(|record| record.unwrap())
-        .map(|record| (record.offset, if stamped { header.max_timestamp } else { record.timestamp }))
+        .map(|record| {
+            (
+                record.offset,
+                if stamped {
+                    header.max_timestamp
+                } else {
+                    record.timestamp
+                },
+            )
+        })
         .collect();
-    ModelBatch { header, records, bytes: bytes.clone() }
+    ModelBatch {
+        header,
+        records,
+        bytes: bytes.clone(),
+    }
 }
 
 /// Sends a batch that must be accepted unless the disk says no.
@@ -105,7 +126,11 @@ fn send(world: &mut World, batch: Bytes, options: &AppendOptions) {
     let result = world.log().append_as_leader(&batch, epoch, world.now_ms, options);
     world.note(format!("append in epoch {epoch}: {result:?}"));
     match result {
-        Ok(Appended::New { base_offset, last_offset, append_time_ms }) => {
+        Ok(Appended::New {
+            base_offset,
+            last_offset,
+            append_time_ms,
+        }) => {
             assert_eq!((base_offset, last_offset), (end, expected.header.last_offset()));
             let stamped = world.config.timestamp_type == TimestampType::LogAppendTime;
             assert_eq!(append_time_ms, if stamped { world.now_ms } else { -1 });
@@ -151,10 +176,14 @@ fn retry(world: &mut World) {
         .history
         .iter()
         .filter(|batch| {
-            world.model.producers.get(&batch.header.producer_id).is_some_and(|known| {
-                known.epoch == batch.header.producer_epoch
-                    && known.batches.iter().any(|known| known.2 == batch.header.base_offset)
-            })
+            world
+                .model
+                .producers
+                .get(&batch.header.producer_id)
+                .is_some_and(|known| {
+                    known.epoch == batch.header.producer_epoch
+                        && known.batches.iter().any(|known| known.2 == batch.header.base_offset)
+                })
         })
         .map(|batch| (batch.bytes.clone(), batch.header.base_offset))
         .collect();
@@ -176,11 +205,19 @@ fn retry(world: &mut World) {
         let crc = millrace_proto::batch::crc::crc32c(&bytes[21..]);
         bytes[17..21].copy_from_slice(&crc.to_be_bytes());
     }
-    let result =
-        world.log().append_as_leader(&Bytes::from(bytes), world.leader_epoch, world.now_ms, &AppendOptions::default());
+    let result = world.log().append_as_leader(
+        &Bytes::from(bytes),
+        world.leader_epoch,
+        world.now_ms,
+        &AppendOptions::default(),
+    );
     world.note(format!("retry of {original}: {result:?}"));
     match result {
-        Ok(Appended::Duplicate { base_offset, last_offset, timestamp }) => {
+        Ok(Appended::Duplicate {
+            base_offset,
+            last_offset,
+            timestamp,
+        }) => {
             world.reach("duplicate");
             assert_eq!((base_offset, last_offset), (original, header.last_offset()));
             assert_eq!(timestamp, header.max_timestamp);
@@ -188,8 +225,12 @@ fn retry(world: &mut World) {
         Err(AppendError::DuplicateSequence { .. }) => {
             world.reach("duplicate sequence");
             assert!(!is_last, "the last batch of a producer is always remembered");
-            let found =
-                world.log().find_batch(header.producer_id, header.producer_epoch, header.base_sequence, u64::MAX);
+            let found = world.log().find_batch(
+                header.producer_id,
+                header.producer_epoch,
+                header.base_sequence,
+                u64::MAX,
+            );
             let found = found.unwrap();
             let deleted = original < world.log().segment_sizes()[0].0;
             assert_eq!(found.map(|found| found.base_offset), (!deleted).then_some(original));
@@ -218,7 +259,9 @@ fn follow(world: &mut World) {
         batches.push(batch);
     }
     let far = batches[0].header.base_offset > world.model.log_end + i64::from(i32::MAX);
-    let result = world.log().append_as_follower(&Bytes::from(bytes), world.leader_epoch, world.now_ms);
+    let result = world
+        .log()
+        .append_as_follower(&Bytes::from(bytes), world.leader_epoch, world.now_ms);
     world.note(format!("follow: {result:?}"));
     match result {
         Ok(appended) => {
@@ -241,6 +284,7 @@ fn follow(world: &mut World) {
             if world.model.log_end != end {
                 // Only the place was taken: an empty segment behind the gap.
                 assert!(world.model.log_end < end);
+                world.model.far_bases.push(end);
                 world.model.log_end = end;
             }
         }
@@ -261,7 +305,10 @@ pub fn flush(world: &mut World) {
     world.note(format!("flush: {result:?}"));
     match result {
         Ok(durable) => {
-            assert_eq!(durable, world.model.log_end, "a flush covers all that was appended before");
+            assert_eq!(
+                durable, world.model.log_end,
+                "a flush covers all that was appended before"
+            );
             world.model.durable = durable;
         }
         Err(FlushError::Offline(_)) => world.offline = true,
@@ -275,7 +322,10 @@ fn changed<T: std::fmt::Debug>(world: &mut World, what: &str, result: Result<T, 
     match result {
         Ok(value) => Some(value),
         Err(ChangeError::Refused(_)) => {
-            assert!(world.choices.capacity_bytes < u64::MAX, "{what} was refused without a full disk");
+            assert!(
+                world.choices.capacity_bytes < u64::MAX,
+                "{what} was refused without a full disk"
+            );
             None
         }
         Err(ChangeError::Offline(_)) => {
@@ -287,7 +337,11 @@ fn changed<T: std::fmt::Debug>(world: &mut World, what: &str, result: Result<T, 
 }
 
 fn roll(world: &mut World) {
-    let result = if world.rng.below(2) == 0 { world.log().roll() } else { world.log().roll_if_due(world.now_ms) };
+    let result = if world.rng.below(2) == 0 {
+        world.log().roll()
+    } else {
+        world.log().roll_if_due(world.now_ms)
+    };
     if changed(world, "roll", result) == Some(true) {
         world.reach("rolled");
     }
@@ -298,7 +352,11 @@ fn truncate(world: &mut World) {
     // Mostly near the end.
     let span = (end - start + 2).min(if world.rng.below(3) == 0 { i64::MAX } else { 12 });
     let offset = end + 1 - world.rng.below(span as u64) as i64;
-    let sealed = world.log().segment_sizes().last().is_some_and(|(base, _)| *base > offset);
+    let sealed = world
+        .log()
+        .segment_sizes()
+        .last()
+        .is_some_and(|(base, _)| *base > offset);
     if world.lie == Lie::TruncationNotMade {
         world.model.truncate(offset.max(start));
         return;
@@ -319,12 +377,8 @@ fn truncate(world: &mut World) {
         }
         // Part of it may have happened.
         None if world.offline => {
-            let lowest = world
-                .model
-                .history
-                .iter()
-                .find(|batch| batch.header.last_offset() >= offset.max(start))
-                .map_or(world.model.log_end, |batch| batch.header.base_offset.min(offset.max(start)));
+            let lowest = world.model.clone().truncate(offset.max(start));
+            world.model.maybe_emptied_to = Some(start);
             world.model.durable = world.model.durable.min(lowest);
         }
         // The durable end may have been lowered; a flush raises it again.
@@ -356,8 +410,17 @@ fn retention(world: &mut World) {
         && !report.deleted.is_empty()
     {
         world.reach("retention");
-        assert!(report.deleted.iter().all(|deleted| deleted.end_offset <= high_watermark));
-        assert_eq!(world.log().log_end_offset(), end_before, "retention never takes the active segment");
+        assert!(
+            report
+                .deleted
+                .iter()
+                .all(|deleted| deleted.end_offset <= high_watermark)
+        );
+        assert_eq!(
+            world.log().log_end_offset(),
+            end_before,
+            "retention never takes the active segment"
+        );
         moved_start(world);
     } else if world.offline {
         world.model.start_may_reach = high_watermark.max(world.model.log_start);
@@ -383,7 +446,11 @@ fn moved_start(world: &mut World) {
     let start = world.log().log_start_offset();
     world.model.log_start = start;
     let full = world.choices.capacity_bytes < u64::MAX;
-    world.model.stored_start = if full { world.log().segment_sizes()[0].0.min(start) } else { start };
+    world.model.stored_start = if full {
+        world.log().segment_sizes()[0].0.min(start)
+    } else {
+        start
+    };
 }
 
 fn checkpoint(world: &mut World) {
@@ -414,10 +481,28 @@ fn conditional(world: &mut World) {
     let batch = build(world, None);
     let end = world.model.log_end;
     if !wrong {
-        return send(world, batch, &AppendOptions { expected_offset: Some(end), ..AppendOptions::default() });
+        return send(
+            world,
+            batch,
+            &AppendOptions {
+                expected_offset: Some(end),
+                ..AppendOptions::default()
+            },
+        );
     }
-    let options = AppendOptions { expected_offset: Some(end + 1), ..AppendOptions::default() };
-    let result = world.log().append_as_leader(&batch, world.leader_epoch, world.now_ms, &options);
-    assert_eq!(result, Err(AppendError::OffsetMismatch { expected: end + 1, log_end: end }));
+    let options = AppendOptions {
+        expected_offset: Some(end + 1),
+        ..AppendOptions::default()
+    };
+    let result = world
+        .log()
+        .append_as_leader(&batch, world.leader_epoch, world.now_ms, &options);
+    assert_eq!(
+        result,
+        Err(AppendError::OffsetMismatch {
+            expected: end + 1,
+            log_end: end
+        })
+    );
     world.reach("offset mismatch");
 }

@@ -67,7 +67,11 @@ impl World {
         let choices = Choices {
             write_error_per_million: if one_in(&mut rng, 4) { 2000 } else { 0 },
             sync_error_per_million: if one_in(&mut rng, 4) { 10_000 } else { 0 },
-            capacity_bytes: if one_in(&mut rng, 5) { 6_000 + rng.below(20_000) } else { u64::MAX },
+            capacity_bytes: if one_in(&mut rng, 5) {
+                1_500 + rng.below(6_000)
+            } else {
+                u64::MAX
+            },
             crash_percent: [0, 2, 5, 15][rng.below(4) as usize],
             flip_derived_files: one_in(&mut rng, 5),
             lose_flushed_point: one_in(&mut rng, 6),
@@ -108,11 +112,17 @@ impl World {
         };
         world.set_lies();
         let fs: Arc<dyn FileSystem> = world.disk.shared();
-        let identity = DirIdentity { cluster_id: "sim".into(), node_id: 1, directory_id: Uuid::from_u128(7) };
+        let identity = DirIdentity {
+            cluster_id: "sim".into(),
+            node_id: 1,
+            directory_id: Uuid::from_u128(7),
+        };
         LogDir::format(&fs, Path::new(DIR), &identity).unwrap();
         let dir = LogDir::open(&fs, Path::new(DIR), &DirOptions::default()).unwrap();
         dir.set_broker_epoch(1).unwrap();
-        let log = dir.create_log(TOPIC, 0, Uuid::from_u128(9), world.config.clone()).unwrap();
+        let log = dir
+            .create_log(TOPIC, 0, Uuid::from_u128(9), world.config.clone())
+            .unwrap();
         world.dir = Some(dir);
         world.log = Some(log);
         world.turn_faults_on();
@@ -145,7 +155,10 @@ impl World {
     }
 
     fn set_lies(&mut self) {
-        self.disk.set_plan(FaultPlan { capacity_bytes: u64::MAX, ..self.plan() });
+        self.disk.set_plan(FaultPlan {
+            capacity_bytes: u64::MAX,
+            ..self.plan()
+        });
     }
 
     pub fn turn_faults_on(&mut self) {
@@ -168,7 +181,9 @@ impl World {
         self.turn_errors_off();
         let fs: Arc<dyn FileSystem> = self.disk.shared();
         let dir = LogDir::open(&fs, Path::new(DIR), &DirOptions::default()).expect("opening needs no free space");
-        let log = dir.open_log(TOPIC, 0, Uuid::from_u128(9), self.config.clone()).expect("recovery needs no free space");
+        let log = dir
+            .open_log(TOPIC, 0, Uuid::from_u128(9), self.config.clone())
+            .expect("recovery needs no free space");
         self.dir = Some(dir);
         self.log = Some(log);
         self.offline = false;

@@ -16,12 +16,12 @@ pub struct BrokerKey {
     pub documentation: &'static str,
 }
 
-const fn key(
-    name: &'static str,
-    default: &'static str,
-    documentation: &'static str,
-) -> BrokerKey {
-    BrokerKey { name, default, documentation }
+const fn key(name: &'static str, default: &'static str, documentation: &'static str) -> BrokerKey {
+    BrokerKey {
+        name,
+        default,
+        documentation,
+    }
 }
 
 /// All settings of the broker, by name.
@@ -31,7 +31,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "",
         "HOST:PORT under which clients reach this broker. Default: the address that it listens on.",
     ),
-    key("cluster.id", "", "The cluster's id. Needed only to format; default: a new one."),
+    key(
+        "cluster.id",
+        "",
+        "The cluster's id. Needed only to format; default: a new one.",
+    ),
     key("data.dir", "", "The directory that holds all data. Required."),
     key(
         "default.replication.factor",
@@ -43,7 +47,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "67108864",
         "Writes are refused while the disk has less than this many bytes free, so that retention, recovery and metadata still work. 0 to 1 TiB.",
     ),
-    key("listen.client", "0.0.0.0:9650", "HOST:PORT for gRPC clients; port 0: any free one."),
+    key(
+        "listen.client",
+        "0.0.0.0:9650",
+        "HOST:PORT for gRPC clients; port 0: any free one.",
+    ),
     key(
         "listen.http",
         "0.0.0.0:9652",
@@ -61,8 +69,8 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     ),
     key(
         "max.connections",
-        "10000",
-        "Client connections at once; further ones wait to be accepted. 1 to 1,000,000.",
+        "2000",
+        "Client connections at once; further ones wait to be accepted. Each may make the broker hold 1 MiB besides memory.in.flight.bytes. 1 to 1,000,000.",
     ),
     key(
         "memory.in.flight.bytes",
@@ -74,8 +82,16 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "33554432",
         "The same for one connection. 17 MiB to 1 TiB.",
     ),
-    key("node.id", "0", "The broker's number; in Kubernetes the pod's ordinal. 0 to 2,147,483,647."),
-    key("num.partitions", "1", "Partitions of a topic that names none. 1 to 10,000."),
+    key(
+        "node.id",
+        "0",
+        "The broker's number; in Kubernetes the pod's ordinal. 0 to 2,147,483,647.",
+    ),
+    key(
+        "num.partitions",
+        "1",
+        "Partitions of a topic that names none. 1 to 10,000.",
+    ),
     key("rack", "", "The broker's failure domain, such as a zone."),
     key(
         "shutdown.timeout.ms",

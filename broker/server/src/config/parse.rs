@@ -1,13 +1,6 @@
 //! From keys and values to a checked configuration.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    net::SocketAddr,
-    path::PathBuf,
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use millrace_engine::config::{ConfigError, check, nearest};
 use thiserror::Error;
@@ -186,23 +179,24 @@ impl Settings {
             if content.is_empty() || content.starts_with('#') {
                 continue;
             }
-            let source = Source::File { path: path.to_owned(), line };
-            let (key, value) =
-                content.split_once('=').ok_or_else(|| ConfigProblem::NotAnAssignment {
-                    source_text: source.to_string(),
-                    found: content.chars().take(80).collect(),
-                })?;
+            let source = Source::File {
+                path: path.to_owned(),
+                line,
+            };
+            let (key, value) = content.split_once('=').ok_or_else(|| ConfigProblem::NotAnAssignment {
+                source_text: source.to_string(),
+                found: content.chars().take(80).collect(),
+            })?;
             self.add(key.trim(), value.trim(), source)?;
         }
         Ok(())
     }
 
-    fn add_environment(
-        &mut self,
-        environment: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), ConfigProblem> {
+    fn add_environment(&mut self, environment: impl Iterator<Item = (String, String)>) -> Result<(), ConfigProblem> {
         for (name, value) in environment {
-            let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
+            let Some(rest) = name.strip_prefix(ENVIRONMENT_PREFIX) else {
+                continue;
+            };
             if OTHER_ENVIRONMENT.contains(&name.as_str()) {
                 continue;
             }
@@ -231,8 +225,7 @@ impl Settings {
             return Err(ConfigProblem::UnknownKey {
                 key: key.chars().take(100).collect(),
                 source_text: source.to_string(),
-                suggestion: nearest(key, BROKER_KEYS.iter().map(|known| known.name))
-                    .map(str::to_owned),
+                suggestion: nearest(key, BROKER_KEYS.iter().map(|known| known.name)).map(str::to_owned),
             });
         }
         self.0.insert(key.to_owned(), (value.to_owned(), source));
@@ -251,15 +244,13 @@ impl Settings {
         )
     }
 
-    fn parse<T: FromStr>(
-        &self,
-        key: &str,
-        expected: &str,
-        allowed: impl Fn(&T) -> bool,
-    ) -> Result<T, ConfigProblem> {
+    fn parse<T: FromStr>(&self, key: &str, expected: &str, allowed: impl Fn(&T) -> bool) -> Result<T, ConfigProblem> {
         let value = self.text(key);
-        value.parse::<T>().ok().filter(|parsed| allowed(parsed)).ok_or_else(|| {
-            ConfigProblem::InvalidValue {
+        value
+            .parse::<T>()
+            .ok()
+            .filter(|parsed| allowed(parsed))
+            .ok_or_else(|| ConfigProblem::InvalidValue {
                 key: key.to_owned(),
                 value: value.chars().take(100).collect(),
                 source_text: self
@@ -267,8 +258,7 @@ impl Settings {
                     .get(key)
                     .map_or_else(|| "default".to_owned(), |(_, source)| source.to_string()),
                 expected: expected.to_owned(),
-            }
-        })
+            })
     }
 
     fn optional(&self, key: &str) -> Option<String> {
@@ -300,30 +290,26 @@ impl Settings {
         }
         let advertised_address = self.optional("advertised.address");
         if let Some(advertised) = &advertised_address {
-            let good = advertised.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-            });
+            let good = advertised
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
             if !good {
                 self.parse::<SocketAddr>("advertised.address", "HOST:PORT", |_| false)?;
             }
         }
         let cluster_id = self.optional("cluster.id");
-        if cluster_id.as_ref().is_some_and(|id| {
-            id.len() > 64 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-        }) {
-            self.parse::<String>(
-                "cluster.id",
-                "up to 64 letters, digits, '.', '_' and '-'",
-                |_| false,
-            )?;
+        if cluster_id
+            .as_ref()
+            .is_some_and(|id| id.len() > 64 || !id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
+        {
+            self.parse::<String>("cluster.id", "up to 64 letters, digits, '.', '_' and '-'", |_| false)?;
         }
         Ok(BrokerConfig {
             advertised_address,
             cluster_id,
             data_dir: PathBuf::from(data_dir),
             default_replication_factor: usize::try_from(factor).ok(),
-            disk_reserve_bytes: self
-                .parse("disk.reserve.bytes", "0 to 1 TiB, in bytes", |n| *n <= TIB)?,
+            disk_reserve_bytes: self.parse("disk.reserve.bytes", "0 to 1 TiB, in bytes", |n| *n <= TIB)?,
             listen_client: self.parse("listen.client", address, |_| true)?,
             listen_http: self.parse("listen.http", address, |_| true)?,
             log_json: self.parse::<String>("log.format", "text or json", |format| {
@@ -332,14 +318,11 @@ impl Settings {
             log_level: self.parse("log.level", "a level or EnvFilter directives", |level: &String| {
                 level.parse::<tracing_subscriber::EnvFilter>().is_ok()
             })?,
-            max_connections: self
-                .parse("max.connections", "1 to 1,000,000", |n| (1..=1_000_000).contains(n))?,
+            max_connections: self.parse("max.connections", "1 to 1,000,000", |n| (1..=1_000_000).contains(n))?,
             memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
-            memory_bytes_per_connection: usize::try_from(memory_bytes_per_connection)
-                .unwrap_or(usize::MAX),
+            memory_bytes_per_connection: usize::try_from(memory_bytes_per_connection).unwrap_or(usize::MAX),
             node_id: self.parse("node.id", "0 to 2,147,483,647", |n| *n >= 0)?,
-            num_partitions: self
-                .parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
+            num_partitions: self.parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
             rack: self.parse("rack", "up to 255 characters", |rack: &String| rack.len() <= 255)?,
             shutdown_timeout: Duration::from_millis(
                 self.parse("shutdown.timeout.ms", "0 to 600,000", |n| *n <= 600_000)?,
@@ -351,7 +334,11 @@ impl Settings {
                     Some((key.strip_prefix(TOPIC_DEFAULT_PREFIX)?.to_owned(), value.clone()))
                 })
                 .collect(),
-            given: self.0.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect(),
+            given: self
+                .0
+                .iter()
+                .map(|(key, (value, _))| (key.clone(), value.clone()))
+                .collect(),
         })
     }
 }
@@ -373,7 +360,12 @@ mod tests {
     fn flags_win_over_the_environment_and_this_over_the_file() {
         let config = load(
             "# comment\n\ndata.dir = /a\nnode.id=1\nrack=x\ntopic.default.retention.ms=5",
-            &[("MILLRACE_NODE_ID", "2"), ("MILLRACE_RACK", "y"), ("HOME", "/"), ("MILLRACE_BOOTSTRAP", "h:1")],
+            &[
+                ("MILLRACE_NODE_ID", "2"),
+                ("MILLRACE_RACK", "y"),
+                ("HOME", "/"),
+                ("MILLRACE_BOOTSTRAP", "h:1"),
+            ],
             &[("node.id", "3")],
         )
         .unwrap();
@@ -387,10 +379,16 @@ mod tests {
         let error = load("data.dir=/a\nnod.id=1", &[], &[]).unwrap_err().to_string();
         assert!(error.contains(":2: there is no setting \"nod.id\""), "{error}");
         assert!(error.contains("did you mean \"node.id\"?"), "{error}");
-        let error = load("data.dir=/a", &[("MILLRACE_RAK", "1")], &[]).unwrap_err().to_string();
-        assert!(error.contains("environment MILLRACE_RAK") && error.contains("\"rack\""), "{error}");
-        let error =
-            load("data.dir=/a", &[], &[("topic.default.retention", "1")]).unwrap_err().to_string();
+        let error = load("data.dir=/a", &[("MILLRACE_RAK", "1")], &[])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("environment MILLRACE_RAK") && error.contains("\"rack\""),
+            "{error}"
+        );
+        let error = load("data.dir=/a", &[], &[("topic.default.retention", "1")])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("topic.default.retention"), "{error}");
     }
 
@@ -409,8 +407,14 @@ mod tests {
             let error = load("data.dir=/a", &[], &[(key, value)]).unwrap_err();
             assert!(matches!(error, ConfigProblem::InvalidValue { .. }), "{key}: {error:?}");
         }
-        assert!(matches!(load("", &[], &[]), Err(ConfigProblem::Missing { key: "data.dir", .. })));
-        assert!(matches!(load("data.dir", &[], &[]), Err(ConfigProblem::NotAnAssignment { .. })));
+        assert!(matches!(
+            load("", &[], &[]),
+            Err(ConfigProblem::Missing { key: "data.dir", .. })
+        ));
+        assert!(matches!(
+            load("data.dir", &[], &[]),
+            Err(ConfigProblem::NotAnAssignment { .. })
+        ));
     }
 
     #[test]

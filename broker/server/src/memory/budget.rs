@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::limits;
+
 /// How long a reader's answer waits for memory before it is made small: longer than others
 /// that are served well hold theirs.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -13,6 +15,7 @@ const MOMENT: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
     broker: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
     total: usize,
     per_connection: usize,
 }
@@ -22,20 +25,27 @@ pub struct MemoryBudget {
 pub struct ConnectionBudget {
     broker: Arc<Semaphore>,
     connection: Arc<Semaphore>,
+    large_answers: Arc<Semaphore>,
     per_connection: usize,
 }
 
 /// Bytes that are held; given back when dropped.
 #[derive(Debug)]
 pub struct MemoryPermit {
-    _connection: OwnedSemaphorePermit,
+    _connection: Option<OwnedSemaphorePermit>,
     _broker: OwnedSemaphorePermit,
 }
 
 impl MemoryBudget {
     /// A budget of `total` bytes, of which one connection may use `per_connection`.
     pub fn new(total: usize, per_connection: usize) -> Self {
-        Self { broker: Arc::new(Semaphore::new(total)), total, per_connection }
+        let large_answers = Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES));
+        Self {
+            broker: Arc::new(Semaphore::new(total)),
+            large_answers,
+            total,
+            per_connection,
+        }
     }
 
     /// The part of a new connection.
@@ -44,6 +54,7 @@ impl MemoryBudget {
         ConnectionBudget {
             broker: self.broker.clone(),
             connection: Arc::new(Semaphore::new(self.per_connection)),
+            large_answers: self.large_answers.clone(),
             per_connection: self.per_connection,
         }
     }
@@ -61,6 +72,21 @@ impl ConnectionBudget {
         tokio::time::timeout(MOMENT, self.acquire(bytes)).await.ok()
     }
 
+    /// Takes `bytes` of what is kept apart for answers that are large though memory is short,
+    /// if they get free in time.
+    pub async fn acquire_for_large_answer(&self, bytes: usize) -> Option<MemoryPermit> {
+        let bytes = u32::try_from(bytes.min(limits::LARGE_ANSWERS_BYTES)).ok()?;
+        let acquiring = self.large_answers.clone().acquire_many_owned(bytes);
+        let permit = tokio::time::timeout(limits::LARGE_ANSWER_WAIT, acquiring)
+            .await
+            .ok()?
+            .ok()?;
+        Some(MemoryPermit {
+            _connection: None,
+            _broker: permit,
+        })
+    }
+
     /// Waits until `bytes` are free and takes them. More than the connection's whole part
     /// counts as that part: one message always gets through.
     pub async fn acquire(&self, bytes: usize) -> MemoryPermit {
@@ -71,7 +97,10 @@ impl ConnectionBudget {
             let connection = self.connection.clone().acquire_many_owned(bytes).await;
             let broker = self.broker.clone().acquire_many_owned(bytes).await;
             if let (Ok(connection), Ok(broker)) = (connection, broker) {
-                return MemoryPermit { _connection: connection, _broker: broker };
+                return MemoryPermit {
+                    _connection: Some(connection),
+                    _broker: broker,
+                };
             }
         }
     }

@@ -102,7 +102,12 @@ where
         let answer = self.inner.call(http::Request::from_parts(parts, body));
         Box::pin(async move {
             // The request's bytes count until the whole answer is sent.
-            Ok(answer.await?.map(|inner| GrpcBody::new(HoldingBody { inner, _permits: permits })))
+            Ok(answer.await?.map(|inner| {
+                GrpcBody::new(HoldingBody {
+                    inner,
+                    _permits: permits,
+                })
+            }))
         })
     }
 }
@@ -153,22 +158,27 @@ impl Prefix {
 
 impl BudgetBody {
     fn new(inner: GrpcBody, budget: ConnectionBudget, permits: MessagePermits) -> Self {
-        Self { inner, budget, permits, prefix: Prefix::default(), held: None, acquiring: None }
+        Self {
+            inner,
+            budget,
+            permits,
+            prefix: Prefix::default(),
+            held: None,
+            acquiring: None,
+        }
     }
 
     /// Passes on `frame` if all messages that begin in it have their bytes; else keeps it.
-    fn poll_held(
-        &mut self,
-        context: &mut Context<'_>,
-        mut scanned: usize,
-    ) -> Poll<Option<Result<Bytes, Status>>> {
+    fn poll_held(&mut self, context: &mut Context<'_>, mut scanned: usize) -> Poll<Option<Result<Bytes, Status>>> {
         loop {
             if let Some(acquiring) = &mut self.acquiring {
                 let permit = ready!(acquiring.as_mut().poll(context));
                 self.acquiring = None;
                 self.permits.push(permit);
             }
-            let Some(frame) = &self.held else { return Poll::Ready(None) };
+            let Some(frame) = &self.held else {
+                return Poll::Ready(None);
+            };
             let unread = frame.get(scanned..).unwrap_or_default();
             if unread.is_empty() {
                 return Poll::Ready(self.held.take().map(Ok));
@@ -218,10 +228,7 @@ impl Body for BudgetBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             if self.acquiring.is_some() || self.held.as_ref().is_some_and(|held| !held.is_empty()) {
                 match ready!(self.poll_held(context, 0)) {
@@ -253,10 +260,7 @@ impl Body for HoldingBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         Pin::new(&mut self.inner).poll_frame(context)
     }
 
@@ -286,7 +290,9 @@ mod tests {
     }
 
     fn body(frames: Vec<Vec<u8>>) -> GrpcBody {
-        let frames = frames.into_iter().map(|frame| Ok::<_, Status>(Frame::data(Bytes::from(frame))));
+        let frames = frames
+            .into_iter()
+            .map(|frame| Ok::<_, Status>(Frame::data(Bytes::from(frame))));
         GrpcBody::new(StreamBody::new(futures::stream::iter(frames)))
     }
 

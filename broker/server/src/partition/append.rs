@@ -56,8 +56,11 @@ impl Partition {
     /// # Errors
     /// Refused, so nothing was written; or the disk failed, and the outcome is unknown.
     pub fn append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
-        self.try_append(batch, request)
-            .map_err(|error| error.or_outcome(WriteOutcome::NotWritten).with("partition", self.number))
+        self.try_append(batch, request).map_err(|error| {
+            error
+                .or_outcome(WriteOutcome::NotWritten)
+                .with("partition", self.number)
+        })
     }
 
     fn try_append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
@@ -86,22 +89,31 @@ impl Partition {
         // between, the log refuses the old one.
         let appended = self.log.append_as_leader(&batch, leader_epoch, now_ms(), &options);
         let (base_offset, last_offset, time, duplicate) = match appended {
-            Ok(LogAppended::New { base_offset, last_offset, append_time_ms }) => {
-                (base_offset, last_offset, Some(append_time_ms).filter(|ms| *ms >= 0), false)
-            }
-            Ok(LogAppended::Duplicate { base_offset, last_offset, timestamp }) => {
-                (base_offset, last_offset, Some(timestamp), true)
-            }
-            Err(AppendError::DuplicateSequence { last_sequence, .. })
-                if request.sequence_rule == SequenceRule::Increasing =>
-            {
-                let (base_offset, last_offset) = self.find_stored(&batch, last_sequence)?;
+            Ok(LogAppended::New {
+                base_offset,
+                last_offset,
+                append_time_ms,
+            }) => (
+                base_offset,
+                last_offset,
+                Some(append_time_ms).filter(|ms| *ms >= 0),
+                false,
+            ),
+            Ok(LogAppended::Duplicate {
+                base_offset,
+                last_offset,
+                timestamp,
+            }) => (base_offset, last_offset, Some(timestamp), true),
+            Err(error @ AppendError::DuplicateSequence { .. }) => {
+                let (base_offset, last_offset) = self.find_stored(&batch, request.sequence_rule, error)?;
                 (base_offset, last_offset, None, true)
             }
             Err(error) => return Err(errors::append(error)),
         };
         if !duplicate {
-            let label = TopicLabel { topic: self.topic.clone() };
+            let label = TopicLabel {
+                topic: self.topic.clone(),
+            };
             self.metrics.appended_bytes.get_or_create(&label).inc_by(size);
             self.metrics.appended_batches.get_or_create(&label).inc();
         }
@@ -135,13 +147,18 @@ impl Partition {
     /// Larger than the topic allows.
     pub fn check_size(&self, size_bytes: usize) -> Result<(), ApiError> {
         let limit = self.config.read().max_message_bytes;
-        if size_bytes <= limit as usize { Ok(()) } else { Err(errors::too_large(size_bytes, limit)) }
+        if size_bytes <= limit as usize {
+            Ok(())
+        } else {
+            Err(errors::too_large(size_bytes, limit))
+        }
     }
 
-    /// Finds a repeated batch of a publish stream that the log does not remember.
+    /// Finds a repeated batch that is older than those that the log remembers of its producer.
     ///
-    /// That later ones are stored is no proof that this one is: it may have been refused.
-    fn find_stored(&self, batch: &Bytes, last_sequence: i32) -> Result<(i64, i64), ApiError> {
+    /// Where sequences may leave gaps, that later ones are stored is no proof that this one
+    /// is: it may have been refused.
+    fn find_stored(&self, batch: &Bytes, rule: SequenceRule, duplicate: AppendError) -> Result<(i64, i64), ApiError> {
         let header = BatchHeader::decode(batch).map_err(|error| errors::corrupt(&error))?;
         let found = self
             .log
@@ -154,9 +171,10 @@ impl Partition {
             .map_err(|error| self.read_error(error))?;
         match found {
             Some(found) => Ok((found.base_offset, found.last_offset)),
+            None if rule == SequenceRule::Contiguous => Err(errors::append(duplicate)),
             None => Err(ApiError::new(
                 ErrorReason::OutOfOrderSequence,
-                format!("This request is not found among the stored ones although {last_sequence} is: it was refused, or stored too long ago to tell."),
+                "This request is not found among the stored ones although a later one is: it was refused, or stored too long ago to tell.",
             )
             .outcome(WriteOutcome::Unknown)),
         }
@@ -182,7 +200,10 @@ fn check_records(batch: &Bytes) -> Result<(), ApiError> {
             record.map_err(corrupt)?;
         }
     } else if usize::try_from(header.record_count).is_ok_and(|count| count > MAX_COMPRESSED_RECORDS) {
-        let problem = format!("it claims {} records, more than {MAX_COMPRESSED_RECORDS}", header.record_count);
+        let problem = format!(
+            "it claims {} records, more than {MAX_COMPRESSED_RECORDS}",
+            header.record_count
+        );
         return Err(errors::corrupt(&problem));
     }
     Ok(())
@@ -197,24 +218,37 @@ fn recompress(batch: Bytes, codec: Codec) -> Result<Bytes, ApiError> {
         return Ok(batch);
     }
     parsed.verify_crc().map_err(corrupt)?;
-    let limits = DecodeLimits { max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES, ..DecodeLimits::DEFAULT };
+    let limits = DecodeLimits {
+        max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
+        ..DecodeLimits::DEFAULT
+    };
     let mut builder = BatchBuilder::new(codec);
     for record in parsed.records(&limits).map_err(corrupt)? {
         let record = record.map_err(corrupt)?;
         let headers: Vec<millrace_proto::batch::Header<'_>> = record
             .headers
             .iter()
-            .map(|header| millrace_proto::batch::Header { key: &header.key, value: header.value.as_deref() })
+            .map(|header| millrace_proto::batch::Header {
+                key: &header.key,
+                value: header.value.as_deref(),
+            })
             .collect();
         builder
-            .append(record.timestamp, record.key.as_deref(), record.value.as_deref(), &headers)
+            .append(
+                record.timestamp,
+                record.key.as_deref(),
+                record.value.as_deref(),
+                &headers,
+            )
             .map_err(|error| ApiError::internal("re-encoding a batch", &error))?;
     }
     if header.has_producer() {
         builder.set_producer(header.producer_id, header.producer_epoch, header.base_sequence);
     }
     builder.set_transactional(header.is_transactional());
-    builder.build().map_err(|error| ApiError::internal("re-encoding a batch", &error))
+    builder
+        .build()
+        .map_err(|error| ApiError::internal("re-encoding a batch", &error))
 }
 
 #[cfg(test)]
@@ -232,7 +266,10 @@ mod tests {
         let small = recompress(plain.clone(), Codec::Zstd).unwrap();
         assert!(small.len() < plain.len() / 2);
         let header = BatchHeader::decode(&small).unwrap();
-        assert_eq!((header.producer_id, header.producer_epoch, header.base_sequence), (5, 1, 9));
+        assert_eq!(
+            (header.producer_id, header.producer_epoch, header.base_sequence),
+            (5, 1, 9)
+        );
         assert_eq!(header.record_count, 100);
         let again = recompress(small.clone(), Codec::Zstd).unwrap();
         assert_eq!(again, small, "a batch in the right codec stays as it is");
@@ -242,6 +279,11 @@ mod tests {
 
     #[test]
     fn damage_is_the_senders_fault() {
-        assert_eq!(recompress(Bytes::from_static(b"abc"), Codec::Zstd).unwrap_err().reason(), ErrorReason::CorruptBatch);
+        assert_eq!(
+            recompress(Bytes::from_static(b"abc"), Codec::Zstd)
+                .unwrap_err()
+                .reason(),
+            ErrorReason::CorruptBatch
+        );
     }
 }

@@ -73,7 +73,10 @@ impl Waiters {
         let (sender, receiver) = oneshot::channel();
         let mut waiters = self.0.lock();
         // Nearly always at the back: only repeated batches wait for older offsets.
-        let at = waiters.iter().rposition(|waiter| waiter.end <= end).map_or(0, |at| at + 1);
+        let at = waiters
+            .iter()
+            .rposition(|waiter| waiter.end <= end)
+            .map_or(0, |at| at + 1);
         waiters.insert(at, Waiter { end, sender });
         Committed(Mutex::new(State::Waiting(receiver)))
     }

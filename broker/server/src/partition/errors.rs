@@ -28,7 +28,10 @@ pub fn too_large(size_bytes: usize, limit: u32) -> ApiError {
 pub fn offline(offline: &Offline) -> ApiError {
     ApiError::new(
         ErrorReason::StorageFailed,
-        format!("The broker's disk failed ({}): replace it and restart the broker.", offline.reason),
+        format!(
+            "The broker's disk failed ({}): replace it and restart the broker.",
+            offline.reason
+        ),
     )
 }
 

@@ -46,7 +46,9 @@ pub async fn run_interval_flush(broker: Arc<Broker>) {
                 continue;
             }
             let key = (partition.topic.clone(), partition.number);
-            let due = last.get(&key).is_none_or(|at| now.saturating_sub(*at) >= config.flush_ms || now < *at);
+            let due = last
+                .get(&key)
+                .is_none_or(|at| now.saturating_sub(*at) >= config.flush_ms || now < *at);
             if due {
                 last.insert(key, now);
                 partition.queue_flush();

@@ -131,9 +131,10 @@ impl Partition {
         if let Some(offline) = self.log.offline() {
             return Some(offline.to_string());
         }
-        self.log.damage().first().map(|range| {
-            format!("offsets {} to {} are damaged and not served", range.from, range.to)
-        })
+        self.log
+            .damage()
+            .first()
+            .map(|range| format!("offsets {} to {} are damaged and not served", range.from, range.to))
     }
 
     /// Checks a caller's leader epoch.
@@ -167,13 +168,7 @@ impl Partition {
     ///
     /// # Errors
     /// Damage, or a failed disk.
-    pub fn read(
-        &self,
-        offset: i64,
-        max_bytes: usize,
-        at_least_one: bool,
-        up_to: i64,
-    ) -> Result<Bytes, ApiError> {
+    pub fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool, up_to: i64) -> Result<Bytes, ApiError> {
         match self.log.read(offset, max_bytes, at_least_one, up_to) {
             Ok(data) => Ok(data.bytes),
             Err(error) => Err(self.read_error(error)),
@@ -184,11 +179,7 @@ impl Partition {
     ///
     /// # Errors
     /// Damage, or a failed disk.
-    pub fn offset_for_time(
-        &self,
-        time_ms: i64,
-        up_to: i64,
-    ) -> Result<Option<(i64, i64, i32)>, ApiError> {
+    pub fn offset_for_time(&self, time_ms: i64, up_to: i64) -> Result<Option<(i64, i64, i32)>, ApiError> {
         self.log
             .offset_for_timestamp(time_ms, up_to)
             .map(|found| found.map(|found| (found.offset, found.timestamp, found.leader_epoch)))
@@ -207,7 +198,9 @@ impl Partition {
     /// # Errors
     /// A failed disk.
     pub fn delete_before(&self, offset: i64) -> Result<i64, ApiError> {
-        self.log.advance_log_start(offset).map_err(|error| self.change_error(error))?;
+        self.log
+            .advance_log_start(offset)
+            .map_err(|error| self.change_error(error))?;
         self.wake_readers();
         Ok(self.log.log_start_offset())
     }
@@ -216,7 +209,11 @@ impl Partition {
     #[must_use]
     pub fn likely_cached(&self, offset: i64) -> bool {
         let behind = self.log.log_end_offset().saturating_sub(offset);
-        let records = self.log.log_end_offset().saturating_sub(self.log.log_start_offset()).max(1);
+        let records = self
+            .log
+            .log_end_offset()
+            .saturating_sub(self.log.log_start_offset())
+            .max(1);
         let size = self.log.size_bytes();
         // By the log's mean size of a record; exact enough to choose a thread by.
         let per_record = size / records.unsigned_abs() + 1;
@@ -230,7 +227,11 @@ impl Partition {
         if readable <= 0 {
             return 0;
         }
-        let records = self.log.log_end_offset().saturating_sub(self.log.log_start_offset()).max(1);
+        let records = self
+            .log
+            .log_end_offset()
+            .saturating_sub(self.log.log_start_offset())
+            .max(1);
         let per_record = self.log.size_bytes() / records.unsigned_abs() + 1;
         let bytes = readable.unsigned_abs().saturating_mul(per_record).saturating_mul(2);
         usize::try_from(bytes).unwrap_or(max).min(max)
@@ -305,7 +306,9 @@ impl Partition {
     /// Takes over new settings.
     fn update_config(&self, config: Arc<TopicConfig>, replicas: usize) {
         self.log.update_config(registry::log_config(&config));
-        self.leader.lock().set_required(registry::required_in_sync(&config, replicas));
+        self.leader
+            .lock()
+            .set_required(registry::required_in_sync(&config, replicas));
         *self.config.write() = config;
         self.advance();
     }

@@ -9,11 +9,7 @@ use std::{
     thread,
 };
 
-use millrace_engine::{
-    BrokerId, Cluster, Topic, TopicConfig,
-    config::TimestampKind,
-    partition::Leader,
-};
+use millrace_engine::{BrokerId, Cluster, Topic, TopicConfig, config::TimestampKind, partition::Leader};
 use millrace_log::{Log, LogConfig, LogDir, OpenLogError, PartitionState};
 use millrace_proto::{batch::TimestampType, v1::ErrorReason};
 use parking_lot::{Mutex, RwLock};
@@ -106,11 +102,16 @@ impl Partitions {
             return Ok(partition.clone());
         }
         let count = hosted.topic.partitions.len();
-        let known = usize::try_from(number).ok().and_then(|at| hosted.topic.partitions.get(at));
+        let known = usize::try_from(number)
+            .ok()
+            .and_then(|at| hosted.topic.partitions.get(at));
         Err(match known {
             None => ApiError::new(
                 ErrorReason::UnknownPartition,
-                format!("Topic {topic:?} has partitions 0 to {}; {number} is none of them.", count.saturating_sub(1)),
+                format!(
+                    "Topic {topic:?} has partitions 0 to {}; {number} is none of them.",
+                    count.saturating_sub(1)
+                ),
             )
             .with("partitions", count),
             Some(partition) => match partition.leader {
@@ -132,13 +133,19 @@ impl Partitions {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Partition>> {
         let topics = self.topics.read();
-        topics.values().flat_map(|hosted| hosted.partitions.values().cloned()).collect()
+        topics
+            .values()
+            .flat_map(|hosted| hosted.partitions.values().cloned())
+            .collect()
     }
 
     /// How many partitions are open, and how many shall be.
     #[must_use]
     pub fn progress(&self) -> (usize, usize) {
-        (self.opening.0.load(Ordering::Relaxed), self.opening.1.load(Ordering::Relaxed))
+        (
+            self.opening.0.load(Ordering::Relaxed),
+            self.opening.1.load(Ordering::Relaxed),
+        )
     }
 
     /// Makes the partitions what the metadata says: opens, creates, leads anew, changes
@@ -164,12 +171,18 @@ impl Partitions {
                 .and_then(|hosted| hosted.partitions.get(&i32::try_from(number).ok()?).cloned());
             match present {
                 Some(partition) => self.update(&partition, topic, number, config),
-                None => openings.push(Opening { topic: topic.clone(), number, config }),
+                None => openings.push(Opening {
+                    topic: topic.clone(),
+                    number,
+                    config,
+                }),
             }
         }
         self.keep_topics(cluster);
         self.open_all(&openings);
-        self.metrics.partitions.set(i64::try_from(self.all().len()).unwrap_or(i64::MAX));
+        self.metrics
+            .partitions
+            .set(i64::try_from(self.all().len()).unwrap_or(i64::MAX));
     }
 
     /// Topics are known even where none of their partitions can be opened here.
@@ -179,7 +192,10 @@ impl Partitions {
             topics
                 .entry(name.clone())
                 .and_modify(|hosted| hosted.topic = topic.clone())
-                .or_insert_with(|| Hosted { topic: topic.clone(), partitions: BTreeMap::new() });
+                .or_insert_with(|| Hosted {
+                    topic: topic.clone(),
+                    partitions: BTreeMap::new(),
+                });
         }
     }
 
@@ -192,7 +208,10 @@ impl Partitions {
             let names: Vec<String> = topics
                 .iter()
                 .filter(|(name, hosted)| {
-                    cluster.topics.get(*name).is_none_or(|topic| topic.id != hosted.topic.id)
+                    cluster
+                        .topics
+                        .get(*name)
+                        .is_none_or(|topic| topic.id != hosted.topic.id)
                 })
                 .map(|(name, _)| name.clone())
                 .collect();
@@ -211,7 +230,9 @@ impl Partitions {
     }
 
     fn update(&self, partition: &Arc<Partition>, topic: &Topic, number: u32, config: Arc<TopicConfig>) {
-        let Some(record) = topic.partitions.get(number as usize) else { return };
+        let Some(record) = topic.partitions.get(number as usize) else {
+            return;
+        };
         if *partition.config() != *config {
             partition.update_config(config.clone(), record.replicas.len());
         }
@@ -264,10 +285,11 @@ impl Partitions {
         let Opening { topic, number, config } = opening;
         let number_on_disk = i32::try_from(*number).unwrap_or(i32::MAX);
         let log_config = log_config(config);
-        let log = match self.dir.open_log(&topic.name, number_on_disk, topic.id, log_config.clone()) {
-            Err(OpenLogError::NotFound(_)) => {
-                self.dir.create_log(&topic.name, number_on_disk, topic.id, log_config)?
-            }
+        let log = match self
+            .dir
+            .open_log(&topic.name, number_on_disk, topic.id, log_config.clone())
+        {
+            Err(OpenLogError::NotFound(_)) => self.dir.create_log(&topic.name, number_on_disk, topic.id, log_config)?,
             opened => opened?,
         };
         self.report(topic, *number, &log);
@@ -303,11 +325,15 @@ impl Partitions {
         high_watermark: i64,
     ) -> Result<Leader, OpenLogError> {
         let record = topic.partitions.get(number as usize);
-        let (epoch, isr, replicas) =
-            record.map_or((0, Vec::new(), 1), |r| (r.leader_epoch, r.isr.clone(), r.replicas.len()));
+        let (epoch, isr, replicas) = record.map_or((0, Vec::new(), 1), |r| {
+            (r.leader_epoch, r.isr.clone(), r.replicas.len())
+        });
         // Noted even before there is data of it (KAFKA-7415).
         if let Err(error) = log.assign_epoch(epoch) {
-            return Err(OpenLogError::Damaged { path: log.path().to_owned(), reason: error.to_string() });
+            return Err(OpenLogError::Damaged {
+                path: log.path().to_owned(),
+                reason: error.to_string(),
+            });
         }
         Ok(Leader::new(
             self.node_id,
@@ -321,7 +347,9 @@ impl Partitions {
 
     fn report(&self, topic: &Topic, number: u32, log: &Log) {
         let report = log.recovery_report();
-        self.metrics.recovered_bytes.inc_by(i64::try_from(report.scanned_bytes).unwrap_or(i64::MAX));
+        self.metrics
+            .recovered_bytes
+            .inc_by(i64::try_from(report.scanned_bytes).unwrap_or(i64::MAX));
         if report.truncated_bytes > 0 {
             tracing::warn!(
                 topic = topic.name,
@@ -331,7 +359,12 @@ impl Partitions {
             );
         }
         for damage in &report.damage {
-            tracing::error!(topic = topic.name, partition = number, ?damage, "stored data is damaged; it is kept and not served");
+            tracing::error!(
+                topic = topic.name,
+                partition = number,
+                ?damage,
+                "stored data is damaged; it is kept and not served"
+            );
         }
     }
 
@@ -345,8 +378,13 @@ impl Partitions {
             }
         };
         for found in found {
-            let (Some(name), PartitionState::Present { topic_id }) = (found.name, found.state) else { continue };
-            let known = cluster.topics.get(name.topic.as_str()).is_some_and(|topic| topic.id == topic_id);
+            let (Some(name), PartitionState::Present { topic_id }) = (found.name, found.state) else {
+                continue;
+            };
+            let known = cluster
+                .topics
+                .get(name.topic.as_str())
+                .is_some_and(|topic| topic.id == topic_id);
             if known || name.topic == METADATA_TOPIC {
                 continue;
             }

@@ -316,6 +316,7 @@ fn open_partition(options: &QuorumOptions) -> Result<Log, QuorumError> {
         retention_ms: None,
         retention_bytes: None,
         max_message_bytes: MAX_ENTRY_BYTES as u32,
+        uses_reserve: true,
         ..LogConfig::default()
     };
     let dir = &options.log_dir;

@@ -85,16 +85,15 @@ pub fn record_headers(message: &v1::Message) -> Vec<Header<'_>> {
     message
         .headers
         .iter()
-        .map(|header| Header { key: header.name.as_bytes(), value: header.value.as_deref() })
+        .map(|header| Header {
+            key: header.name.as_bytes(),
+            value: header.value.as_deref(),
+        })
         .collect()
 }
 
 /// A stored record as a message.
-pub fn received(
-    topic: &str,
-    partition: i32,
-    record: OwnedRecord,
-) -> v1::ReceivedMessage {
+pub fn received(topic: &str, partition: i32, record: OwnedRecord) -> v1::ReceivedMessage {
     let timestamp = ms_to_timestamp(record.timestamp);
     v1::ReceivedMessage {
         topic: topic.to_owned(),
@@ -107,7 +106,10 @@ pub fn received(
             headers: record
                 .headers
                 .into_iter()
-                .map(|header| v1::Header { name: header_name(&header.key), value: header.value })
+                .map(|header| v1::Header {
+                    name: header_name(&header.key),
+                    value: header.value,
+                })
                 .collect(),
             timestamp,
         }),
@@ -125,8 +127,8 @@ fn header_name(name: &Bytes) -> String {
 /// A number that is no compression.
 pub fn codec(requested: i32, topic: TopicCompression) -> Result<Codec, ApiError> {
     use v1::Compression as C;
-    let requested = C::try_from(requested)
-        .map_err(|_| ApiError::field("compression", "is not one of the enum's values"))?;
+    let requested =
+        C::try_from(requested).map_err(|_| ApiError::field("compression", "is not one of the enum's values"))?;
     Ok(match requested {
         C::Unspecified => topic_codec(topic).unwrap_or(Codec::None),
         C::None => Codec::None,
@@ -216,7 +218,10 @@ mod tests {
         assert!(check(60, 1).is_err());
         assert!(check(-1, 0).is_err());
         assert!(check(i64::MAX, i32::MAX).is_err());
-        assert_eq!(duration("t", None, D::from_secs(1), D::from_secs(2)), Ok(D::from_secs(1)));
+        assert_eq!(
+            duration("t", None, D::from_secs(1), D::from_secs(2)),
+            Ok(D::from_secs(1))
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
-use millrace_proto::v1;
+use millrace_proto::v1::{self, ErrorReason};
 use tokio::{sync::Notify, time::Instant};
 use tonic::{Status, Streaming};
 
@@ -46,7 +46,11 @@ impl FetchSession {
     /// A session of a connection.
     #[must_use]
     pub fn new(broker: Arc<Broker>, budget: Option<ConnectionBudget>) -> Self {
-        Self { broker, budget, told: std::collections::HashMap::new() }
+        Self {
+            broker,
+            budget,
+            told: std::collections::HashMap::new(),
+        }
     }
 
     /// Answers the stream's requests in their order.
@@ -89,8 +93,15 @@ impl FetchSession {
                 None => None,
             };
             let short = self.budget.is_some() && permit.is_none();
-            let most = if short { limits::SMALL_ANSWER_BYTES } else { fetch.max_bytes };
+            let most = if short {
+                limits::SMALL_ANSWER_BYTES
+            } else {
+                fetch.max_bytes
+            };
             let (response, bytes, immediate) = self.read_all(&fetch, most, &waiter).await;
+            if short && bytes > limits::SMALL_ANSWER_BYTES {
+                return self.hold_large(response, bytes).await;
+            }
             if short && bytes > 0 {
                 return Ok(response);
             }
@@ -100,9 +111,26 @@ impl FetchSession {
             drop(permit);
             let waited = tokio::time::timeout_at(deadline, waiter.notified()).await;
             if waited.is_err() {
-                let (response, _, _) = self.read_all(&fetch, limits::SMALL_ANSWER_BYTES, &Arc::new(Notify::new())).await;
+                let (response, _, _) = self
+                    .read_all(&fetch, limits::SMALL_ANSWER_BYTES, &Arc::new(Notify::new()))
+                    .await;
                 return Ok(response);
             }
+        }
+    }
+
+    /// An answer of one large batch though memory is short.
+    async fn hold_large(&self, response: v1::FetchResponse, bytes: usize) -> Result<v1::FetchResponse, Status> {
+        let Some(budget) = &self.budget else {
+            return Ok(response);
+        };
+        match budget.acquire_for_large_answer(bytes).await {
+            Some(permit) => Ok(hold(response, Some(permit))),
+            None => Err(ApiError::new(
+                ErrorReason::Overloaded,
+                "The broker's memory is used up by readers that do not take their answers: try again later.",
+            )
+            .into()),
         }
     }
 
@@ -110,8 +138,10 @@ impl FetchSession {
     fn expected_bytes(&self, fetch: &Fetch) -> usize {
         let mut expected = 0;
         for part in &fetch.partitions {
-            if let Ok(partition) =
-                self.broker.partitions.find_checked(&part.topic, &part.topic_id, part.partition)
+            if let Ok(partition) = self
+                .broker
+                .partitions
+                .find_checked(&part.topic, &part.topic_id, part.partition)
             {
                 expected += partition.readable_bytes_hint(part.fetch_offset, fetch.max_bytes);
             }
@@ -124,12 +154,7 @@ impl FetchSession {
 
     /// Reads what is there. Answers with the response, its bytes, and whether it must be
     /// sent at once (an error, or a changed watermark to tell).
-    async fn read_all(
-        &mut self,
-        fetch: &Fetch,
-        most: usize,
-        waiter: &Arc<Notify>,
-    ) -> (v1::FetchResponse, usize, bool) {
+    async fn read_all(&mut self, fetch: &Fetch, most: usize, waiter: &Arc<Notify>) -> (v1::FetchResponse, usize, bool) {
         let mut response = v1::FetchResponse {
             correlation_id: fetch.correlation_id,
             partitions: Vec::with_capacity(fetch.partitions.len().min(64)),
@@ -140,8 +165,7 @@ impl FetchSession {
             let (answer, changed) = self.read_one(part, room, total == 0, waiter).await;
             total += answer.records.len();
             immediate |= answer.error.is_some() || answer.diverging.is_some() || changed;
-            let tells =
-                !answer.records.is_empty() || answer.error.is_some() || answer.diverging.is_some();
+            let tells = !answer.records.is_empty() || answer.error.is_some() || answer.diverging.is_some();
             if tells || changed {
                 response.partitions.push(answer);
             }
@@ -164,8 +188,10 @@ impl FetchSession {
         let read = self.try_read(part, room, first, waiter).await;
         match read {
             Ok((offsets, records, diverging)) => {
-                let told =
-                    Told { high_watermark: offsets.high_watermark, log_start: offsets.log_start };
+                let told = Told {
+                    high_watermark: offsets.high_watermark,
+                    log_start: offsets.log_start,
+                };
                 let key = (part.topic.clone(), part.partition);
                 let changed = self.told.insert(key, told) != Some(told);
                 let answer = v1::FetchedPartition {
@@ -181,7 +207,13 @@ impl FetchSession {
             }
             Err(error) => {
                 self.broker.metrics.count_error(&error);
-                (v1::FetchedPartition { error: Some(error.to_message()), ..empty }, true)
+                (
+                    v1::FetchedPartition {
+                        error: Some(error.to_message()),
+                        ..empty
+                    },
+                    true,
+                )
             }
         }
     }
@@ -196,8 +228,10 @@ impl FetchSession {
         if part.fetch_offset < 0 {
             return Err(ApiError::field("fetch_offset", "must be 0 or more"));
         }
-        let partition =
-            self.broker.partitions.find_checked(&part.topic, &part.topic_id, part.partition)?;
+        let partition = self
+            .broker
+            .partitions
+            .find_checked(&part.topic, &part.topic_id, part.partition)?;
         // Registered before it is looked at, so that nothing that comes in between is missed.
         partition.notify_on_data(waiter);
         let bound = partition.check_fetch(part.fetch_offset, part.current_leader_epoch)?;
@@ -210,8 +244,7 @@ impl FetchSession {
         };
         let records = match bound {
             FetchBound::UpTo(up_to) if first || limit > 0 => {
-                read_records(&self.broker, &partition, part.fetch_offset, limit, first, up_to)
-                    .await?
+                read_records(&self.broker, &partition, part.fetch_offset, limit, first, up_to).await?
             }
             _ => Bytes::new(),
         };
@@ -247,14 +280,13 @@ pub async fn read_records(
 fn diverging(partition: &Partition, part: &v1::FetchPartition) -> Option<v1::EpochEndOffset> {
     let last_fetched = part.last_fetched_epoch?;
     let (leader_epoch, end_offset) = partition.end_of_epoch(last_fetched)?;
-    (leader_epoch < last_fetched || end_offset < part.fetch_offset)
-        .then_some(v1::EpochEndOffset { leader_epoch, end_offset })
+    (leader_epoch < last_fetched || end_offset < part.fetch_offset).then_some(v1::EpochEndOffset {
+        leader_epoch,
+        end_offset,
+    })
 }
 
-fn hold(
-    mut response: v1::FetchResponse,
-    permit: Option<crate::memory::MemoryPermit>,
-) -> v1::FetchResponse {
+fn hold(mut response: v1::FetchResponse, permit: Option<crate::memory::MemoryPermit>) -> v1::FetchResponse {
     // One permit for the whole answer: it goes with the largest part, which is the last
     // to be sent in all but odd cases.
     if let Some(permit) = permit
@@ -276,13 +308,24 @@ fn check(request: v1::FetchRequest) -> Result<Fetch, ApiError> {
     let bounded = |field: &str, value: i32, default: i32| match value {
         0 => Ok(default),
         value if (1..=limits::MAX_FETCH_BYTES).contains(&value) => Ok(value),
-        _ => Err(ApiError::field(field, format!("must be 0 to {}", limits::MAX_FETCH_BYTES))),
+        _ => Err(ApiError::field(
+            field,
+            format!("must be 0 to {}", limits::MAX_FETCH_BYTES),
+        )),
     };
     let min_bytes = bounded("min_bytes", request.min_bytes, 1)?;
     let max_bytes = bounded("max_bytes", request.max_bytes, limits::DEFAULT_FETCH_BYTES)?;
-    check_partitions(request.partitions.iter().map(|part| (part.topic.as_str(), part.partition)))?;
+    check_partitions(
+        request
+            .partitions
+            .iter()
+            .map(|part| (part.topic.as_str(), part.partition)),
+    )?;
     if let Some(at) = request.partitions.iter().position(|part| part.max_bytes < 0) {
-        return Err(ApiError::field(format!("partitions[{at}].max_bytes"), "must be 0 or more"));
+        return Err(ApiError::field(
+            format!("partitions[{at}].max_bytes"),
+            "must be 0 or more",
+        ));
     }
     Ok(Fetch {
         correlation_id: request.correlation_id,

@@ -30,10 +30,7 @@ impl Log for LogService {
     type ProduceStream = ReceiverStream<Result<v1::ProduceResponse, Status>>;
     type FetchStream = ReceiverStream<Result<v1::FetchResponse, Status>>;
 
-    async fn metadata(
-        &self,
-        request: Request<v1::MetadataRequest>,
-    ) -> Result<Response<Self::MetadataStream>, Status> {
+    async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Result<Response<Self::MetadataStream>, Status> {
         let request = request.into_inner();
         if request.topics.len() > limits::MAX_PARTITIONS_PER_REQUEST {
             let problem = format!("has more than {} names", limits::MAX_PARTITIONS_PER_REQUEST);
@@ -47,7 +44,10 @@ impl Log for LogService {
         _request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
         let producer_id = self.0.next_producer_id().await?;
-        Ok(Response::new(v1::InitProducerResponse { producer_id, producer_epoch: 0 }))
+        Ok(Response::new(v1::InitProducerResponse {
+            producer_id,
+            producer_epoch: 0,
+        }))
     }
 
     async fn produce(
@@ -57,7 +57,8 @@ impl Log for LogService {
         let permits = permits(&request);
         let (answers, stream) = mpsc::channel(limits::MAX_PRODUCE_IN_FLIGHT);
         let broker = self.0.clone();
-        self.0.spawn(produce::serve(broker, permits, request.into_inner(), answers));
+        self.0
+            .spawn(produce::serve(broker, permits, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
@@ -82,7 +83,10 @@ impl Log for LogService {
         for part in request.partitions {
             let answer = list_offset(&self.0, &part).await.unwrap_or_else(|error| {
                 self.0.metrics.count_error(&error);
-                v1::ListedOffset { error: Some(error.to_message()), ..Default::default() }
+                v1::ListedOffset {
+                    error: Some(error.to_message()),
+                    ..Default::default()
+                }
             });
             partitions.push(v1::ListedOffset {
                 topic: part.topic,
@@ -110,7 +114,12 @@ impl Log for LogService {
                         (None, Some(error.to_message()))
                     }
                 };
-                v1::LeaderEpochEnd { topic: part.topic, partition: part.partition, error, end }
+                v1::LeaderEpochEnd {
+                    topic: part.topic,
+                    partition: part.partition,
+                    error,
+                    end,
+                }
             })
             .collect();
         Ok(Response::new(v1::OffsetForLeaderEpochResponse { partitions }))
@@ -119,7 +128,11 @@ impl Log for LogService {
 
 /// The permits of a streaming request's messages.
 pub fn permits<T>(request: &Request<T>) -> MessagePermits {
-    request.extensions().get::<MessagePermits>().cloned().unwrap_or_default()
+    request
+        .extensions()
+        .get::<MessagePermits>()
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// The memory budget of a request's connection.
@@ -127,10 +140,7 @@ pub fn budget<T>(request: &Request<T>) -> Option<ConnectionBudget> {
     request.extensions().get::<ConnectionBudget>().cloned()
 }
 
-async fn list_offset(
-    broker: &Broker,
-    part: &v1::ListOffsetsPartition,
-) -> Result<v1::ListedOffset, ApiError> {
+async fn list_offset(broker: &Broker, part: &v1::ListOffsetsPartition) -> Result<v1::ListedOffset, ApiError> {
     let partition = broker.partitions.find(&part.topic, part.partition)?;
     partition.check_epoch(part.current_leader_epoch)?;
     let at = part
@@ -152,10 +162,7 @@ async fn list_offset(
 ///
 /// # Errors
 /// An offset that is outside the log; or the end is not known yet.
-pub async fn resolve(
-    partition: &Arc<Partition>,
-    at: &At,
-) -> Result<(i64, Option<i64>, i32), ApiError> {
+pub async fn resolve(partition: &Arc<Partition>, at: &At) -> Result<(i64, Option<i64>, i32), ApiError> {
     let offsets = partition.offsets();
     match at {
         At::Offset(offset) => {
@@ -180,11 +187,9 @@ pub async fn resolve(
             let ms = convert::timestamp_to_ms("time", time)?;
             partition.check_offset_query(OffsetQuery::EndOrTime)?;
             let partition = partition.clone();
-            let found = tokio::task::spawn_blocking(move || {
-                partition.offset_for_time(ms, offsets.last_stable)
-            })
-            .await
-            .map_err(|error| ApiError::internal("looking for a time", &error))??;
+            let found = tokio::task::spawn_blocking(move || partition.offset_for_time(ms, offsets.last_stable))
+                .await
+                .map_err(|error| ApiError::internal("looking for a time", &error))??;
             Ok(match found {
                 Some((offset, time, epoch)) => (offset, Some(time), epoch),
                 None => (offsets.last_stable, None, offsets.leader_epoch),
@@ -193,12 +198,12 @@ pub async fn resolve(
     }
 }
 
-fn end_of_epoch(
-    broker: &Broker,
-    part: &v1::OffsetForLeaderEpochPartition,
-) -> Result<v1::EpochEndOffset, ApiError> {
+fn end_of_epoch(broker: &Broker, part: &v1::OffsetForLeaderEpochPartition) -> Result<v1::EpochEndOffset, ApiError> {
     let partition = broker.partitions.find(&part.topic, part.partition)?;
     partition.check_epoch(part.current_leader_epoch)?;
     let (leader_epoch, end_offset) = partition.end_of_epoch(part.leader_epoch).unwrap_or((-1, -1));
-    Ok(v1::EpochEndOffset { leader_epoch, end_offset })
+    Ok(v1::EpochEndOffset {
+        leader_epoch,
+        end_offset,
+    })
 }

@@ -23,14 +23,10 @@ impl Messaging for MessagingService {
     type PublishStreamStream = ReceiverStream<Result<v1::PublishStreamResponse, Status>>;
     type ReadStream = ReceiverStream<Result<v1::ReadResponse, Status>>;
 
-    async fn publish(
-        &self,
-        request: Request<v1::PublishRequest>,
-    ) -> Result<Response<v1::PublishResponse>, Status> {
-        let publishing =
-            publish::begin(&self.0, request.get_ref(), None).inspect_err(|error| {
-                self.0.metrics.count_error(error);
-            })?;
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let publishing = publish::begin(&self.0, request.get_ref(), None).inspect_err(|error| {
+            self.0.metrics.count_error(error);
+        })?;
         drop(request);
         Ok(Response::new(publishing.finish(&self.0).await?))
     }
@@ -42,14 +38,12 @@ impl Messaging for MessagingService {
         let permits = permits(&request);
         let (answers, stream) = mpsc::channel(limits::MAX_PUBLISH_IN_FLIGHT);
         let broker = self.0.clone();
-        self.0.spawn(publish_stream::serve(broker, permits, request.into_inner(), answers));
+        self.0
+            .spawn(publish_stream::serve(broker, permits, request.into_inner(), answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 
-    async fn read(
-        &self,
-        request: Request<v1::ReadRequest>,
-    ) -> Result<Response<Self::ReadStream>, Status> {
+    async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let budget = budget(&request);
         let reader = Reader::open(self.0.clone(), budget, request.into_inner()).await?;
         let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);

@@ -42,9 +42,10 @@ pub fn stream(
             let cluster = state.changes.borrow_and_update().clone();
             let answer = describe(&cluster, &state.topics);
             // Changes elsewhere in the cluster are not this caller's.
-            let same = state.last.as_ref().is_some_and(|last| {
-                (&last.brokers, &last.topics) == (&answer.brokers, &answer.topics)
-            });
+            let same = state
+                .last
+                .as_ref()
+                .is_some_and(|last| (&last.brokers, &last.topics) == (&answer.brokers, &answer.topics));
             if !same {
                 state.last = Some(answer.clone());
                 return Some((Ok(answer), state));
@@ -70,7 +71,10 @@ fn describe(cluster: &Cluster, topics: &BTreeSet<String>) -> v1::MetadataRespons
         topics: if topics.is_empty() {
             cluster.topics.values().map(|topic| describe_topic(topic)).collect()
         } else {
-            topics.iter().filter_map(|name| Some(describe_topic(cluster.topics.get(name)?))).collect()
+            topics
+                .iter()
+                .filter_map(|name| Some(describe_topic(cluster.topics.get(name)?)))
+                .collect()
         },
     }
 }

@@ -102,7 +102,10 @@ fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest) -> Answer {
             };
             partitions.push(produced(&broker, topic, partition, result));
         }
-        Some(v1::ProduceResponse { correlation_id, partitions })
+        Some(v1::ProduceResponse {
+            correlation_id,
+            partitions,
+        })
     }
     .boxed()
 }
@@ -115,7 +118,12 @@ fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
         limits::DEFAULT_PRODUCE_TIMEOUT,
         limits::MAX_PRODUCE_TIMEOUT,
     )?;
-    check_partitions(request.partitions.iter().map(|part| (part.topic.as_str(), part.partition)))?;
+    check_partitions(
+        request
+            .partitions
+            .iter()
+            .map(|part| (part.topic.as_str(), part.partition)),
+    )?;
     Ok((acks, timeout))
 }
 
@@ -135,9 +143,7 @@ pub fn check_partition_count(count: usize) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// Which rule is broken, and where.
-pub fn check_partitions<'a>(
-    named: impl ExactSizeIterator<Item = (&'a str, i32)>,
-) -> Result<(), ApiError> {
+pub fn check_partitions<'a>(named: impl ExactSizeIterator<Item = (&'a str, i32)>) -> Result<(), ApiError> {
     let count = named.len();
     check_partition_count(count)?;
     if count > 1 {
@@ -154,18 +160,13 @@ pub fn check_partitions<'a>(
     Ok(())
 }
 
-fn append(
-    broker: &Arc<Broker>,
-    part: v1::ProducePartition,
-    acks: Acks,
-) -> Result<Appended, ApiError> {
+fn append(broker: &Arc<Broker>, part: v1::ProducePartition, acks: Acks) -> Result<Appended, ApiError> {
     let partition = broker
         .partitions
         .find_checked(&part.topic, &part.topic_id, part.partition)
         .map_err(|error| error.or_outcome(WriteOutcome::NotWritten))?;
     if part.expected_offset.is_some_and(|offset| offset < 0) {
-        return Err(ApiError::field("expected_offset", "must be 0 or more")
-            .outcome(WriteOutcome::NotWritten));
+        return Err(ApiError::field("expected_offset", "must be 0 or more").outcome(WriteOutcome::NotWritten));
     }
     partition.append(
         part.records,
@@ -182,11 +183,7 @@ fn append(
 ///
 /// # Errors
 /// Not acknowledged; the outcome is unknown.
-pub async fn acknowledge(
-    appended: Appended,
-    acks: Acks,
-    deadline: tokio::time::Instant,
-) -> Result<Appended, ApiError> {
+pub async fn acknowledge(appended: Appended, acks: Acks, deadline: tokio::time::Instant) -> Result<Appended, ApiError> {
     let Appended { committed, .. } = &appended;
     if acks != Acks::All {
         return Ok(appended);
@@ -208,7 +205,11 @@ fn produced(
     partition: i32,
     result: Result<Appended, ApiError>,
 ) -> v1::ProducedPartition {
-    let empty = v1::ProducedPartition { topic, partition, ..Default::default() };
+    let empty = v1::ProducedPartition {
+        topic,
+        partition,
+        ..Default::default()
+    };
     match result {
         Ok(appended) => v1::ProducedPartition {
             base_offset: appended.base_offset,
@@ -219,7 +220,10 @@ fn produced(
         },
         Err(error) => {
             broker.metrics.count_error(&error);
-            v1::ProducedPartition { error: Some(error.to_message()), ..empty }
+            v1::ProducedPartition {
+                error: Some(error.to_message()),
+                ..empty
+            }
         }
     }
 }
@@ -241,6 +245,9 @@ fn answer_all(broker: &Broker, request: &v1::ProduceRequest, error: &ApiError) -
         .into_iter()
         .map(|(topic, partition)| produced(broker, topic, partition, Err(error.clone())))
         .collect();
-    let answer = v1::ProduceResponse { correlation_id: request.correlation_id, partitions };
+    let answer = v1::ProduceResponse {
+        correlation_id: request.correlation_id,
+        partitions,
+    };
     futures::future::ready(Some(answer)).boxed()
 }

@@ -58,8 +58,7 @@ pub fn begin(
     request: &v1::PublishRequest,
     publisher: Option<Publisher>,
 ) -> Result<Publishing, ApiError> {
-    begin_checked(broker, request, publisher)
-        .map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
+    begin_checked(broker, request, publisher).map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
 }
 
 fn begin_checked(
@@ -79,7 +78,10 @@ fn begin_checked(
     }
     let acks = convert::acks(request.acks)?;
     let cluster = broker.quorum.cluster();
-    let topic = cluster.topics.get(&request.topic).ok_or_else(|| unknown_topic(&request.topic))?;
+    let topic = cluster
+        .topics
+        .get(&request.topic)
+        .ok_or_else(|| unknown_topic(&request.topic))?;
     let now_ms = broker.now_ms();
     let times = request
         .messages
@@ -126,14 +128,17 @@ fn begin_checked(
         })
         .collect();
     let deadline = Instant::now() + limits::DEFAULT_PRODUCE_TIMEOUT;
-    Ok(Publishing { acks, deadline, count: request.messages.len(), parts })
+    Ok(Publishing {
+        acks,
+        deadline,
+        count: request.messages.len(),
+        parts,
+    })
 }
 
 fn build_error(error: BuildError) -> ApiError {
     let reason = match error {
-        BuildError::BatchTooLarge { .. } | BuildError::TooManyRecords => {
-            ErrorReason::MessageTooLarge
-        }
+        BuildError::BatchTooLarge { .. } | BuildError::TooManyRecords => ErrorReason::MessageTooLarge,
         BuildError::Timestamp { .. } => ErrorReason::InvalidTimestamp,
         _ => return ApiError::internal("encoding a batch", &error),
     };
@@ -165,8 +170,7 @@ fn spread(
             Some(key) => partition_for_key(key, partitions),
             None => sticky,
         };
-        let number = i32::try_from(number)
-            .map_err(|error| ApiError::internal("choosing a partition", &error))?;
+        let number = i32::try_from(number).map_err(|error| ApiError::internal("choosing a partition", &error))?;
         spread.entry(number).or_default().push(at);
     }
     Ok(spread)
@@ -195,9 +199,7 @@ impl Publishing {
                         positions[*at] = v1::Position {
                             partition: part.partition,
                             offset: if known { appended.base_offset + delta } else { -1 },
-                            timestamp: convert::ms_to_timestamp(
-                                appended.log_append_time.unwrap_or(time),
-                            ),
+                            timestamp: convert::ms_to_timestamp(appended.log_append_time.unwrap_or(time)),
                         };
                     }
                 }
@@ -210,7 +212,13 @@ impl Publishing {
         match failed {
             None => Ok(v1::PublishResponse { positions }),
             Some(_) if self.acks == Acks::None => Ok(v1::PublishResponse {
-                positions: vec![v1::Position { offset: -1, ..Default::default() }; self.count],
+                positions: vec![
+                    v1::Position {
+                        offset: -1,
+                        ..Default::default()
+                    };
+                    self.count
+                ],
             }),
             Some(error) if written => Err(error.outcome(WriteOutcome::Unknown)),
             Some(error) => Err(error.or_outcome(WriteOutcome::Unknown)),

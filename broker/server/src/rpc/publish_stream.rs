@@ -67,8 +67,10 @@ impl PublishSessions {
         let life = i64::try_from(limits::PUBLISH_SESSION_LIFE.as_millis()).unwrap_or(i64::MAX);
         sessions.retain(|_, session| now_ms.saturating_sub(session.used_at_ms) < life);
         if sessions.len() > limits::MAX_PUBLISH_SESSIONS
-            && let Some(oldest) =
-                sessions.iter().min_by_key(|(_, session)| session.used_at_ms).map(|(id, _)| *id)
+            && let Some(oldest) = sessions
+                .iter()
+                .min_by_key(|(_, session)| session.used_at_ms)
+                .map(|(id, _)| *id)
         {
             sessions.remove(&oldest);
         }
@@ -88,7 +90,10 @@ impl PublishSessions {
     fn remembered(&self, producer_id: i64, id: u64) -> Option<v1::PublishResponse> {
         let sessions = self.0.lock();
         let answers = &sessions.get(&producer_id)?.answers;
-        answers.iter().find(|(known, _)| *known == id).map(|(_, answer)| answer.clone())
+        answers
+            .iter()
+            .find(|(known, _)| *known == id)
+            .map(|(_, answer)| answer.clone())
     }
 }
 
@@ -163,12 +168,19 @@ async fn run(
     let owner = broker.sessions.take_over(producer_id, broker.now_ms());
     let resume_token = encode_token(&broker.cluster_id(), producer_id).into();
     let opened = Answer::Opened(v1::PublishStreamOpened { resume_token });
-    let opened = v1::PublishStreamResponse { id: 0, result: Some(opened) };
+    let opened = v1::PublishStreamResponse {
+        id: 0,
+        result: Some(opened),
+    };
     if answers.send(Ok(opened)).await.is_err() {
         return Ok(());
     }
-    let mut stream =
-        Stream { broker, producer_id, last_id: 0, pending: FuturesOrdered::new() };
+    let mut stream = Stream {
+        broker,
+        producer_id,
+        last_id: 0,
+        pending: FuturesOrdered::new(),
+    };
     let mut next = Some(first);
     let mut open = true;
     loop {
@@ -177,7 +189,11 @@ async fn run(
             stream.handle(request);
         }
         if !open && stream.pending.is_empty() {
-            return if stopping.is_cancelled() { Err(broker_stopping().into()) } else { Ok(()) };
+            return if stopping.is_cancelled() {
+                Err(broker_stopping().into())
+            } else {
+                Ok(())
+            };
         }
         tokio::select! {
             biased;
@@ -230,14 +246,20 @@ impl Stream {
             .filter(|_| id > 0)
             .ok_or_else(|| ApiError::field("id", "must be 1 to 2,147,483,647"))?;
         if id <= self.last_id {
-            return Err(ApiError::field("id", format!("must rise: {} came before", self.last_id)));
+            return Err(ApiError::field(
+                "id",
+                format!("must rise: {} came before", self.last_id),
+            ));
         }
         self.last_id = id;
         if let Some(known) = self.broker.sessions.remembered(self.producer_id, id) {
             let result = Some(Answer::Published(known));
             return Ok(futures::future::ready(v1::PublishStreamResponse { id, result }).boxed());
         }
-        let publisher = Publisher { producer_id: self.producer_id, sequence };
+        let publisher = Publisher {
+            producer_id: self.producer_id,
+            sequence,
+        };
         let publishing = publish::begin(&self.broker, publish, Some(publisher))?;
         let (broker, producer_id) = (self.broker.clone(), self.producer_id);
         Ok(async move {
@@ -249,7 +271,10 @@ impl Stream {
                 }
                 Err(error) => Answer::Error(error.to_message()),
             };
-            v1::PublishStreamResponse { id, result: Some(result) }
+            v1::PublishStreamResponse {
+                id,
+                result: Some(result),
+            }
         }
         .boxed())
     }
@@ -257,7 +282,10 @@ impl Stream {
     fn fail(&mut self, id: u64, error: ApiError) {
         self.broker.metrics.count_error(&error);
         let error = error.or_outcome(WriteOutcome::NotWritten).to_message();
-        let answer = v1::PublishStreamResponse { id, result: Some(Answer::Error(error)) };
+        let answer = v1::PublishStreamResponse {
+            id,
+            result: Some(Answer::Error(error)),
+        };
         self.pending.push_back(futures::future::ready(answer).boxed());
     }
 }

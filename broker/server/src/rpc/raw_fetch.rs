@@ -25,10 +25,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming, body::Body as GrpcBody, server::NamedService};
 use tower::Service;
 
-use super::{
-    fetch::FetchSession,
-    log::LogService,
-};
+use super::{fetch::FetchSession, log::LogService};
 use crate::{limits, memory::ConnectionBudget};
 
 const PATH: &str = "/millrace.v1.Log/Fetch";
@@ -48,8 +45,7 @@ pub struct RawLogServer {
 impl RawLogServer {
     /// Puts the way for `Fetch` in front of the generated service.
     pub fn new(service: LogService) -> Self {
-        let generated =
-            LogServer::new(service.clone()).max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES);
+        let generated = LogServer::new(service.clone()).max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES);
         Self { service, generated }
     }
 
@@ -64,7 +60,11 @@ impl RawLogServer {
         let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         let broker = &self.service.0;
         broker.spawn(FetchSession::new(broker.clone(), budget).serve(requests, sender));
-        let body = FetchBody { answers, chunks: VecDeque::new(), ended: false };
+        let body = FetchBody {
+            answers,
+            chunks: VecDeque::new(),
+            ended: false,
+        };
         let mut response = http::Response::new(GrpcBody::new(body));
         let headers = response.headers_mut();
         headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
@@ -109,10 +109,7 @@ impl Body for FetchBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         loop {
             if let Some(chunk) = self.chunks.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(chunk))));
@@ -201,7 +198,11 @@ mod tests {
     #[test]
     fn chunks_decode_to_the_same_answer() {
         let failed = FetchedPartition {
-            error: Some(Error { code: 5, message: "x".into(), ..Default::default() }),
+            error: Some(Error {
+                code: 5,
+                message: "x".into(),
+                ..Default::default()
+            }),
             ..part("failed", b"")
         };
         static LARGE: [u8; 300_000] = [7; 300_000];
@@ -212,7 +213,10 @@ mod tests {
             vec![part("a", &LARGE), failed.clone(), part("b", b"22"), part("c", b"")],
             vec![failed],
         ] {
-            let answer = FetchResponse { correlation_id: 300, partitions };
+            let answer = FetchResponse {
+                correlation_id: 300,
+                partitions,
+            };
             let mut chunks = VecDeque::new();
             encode(answer.clone(), &mut chunks);
             let bytes: Vec<u8> = chunks.iter().flatten().copied().collect();
@@ -228,7 +232,10 @@ mod tests {
         let records = Bytes::from(vec![9; 1_000]);
         let answer = FetchResponse {
             correlation_id: 1,
-            partitions: vec![FetchedPartition { records: records.clone(), ..Default::default() }],
+            partitions: vec![FetchedPartition {
+                records: records.clone(),
+                ..Default::default()
+            }],
         };
         let mut chunks = VecDeque::new();
         encode(answer, &mut chunks);

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use millrace_engine::partition::{FetchBound, OffsetQuery};
 use millrace_proto::{
-    batch::{DecodeLimits, owned_batches},
+    batch::{DecodeLimits, OwnedRecord, owned_batches},
     v1::{self, ErrorReason, start::At},
 };
 use tokio::sync::{Notify, mpsc};
@@ -13,7 +13,11 @@ use tonic::Status;
 
 use super::{convert, fetch::read_records, log::resolve};
 use crate::{
-    broker::Broker, error::{ApiError, broker_stopping, unknown_topic}, limits, memory::ConnectionBudget, partition::Partition,
+    broker::Broker,
+    error::{ApiError, broker_stopping, unknown_topic},
+    limits,
+    memory::ConnectionBudget,
+    partition::Partition,
 };
 
 /// What the broker decodes for plain readers costs at most this.
@@ -59,11 +63,16 @@ impl Reader {
     ) -> Result<Self, ApiError> {
         convert::check_isolation(request.isolation)?;
         let cluster = broker.quorum.cluster();
-        let topic =
-            cluster.topics.get(&request.topic).ok_or_else(|| unknown_topic(&request.topic))?;
+        let topic = cluster
+            .topics
+            .get(&request.topic)
+            .ok_or_else(|| unknown_topic(&request.topic))?;
         let common = request.start.and_then(|start| start.at);
         let starts: Vec<(i32, Option<At>)> = if request.partitions.is_empty() {
-            (0..).zip(&topic.partitions).map(|(number, _)| (number, common)).collect()
+            (0..)
+                .zip(&topic.partitions)
+                .map(|(number, _)| (number, common))
+                .collect()
         } else {
             if request.partitions.len() > limits::MAX_PARTITIONS_PER_REQUEST {
                 let problem = format!("has over {} entries", limits::MAX_PARTITIONS_PER_REQUEST);
@@ -92,7 +101,12 @@ impl Reader {
                 partition.check_offset_query(OffsetQuery::EndOrTime)?;
                 Some(partition.offsets().last_stable)
             };
-            cursors.push(Cursor { partition, next, stop, told: false });
+            cursors.push(Cursor {
+                partition,
+                next,
+                stop,
+                told: false,
+            });
         }
         Ok(Self {
             broker,
@@ -164,21 +178,25 @@ impl Reader {
             Some(budget) => budget.acquire_soon(3 * limits::READ_RESPONSE_BYTES).await,
             None => None,
         };
-        let size = if permit.is_some() { limits::READ_RESPONSE_BYTES } else { limits::SMALL_ANSWER_BYTES };
+        let small = self.budget.is_some() && permit.is_none();
+        let size = if small {
+            limits::SMALL_ANSWER_BYTES
+        } else {
+            limits::READ_RESPONSE_BYTES
+        };
         let bytes = read_records(&self.broker, &partition, next, size, true, bound).await?;
-        self.decode(at, bytes, bound, answers).await?;
+        if small {
+            let messages = self.decode_few(at, bytes, bound)?;
+            self.send(at, messages, answers).await?;
+        } else {
+            self.decode(at, bytes, bound, answers).await?;
+        }
         self.cursors[at].told = true;
         Ok(true)
     }
 
     /// Decodes batches and sends their messages, in answers of bounded size.
-    async fn decode(
-        &mut self,
-        at: usize,
-        bytes: Bytes,
-        bound: i64,
-        answers: &Answers,
-    ) -> Result<(), ApiError> {
+    async fn decode(&mut self, at: usize, bytes: Bytes, bound: i64, answers: &Answers) -> Result<(), ApiError> {
         let mut messages = Vec::new();
         let mut size = 0;
         let partition = self.cursors[at].partition.clone();
@@ -199,9 +217,7 @@ impl Reader {
                     }
                     self.remaining = self.remaining.map(|left| left - 1);
                     self.cursors[at].next = record.offset + 1;
-                    size += record.key.as_ref().map_or(0, Bytes::len)
-                        + record.value.as_ref().map_or(0, Bytes::len)
-                        + 64;
+                    size += record_size(&record);
                     messages.push(convert::received(&self.topic, partition.number(), record));
                     if size >= limits::READ_RESPONSE_BYTES {
                         size = 0;
@@ -217,12 +233,47 @@ impl Reader {
         self.send(at, messages, answers).await
     }
 
-    async fn send(
-        &self,
-        at: usize,
-        messages: Vec<v1::ReceivedMessage>,
-        answers: &Answers,
-    ) -> Result<(), ApiError> {
+    /// The next few messages, copied, so that nothing of a large batch is kept while a slow
+    /// reader takes them; at least one.
+    fn decode_few(&mut self, at: usize, bytes: Bytes, bound: i64) -> Result<Vec<v1::ReceivedMessage>, ApiError> {
+        let partition = self.cursors[at].partition.clone();
+        let mut messages = Vec::new();
+        let mut size = 0;
+        if bytes.is_empty() {
+            self.cursors[at].next = bound;
+        }
+        for batch in owned_batches(bytes) {
+            let next = self.cursors[at].next;
+            let damaged = |error| damaged(&partition, next, &error);
+            let batch = batch.map_err(damaged)?;
+            batch.verify_crc().map_err(damaged)?;
+            if !batch.header().is_control() {
+                for record in batch.records(&DECODE).map_err(damaged)? {
+                    let mut record = record.map_err(damaged)?;
+                    if record.offset < self.cursors[at].next {
+                        continue;
+                    }
+                    if size >= limits::SMALL_ANSWER_BYTES || self.remaining == Some(0) {
+                        return Ok(messages);
+                    }
+                    self.remaining = self.remaining.map(|left| left - 1);
+                    self.cursors[at].next = record.offset + 1;
+                    size += record_size(&record);
+                    for bytes in [&mut record.key, &mut record.value].into_iter().flatten() {
+                        *bytes = Bytes::copy_from_slice(bytes);
+                    }
+                    for header in &mut record.headers {
+                        header.value = header.value.as_deref().map(Bytes::copy_from_slice);
+                    }
+                    messages.push(convert::received(&self.topic, partition.number(), record));
+                }
+            }
+            self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
+        }
+        Ok(messages)
+    }
+
+    async fn send(&self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
         let cursor = &self.cursors[at];
         let offsets = cursor.partition.offsets();
         let progress = v1::PartitionProgress {
@@ -231,18 +282,34 @@ impl Reader {
             high_watermark: offsets.high_watermark,
             log_start: offsets.log_start,
         };
-        let response = v1::ReadResponse { messages, progress: vec![progress] };
+        let response = v1::ReadResponse {
+            messages,
+            progress: vec![progress],
+        };
         // A closed channel ends `serve` by itself.
         let _ = answers.send(Ok(response)).await;
         Ok(())
     }
 }
 
+/// About what a message takes in memory, in bytes.
+fn record_size(record: &OwnedRecord) -> usize {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers: usize = record
+        .headers
+        .iter()
+        .map(|header| header.key.len() + length(&header.value) + 64)
+        .sum();
+    length(&record.key) + length(&record.value) + headers + 64
+}
+
 fn damaged(partition: &Partition, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
     tracing::error!(topic = partition.topic(), partition = partition.number(), offset, %error, "a batch can't be decoded");
     ApiError::new(
         ErrorReason::DamagedLog,
-        format!("The batch at offset {offset} can't be decoded ({error}): read on behind it, or restore the partition."),
+        format!(
+            "The batch at offset {offset} can't be decoded ({error}): read on behind it, or restore the partition."
+        ),
     )
     .with("partition", partition.number())
     .with("offset", offset)

@@ -32,7 +32,12 @@ fn cluster() -> Cluster {
     let mut cluster = Cluster::default();
     for (index, id) in [(1, 0), (2, 1)] {
         let outcome = cluster.apply(index, &Command::RegisterBroker(registration(id, 1)));
-        assert_eq!(outcome, Ok(Outcome::Registered { broker_epoch: index as i64 }));
+        assert_eq!(
+            outcome,
+            Ok(Outcome::Registered {
+                broker_epoch: index as i64
+            })
+        );
     }
     assert_eq!(cluster.apply(3, &topic("t", &[&[0, 1], &[1, 0]])), Ok(Outcome::Done));
     cluster.validate().unwrap();
@@ -96,14 +101,20 @@ fn foreign_swapped_and_empty_disks_are_told_apart() {
     assert_rejected(
         &mut cluster,
         &Command::RegisterBroker(foreign),
-        &Rejection::OtherCluster { expected: "c1".into(), found: "c2".into() },
+        &Rejection::OtherCluster {
+            expected: "c1".into(),
+            found: "c2".into(),
+        },
     );
     let mut swapped = registration(0, 2);
     swapped.directory_id = Uuid::from_u128(1_001);
     assert_rejected(
         &mut cluster,
         &Command::RegisterBroker(swapped),
-        &Rejection::DirectoryOfOtherBroker { directory_id: Uuid::from_u128(1_001), owner: 1 },
+        &Rejection::DirectoryOfOtherBroker {
+            directory_id: Uuid::from_u128(1_001),
+            owner: 1,
+        },
     );
     let mut empty = registration(0, 2);
     empty.directory_id = Uuid::from_u128(5);
@@ -126,12 +137,17 @@ fn topics_are_checked_before_they_are_created() {
     assert_rejected(&mut cluster, &topic("u", &[&[5]]), &Rejection::UnknownBroker { id: 5 });
     for assignments in [&[&[0, 0][..]][..], &[&[][..]][..], &[&[0][..], &[0, 1][..]][..]] {
         let refused = cluster.check(&topic("u", assignments));
-        assert!(matches!(refused, Err(Rejection::InvalidAssignment { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Rejection::InvalidAssignment { .. })),
+            "{refused:?}"
+        );
     }
-    for (name, assignments) in [("u", vec![]), ("u", vec![&[0][..]; MAX_PARTITIONS_PER_TOPIC + 1])]
-    {
+    for (name, assignments) in [("u", vec![]), ("u", vec![&[0][..]; MAX_PARTITIONS_PER_TOPIC + 1])] {
         let refused = cluster.check(&topic(name, &assignments));
-        assert!(matches!(refused, Err(Rejection::InvalidPartitionCount { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Rejection::InvalidPartitionCount { .. })),
+            "{refused:?}"
+        );
     }
     let refused = cluster.check(&topic("a b", &[&[0]]));
     assert!(matches!(refused, Err(Rejection::InvalidTopicName { .. })));
@@ -142,12 +158,16 @@ fn the_clusters_partitions_are_bounded() {
     let mut cluster = cluster();
     let full = vec![&[0][..]; MAX_PARTITIONS_PER_TOPIC];
     for number in 0..9 {
-        cluster.apply(10 + number, &topic(&format!("big{number}"), &full)).unwrap();
+        cluster
+            .apply(10 + number, &topic(&format!("big{number}"), &full))
+            .unwrap();
     }
     assert_rejected(
         &mut cluster,
         &topic("big9", &full),
-        &Rejection::TooManyPartitions { limit: MAX_PARTITIONS as u64 },
+        &Rejection::TooManyPartitions {
+            limit: MAX_PARTITIONS as u64,
+        },
     );
 }
 
@@ -161,7 +181,11 @@ fn a_topic_is_deleted_only_under_the_id_that_was_meant() {
         &Rejection::OtherTopicId { name: "t".into() },
     );
     assert_eq!(cluster.apply(4, &delete(Some(Uuid::from_u128(7)))), Ok(Outcome::Done));
-    assert_rejected(&mut cluster, &delete(None), &Rejection::UnknownTopic { name: "t".into() });
+    assert_rejected(
+        &mut cluster,
+        &delete(None),
+        &Rejection::UnknownTopic { name: "t".into() },
+    );
 }
 
 #[test]
@@ -174,7 +198,9 @@ fn settings_change_whole_or_not_at_all() {
             unset: unset.iter().map(|k| (*k).into()).collect(),
         },
     };
-    cluster.apply(4, &alter(&[("retention.ms", "1"), ("flush", "os")], &[])).unwrap();
+    cluster
+        .apply(4, &alter(&[("retention.ms", "1"), ("flush", "os")], &[]))
+        .unwrap();
     cluster.apply(5, &alter(&[("retention.ms", "2")], &["flush"])).unwrap();
     assert_eq!(
         cluster.topics["t"].configs,
@@ -189,7 +215,10 @@ fn settings_change_whole_or_not_at_all() {
         alter(&[("flush", "os")], &["flush"]),
     ] {
         let before = cluster.clone();
-        assert!(matches!(cluster.apply(7, &command), Err(Rejection::InvalidConfig { .. })));
+        assert!(matches!(
+            cluster.apply(7, &command),
+            Err(Rejection::InvalidConfig { .. })
+        ));
         assert_eq!(cluster, before);
     }
 }
@@ -197,7 +226,10 @@ fn settings_change_whole_or_not_at_all() {
 #[test]
 fn more_partitions_leave_older_producers_on_the_former_ones() {
     let mut cluster = cluster();
-    let ids = |epoch| Command::AllocateProducerIds { broker_id: 0, broker_epoch: epoch };
+    let ids = |epoch| Command::AllocateProducerIds {
+        broker_id: 0,
+        broker_epoch: epoch,
+    };
     let block = cluster.apply(4, &ids(1)).unwrap();
     assert_eq!(block, Outcome::ProducerIds(ProducerIdBlock { first: 0, count: 1_000 }));
     let grow = |present, added: &[&[BrokerId]]| Command::CreatePartitions {
@@ -216,15 +248,25 @@ fn more_partitions_leave_older_producers_on_the_former_ones() {
     assert_rejected(
         &mut cluster,
         &grow(3, &[&[0, 1]]),
-        &Rejection::PartitionsChanged { name: "t".into(), actual: 4 },
+        &Rejection::PartitionsChanged {
+            name: "t".into(),
+            actual: 4,
+        },
     );
 }
 
 #[test]
 fn producer_ids_go_only_to_a_brokers_present_life_and_never_twice() {
     let mut cluster = cluster();
-    let ids = |broker_id, broker_epoch| Command::AllocateProducerIds { broker_id, broker_epoch };
-    assert_rejected(&mut cluster, &ids(0, 9), &Rejection::StaleBrokerEpoch { id: 0, current: 1 });
+    let ids = |broker_id, broker_epoch| Command::AllocateProducerIds {
+        broker_id,
+        broker_epoch,
+    };
+    assert_rejected(
+        &mut cluster,
+        &ids(0, 9),
+        &Rejection::StaleBrokerEpoch { id: 0, current: 1 },
+    );
     assert_rejected(&mut cluster, &ids(9, 1), &Rejection::UnknownBroker { id: 9 });
     let first = cluster.apply(4, &ids(0, 1)).unwrap();
     let second = cluster.apply(5, &ids(1, 2)).unwrap();

@@ -32,7 +32,13 @@ fn write_into(bytes: &mut Vec<u8>, pos: usize, data: &[u8]) {
 
 impl Inode {
     pub(super) fn new(now_ms: i64) -> Self {
-        Inode { current: Vec::new(), durable: Vec::new(), dirty: Vec::new(), modified_ms: now_ms, handles: 0 }
+        Inode {
+            current: Vec::new(),
+            durable: Vec::new(),
+            dirty: Vec::new(),
+            modified_ms: now_ms,
+            handles: 0,
+        }
     }
 
     pub(super) fn write(&mut self, pos: u64, data: &[u8], now_ms: i64) {
@@ -41,7 +47,10 @@ impl Inode {
             return;
         }
         write_into(&mut self.current, pos, data);
-        self.dirty.push(Change::Write { pos, data: data.to_vec() });
+        self.dirty.push(Change::Write {
+            pos,
+            data: data.to_vec(),
+        });
         self.modified_ms = now_ms;
     }
 

@@ -79,7 +79,9 @@ impl State {
                 std::path::Component::Normal(name) => name.to_str().ok_or(io::ErrorKind::InvalidInput)?,
                 _ => continue,
             };
-            let Node::Dir(dir) = node else { return Err(io::ErrorKind::NotADirectory.into()) };
+            let Node::Dir(dir) = node else {
+                return Err(io::ErrorKind::NotADirectory.into());
+            };
             node = *self.dirs[&dir].current.get(name).ok_or_else(|| not_found(path))?;
         }
         Ok(node)
@@ -100,7 +102,8 @@ impl State {
             }
         }
         live.sort_unstable();
-        self.files.retain(|id, inode| inode.handles > 0 || live.binary_search(id).is_ok());
+        self.files
+            .retain(|id, inode| inode.handles > 0 || live.binary_search(id).is_ok());
     }
 
     fn write_fault(&mut self, path: &Path) -> io::Result<()> {
@@ -227,7 +230,9 @@ impl FaultyFileSystem {
     /// `NotFound`, and what the closure returns.
     pub fn edit(&self, path: &Path, change: impl Fn(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         let mut state = self.0.lock();
-        let Node::File(id) = state.resolve(path)? else { return Err(io::ErrorKind::IsADirectory.into()) };
+        let Node::File(id) = state.resolve(path)? else {
+            return Err(io::ErrorKind::IsADirectory.into());
+        };
         let inode = state.files.get_mut(&id).ok_or_else(|| not_found(path))?;
         inode.edit(change)?;
         state.recount();
@@ -314,7 +319,10 @@ impl FileSystem for FaultyFileSystem {
             Node::Dir(dir) => Ok(state.dirs[&dir]
                 .current
                 .iter()
-                .map(|(name, node)| DirEntry { name: name.into(), is_dir: matches!(node, Node::Dir(_)) })
+                .map(|(name, node)| DirEntry {
+                    name: name.into(),
+                    is_dir: matches!(node, Node::Dir(_)),
+                })
                 .collect()),
             Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
         }
@@ -323,10 +331,18 @@ impl FileSystem for FaultyFileSystem {
     fn metadata(&self, path: &Path) -> io::Result<Metadata> {
         let state = self.0.lock();
         Ok(match state.resolve(path)? {
-            Node::Dir(_) => Metadata { len: 0, is_dir: true, modified_ms: 0 },
+            Node::Dir(_) => Metadata {
+                len: 0,
+                is_dir: true,
+                modified_ms: 0,
+            },
             Node::File(id) => {
                 let inode = &state.files[&id];
-                Metadata { len: inode.current.len() as u64, is_dir: false, modified_ms: inode.modified_ms }
+                Metadata {
+                    len: inode.current.len() as u64,
+                    is_dir: false,
+                    modified_ms: inode.modified_ms,
+                }
             }
         })
     }
@@ -354,7 +370,10 @@ impl FileSystem for FaultyFileSystem {
         let (from_dir, from_name) = state.resolve_parent(from)?;
         let (to_dir, to_name) = state.resolve_parent(to)?;
         if from_dir != to_dir {
-            return Err(io::Error::new(io::ErrorKind::CrossesDevices, "the log renames within one directory only"));
+            return Err(io::Error::new(
+                io::ErrorKind::CrossesDevices,
+                "the log renames within one directory only",
+            ));
         }
         if !state.dirs[&from_dir].current.contains_key(&from_name) {
             return Err(not_found(from));
@@ -401,7 +420,9 @@ impl FileSystem for FaultyFileSystem {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.0.lock();
         let state = &mut *state;
-        let Node::Dir(dir) = state.resolve(path)? else { return Err(io::ErrorKind::NotADirectory.into()) };
+        let Node::Dir(dir) = state.resolve(path)? else {
+            return Err(io::ErrorKind::NotADirectory.into());
+        };
         if state.sync_fault(path) {
             return Err(eio("fsync of a directory"));
         }
@@ -429,7 +450,11 @@ impl FileSystem for FaultyFileSystem {
             state.generation
         };
         match self.open(path, OpenMode::CreateOrOpen) {
-            Ok(_) => Ok(Box::new(LockGuard { disk: self.clone(), path: path.to_owned(), generation })),
+            Ok(_) => Ok(Box::new(LockGuard {
+                disk: self.clone(),
+                path: path.to_owned(),
+                generation,
+            })),
             Err(error) => {
                 self.0.lock().locks.retain(|held| held != path);
                 Err(error)
@@ -487,7 +512,9 @@ impl FaultyFile {
         self.with(|state, id| {
             let fails = state.sync_fault(&self.path);
             let lies = state.plan.sync_data_does_nothing;
-            let Some(inode) = state.files.get_mut(&id) else { return Ok(()) };
+            let Some(inode) = state.files.get_mut(&id) else {
+                return Ok(());
+            };
             if fails {
                 inode.drop_dirty();
                 return Err(eio("fsync"));
@@ -503,10 +530,10 @@ impl FaultyFile {
 impl Drop for FaultyFile {
     fn drop(&mut self) {
         let mut state = self.disk.0.lock();
-        if state.generation == self.generation {
-            if let Some(inode) = state.files.get_mut(&self.id) {
-                inode.handles = inode.handles.saturating_sub(1);
-            }
+        if state.generation == self.generation
+            && let Some(inode) = state.files.get_mut(&self.id)
+        {
+            inode.handles = inode.handles.saturating_sub(1);
         }
     }
 }
@@ -564,7 +591,11 @@ impl File for FaultyFile {
                 inode.write(pos, &data, clock);
             }
             state.used_bytes += (pos + data.len() as u64).saturating_sub(old_len);
-            if full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            if full {
+                Err(io::ErrorKind::StorageFull.into())
+            } else {
+                Ok(())
+            }
         })
     }
 

@@ -60,10 +60,12 @@ impl Directory {
 
     /// Every node that some crash could bring back.
     pub(super) fn reachable_after_crash(&self) -> impl Iterator<Item = &Node> {
-        self.durable.values().chain(self.dirty.iter().filter_map(|change| match change {
-            Change::Link(_, node) => Some(node),
-            _ => None,
-        }))
+        self.durable
+            .values()
+            .chain(self.dirty.iter().filter_map(|change| match change {
+                Change::Link(_, node) => Some(node),
+                _ => None,
+            }))
     }
 
     /// Each unsynced change is kept or lost by itself: POSIX orders nothing between two names.

@@ -37,12 +37,19 @@ fn atomic_replacement_shows_the_old_or_the_new_contents() {
         let fs = FaultyFileSystem::new(seed);
         let path = Path::new("/checkpoint");
         write_atomic(&fs, path, b"old contents").unwrap();
-        fs.set_plan(FaultPlan { write_error_per_million: 200_000, sync_error_per_million: 200_000, ..FaultPlan::default() });
+        fs.set_plan(FaultPlan {
+            write_error_per_million: 200_000,
+            sync_error_per_million: 200_000,
+            ..FaultPlan::default()
+        });
         let replaced = write_atomic(&fs, path, b"new").is_ok();
         fs.set_plan(FaultPlan::default());
         fs.crash();
         let found = read_whole(&fs, path, 100).unwrap();
-        assert!(&found[..] == b"new" || (!replaced && &found[..] == b"old contents"), "seed {seed}: {found:?}");
+        assert!(
+            &found[..] == b"new" || (!replaced && &found[..] == b"old contents"),
+            "seed {seed}: {found:?}"
+        );
     }
 }
 
@@ -53,10 +60,17 @@ fn a_failed_sync_drops_dirty_pages_and_the_next_one_lies() {
     file.sync_all().unwrap();
     fs.sync_dir(Path::new("/")).unwrap();
     file.write_all_vectored_at(&[IoSlice::new(b"SECOND")], 5).unwrap();
-    fs.set_plan(FaultPlan { fail_next_syncs: 1, ..FaultPlan::default() });
+    fs.set_plan(FaultPlan {
+        fail_next_syncs: 1,
+        ..FaultPlan::default()
+    });
     assert!(file.sync_data().is_err());
     assert!(file.sync_data().is_ok(), "the second one succeeds, as on Linux");
-    assert_eq!(fs.contents(Path::new("/f")).unwrap(), b"firstSECOND", "the cache still shows it");
+    assert_eq!(
+        fs.contents(Path::new("/f")).unwrap(),
+        b"firstSECOND",
+        "the cache still shows it"
+    );
     fs.kill_process();
     let file = fs.open(Path::new("/f"), OpenMode::Read).unwrap();
     file.drop_cache();
@@ -66,7 +80,10 @@ fn a_failed_sync_drops_dirty_pages_and_the_next_one_lies() {
 #[test]
 fn a_full_disk_takes_what_fits_and_refuses() {
     let fs = FaultyFileSystem::new(1);
-    fs.set_plan(FaultPlan { capacity_bytes: 10, ..FaultPlan::default() });
+    fs.set_plan(FaultPlan {
+        capacity_bytes: 10,
+        ..FaultPlan::default()
+    });
     let file = write(&fs, "/f", b"12345678");
     let error = file.write_all_vectored_at(&[IoSlice::new(b"abcdef")], 8).unwrap_err();
     assert!(crate::fs::is_disk_full(&error));
@@ -80,11 +97,17 @@ fn a_full_disk_takes_what_fits_and_refuses() {
 fn locks_are_exclusive_and_die_with_the_process() {
     let fs = FaultyFileSystem::new(1);
     let guard = fs.lock(Path::new("/.lock")).unwrap();
-    assert_eq!(fs.lock(Path::new("/.lock")).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(
+        fs.lock(Path::new("/.lock")).err().unwrap().kind(),
+        io::ErrorKind::WouldBlock
+    );
     fs.crash();
     let second = fs.lock(Path::new("/.lock")).unwrap();
     drop(guard);
-    assert!(fs.lock(Path::new("/.lock")).is_err(), "a guard from before the crash frees nothing");
+    assert!(
+        fs.lock(Path::new("/.lock")).is_err(),
+        "a guard from before the crash frees nothing"
+    );
     drop(second);
     assert!(fs.lock(Path::new("/.lock")).is_ok());
 }

@@ -34,7 +34,10 @@ fn applied(batches: &[(i16, i32, i32)]) -> ProducerState {
 #[test]
 fn an_unknown_producer_may_begin_anywhere() {
     let state = ProducerState::default();
-    assert_eq!(state.check(&header(0, 17, 1, 0), SequenceRule::Contiguous), Ok(SequenceCheck::Fresh));
+    assert_eq!(
+        state.check(&header(0, 17, 1, 0), SequenceRule::Contiguous),
+        Ok(SequenceCheck::Fresh)
+    );
 }
 
 #[test]
@@ -44,15 +47,33 @@ fn contiguous_next_duplicate_old_and_gap() {
     let check = |sequence, count| state.check(&header(3, sequence, count, 99), SequenceRule::Contiguous);
     assert_eq!(check(70, 1), Ok(SequenceCheck::Fresh));
     for sequence in [20, 30, 40, 50, 60] {
-        let Ok(SequenceCheck::Duplicate(batch)) = check(sequence, 10) else { panic!("{sequence}") };
+        let Ok(SequenceCheck::Duplicate(batch)) = check(sequence, 10) else {
+            panic!("{sequence}")
+        };
         assert_eq!(batch.base_offset, i64::from(sequence));
         assert_eq!(batch.timestamp, 1000 + i64::from(sequence));
     }
     for sequence in [0, 10, 61] {
-        assert!(matches!(check(sequence, 10), Err(SequenceError::Duplicate { last_sequence: 69, .. })), "{sequence}");
+        assert!(
+            matches!(
+                check(sequence, 10),
+                Err(SequenceError::Duplicate { last_sequence: 69, .. })
+            ),
+            "{sequence}"
+        );
     }
-    assert!(matches!(check(60, 9), Err(SequenceError::Duplicate { .. })), "another length is not the same batch");
-    assert_eq!(check(71, 1), Err(SequenceError::OutOfOrder { producer_id: 7, sequence: 71, expected: 70 }));
+    assert!(
+        matches!(check(60, 9), Err(SequenceError::Duplicate { .. })),
+        "another length is not the same batch"
+    );
+    assert_eq!(
+        check(71, 1),
+        Err(SequenceError::OutOfOrder {
+            producer_id: 7,
+            sequence: 71,
+            expected: 70
+        })
+    );
 }
 
 #[test]
@@ -65,7 +86,10 @@ fn sequences_wrap_from_the_largest_to_zero() {
     // A batch that wraps inside.
     let state = applied(&[(0, i32::MAX, 3)]);
     assert_eq!(state.entries()[&7].last_sequence(), 1);
-    assert_eq!(state.check(&header(0, 2, 1, 9), SequenceRule::Contiguous), Ok(SequenceCheck::Fresh));
+    assert_eq!(
+        state.check(&header(0, 2, 1, 9), SequenceRule::Contiguous),
+        Ok(SequenceCheck::Fresh)
+    );
 }
 
 #[test]
@@ -74,14 +98,25 @@ fn epochs_fence_and_begin_at_zero() {
     let check = |epoch, sequence, rule| state.check(&header(epoch, sequence, 1, 9), rule);
     assert_eq!(
         check(3, 5, SequenceRule::Contiguous),
-        Err(SequenceError::InvalidEpoch { producer_id: 7, epoch: 3, current: 4 })
+        Err(SequenceError::InvalidEpoch {
+            producer_id: 7,
+            epoch: 3,
+            current: 4
+        })
     );
     assert_eq!(check(5, 0, SequenceRule::Contiguous), Ok(SequenceCheck::Fresh));
-    assert!(matches!(check(5, 5, SequenceRule::Contiguous), Err(SequenceError::OutOfOrder { expected: 0, .. })));
+    assert!(matches!(
+        check(5, 5, SequenceRule::Contiguous),
+        Err(SequenceError::OutOfOrder { expected: 0, .. })
+    ));
     assert_eq!(check(5, 900, SequenceRule::Increasing), Ok(SequenceCheck::Fresh));
     let mut state = state;
     state.apply(&header(5, 0, 1, 5), None);
-    assert_eq!(state.entries()[&7].batches.len(), 1, "batches of an older epoch are no longer compared with");
+    assert_eq!(
+        state.entries()[&7].batches.len(),
+        1,
+        "batches of an older epoch are no longer compared with"
+    );
 }
 
 #[test]
@@ -91,7 +126,10 @@ fn increasing_allows_gaps_and_answers_repeats() {
     assert_eq!(check(36), Ok(SequenceCheck::Fresh));
     assert_eq!(check(1000), Ok(SequenceCheck::Fresh));
     assert!(matches!(check(20), Ok(SequenceCheck::Duplicate(batch)) if batch.base_offset == 1));
-    assert!(matches!(check(25), Err(SequenceError::Duplicate { last_sequence: 35, .. })));
+    assert!(matches!(
+        check(25),
+        Err(SequenceError::Duplicate { last_sequence: 35, .. })
+    ));
 }
 
 #[test]
@@ -118,7 +156,10 @@ fn every_order_of_five_in_flight_with_repeats_stores_each_once() {
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(stored.iter().enumerate().all(|(at, sequence)| at as i32 == *sequence), "{stored:?}");
+        assert!(
+            stored.iter().enumerate().all(|(at, sequence)| at as i32 == *sequence),
+            "{stored:?}"
+        );
     }
 }
 
@@ -133,9 +174,17 @@ fn expiry_by_last_use_and_bound_by_least_recent_use() {
     assert_eq!(state.bound(100), 0);
     assert_eq!(state.bound(50), 55);
     assert!(state.entries().keys().all(|id| *id >= 55));
-    assert_eq!(state.expire(1000 + 60 + 10, 10), 6, "ids 55 to 60 were used 10 ms ago or earlier");
+    assert_eq!(
+        state.expire(1000 + 60 + 10, 10),
+        6,
+        "ids 55 to 60 were used 10 ms ago or earlier"
+    );
     assert_eq!(state.entries().len(), 39);
     assert_eq!(state.expire(1000 + 60 + 19, 10), 9);
-    assert_eq!(state.expire(1000 + 99, 29), 2, "ids 70 and 99: the latter's time counts from the first look, at 1070");
+    assert_eq!(
+        state.expire(1000 + 99, 29),
+        2,
+        "ids 70 and 99: the latter's time counts from the first look, at 1070"
+    );
     assert!(!state.entries().contains_key(&99));
 }

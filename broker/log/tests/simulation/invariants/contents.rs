@@ -28,7 +28,11 @@ pub fn check(world: &mut World) {
             assert!(header.last_offset() >= next && header.partition_leader_epoch >= epoch);
             (next, epoch) = (header.next_offset(), header.partition_leader_epoch);
             let model = expected.next().expect("a batch that was never written, or came back");
-            assert!(batch.bytes() == &model.bytes[..], "batch {} differs from what was appended", header.base_offset);
+            assert!(
+                batch.bytes() == &model.bytes[..],
+                "batch {} differs from what was appended",
+                header.base_offset
+            );
         }
         assert_eq!(data.next_offset, next);
         offset = next;
@@ -41,7 +45,11 @@ pub fn check(world: &mut World) {
         let at = world.model.log_start + world.rng.below(span) as i64;
         let bound = at + world.rng.below(10) as i64;
         let data = log.read(at, max_bytes, true, bound).unwrap();
-        let first = world.model.history.iter().find(|batch| batch.header.last_offset() >= at);
+        let first = world
+            .model
+            .history
+            .iter()
+            .find(|batch| batch.header.last_offset() >= at);
         match first.filter(|batch| batch.header.last_offset() < bound) {
             Some(first) => {
                 assert!(data.bytes.starts_with(&first.bytes));

@@ -21,14 +21,21 @@ pub fn check(world: &mut World) {
             let at = batches.partition_point(|batch| batch.header.base_offset < start);
             batches.get(at).map_or(start, |batch| batch.header.base_offset)
         };
-        let starts = cache.entries().iter().map(|entry| (entry.epoch, first_batch(entry.start_offset)));
+        let starts = cache
+            .entries()
+            .iter()
+            .map(|entry| (entry.epoch, first_batch(entry.start_offset)));
         // Of several that begin at one batch only the last one has records.
-        starts.map(|(epoch, start)| (start, epoch)).collect::<std::collections::BTreeMap<_, _>>()
+        starts
+            .map(|(epoch, start)| (start, epoch))
+            .collect::<std::collections::BTreeMap<_, _>>()
     };
     assert_eq!(from_start(&log.epochs()), from_start(world.model.epochs.entries()));
     for batch in world.model.visible() {
         let header = &batch.header;
-        let (epoch, end) = log.end_offset_for_epoch(header.partition_leader_epoch).expect("an epoch of the log");
+        let (epoch, end) = log
+            .end_offset_for_epoch(header.partition_leader_epoch)
+            .expect("an epoch of the log");
         assert_eq!(epoch, header.partition_leader_epoch);
         assert!(end > header.base_offset.max(world.model.log_start) || end >= header.next_offset());
     }

@@ -15,7 +15,10 @@ pub fn check(world: &mut World) {
     let options = millrace_log::dump::VerifyOptions { records: false };
     let report = millrace_log::dump::verify_partition(&*fs, Path::new(PARTITION_DIR), &options).unwrap();
     // The epoch file is written with the next flush.
-    let problems: Vec<_> =
-        report.problems.iter().filter(|problem| !problem.file.ends_with("leader-epoch-checkpoint")).collect();
+    let problems: Vec<_> = report
+        .problems
+        .iter()
+        .filter(|problem| !problem.file.ends_with("leader-epoch-checkpoint"))
+        .collect();
     assert!(problems.is_empty(), "{problems:#?}");
 }

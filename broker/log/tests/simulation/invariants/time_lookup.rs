@@ -3,7 +3,15 @@
 use crate::world::World;
 
 pub fn check(world: &mut World) {
-    let times = [0, 5, 6, world.now_ms - 500, world.now_ms - world.rng.below(20_000) as i64, world.now_ms + 40_000, i64::MAX];
+    let times = [
+        0,
+        5,
+        6,
+        world.now_ms - 500,
+        world.now_ms - world.rng.below(20_000) as i64,
+        world.now_ms + 40_000,
+        i64::MAX,
+    ];
     let up_to = world.model.log_end - world.rng.below(5) as i64;
     for time in times {
         let found = world.log().offset_for_timestamp(time, up_to).unwrap();

@@ -25,12 +25,8 @@ pub fn describe(broker: &Broker) -> v1::DescribeClusterResponse {
                 directory_id: known.directory_id.to_string(),
                 version: known.version.clone(),
                 registered_at: ms_to_timestamp(known.registered_at_ms),
-                leader_partitions: count(
-                    partitions().filter(|part| part.leader == Some(known.id)).count(),
-                ),
-                partitions: count(
-                    partitions().filter(|part| part.replicas.contains(&known.id)).count(),
-                ),
+                leader_partitions: count(partitions().filter(|part| part.leader == Some(known.id)).count()),
+                partitions: count(partitions().filter(|part| part.replicas.contains(&known.id)).count()),
             })
             .collect(),
         quorum: Some(v1::QuorumDescription {
@@ -42,8 +38,6 @@ pub fn describe(broker: &Broker) -> v1::DescribeClusterResponse {
         topics: count(cluster.topics.len()),
         partitions: count(cluster.partition_count()),
         offline_partitions: count(partitions().filter(|part| part.leader.is_none()).count()),
-        under_replicated_partitions: count(
-            partitions().filter(|part| part.isr.len() < part.replicas.len()).count(),
-        ),
+        under_replicated_partitions: count(partitions().filter(|part| part.isr.len() < part.replicas.len()).count()),
     }
 }

@@ -7,9 +7,7 @@ use millrace_engine::{
     cluster::ConfigChange,
     config::{TOPIC_KEYS, check, find_key},
 };
-use millrace_proto::v1::{
-    self, ConfigSource, ErrorReason, describe_configs_request::Resource,
-};
+use millrace_proto::v1::{self, ConfigSource, ErrorReason, describe_configs_request::Resource};
 
 use super::AdminService;
 use crate::{
@@ -25,10 +23,7 @@ const MAX_ENTRIES: usize = 1_000;
 ///
 /// # Errors
 /// The resource is missing or unknown.
-pub fn describe(
-    broker: &Broker,
-    request: v1::DescribeConfigsRequest,
-) -> Result<v1::DescribeConfigsResponse, ApiError> {
+pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<v1::DescribeConfigsResponse, ApiError> {
     let configs = match request.resource {
         None => return Err(ApiError::field("resource", "must name a topic or a broker")),
         Some(Resource::Topic(name)) => topic_configs(broker, &name)?,
@@ -77,8 +72,11 @@ fn broker_configs(broker: &Broker) -> Vec<v1::ConfigDescription> {
         .iter()
         .map(|key| {
             let given = broker.config.given.get(key.name);
-            let source =
-                if given.is_some() { ConfigSource::Broker } else { ConfigSource::Default };
+            let source = if given.is_some() {
+                ConfigSource::Broker
+            } else {
+                ConfigSource::Default
+            };
             v1::ConfigDescription {
                 name: key.name.to_owned(),
                 value: given.map_or(key.default, String::as_str).to_owned(),
@@ -94,10 +92,7 @@ fn broker_configs(broker: &Broker) -> Vec<v1::ConfigDescription> {
 ///
 /// # Errors
 /// A key that is unknown or named twice, or a value that is not allowed.
-pub fn to_map(
-    field: &str,
-    entries: Vec<v1::ConfigEntry>,
-) -> Result<BTreeMap<String, String>, ApiError> {
+pub fn to_map(field: &str, entries: Vec<v1::ConfigEntry>) -> Result<BTreeMap<String, String>, ApiError> {
     if entries.len() > MAX_ENTRIES {
         return Err(ApiError::field(field, format!("has more than {MAX_ENTRIES} entries")));
     }
@@ -136,6 +131,12 @@ pub async fn alter(
     }
     let change = ConfigChange { set, unset };
     service
-        .change(Command::AlterTopicConfigs { name: topic.to_owned(), change }, validate_only)
+        .change(
+            Command::AlterTopicConfigs {
+                name: topic.to_owned(),
+                change,
+            },
+            validate_only,
+        )
         .await
 }

@@ -53,7 +53,9 @@ pub async fn create(
         configs,
         now_ms: broker.now_ms(),
     };
-    service.change(Command::CreateTopic(create), request.validate_only).await?;
+    service
+        .change(Command::CreateTopic(create), request.validate_only)
+        .await?;
     Ok(v1::CreateTopicResponse {
         topic_id: id.as_bytes().to_vec().into(),
         partitions: count(partitions),
@@ -81,20 +83,26 @@ fn spots(broker: &Broker) -> Vec<BrokerSpot> {
         .filter(|known| !known.fenced)
         .map(|known| {
             let (replicas, leaders) =
-                cluster.replicas_of(known.id).fold((0, 0), |(replicas, leaders), (topic, number)| {
-                    let preferred = topic.partitions.get(number as usize).and_then(|part| part.replicas.first());
-                    (replicas + 1, leaders + usize::from(preferred == Some(&known.id)))
-                });
-            BrokerSpot { id: known.id, rack: known.rack.clone(), replicas, leaders }
+                cluster
+                    .replicas_of(known.id)
+                    .fold((0, 0), |(replicas, leaders), (topic, number)| {
+                        let preferred = topic
+                            .partitions
+                            .get(number as usize)
+                            .and_then(|part| part.replicas.first());
+                        (replicas + 1, leaders + usize::from(preferred == Some(&known.id)))
+                    });
+            BrokerSpot {
+                id: known.id,
+                rack: known.rack.clone(),
+                replicas,
+                leaders,
+            }
         })
         .collect()
 }
 
-fn place(
-    spots: &[BrokerSpot],
-    partitions: usize,
-    factor: usize,
-) -> Result<Vec<Vec<i32>>, ApiError> {
+fn place(spots: &[BrokerSpot], partitions: usize, factor: usize) -> Result<Vec<Vec<i32>>, ApiError> {
     place_partitions(spots, partitions, factor).map_err(|error| match error {
         PlacementError::NotEnoughBrokers { wanted, brokers } => ApiError::new(
             ErrorReason::NotEnoughBrokers,
@@ -147,10 +155,7 @@ fn summary(topic: &Topic) -> v1::TopicSummary {
 ///
 /// # Errors
 /// A page size that is negative.
-pub fn list(
-    broker: &Broker,
-    request: &v1::ListTopicsRequest,
-) -> Result<v1::ListTopicsResponse, ApiError> {
+pub fn list(broker: &Broker, request: &v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, ApiError> {
     let size = match request.page_size {
         0 => limits::MAX_PAGE_SIZE,
         size => usize::try_from(size)
@@ -171,19 +176,22 @@ pub fn list(
         (Some(_), Some(last)) => last.name.clone(),
         _ => String::new(),
     };
-    Ok(v1::ListTopicsResponse { topics, next_page_token })
+    Ok(v1::ListTopicsResponse {
+        topics,
+        next_page_token,
+    })
 }
 
 /// All about a topic.
 ///
 /// # Errors
 /// Unknown name.
-pub fn describe(
-    broker: &Broker,
-    request: &v1::DescribeTopicRequest,
-) -> Result<v1::DescribeTopicResponse, ApiError> {
+pub fn describe(broker: &Broker, request: &v1::DescribeTopicRequest) -> Result<v1::DescribeTopicResponse, ApiError> {
     let cluster = broker.quorum.cluster();
-    let topic = cluster.topics.get(&request.name).ok_or_else(|| unknown_topic(&request.name))?;
+    let topic = cluster
+        .topics
+        .get(&request.name)
+        .ok_or_else(|| unknown_topic(&request.name))?;
     let partitions = (0..)
         .zip(&topic.partitions)
         .map(|(number, partition)| {
@@ -207,18 +215,26 @@ pub fn describe(
                         ..described
                     }
                 }
-                Err(error) => {
-                    v1::PartitionDescription { problem: error.to_string(), ..described }
-                }
+                Err(error) => v1::PartitionDescription {
+                    problem: error.to_string(),
+                    ..described
+                },
             }
         })
         .collect();
     let configs = topic
         .configs
         .iter()
-        .map(|(name, value)| v1::ConfigEntry { name: name.clone(), value: value.clone() })
+        .map(|(name, value)| v1::ConfigEntry {
+            name: name.clone(),
+            value: value.clone(),
+        })
         .collect();
-    Ok(v1::DescribeTopicResponse { topic: Some(summary(topic)), partitions, configs })
+    Ok(v1::DescribeTopicResponse {
+        topic: Some(summary(topic)),
+        partitions,
+        configs,
+    })
 }
 
 /// Adds partitions.
@@ -232,12 +248,17 @@ pub async fn create_partitions(
     let broker = &service.0;
     let wanted = partition_count("partitions", request.partitions)?;
     let cluster = broker.quorum.cluster();
-    let topic = cluster.topics.get(&request.name).ok_or_else(|| unknown_topic(&request.name))?;
+    let topic = cluster
+        .topics
+        .get(&request.name)
+        .ok_or_else(|| unknown_topic(&request.name))?;
     let present = topic.partitions.len();
     let added = wanted.checked_sub(present).ok_or_else(|| {
         ApiError::new(
             ErrorReason::NotSupported,
-            format!("The topic has {present} partitions, and partitions can't be taken away: create a new topic for fewer."),
+            format!(
+                "The topic has {present} partitions, and partitions can't be taken away: create a new topic for fewer."
+            ),
         )
         .with("partitions", present)
     })?;
@@ -247,7 +268,9 @@ pub async fn create_partitions(
         added: place(&spots(broker), added, topic.replication_factor())?,
     };
     service.change(command, request.validate_only).await?;
-    Ok(v1::CreatePartitionsResponse { partitions: count(wanted) })
+    Ok(v1::CreatePartitionsResponse {
+        partitions: count(wanted),
+    })
 }
 
 /// Deletes a partition's messages before an offset.
@@ -275,7 +298,9 @@ pub async fn delete_messages(
         ));
     }
     if request.validate_only {
-        return Ok(v1::DeleteMessagesResponse { log_start: before.max(offsets.log_start) });
+        return Ok(v1::DeleteMessagesResponse {
+            log_start: before.max(offsets.log_start),
+        });
     }
     let log_start = tokio::task::spawn_blocking(move || partition.delete_before(before))
         .await

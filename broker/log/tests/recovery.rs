@@ -1,0 +1,356 @@
+//! Recovery of one log: the tail cut and garbled at every byte, damage below the flushed point, lost checkpoints.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_log::{
+    AppendError, AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir,
+    OpenDirError, ReadError,
+};
+use millrace_proto::batch::{BatchBuilder, Codec, batches};
+use uuid::Uuid;
+
+const TOPIC_ID: Uuid = Uuid::from_u128(9);
+
+fn format(disk: &FaultyFileSystem) -> Arc<dyn FileSystem> {
+    let fs = disk.shared();
+    let identity = DirIdentity {
+        cluster_id: "c".into(),
+        node_id: 1,
+        directory_id: Uuid::from_u128(7),
+    };
+    LogDir::format(&fs, Path::new("/data"), &identity).unwrap();
+    fs
+}
+
+fn open(fs: &Arc<dyn FileSystem>) -> LogDir {
+    LogDir::open(fs, Path::new("/data"), &DirOptions::default()).unwrap()
+}
+
+fn batch(records: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for at in 0..records {
+        builder
+            .append(1000 + at as i64, Some(b"key"), Some(b"some value"), &[])
+            .unwrap();
+    }
+    builder.build().unwrap()
+}
+
+fn append(log: &Log, records: usize) {
+    log.append_as_leader(&batch(records), 3, 1000, &AppendOptions::default())
+        .unwrap();
+}
+
+/// A log of ten batches of three records, all on the disk, whose stored flushed point is that of `flushed` batches;
+/// and the log's only segment.
+fn ten_batches(flushed: usize) -> (FaultyFileSystem, PathBuf) {
+    let disk = FaultyFileSystem::new(1);
+    let fs = format(&disk);
+    let dir = open(&fs);
+    let log = dir
+        .create_log(
+            "t",
+            0,
+            TOPIC_ID,
+            LogConfig {
+                index_interval_bytes: 150,
+                ..LogConfig::default()
+            },
+        )
+        .unwrap();
+    for at in 0..10 {
+        if at == flushed {
+            log.flush().unwrap();
+            dir.write_checkpoints().unwrap();
+        }
+        append(&log, 3);
+    }
+    log.flush().unwrap();
+    (disk.clone(), PathBuf::from("/data/t-0/00000000000000000000.log"))
+}
+
+fn reopen(disk: &FaultyFileSystem) -> (LogDir, Log) {
+    disk.crash();
+    let fs = disk.shared();
+    let dir = open(&fs);
+    let log = dir.open_log("t", 0, TOPIC_ID, LogConfig::default()).unwrap();
+    (dir, log)
+}
+
+/// Reads all that can be read from `from`; every batch must have a right CRC.
+fn read_all(log: &Log, from: i64) -> Vec<i64> {
+    let mut offsets = Vec::new();
+    let mut offset = from;
+    while let Ok(data) = log.read(offset, 200, true, i64::MAX) {
+        if data.bytes.is_empty() {
+            break;
+        }
+        for batch in batches(&data.bytes) {
+            let batch = batch.unwrap();
+            batch.verify_crc().unwrap();
+            offsets.push(batch.header().base_offset);
+        }
+        offset = data.next_offset;
+    }
+    offsets
+}
+
+#[test]
+fn a_tail_cut_or_garbled_at_any_byte_recovers_to_the_right_prefix() {
+    let size = batch(3).len() as u64;
+    let (disk, path) = ten_batches(5);
+    let whole = disk.contents(&path).unwrap();
+    assert_eq!(whole.len() as u64, 10 * size);
+    for at in 5 * size..10 * size {
+        // Offset (8 bytes) and leader epoch (4) lie outside the CRC; a changed one is found only where the order
+        // breaks, so only falls are tried there.
+        let in_batch = at % size;
+        for damage in ["cut", "flip", "zeros"] {
+            let (disk, path) = ten_batches(5);
+            disk.edit(&path, |bytes| {
+                let at = usize::try_from(at).unwrap();
+                match damage {
+                    "cut" => bytes.truncate(at),
+                    "flip" => bytes[at] ^= 0x80,
+                    _ => bytes[at..].fill(0),
+                }
+                Ok(())
+            })
+            .unwrap();
+            // What was zero before is not damaged by zeros.
+            let changed = disk.contents(&path).unwrap();
+            let first = (0..whole.len()).find(|at| changed.get(*at) != whole.get(*at));
+            let good = first.map_or(10, |first| first as u64 / size);
+            let (dir, log) = reopen(&disk);
+            let outside_crc = damage == "flip" && (in_batch < 8 || (12..16).contains(&in_batch));
+            let end = log.log_end_offset();
+            if outside_crc && end != good as i64 * 3 {
+                // A higher offset or epoch passes for a gap or a new leader, until the next batch contradicts it.
+                assert!(end > good as i64 * 3, "{damage} at {at}");
+                continue;
+            }
+            assert_eq!(end, good as i64 * 3, "{damage} at byte {at}");
+            assert_eq!(log.damage(), []);
+            assert_eq!(log.durable_end_offset(), end);
+            let expected: Vec<i64> = (0..good as i64).map(|batch| batch * 3).collect();
+            assert_eq!(read_all(&log, 0), expected);
+            // The tail is erased: what comes next is not followed by old bytes, also after another crash.
+            append(&log, 1);
+            log.flush().unwrap();
+            drop((dir, log));
+            let (_dir, log) = reopen(&disk);
+            assert_eq!(
+                log.log_end_offset(),
+                end + 1,
+                "{damage} at byte {at}: cut records came back"
+            );
+        }
+    }
+}
+
+#[test]
+fn damage_below_the_flushed_point_is_never_served_and_never_cut() {
+    let size = batch(3).len() as u64;
+    for at in 0..5 * size {
+        let (disk, path) = ten_batches(5);
+        disk.flip_bit(&path, at, 3).unwrap();
+        let before = disk.contents(&path).unwrap();
+        let (_dir, log) = reopen(&disk);
+        if at >= 4 * size && at < 4 * size + 8 {
+            // The last batch below the flushed point: nothing that counts contradicts its offset.
+            continue;
+        }
+        assert_eq!(log.log_end_offset(), 30, "byte {at}: {:?}", log.recovery_report());
+        assert!(
+            disk.contents(&path).unwrap() == before,
+            "damaged bytes are kept as they are (byte {at})"
+        );
+        let report = log.scrub(0, u64::MAX).unwrap();
+        let (hit, in_batch) = ((at / size) as i64 * 3, at % size);
+        let outside_crc = in_batch < 8 || (12..16).contains(&in_batch);
+        if !outside_crc {
+            let known = log.damage();
+            assert!(
+                known.iter().any(|range| range.from <= hit && hit < range.to),
+                "byte {at}: {known:?} {report:?}"
+            );
+            assert!(
+                matches!(log.read(hit, 1000, true, i64::MAX), Err(ReadError::Corrupt { .. })),
+                "byte {at}"
+            );
+        }
+        // What lies behind is served, what lies before, too.
+        if !outside_crc && in_batch >= 12 {
+            let behind: Vec<i64> = (at / size + 1..10).map(|batch| batch as i64 * 3).collect();
+            assert_eq!(read_all(&log, hit + 3), behind, "byte {at}");
+            assert_eq!(
+                read_all(&log, 0),
+                (0..at / size).map(|batch| batch as i64 * 3).collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+#[test]
+fn without_a_flushed_point_everything_is_scanned_and_nothing_is_guessed() {
+    for damage in ["remove", "garble"] {
+        let (disk, path) = ten_batches(5);
+        let size = batch(3).len() as u64;
+        let checkpoint = Path::new("/data/flushed-offset-checkpoint");
+        if damage == "remove" {
+            let fs = disk.shared();
+            fs.remove_file(checkpoint).unwrap();
+            fs.sync_dir(Path::new("/data")).unwrap();
+        } else {
+            disk.flip_bit(checkpoint, 3, 0).unwrap();
+        }
+        disk.flip_bit(&path, 2 * size + 80, 0).unwrap();
+        let (dir, log) = reopen(&disk);
+        assert!(!dir.was_clean());
+        let report = log.recovery_report();
+        assert!(report.unclean && report.flushed_point_unknown);
+        assert_eq!(report.damage.len(), 1, "sound batches follow, so this is no torn tail");
+        assert_eq!((report.damage[0].from, report.damage[0].to), (6, 9));
+        assert_eq!(log.log_end_offset(), 30);
+        assert_eq!(report.truncated_bytes, 0);
+    }
+}
+
+#[test]
+fn a_file_shorter_than_the_flushed_point_is_damage() {
+    let (disk, path) = ten_batches(8);
+    disk.edit(&path, |bytes| {
+        bytes.truncate(400);
+        Ok(())
+    })
+    .unwrap();
+    let (_dir, log) = reopen(&disk);
+    assert!(!log.damage().is_empty());
+    assert!(matches!(
+        log.read(20, 100, true, i64::MAX),
+        Err(ReadError::Corrupt { .. })
+    ));
+    append(&log, 1);
+    assert!(
+        log.log_end_offset() > 24,
+        "offsets that were durable once are not given again"
+    );
+}
+
+#[test]
+fn disks_are_told_apart() {
+    let disk = FaultyFileSystem::new(1);
+    let fs = disk.shared();
+    let path = Path::new("/data");
+    let default = DirOptions::default();
+    assert!(matches!(
+        LogDir::open(&fs, path, &default),
+        Err(OpenDirError::NotFormatted(_))
+    ));
+    fs.create_dir(path).unwrap();
+    assert!(matches!(
+        LogDir::open(&fs, path, &default),
+        Err(OpenDirError::NotFormatted(_))
+    ));
+    format(&disk);
+    let dir = open(&fs);
+    assert!(matches!(
+        LogDir::open(&fs, path, &default),
+        Err(OpenDirError::Locked(_))
+    ));
+    dir.create_log("t", 0, TOPIC_ID, LogConfig::default()).unwrap();
+    assert!(
+        dir.open_log("t", 0, Uuid::from_u128(8), LogConfig::default()).is_err(),
+        "another topic of that name"
+    );
+    drop(dir);
+    for options in [
+        DirOptions {
+            expected_cluster_id: Some("other".into()),
+            ..default.clone()
+        },
+        DirOptions {
+            expected_node_id: Some(2),
+            ..default.clone()
+        },
+        DirOptions {
+            expected_directory_id: Some(Uuid::from_u128(8)),
+            ..default.clone()
+        },
+    ] {
+        assert!(matches!(
+            LogDir::open(&fs, path, &options),
+            Err(OpenDirError::Foreign { .. })
+        ));
+    }
+    fs.remove_file(Path::new("/data/meta.properties")).unwrap();
+    assert!(
+        matches!(LogDir::open(&fs, path, &default), Err(OpenDirError::Damaged { .. })),
+        "data without a name is not new"
+    );
+}
+
+#[test]
+fn appends_leave_the_reserve_and_retention_works_on_a_full_disk() {
+    let disk = FaultyFileSystem::new(1);
+    let fs = format(&disk);
+    disk.set_plan(millrace_log::fs::faulty::FaultPlan {
+        capacity_bytes: 20_000,
+        ..Default::default()
+    });
+    let dir = LogDir::open(
+        &fs,
+        Path::new("/data"),
+        &DirOptions {
+            reserve_bytes: 8_000,
+            ..DirOptions::default()
+        },
+    )
+    .unwrap();
+    let config = LogConfig {
+        segment_bytes: 2_000,
+        retention_bytes: Some(4_000),
+        ..LogConfig::default()
+    };
+    let log = dir.create_log("t", 0, TOPIC_ID, config.clone()).unwrap();
+    let fill = || loop {
+        match log.append_as_leader(&batch(3), 0, 1000, &AppendOptions::default()) {
+            Ok(_) => {}
+            Err(AppendError::DiskFull(full)) => break full,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let full = fill();
+    assert!(
+        full.available_bytes >= 8_000 - 200 && full.reserve_bytes == 8_000,
+        "{full:?}"
+    );
+    log.flush().unwrap();
+    dir.write_checkpoints().unwrap();
+    // Now somebody else fills the rest.
+    disk.set_plan(millrace_log::fs::faulty::FaultPlan {
+        capacity_bytes: disk.used_bytes(),
+        ..Default::default()
+    });
+    assert!(matches!(
+        log.append_as_leader(&batch(3), 0, 1000, &AppendOptions::default()),
+        Err(AppendError::DiskFull(_))
+    ));
+    let start = log.log_start_offset();
+    let report = log.apply_retention(1000, log.log_end_offset()).unwrap();
+    assert!(!report.deleted.is_empty() && log.log_start_offset() > start);
+    assert!(!read_all(&log, log.log_start_offset()).is_empty());
+    let (end, log_start) = (log.log_end_offset(), log.log_start_offset());
+    drop((log, dir));
+    disk.set_plan(millrace_log::fs::faulty::FaultPlan {
+        capacity_bytes: disk.used_bytes(),
+        ..Default::default()
+    });
+    disk.crash();
+    let dir = open(&fs);
+    let log = dir.open_log("t", 0, TOPIC_ID, config).unwrap();
+    assert_eq!((log.log_start_offset(), log.log_end_offset()), (log_start, end));
+}
