@@ -34,7 +34,7 @@ async fn keys_values_headers_and_times_come_back_in_every_codec() {
                 });
             }
             expected.push(record.clone());
-            let _ = producer.send(record).await.unwrap();
+            let _delivery = producer.send(record).await.unwrap();
         }
         producer.close().await.unwrap();
     }
@@ -197,7 +197,7 @@ async fn seeking_by_offset_time_and_ends() {
             .partition(0)
             .timestamp(1_700_000_000_000 + at * 1_000)
             .value(at.to_string());
-        let _ = producer.send(record).await.unwrap();
+        let _delivery = producer.send(record).await.unwrap();
     }
     producer.flush().await.unwrap();
     let mut consumer = consumer(&client, "t", Start::Offset(42)).await;
@@ -261,7 +261,7 @@ async fn many_partitions_are_read_within_a_small_buffer() {
     for at in 0..6_000u32 {
         let partition = i32::try_from(at % 12).unwrap();
         let value = format!("{at:0200}");
-        let _ = producer
+        let _delivery = producer
             .send_to("t", Some(partition), None, Some(value.as_bytes()))
             .await
             .unwrap();
@@ -349,7 +349,7 @@ async fn a_full_buffer_makes_senders_wait_and_nothing_is_lost() {
             Err(error) => {
                 assert_eq!(error.kind(), &ErrorKind::BufferFull);
                 full += 1;
-                let _ = producer.send(record).await.unwrap();
+                let _delivery = producer.send(record).await.unwrap();
             }
         }
         assert!(producer.buffered_bytes() <= 52_000);

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -334,6 +335,8 @@ def main() -> int:
     )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures are written")
     args = parser.parse_args()
+    # An end by SIGTERM ends the brokers and deletes their data as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     chosen, storages = args.only.split(","), args.storage.split(",")
     if (
         unknown := set(chosen) - set(MEASURES)

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use millrace_log::checkpoint::flushed::{self, FlushedPoint, FlushedPoints};
 use millrace_log::fs::OpenMode;
 use millrace_log::{
-    AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, LogConfig, LogDir, TopicPartition, dump,
+    AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, LogConfig, LogDir, TopicPartition, dump,
 };
 use millrace_proto::batch::{BatchBuilder, Codec, batches};
 use uuid::Uuid;

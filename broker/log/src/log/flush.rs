@@ -77,9 +77,11 @@ impl LogInner {
         );
         if work.truncations == self.truncations.load(Ordering::SeqCst) {
             // A segment that has grown or was sealed since has more to sync; what it held is durable.
-            writer
-                .unsynced
-                .retain(|segment| !work.segments.iter().any(|done| done.unchanged(segment)));
+            // So has a sealed one whose indexes did not fit the disk.
+            writer.unsynced.retain(|segment| {
+                let done = work.segments.iter().any(|done| done.unchanged(segment));
+                !done || (segment.is_sealed() && !indexes_stored)
+            });
             if !epochs_stored {
                 writer.epochs_dirty = true;
             }
@@ -244,7 +246,9 @@ impl LogInner {
         };
         match synced.and_then(|()| self.shared.fs.sync_dir(&self.dir)) {
             Ok(()) => {
-                if active.base_offset <= end {
+                // Not so if a full disk did not take those of an older segment.
+                let older = self.writer.lock().unsynced.iter().any(|segment| segment.is_sealed());
+                if active.base_offset <= end && !older {
                     self.indexed_end
                         .fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
                 }

@@ -139,7 +139,7 @@ impl LogInner {
         if !open.clean {
             // Snapshots that no flush covered may be torn, and whole ones may be in the cache only. All that was found
             // counts as durable from now on, so they must be, too.
-            inner.settle_snapshots(open.flushed.map_or(0, |point| point.offset))?;
+            inner.settle_snapshots()?;
         }
         inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
         if inner.load_epochs(&recovered)? {
@@ -170,9 +170,9 @@ impl LogInner {
         Ok(Arc::new(inner))
     }
 
-    fn settle_snapshots(&self, from: i64) -> io::Result<()> {
+    fn settle_snapshots(&self) -> io::Result<()> {
         let fs = &*self.shared.fs;
-        for offset in self.snapshot_offsets()?.into_iter().filter(|offset| *offset >= from) {
+        for offset in self.snapshot_offsets()? {
             let path = names::snapshot_path(&self.dir, offset);
             if snapshot::decode(&read_whole(fs, &path, 1 << 30)?).is_ok() {
                 fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;

@@ -21,7 +21,7 @@ use super::report::{DamagedRange, RecoveryReport};
 use super::{LogInner, Writer};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::fs::{FileSystem, is_disk_full};
-use crate::index::{IndexFile, OffsetEntry, TimeEntry};
+use crate::index::{IndexEntry, IndexFile, OffsetEntry, TimeEntry};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::scan::{BadBatch, Chain, Scan, resync};
 use crate::segment::{Indexes, Segment, names};
@@ -299,7 +299,14 @@ impl Recovery<'_> {
         let covered = |relative: u32| base + i64::from(relative) < indexed;
         let mut offsets: Vec<OffsetEntry> = read_prefix(&**self.fs, &names::index_path(self.dir, base))?;
         offsets.retain(|entry| covered(entry.relative_offset) && u64::from(entry.position) < segment.size());
-        let mut times: Vec<TimeEntry> = read_prefix(&**self.fs, &names::time_index_path(self.dir, base))?;
+        let time_path = names::time_index_path(self.dir, base);
+        let mut times: Vec<TimeEntry> = read_prefix(&**self.fs, &time_path)?;
+        // Entries that do not rise, right behind ones that count, may have been damaged ones that counted.
+        let len = self.fs.metadata(&time_path).map_or(0, |metadata| metadata.len);
+        let cut_short = len > (times.len() * TimeEntry::SIZE) as u64;
+        if cut_short && times.last().is_none_or(|last| covered(last.relative_offset)) {
+            return Ok(None);
+        }
         // The last entry's batch must be where it says, else nothing in the files counts.
         let Some(last) = offsets.last().copied() else {
             return Ok(None);
@@ -320,7 +327,10 @@ impl Recovery<'_> {
             indexes.max_timestamp_offset = base + i64::from(last_time.relative_offset);
         }
         indexes.offsets = IndexFile::resume(&**self.fs, names::index_path(self.dir, base), offsets)?;
-        indexes.times = IndexFile::resume(&**self.fs, names::time_index_path(self.dir, base), times)?;
+        indexes.times = IndexFile::resume(&**self.fs, time_path, times)?;
+        if !segment.is_last_time_right(&indexes)? {
+            return Ok(None);
+        }
         Ok(Some((indexes, u64::from(last.position))))
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{Log, LogInner, Writer};
 use crate::error::ChangeError;
 use crate::fs::is_disk_full;
+use crate::producer::ProducerState;
 use crate::segment::Segment;
 
 /// Why a segment was deleted.
@@ -62,7 +63,12 @@ impl Log {
                 && inner.log_end() <= high_watermark
                 && inner.is_expired(&inner.active(), now_ms);
             // Without room for a new file the active segment stays for now.
-            if all_expired && matches!(inner.roll_locked(&mut writer), Ok(true)) {
+            let rolled = match all_expired.then(|| inner.roll_locked(&mut writer)).transpose() {
+                Ok(rolled) => rolled == Some(true),
+                Err(ChangeError::Refused(_)) => false,
+                Err(error) => return Err(error),
+            };
+            if rolled {
                 inner.choose(now_ms, high_watermark)
             } else {
                 deleted
@@ -195,29 +201,35 @@ impl LogInner {
     /// The log start is stored first, so that a crash in the middle leaves no hole that looks like damage; a disk too
     /// full for that gets the files removed one by one, oldest first, each removal durable before the next.
     fn move_start(&self, offset: i64) -> Result<Vec<(Arc<Segment>, i64)>, ChangeError> {
+        // The producer state as of the first segment that stays must be durable before the records that it was built
+        // from may go (KAFKA-7190): once the log start is stored, the next opening removes them.
+        let (unsaved, must_flush) = {
+            let mut writer = self.writer.lock();
+            self.check_change()?;
+            let segments = self.segments();
+            let last = segments.windows(2).rfind(|pair| pair[1].base_offset <= offset);
+            let unsaved = match last {
+                Some(pair) => self.keep_producers(&mut writer, pair[1].base_offset)?,
+                None => None,
+            };
+            (unsaved, last.is_some() && !writer.unsynced_snapshots.is_empty())
+        };
+        if must_flush {
+            self.flush_locked()?;
+        }
         let stored = match self.shared.store_start(&self.name, offset) {
             Ok(()) => true,
             Err(error) if is_disk_full(&error) => false,
             Err(error) => return Err(self.fail("storing the log start offset", &error).into()),
         };
-        let (doomed, must_flush) = {
+        let doomed = {
             let mut writer = self.writer.lock();
             self.check_change()?;
-            let segments = self.segments();
-            if let Some(pair) = segments.windows(2).rfind(|pair| pair[1].base_offset <= offset) {
-                self.keep_producers(&mut writer, pair[1].base_offset)?;
-            }
-            let doomed = self.advance_start(&mut writer, offset, stored);
-            (doomed, !writer.unsynced_snapshots.is_empty())
+            self.advance_start(&mut writer, offset, stored)
         };
         let Some((_, last_end)) = doomed.last() else {
             return Ok(doomed);
         };
-        // The producer state as of the first segment that stays must be durable before the records that it was built
-        // from go (KAFKA-7190).
-        if must_flush {
-            self.flush_locked()?;
-        }
         let remove = || -> io::Result<()> {
             let fs = &*self.shared.fs;
             for (segment, _) in &doomed {
@@ -236,6 +248,16 @@ impl LogInner {
             fs.sync_dir(&self.dir)
         };
         remove().map_err(|error| self.fail("deleting segments", &error))?;
+        if let Some(state) = unsaved {
+            // There is room now.
+            let mut writer = self.writer.lock();
+            match self.write_snapshot_at(&mut writer, *last_end, &state) {
+                Err(error) if is_disk_full(&error) => {}
+                other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
+            }
+            drop(writer);
+            self.flush_locked()?;
+        }
         tracing::info!(partition = %self.name, segments = doomed.len(), log_start = offset, "deleted segments");
         Ok(doomed)
     }
@@ -243,16 +265,17 @@ impl LogInner {
     /// Makes sure that the producers as of `end`, where the first segment that stays begins, can be told without the
     /// records below: normally a snapshot was made when that segment was begun, but a crash or a full disk may have
     /// prevented it.
-    fn keep_producers(&self, writer: &mut Writer, end: i64) -> Result<(), ChangeError> {
+    fn keep_producers(&self, writer: &mut Writer, end: i64) -> Result<Option<ProducerState>, ChangeError> {
         let snapshots = self.snapshot_offsets().map_err(ChangeError::from_read)?;
         if snapshots.contains(&end) {
-            return Ok(());
+            return Ok(None);
         }
         let (state, ..) = self.producers_at(end).map_err(ChangeError::from_read)?;
         match self.write_snapshot_at(writer, end, &state) {
-            // Better to forget producers than to stay full for ever.
-            Err(error) if is_disk_full(&error) => Ok(()),
-            other => Ok(other.map_err(|error| self.fail("writing a producer snapshot", &error))?),
+            // To be tried again once the segments are gone.
+            Err(error) if is_disk_full(&error) => Ok(Some(state)),
+            Err(error) => Err(self.fail("writing a producer snapshot", &error).into()),
+            Ok(()) => Ok(None),
         }
     }
 

@@ -240,12 +240,6 @@ impl Segment {
 
     /// No more appends. The final entry of the time index is added; files are synced by [`Segment::sync_indexes`].
     pub(crate) fn seal(&self) {
-        eprintln!(
-            "DBG seal {} off {} times {}",
-            self.base_offset,
-            self.indexes.lock().offsets.len(),
-            self.indexes.lock().times.len()
-        );
         self.indexes.lock().append_time(self.base_offset);
         self.may_be_mapped.store(true, Ordering::Release);
         self.sealed.store(true, Ordering::Release);
@@ -263,13 +257,6 @@ impl Segment {
     }
 
     pub(crate) fn sync_indexes(&self) -> io::Result<()> {
-        eprintln!(
-            "DBG sync {} loaded {} off {} times {}",
-            self.base_offset,
-            self.indexes.lock().loaded,
-            self.indexes.lock().offsets.len(),
-            self.indexes.lock().times.len()
-        );
         let mut indexes = self.indexes.lock();
         let indexes = &mut *indexes;
         if indexes.loaded {
@@ -296,12 +283,6 @@ impl Segment {
 
     /// Puts rebuilt indexes in place.
     pub(crate) fn set_indexes(&self, indexes: Indexes) {
-        eprintln!(
-            "DBG set {} off {} times {}",
-            self.base_offset,
-            indexes.offsets.len(),
-            indexes.times.len()
-        );
         *self.indexes.lock() = indexes;
     }
 
@@ -313,7 +294,7 @@ impl Segment {
     }
 
     /// Whether the last entry of the time index, which stands for the whole segment, is what its batch says.
-    fn is_last_time_right(&self, indexes: &Indexes) -> io::Result<bool> {
+    pub(crate) fn is_last_time_right(&self, indexes: &Indexes) -> io::Result<bool> {
         let Some(last) = indexes.times.last() else {
             return Ok(true);
         };

@@ -174,6 +174,11 @@ impl World {
         self.disk.set_plan(self.plan());
     }
 
+    /// A sound disk of unlimited size.
+    pub fn turn_all_faults_off(&mut self) {
+        self.set_lies();
+    }
+
     /// Opens everything anew, without errors, and takes over into the model what a crash may have changed.
     pub fn reopen(&mut self) {
         self.log = None;
