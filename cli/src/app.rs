@@ -14,6 +14,7 @@ use crate::{
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
+    millrace_server::process::tune_allocator();
     // clap tells wrong usage itself and ends with 2.
     let cli = Cli::parse();
     match run(cli) {

@@ -24,11 +24,6 @@ mod version;
 
 use std::process::ExitCode;
 
-/// glibc's allocator keeps large buffers of the past in its arenas for ever; this one gives
-/// them back.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     app::main()
 }

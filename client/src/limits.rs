@@ -38,9 +38,13 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// through another broker.
 pub const UNKNOWN_TOPIC_WAIT: Duration = Duration::from_secs(1);
 
-/// Batches of one partition in flight at most when idempotent: a broker remembers five per
-/// producer and partition (KIP-98, KAFKA-5494).
-pub const MAX_IDEMPOTENT_IN_FLIGHT: usize = 5;
+/// Batches of one partition in flight when idempotent, if nothing else is asked for. Kafka's
+/// brokers remember five per producer and partition (KIP-98, KAFKA-5494); Millrace's find older
+/// ones in the log, so that small batches can share a flush with more than four others.
+pub const DEFAULT_IDEMPOTENT_IN_FLIGHT: usize = 16;
+
+/// Batches of one partition in flight when not idempotent, if nothing else is asked for.
+pub const DEFAULT_IN_FLIGHT: usize = 5;
 
 /// Batches of one partition in flight at most in any case: what one Produce stream holds.
 pub const MAX_IN_FLIGHT: usize = 64;

@@ -28,8 +28,8 @@ pub const MAX_PRODUCE_IN_FLIGHT: usize = 64;
 /// Requests of one PublishStream that wait for their acknowledgement.
 pub const MAX_PUBLISH_IN_FLIGHT: usize = 256;
 
-/// Fetch answers that may wait for a slow reader on one stream: one being sent, one next.
-pub const FETCH_ANSWERS_AHEAD: usize = 1;
+/// Fetch answers that may wait for a slow reader on one stream: one next, one being made.
+pub const FETCH_ANSWERS_AHEAD: usize = 2;
 
 /// Partitions named in one request.
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;

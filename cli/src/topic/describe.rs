@@ -158,7 +158,7 @@ fn text(topic: &Topic) -> String {
         }
     } else if topic.settings.is_empty() {
         text.push_str(&fields(&[(
-            "Settings          ",
+            "Settings:         ",
             "all as the brokers' defaults".to_owned(),
         )]));
     } else {

@@ -117,7 +117,7 @@ impl ProducerBuilder {
         self
     }
 
-    /// Batches of one partition in flight: 1 to 5 if idempotent, else 1 to 64; default 5. Not
+    /// Batches of one partition in flight: 1 to 64; default 16 if idempotent, else 5. Not
     /// idempotent, more than 1 may reorder records when a batch is refused.
     #[must_use]
     pub fn max_in_flight(mut self, batches: usize) -> Self {
@@ -171,12 +171,13 @@ impl ProducerBuilder {
                 "An idempotent producer needs acks all: set that, or idempotent(false).",
             ));
         }
-        let most = if idempotent {
-            limits::MAX_IDEMPOTENT_IN_FLIGHT
+        let usual = if idempotent {
+            limits::DEFAULT_IDEMPOTENT_IN_FLIGHT
         } else {
-            limits::MAX_IN_FLIGHT
+            limits::DEFAULT_IN_FLIGHT
         };
-        let max_in_flight = self.max_in_flight.unwrap_or(limits::MAX_IDEMPOTENT_IN_FLIGHT);
+        let most = limits::MAX_IN_FLIGHT;
+        let max_in_flight = self.max_in_flight.unwrap_or(usual);
         if !(1..=most).contains(&max_in_flight) {
             return Err(Error::invalid(format!(
                 "max_in_flight is {max_in_flight}: it must be 1 to {most}."
