@@ -47,7 +47,7 @@ bench: ## Millrace and Apache Kafka side by side: one table of ratios.
 	./e2e/bench/run
 
 simulate: ## Random storage runs over a faulty disk: SEEDS=n.
-	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log simulation -- --nocapture
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log --test simulation -- --nocapture
 
 fuzz: ## Each fuzz target for SECONDS=n (needs a nightly compiler).
 	./e2e/fuzz.sh $(SECONDS)

@@ -102,7 +102,7 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 pub const FETCH_LANES: usize = 2;
 
 /// The default size of a fetch answer.
-pub const DEFAULT_FETCH_BYTES: usize = 8 << 20;
+pub const DEFAULT_FETCH_BYTES: usize = 4 << 20;
 
 /// The largest fetch answer that a broker gives.
 pub const MAX_FETCH_BYTES: usize = 16 << 20;

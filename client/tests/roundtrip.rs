@@ -89,7 +89,7 @@ async fn wrong_settings_are_refused() {
     let client = broker.client().await;
     let refused = [
         client.producer().acks(Acks::Leader).idempotent(true),
-        client.producer().max_in_flight(6),
+        client.producer().max_in_flight(65),
         client.producer().batch_bytes(0),
         client.producer().buffer_bytes(10),
         client.producer().compression(Codec::Gzip).compression_level(10),

@@ -101,6 +101,14 @@ impl ApiError {
         }
     }
 
+    /// Whether it is sure that nothing was written.
+    #[must_use]
+    pub fn is_not_written(&self) -> bool {
+        self.metadata
+            .get("outcome")
+            .is_some_and(|outcome| outcome == "not_written")
+    }
+
     /// Names the item of the request that failed, in the message.
     #[must_use]
     pub fn in_context(mut self, context: &str) -> Self {

@@ -70,14 +70,24 @@ pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publish streams remembered for resumption; beyond it the longest unused are forgotten
 /// (their requests are then recognised by the log alone).
-pub const MAX_PUBLISH_SESSIONS: usize = 10_000;
+pub const MAX_PUBLISH_SESSIONS: usize = 2_000;
 
-/// Answers remembered for each publish stream.
-pub const REMEMBERED_ANSWERS: usize = 512;
+/// Answers remembered for each publish stream; the log finds those of older requests.
+pub const REMEMBERED_ANSWERS: usize = 64;
+
+/// Answers with more positions than this are not remembered: they are found in the log.
+pub const REMEMBERED_POSITIONS: usize = 8;
+
+/// Messages of one PublishStream that wait for their acknowledgement: each will be a position
+/// in an answer. One request may go beyond it.
+pub const MAX_PUBLISH_MESSAGES_IN_FLIGHT: usize = 100_000;
+
+/// Answers of one PublishStream that wait to be taken.
+pub const PUBLISH_ANSWERS_AHEAD: usize = 4;
 
 /// How far back in a partition a repeated request is searched for when it is not
 /// remembered, in bytes.
-pub const DUPLICATE_SEARCH_BYTES: u64 = 256 << 20;
+pub const DUPLICATE_SEARCH_BYTES: u64 = 64 << 20;
 
 /// A resume token's validity after the stream's last request: the time for which a
 /// partition remembers a producer.
@@ -111,3 +121,7 @@ pub const LARGE_ANSWERS_BYTES: usize = 32 << 20;
 /// A fetch that can't have its one batch within this time is ended: readers that do not take
 /// their answers hold all memory there is for large ones.
 pub const LARGE_ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// A message that does not get its bytes of the memory budget within this time is refused, so
+/// that calls of one connection that wait for each other's bytes end.
+pub const REQUEST_MEMORY_WAIT: Duration = Duration::from_secs(20);

@@ -130,12 +130,12 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(max_in_flight: usize) -> Self {
         Self {
             sequencer: Sequencer::new(
                 Rules {
                     idempotent: true,
-                    max_in_flight: 5,
+                    max_in_flight,
                 },
                 Some(ME),
             ),
@@ -198,7 +198,7 @@ impl World {
             };
             self.in_flight.push(request.id);
             self.pipe.push_back(request);
-            assert!(self.in_flight.len() <= 5);
+            assert!(self.in_flight.len() <= self.sequencer.rules.max_in_flight);
         }
     }
 
@@ -344,8 +344,8 @@ proptest! {
     #![proptest_config(model_runs())]
 
     #[test]
-    fn nothing_is_lost_doubled_or_reordered(steps in steps()) {
-        let mut world = World::new();
+    fn nothing_is_lost_doubled_or_reordered(steps in steps(), max_in_flight in prop_oneof![Just(1), Just(5), Just(16)]) {
+        let mut world = World::new(max_in_flight);
         for step in steps {
             world.step(step);
         }

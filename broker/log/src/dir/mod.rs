@@ -409,6 +409,28 @@ impl LogDir {
         self.starts_known
     }
 
+    /// The end of what is recorded as durable of a partition, whether or not its directory is there.
+    #[must_use]
+    pub fn recorded_flushed(&self, topic: &str, partition: i32) -> Option<i64> {
+        self.shared
+            .stored_flushed(&TopicPartition::new(topic, partition))
+            .map(|point| point.offset)
+    }
+
+    /// Forgets what is recorded of partitions that have no directory and that `keep` does not name: a deletion that a
+    /// crash interrupted before its record was gone too.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn forget_missing(&self, keep: impl Fn(&TopicPartition) -> bool) -> io::Result<()> {
+        for name in self.shared.recorded() {
+            if !keep(&name) && !self.shared.fs.exists(&self.partition_path(&name))? {
+                self.shared.forget(&name);
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes a partition: its directory is renamed to `<name>.<uuid>-delete`, durably, and then removed. The open
     /// log, if there is one, is closed.
     ///

@@ -217,6 +217,11 @@ impl DirShared {
         self.logs.lock().remove(name);
     }
 
+    /// Every partition of which a durable end is recorded.
+    pub(crate) fn recorded(&self) -> Vec<TopicPartition> {
+        self.checkpoints.lock().flushed.keys().cloned().collect()
+    }
+
     /// Every log that is open.
     pub(crate) fn open_logs(&self) -> Vec<Arc<LogInner>> {
         self.logs.lock().values().filter_map(Weak::upgrade).collect()

@@ -6,6 +6,7 @@
 
 pub mod faulty;
 pub mod os;
+mod pool;
 
 use std::ffi::OsString;
 use std::io::{self, IoSlice};

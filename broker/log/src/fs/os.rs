@@ -9,7 +9,21 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
-use super::{DirEntry, File, FileSystem, Metadata, OpenMode};
+use super::{DirEntry, File, FileSystem, Metadata, OpenMode, pool};
+
+/// Reads from `pos` until the buffer is full or the file ends; returns how many bytes.
+fn fill(file: &fs::File, buffer: &mut [u8], pos: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], pos + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
 
 /// The machine's own file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,6 +136,10 @@ impl File for OsFile {
         // Never allocate by what a damaged length field claims: the file's own length is the bound.
         let left = self.len()?.saturating_sub(pos);
         let len = len.min(usize::try_from(left).unwrap_or(usize::MAX));
+        if let Some(mut buffer) = pool::take(len) {
+            let read = fill(&self.0, &mut buffer[..len], pos)?;
+            return Ok(pool::share(buffer, read));
+        }
         let mut buffer: Vec<u8> = Vec::with_capacity(len);
         while buffer.len() < len {
             let at = pos + buffer.len() as u64;
@@ -134,7 +152,8 @@ impl File for OsFile {
             }
         }
         buffer.truncate(len);
-        Ok(Bytes::from(buffer))
+        let read = buffer.len();
+        Ok(pool::share(buffer, read))
     }
 
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], pos: u64) -> io::Result<()> {

@@ -259,7 +259,8 @@ impl ProducerState {
             .entries
             .iter()
             .filter(|(_, entry)| entry.transaction_first_offset < 0)
-            .map(|(id, entry)| (entry.last_timestamp, *id))
+            // By place in the log, not by time: times are the producers' own, and may be long ago.
+            .map(|(id, entry)| (entry.batches.back().map_or(-1, |batch| batch.last_offset), *id))
             .collect();
         by_use.sort_unstable();
         let excess = (self.entries.len() - limit + limit / 10).min(by_use.len());

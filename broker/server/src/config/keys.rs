@@ -75,12 +75,12 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "memory.in.flight.bytes",
         "67108864",
-        "Bytes of requests and answers that the broker holds at once, over all connections; beyond it clients are made to wait. 32 MiB to 1 TiB.",
+        "Bytes of requests and answers that the broker holds at once, over all connections; beyond it clients are made to wait. Half is for requests, half for answers. 34 MiB to 1 TiB.",
     ),
     key(
         "memory.in.flight.bytes.per.connection",
         "33554432",
-        "The same for one connection. 17 MiB to 1 TiB.",
+        "The same for one connection, of either half. 17 MiB to 1 TiB.",
     ),
     key(
         "node.id",

@@ -275,8 +275,8 @@ impl Settings {
         let factor: i64 = self.parse("default.replication.factor", "-1, or 1 to 32,767", |n| {
             *n == -1 || (1..=32_767).contains(n)
         })?;
-        let memory_bytes = self.parse("memory.in.flight.bytes", "32 MiB to 1 TiB, in bytes", |n| {
-            (32 << 20..=TIB).contains(n)
+        let memory_bytes = self.parse("memory.in.flight.bytes", "34 MiB to 1 TiB, in bytes", |n| {
+            (34 << 20..=TIB).contains(n)
         })?;
         let memory_bytes_per_connection = self.parse(
             "memory.in.flight.bytes.per.connection",

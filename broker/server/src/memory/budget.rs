@@ -11,22 +11,32 @@ use crate::limits;
 /// that are served well hold theirs.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// The broker's budget.
+/// The broker's budget: half of it for requests and half for answers, so that readers who do
+/// not take theirs leave room for writers.
 #[derive(Clone, Debug)]
 pub struct MemoryBudget {
-    broker: Arc<Semaphore>,
+    requests: Arc<Semaphore>,
+    answers: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
-    total: usize,
+    half: usize,
     per_connection: usize,
 }
 
 /// One connection's part of the budget.
 #[derive(Clone, Debug)]
 pub struct ConnectionBudget {
+    requests: Share,
+    answers: Share,
+    large_answers: Arc<Semaphore>,
+}
+
+/// What all connections share, and one connection's bound in it.
+#[derive(Clone, Debug)]
+struct Share {
     broker: Arc<Semaphore>,
     connection: Arc<Semaphore>,
-    large_answers: Arc<Semaphore>,
-    per_connection: usize,
+    /// The most that one message counts, so that each gets through.
+    most: usize,
 }
 
 /// Bytes that are held; given back when dropped.
@@ -37,39 +47,51 @@ pub struct MemoryPermit {
 }
 
 impl MemoryBudget {
-    /// A budget of `total` bytes, of which one connection may use `per_connection`.
+    /// A budget of `total` bytes; one connection may use `per_connection` of either half.
     pub fn new(total: usize, per_connection: usize) -> Self {
-        let large_answers = Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES));
+        let half = total / 2;
         Self {
-            broker: Arc::new(Semaphore::new(total)),
-            large_answers,
-            total,
-            per_connection,
+            requests: Arc::new(Semaphore::new(half)),
+            answers: Arc::new(Semaphore::new(half)),
+            large_answers: Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES)),
+            half,
+            per_connection: per_connection.min(half),
         }
     }
 
     /// The part of a new connection.
     #[must_use]
     pub fn connection(&self) -> ConnectionBudget {
-        ConnectionBudget {
-            broker: self.broker.clone(),
+        let share = |broker: &Arc<Semaphore>| Share {
+            broker: broker.clone(),
             connection: Arc::new(Semaphore::new(self.per_connection)),
+            most: self.per_connection,
+        };
+        ConnectionBudget {
+            requests: share(&self.requests),
+            answers: share(&self.answers),
             large_answers: self.large_answers.clone(),
-            per_connection: self.per_connection,
         }
     }
 
     /// Bytes that are held now.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.total - self.broker.available_permits()
+        2 * self.half - self.requests.available_permits() - self.answers.available_permits()
     }
 }
 
 impl ConnectionBudget {
-    /// Takes `bytes` if they get free within a moment.
-    pub async fn acquire_soon(&self, bytes: usize) -> Option<MemoryPermit> {
-        tokio::time::timeout(MOMENT, self.acquire(bytes)).await.ok()
+    /// Takes a request's bytes, if they get free in time.
+    pub async fn acquire(&self, bytes: usize) -> Option<MemoryPermit> {
+        tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.requests.acquire(bytes))
+            .await
+            .ok()
+    }
+
+    /// Takes an answer's bytes, if they get free within a moment.
+    pub async fn acquire_for_answer(&self, bytes: usize) -> Option<MemoryPermit> {
+        tokio::time::timeout(MOMENT, self.answers.acquire(bytes)).await.ok()
     }
 
     /// Takes `bytes` of what is kept apart for answers that are large though memory is short,
@@ -86,11 +108,12 @@ impl ConnectionBudget {
             _broker: permit,
         })
     }
+}
 
-    /// Waits until `bytes` are free and takes them. More than the connection's whole part
-    /// counts as that part: one message always gets through.
-    pub async fn acquire(&self, bytes: usize) -> MemoryPermit {
-        let bytes = u32::try_from(bytes.min(self.per_connection)).unwrap_or(u32::MAX);
+impl Share {
+    /// Waits until `bytes` are free and takes them.
+    async fn acquire(&self, bytes: usize) -> MemoryPermit {
+        let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
         // First the connection's, so that one connection that waits for itself holds none
         // of what all share. Neither semaphore is ever closed.
         loop {
@@ -128,17 +151,24 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_used_up_is_waited_for() {
-        let budget = MemoryBudget::new(100, 60);
+        let budget = MemoryBudget::new(200, 60);
         let (one, other) = (budget.connection(), budget.connection());
-        let held = one.acquire(60).await;
+        let wait = Duration::from_millis(20);
+        let held = one.requests.acquire(60).await;
         assert_eq!(budget.used(), 60);
-        let blocked = tokio::time::timeout(Duration::from_millis(20), one.acquire(1)).await;
-        assert!(blocked.is_err(), "the connection's part is used up");
+        assert!(
+            tokio::time::timeout(wait, one.acquire(1)).await.is_err(),
+            "the connection's part is used up"
+        );
         let second = other.acquire(40).await;
-        let blocked = tokio::time::timeout(Duration::from_millis(20), other.acquire(1)).await;
-        assert!(blocked.is_err(), "the broker's budget is used up");
-        drop(held);
-        drop(second);
+        assert!(
+            tokio::time::timeout(wait, other.acquire(1)).await.is_err(),
+            "the requests' half is used up"
+        );
+        let answer = other.acquire_for_answer(50).await;
+        assert!(answer.is_some(), "answers have a half of their own");
+        assert!(other.acquire_for_answer(50).await.is_none(), "and no more than that");
+        drop((held, second, answer));
         let all = one.acquire(usize::MAX).await;
         assert_eq!(budget.used(), 60, "an oversized message counts as the whole part");
         drop(all);
@@ -148,7 +178,8 @@ mod tests {
     #[tokio::test]
     async fn bytes_give_back_their_permit_with_the_last_copy() {
         let budget = MemoryBudget::new(100, 100);
-        let bytes = hold(Bytes::from_static(b"abc"), budget.connection().acquire(3).await);
+        let permit = budget.connection().acquire(3).await.unwrap();
+        let bytes = hold(Bytes::from_static(b"abc"), permit);
         let slice = bytes.slice(1..2);
         drop(bytes);
         assert_eq!(budget.used(), 3);

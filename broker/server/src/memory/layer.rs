@@ -15,12 +15,16 @@ use std::{
 
 use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame};
+use millrace_proto::v1::ErrorReason;
 use parking_lot::Mutex;
 use tonic::{Status, body::Body as GrpcBody};
 use tower::{Layer, Service};
 
 use super::budget::{ConnectionBudget, MemoryPermit};
-use crate::{error::oversized, limits};
+use crate::{
+    error::{ApiError, WriteOutcome, oversized},
+    limits,
+};
 
 /// The permits of the messages that a streaming call has received, in their order. Calls
 /// that hold messages for long take them; else a permit goes back when the next message
@@ -112,7 +116,7 @@ where
     }
 }
 
-type Acquiring = Pin<Box<dyn Future<Output = MemoryPermit> + Send>>;
+type Acquiring = Pin<Box<dyn Future<Output = Option<MemoryPermit>> + Send>>;
 
 /// A request's body that takes each message's length from the budget first.
 struct BudgetBody {
@@ -174,6 +178,10 @@ impl BudgetBody {
             if let Some(acquiring) = &mut self.acquiring {
                 let permit = ready!(acquiring.as_mut().poll(context));
                 self.acquiring = None;
+                let Some(permit) = permit else {
+                    self.held = None;
+                    return Poll::Ready(Some(Err(no_memory().into())));
+                };
                 self.permits.push(permit);
             }
             let Some(frame) = &self.held else {
@@ -210,10 +218,15 @@ impl BudgetBody {
     ) -> Option<Poll<Option<Result<Bytes, Status>>>> {
         let acquiring = self.acquiring.as_mut()?;
         match acquiring.as_mut().poll(context) {
-            Poll::Ready(permit) => {
+            Poll::Ready(Some(permit)) => {
                 self.acquiring = None;
                 self.permits.push(permit);
                 None
+            }
+            Poll::Ready(None) => {
+                self.acquiring = None;
+                self.held = None;
+                Some(Poll::Ready(Some(Err(no_memory().into()))))
             }
             Poll::Pending => {
                 let frame = self.held.as_mut()?;
@@ -248,6 +261,15 @@ impl Body for BudgetBody {
             }
         }
     }
+}
+
+/// A request waited too long for memory.
+fn no_memory() -> ApiError {
+    ApiError::new(
+        ErrorReason::Overloaded,
+        "The broker had no memory for the request in time: send less at once, and try again later.",
+    )
+    .outcome(WriteOutcome::NotWritten)
 }
 
 /// An answer's body that keeps the request's permits until it is sent.
@@ -300,7 +322,7 @@ mod tests {
     async fn every_cut_of_the_bytes_passes_unchanged_and_counts_each_message() {
         let bytes: Vec<u8> = [message(3), message(0), message(9)].concat();
         for cut in 0..bytes.len() {
-            let budget = MemoryBudget::new(100, 100);
+            let budget = MemoryBudget::new(200, 100);
             let permits = MessagePermits::default();
             permits.claim();
             let (front, back) = bytes.split_at(cut);
@@ -319,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_waits_for_its_bytes_while_those_before_it_go_on() {
-        let budget = MemoryBudget::new(10, 10);
+        let budget = MemoryBudget::new(20, 10);
         let permits = MessagePermits::default();
         permits.claim();
         let frame = [message(8), message(5)].concat();
@@ -335,7 +357,7 @@ mod tests {
 
     #[tokio::test]
     async fn where_nobody_takes_permits_the_next_message_gives_back_the_last() {
-        let budget = MemoryBudget::new(10, 10);
+        let budget = MemoryBudget::new(20, 10);
         let frames = vec![message(8), message(8), message(8)];
         let read = BudgetBody::new(body(frames), budget.connection(), MessagePermits::default());
         // Each message can only begin when the bytes of the one before are given back.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use millrace_engine::config::FlushPolicy;
+use millrace_engine::config::{FlushPolicy, TimestampKind};
 use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, SequenceRule};
 use millrace_proto::{
     batch::{BatchBuilder, BatchHeader, BatchView, Codec, DecodeLimits, OwnedBatch},
@@ -19,8 +19,11 @@ use crate::{
     rpc::convert::{Acks, topic_codec},
 };
 
-/// The most records in a compressed batch: as many of the smallest as readers would decompress.
-const MAX_COMPRESSED_RECORDS: usize = limits::MAX_DECOMPRESSED_BYTES / 7;
+/// What looking at a batch's records may cost; what is beyond it readers would refuse too.
+const INGEST_LIMITS: DecodeLimits = DecodeLimits {
+    max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
+    ..DecodeLimits::DEFAULT
+};
 
 /// How a batch is to be appended.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +106,10 @@ impl Partition {
                 base_offset,
                 last_offset,
                 timestamp,
-            }) => (base_offset, last_offset, Some(timestamp), true),
+            }) => {
+                let stamped = config.timestamp_kind == TimestampKind::LogAppendTime;
+                (base_offset, last_offset, stamped.then_some(timestamp), true)
+            }
             Err(error @ AppendError::DuplicateSequence { .. }) => {
                 let (base_offset, last_offset) = self.find_stored(&batch, request.sequence_rule, error)?;
                 (base_offset, last_offset, None, true)
@@ -128,7 +134,8 @@ impl Partition {
         } else {
             Committed::done()
         };
-        match config.flush {
+        // Looked at only now: settings that changed meanwhile have queued a flush before.
+        match self.config().flush {
             FlushPolicy::Ack => self.queue_flush(),
             FlushPolicy::Interval | FlushPolicy::Os => self.advance(),
         }
@@ -168,7 +175,7 @@ impl Partition {
                 header.base_sequence,
                 limits::DUPLICATE_SEARCH_BYTES,
             )
-            .map_err(|error| self.read_error(error))?;
+            .map_err(|error| self.read_error(error).outcome(WriteOutcome::Unknown))?;
         match found {
             Some(found) => Ok((found.base_offset, found.last_offset)),
             None if rule == SequenceRule::Contiguous => Err(errors::append(duplicate)),
@@ -182,7 +189,8 @@ impl Partition {
 }
 
 /// Checks what the log takes on trust: that the batch holds the records that its header
-/// claims. Those of a compressed one are not looked at; readers do, within their limits.
+/// claims, so that no reader meets one that it can't decode. As in Kafka, compressed ones are
+/// looked into as well.
 fn check_records(batch: &Bytes) -> Result<(), ApiError> {
     let corrupt = |error| errors::corrupt(&error);
     let view = BatchView::parse(batch).map_err(corrupt)?;
@@ -193,18 +201,10 @@ fn check_records(batch: &Bytes) -> Result<(), ApiError> {
             "Transactions are not supported yet: send the batch without the transactional attribute.",
         ));
     }
-    if header.codec() == Codec::None {
-        // Before the records, which a flipped bit makes a riddle.
-        view.verify_crc().map_err(corrupt)?;
-        for record in &view.records(&DecodeLimits::DEFAULT).map_err(corrupt)? {
-            record.map_err(corrupt)?;
-        }
-    } else if usize::try_from(header.record_count).is_ok_and(|count| count > MAX_COMPRESSED_RECORDS) {
-        let problem = format!(
-            "it claims {} records, more than {MAX_COMPRESSED_RECORDS}",
-            header.record_count
-        );
-        return Err(errors::corrupt(&problem));
+    // Before the records, which a flipped bit makes a riddle.
+    view.verify_crc().map_err(corrupt)?;
+    for record in &view.records(&INGEST_LIMITS).map_err(corrupt)? {
+        record.map_err(corrupt)?;
     }
     Ok(())
 }
@@ -218,12 +218,8 @@ fn recompress(batch: Bytes, codec: Codec) -> Result<Bytes, ApiError> {
         return Ok(batch);
     }
     parsed.verify_crc().map_err(corrupt)?;
-    let limits = DecodeLimits {
-        max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
-        ..DecodeLimits::DEFAULT
-    };
     let mut builder = BatchBuilder::new(codec);
-    for record in parsed.records(&limits).map_err(corrupt)? {
+    for record in parsed.records(&INGEST_LIMITS).map_err(corrupt)? {
         let record = record.map_err(corrupt)?;
         let headers: Vec<millrace_proto::batch::Header<'_>> = record
             .headers

@@ -304,13 +304,15 @@ impl Partition {
     }
 
     /// Takes over new settings.
-    fn update_config(&self, config: Arc<TopicConfig>, replicas: usize) {
+    fn update_config(self: &Arc<Self>, config: Arc<TopicConfig>, replicas: usize) {
         self.log.update_config(registry::log_config(&config));
         self.leader
             .lock()
             .set_required(registry::required_in_sync(&config, replicas));
         *self.config.write() = config;
         self.advance();
+        // What was appended under another flush policy may wait for one.
+        self.queue_flush();
     }
 
     /// Ends all calls on it: it is deleted.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use millrace_engine::{BrokerId, Cluster, Topic, TopicConfig, config::TimestampKind, partition::Leader};
-use millrace_log::{Log, LogConfig, LogDir, OpenLogError, PartitionState};
+use millrace_log::{Log, LogConfig, LogDir, OpenLogError, PartitionState, TopicPartition};
 use millrace_proto::{batch::TimestampType, v1::ErrorReason};
 use parking_lot::{Mutex, RwLock};
 
@@ -34,6 +34,8 @@ pub struct Partitions {
     metrics: Arc<Metrics>,
     /// Partitions opened so far and to be opened, for the readiness report.
     opening: (AtomicUsize, AtomicUsize),
+    /// Where each broker is, for those who ask here for another one's partition.
+    addresses: RwLock<BTreeMap<BrokerId, String>>,
     /// One reconciliation at a time.
     reconciling: Mutex<()>,
 }
@@ -69,6 +71,7 @@ impl Partitions {
             flusher,
             metrics,
             opening: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            addresses: RwLock::default(),
             reconciling: Mutex::new(()),
         }
     }
@@ -119,6 +122,7 @@ impl Partitions {
                     ErrorReason::NotLeader,
                     format!("Broker {leader} leads partition {number}: fetch metadata and ask there."),
                 )
+                .with("leader", self.addresses.read().get(&leader).map_or("", String::as_str))
                 .with("leader_id", leader)
                 .with("leader_epoch", partition.leader_epoch),
                 _ => ApiError::new(
@@ -153,6 +157,11 @@ impl Partitions {
     ///
     pub fn reconcile(&self, cluster: &Cluster) {
         let _one = self.reconciling.lock();
+        *self.addresses.write() = cluster
+            .brokers
+            .values()
+            .map(|broker| (broker.id, broker.address.clone()))
+            .collect();
         self.remove_missing(cluster);
         let mut openings = Vec::new();
         for (topic, number) in cluster.replicas_of(self.node_id) {
@@ -285,13 +294,7 @@ impl Partitions {
         let Opening { topic, number, config } = opening;
         let number_on_disk = i32::try_from(*number).unwrap_or(i32::MAX);
         let log_config = log_config(config);
-        let log = match self
-            .dir
-            .open_log(&topic.name, number_on_disk, topic.id, log_config.clone())
-        {
-            Err(OpenLogError::NotFound(_)) => self.dir.create_log(&topic.name, number_on_disk, topic.id, log_config)?,
-            opened => opened?,
-        };
+        let log = self.open_or_create(topic, number_on_disk, log_config)?;
         self.report(topic, *number, &log);
         // Opening has made durable what it kept. As the only in-sync replica's log, all of
         // it is committed.
@@ -314,6 +317,27 @@ impl Partitions {
         debug_assert!(durable <= partition.log.log_end_offset());
         partition.advance();
         Ok(partition)
+    }
+
+    /// Opens a log, or creates one that was never there. A half-made one that a crash left is
+    /// made anew; one that is gone although it had data is an error, not an empty log.
+    fn open_or_create(&self, topic: &Topic, number: i32, config: LogConfig) -> Result<Log, OpenLogError> {
+        let missing = match self.dir.open_log(&topic.name, number, topic.id, config.clone()) {
+            Err(error @ (OpenLogError::NotFound(_) | OpenLogError::Damaged { .. })) => error,
+            opened => return opened,
+        };
+        if let Some(end) = self.dir.recorded_flushed(&topic.name, number).filter(|end| *end > 0) {
+            return Err(OpenLogError::Damaged {
+                path: self.dir.path().join(format!("{}-{number}", topic.name)),
+                reason: format!(
+                    "the directory is gone or damaged, and it had records up to offset {end}: restore it, or delete the topic"
+                ),
+            });
+        }
+        match self.dir.create_log(&topic.name, number, topic.id, config) {
+            Err(OpenLogError::AlreadyExists(_)) => Err(missing),
+            created => created,
+        }
     }
 
     fn lead(
@@ -355,7 +379,7 @@ impl Partitions {
                 topic = topic.name,
                 partition = number,
                 truncated_bytes = report.truncated_bytes,
-                "cut a tail that the last stop left half written; nothing acknowledged was in it"
+                "cut a tail that the last stop left half written"
             );
         }
         for damage in &report.damage {
@@ -395,6 +419,10 @@ impl Partitions {
                 ),
                 Err(error) => tracing::error!(partition = %name, %error, "can't set a stray partition aside"),
             }
+        }
+        let known = |name: &TopicPartition| name.topic == METADATA_TOPIC || cluster.topics.contains_key(&name.topic);
+        if let Err(error) = self.dir.forget_missing(known) {
+            tracing::warn!(%error, "what is recorded of deleted partitions can't be checked");
         }
         if let Err(error) = self.dir.remove_deleted() {
             tracing::warn!(%error, "what a deletion left can't be removed");

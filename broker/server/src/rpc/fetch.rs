@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 use super::{convert, produce::check_partitions};
 use crate::{
     broker::Broker,
-    error::ApiError,
+    error::{ApiError, broker_stopping},
     limits,
     memory::ConnectionBudget,
     partition::{Offsets, Partition},
@@ -62,19 +62,24 @@ impl FetchSession {
         let stopping = self.broker.stopping.clone();
         loop {
             // Room for the answer first: a slow reader's next answer is not even read.
-            let Ok(slot) = answers.reserve().await else { return };
-            let request = match requests.message().await {
+            let slot = tokio::select! {
+                slot = answers.reserve() => slot,
+                () = stopping.cancelled() => return,
+            };
+            let Ok(slot) = slot else { return };
+            let request = tokio::select! {
+                request = requests.message() => request,
+                () = stopping.cancelled() => return slot.send(Err(broker_stopping().into())),
+            };
+            let request = match request {
                 Ok(Some(request)) => request,
                 Ok(None) => return,
-                Err(status) => {
-                    slot.send(Err(status));
-                    return;
-                }
+                Err(status) => return slot.send(Err(status)),
             };
             let answer = tokio::select! {
                 answer = self.answer(request) => answer,
                 () = answers.closed() => return,
-                () = stopping.cancelled() => return,
+                () = stopping.cancelled() => return slot.send(Err(broker_stopping().into())),
             };
             slot.send(answer);
         }
@@ -89,7 +94,7 @@ impl FetchSession {
             // take theirs must not hold up the others.
             let expected = self.expected_bytes(&fetch);
             let permit = match &self.budget {
-                Some(budget) => budget.acquire_soon(expected).await,
+                Some(budget) => budget.acquire_for_answer(expected).await,
                 None => None,
             };
             let short = self.budget.is_some() && permit.is_none();
@@ -109,13 +114,8 @@ impl FetchSession {
                 return Ok(hold(response, permit));
             }
             drop(permit);
-            let waited = tokio::time::timeout_at(deadline, waiter.notified()).await;
-            if waited.is_err() {
-                let (response, _, _) = self
-                    .read_all(&fetch, limits::SMALL_ANSWER_BYTES, &Arc::new(Notify::new()))
-                    .await;
-                return Ok(response);
-            }
+            // At the deadline it is read once more, and answered with what is there then.
+            let _ = tokio::time::timeout_at(deadline, waiter.notified()).await;
         }
     }
 

@@ -28,7 +28,9 @@ impl Messaging for MessagingService {
             self.0.metrics.count_error(error);
         })?;
         drop(request);
-        Ok(Response::new(publishing.finish(&self.0).await?))
+        // A stopping broker waits for it.
+        let finished = self.0.tasks.track_future(publishing.finish(&self.0)).await;
+        Ok(Response::new(finished?))
     }
 
     async fn publish_stream(
@@ -36,7 +38,7 @@ impl Messaging for MessagingService {
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
         let permits = permits(&request);
-        let (answers, stream) = mpsc::channel(limits::MAX_PUBLISH_IN_FLIGHT);
+        let (answers, stream) = mpsc::channel(limits::PUBLISH_ANSWERS_AHEAD);
         let broker = self.0.clone();
         self.0
             .spawn(publish_stream::serve(broker, permits, request.into_inner(), answers));

@@ -205,6 +205,7 @@ impl Publishing {
                 }
                 Err(error) => {
                     broker.metrics.count_error(&error);
+                    written |= !error.is_not_written();
                     failed.get_or_insert(error);
                 }
             }

@@ -78,6 +78,9 @@ impl PublishSessions {
     }
 
     fn remember(&self, producer_id: i64, id: u64, answer: &v1::PublishResponse, now_ms: i64) {
+        if answer.positions.len() > limits::REMEMBERED_POSITIONS {
+            return;
+        }
         if let Some(session) = self.0.lock().get_mut(&producer_id) {
             session.used_at_ms = now_ms;
             if session.answers.len() >= limits::REMEMBERED_ANSWERS {
@@ -133,6 +136,8 @@ struct Stream {
     producer_id: i64,
     last_id: u64,
     pending: FuturesOrdered<Pending>,
+    /// How many messages each pending answer is about, and all together.
+    pending_messages: (VecDeque<usize>, usize),
 }
 
 /// Serves one stream until it ends, is taken over, or its reader goes away.
@@ -180,6 +185,7 @@ async fn run(
         producer_id,
         last_id: 0,
         pending: FuturesOrdered::new(),
+        pending_messages: (VecDeque::new(), 0),
     };
     let mut next = Some(first);
     let mut open = true;
@@ -200,12 +206,13 @@ async fn run(
             () = stopping.cancelled(), if open => open = false,
             () = owner.cancelled() => return Err(taken_over().into()),
             Some(answer) = stream.pending.next(), if !stream.pending.is_empty() => {
+                stream.pending_messages.1 -= stream.pending_messages.0.pop_front().unwrap_or(0);
                 if answers.send(Ok(answer)).await.is_err() {
                     return Ok(());
                 }
             }
             request = requests.message(),
-                if open && stream.pending.len() < limits::MAX_PUBLISH_IN_FLIGHT =>
+                if open && stream.has_room() =>
             {
                 match request {
                     Ok(Some(request)) => next = Some(request),
@@ -235,7 +242,7 @@ impl Stream {
             return;
         };
         match self.begin(id, &publish) {
-            Ok(pending) => self.pending.push_back(pending),
+            Ok(pending) => self.push(pending, publish.messages.len()),
             Err(error) => self.fail(id, error),
         }
     }
@@ -286,7 +293,18 @@ impl Stream {
             id,
             result: Some(Answer::Error(error)),
         };
-        self.pending.push_back(futures::future::ready(answer).boxed());
+        self.push(futures::future::ready(answer).boxed(), 0);
+    }
+
+    fn push(&mut self, pending: Pending, messages: usize) {
+        self.pending.push_back(pending);
+        self.pending_messages.0.push_back(messages);
+        self.pending_messages.1 += messages;
+    }
+
+    fn has_room(&self) -> bool {
+        self.pending.len() < limits::MAX_PUBLISH_IN_FLIGHT
+            && self.pending_messages.1 < limits::MAX_PUBLISH_MESSAGES_IN_FLIGHT
     }
 }
 

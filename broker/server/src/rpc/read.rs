@@ -175,7 +175,7 @@ impl Reader {
         // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
         // without: readers that do not take theirs must not hold up the others.
         let permit = match &self.budget {
-            Some(budget) => budget.acquire_soon(3 * limits::READ_RESPONSE_BYTES).await,
+            Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
             None => None,
         };
         let small = self.budget.is_some() && permit.is_none();

@@ -36,7 +36,7 @@ impl AdminService {
 /// Runs a call and counts its failure.
 macro_rules! answer {
     ($service:expr, $call:expr) => {
-        match $call.await {
+        match $service.0.tasks.track_future($call).await {
             Ok(answer) => Ok(Response::new(answer)),
             Err(error) => {
                 $service.0.metrics.count_error(&error);
