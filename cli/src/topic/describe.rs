@@ -157,10 +157,8 @@ fn text(topic: &Topic) -> String {
             ));
         }
     } else if topic.settings.is_empty() {
-        text.push_str(&fields(&[(
-            "Settings:         ",
-            "all as the brokers' defaults".to_owned(),
-        )]));
+        // In line with the fields above, whose longest label is "Replication factor:".
+        text.push_str(&format!("{:<21}all as the brokers' defaults\n", "Settings:"));
     } else {
         text.push_str("Settings that differ from the brokers' defaults:\n");
         for (key, value) in &topic.settings {
