@@ -34,17 +34,23 @@ where
     type Decoder = MessageDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        MessageEncoder(PhantomData)
+        MessageEncoder::default()
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        MessageDecoder(PhantomData)
+        MessageDecoder::default()
     }
 }
 
 /// Encodes messages into a buffer that is sized once.
 #[derive(Debug)]
 pub struct MessageEncoder<T>(PhantomData<T>);
+
+impl<T> Default for MessageEncoder<T> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
 
 impl<T: Message> Encoder for MessageEncoder<T> {
     type Item = T;

@@ -46,6 +46,13 @@ pub const MAX_HEADER_NAME_BYTES: usize = 32 << 10;
 /// The most bytes in one fetch answer.
 pub const MAX_FETCH_BYTES: i32 = 16 << 20;
 
+/// About how many bytes of records one part of a fetch answer has at most: two of the usual largest
+/// batches would not fit into a frame of our clients.
+pub const FETCH_PART_BYTES: usize = (2 << 20) - (64 << 10);
+
+/// How long records that were read ahead of a request are kept.
+pub const READ_AHEAD_KEPT: Duration = Duration::from_millis(200);
+
 /// Fetch answer size where the request names none.
 pub const DEFAULT_FETCH_BYTES: i32 = 8 << 20;
 

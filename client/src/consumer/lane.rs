@@ -8,12 +8,12 @@ use std::{
 use millrace_proto::v1;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use super::{
     Shared,
+    answers::Answers,
     records::{Scanned, scan},
-    state::{Answered, Asked, Plan},
+    state::{Answered, Asked, PartitionState, Plan},
 };
 use crate::{
     error::{Error, ErrorKind, Result},
@@ -23,7 +23,7 @@ use crate::{
 /// An open stream.
 struct Stream {
     requests: mpsc::Sender<v1::FetchRequest>,
-    answers: Streaming<v1::FetchResponse>,
+    answers: Answers,
     next_correlation: u64,
 }
 
@@ -109,7 +109,7 @@ async fn fetch(shared: &Shared, leader: &str, stream: &mut Option<Stream>, asked
         };
         let ended = || Error::connection(leader, "the broker ended the stream");
         open.requests.send(request).await.map_err(|_| ended())?;
-        let answer = open.answers.message().await?.ok_or_else(ended)?;
+        let answer = open.answers.next().await?.ok_or_else(ended)?;
         if answer.correlation_id != correlation_id {
             return Err(Error::connection(leader, "it answered another request than was made"));
         }
@@ -125,8 +125,8 @@ async fn fetch(shared: &Shared, leader: &str, stream: &mut Option<Stream>, asked
 
 async fn open(shared: &Shared, leader: &str) -> Result<Stream> {
     let (requests, queue) = mpsc::channel(1);
-    let mut log = shared.client.inner.connections.log(leader)?;
-    let answers = log.fetch(ReceiverStream::new(queue)).await?.into_inner();
+    let channel = shared.client.inner.connections.channel(leader)?;
+    let answers = Answers::open(channel, ReceiverStream::new(queue)).await?;
     Ok(Stream {
         requests,
         answers,
@@ -134,40 +134,31 @@ async fn open(shared: &Shared, leader: &str) -> Result<Stream> {
     })
 }
 
-/// Walks over what came, then hands it on. The walk is done here, beside the user's task.
-fn apply(pending: Pending, response: v1::FetchResponse) {
-    let Pending { shared, asked, .. } = &pending;
+/// Walks over the batches that came and hands them on, part by part. Their checksums are looked at
+/// when they are taken: the next request need not wait for that.
+fn apply(mut pending: Pending, response: v1::FetchResponse) {
+    let Pending { shared, asked, .. } = &mut pending;
     let refresh = response.partitions.iter().any(|partition| partition.error.is_some());
-    let answered: Vec<Answered> = response
-        .partitions
-        .into_iter()
-        .map(|partition| {
-            let offset = asked.offset(&partition.topic, partition.partition);
-            let scanned = match offset {
-                Some(offset) if partition.error.is_none() => scan(&partition.records, offset, shared.config.check_crc),
-                _ => Scanned {
-                    bytes: bytes::Bytes::new(),
-                    next_offset: i64::MIN,
-                    leader_epoch: None,
-                    error: None,
-                },
-            };
-            Answered { partition, scanned }
-        })
-        .collect();
-    let resolve = {
-        let mut state = shared.state.lock();
-        let now = Instant::now();
-        for answered in answered {
-            state.answered(asked, answered, now, &shared.config);
-        }
-        state.partitions.values().any(|partition| partition.start.is_some())
-    };
+    let now = Instant::now();
+    for partition in response.partitions {
+        let scanned = match asked.offset(&partition.topic, partition.partition) {
+            Some(offset) if partition.error.is_none() => scan(&partition.records, offset),
+            _ => Scanned {
+                bytes: bytes::Bytes::new(),
+                next_offset: i64::MIN,
+                leader_epoch: None,
+                error: None,
+            },
+        };
+        let answered = Answered { partition, scanned };
+        shared.state.lock().answered(asked, answered, now, &shared.config);
+        shared.news.notify_one();
+    }
     if refresh {
         shared.client.inner.refresh.notify_one();
     }
-    if resolve {
+    let resolve = |state: &PartitionState| state.start.is_some();
+    if shared.state.lock().partitions.values().any(resolve) {
         shared.manage.notify_one();
     }
-    shared.news.notify_one();
 }

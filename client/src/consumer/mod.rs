@@ -1,5 +1,6 @@
 //! The consumer: partitions that are read from positions, fetched ahead within bounds.
 
+mod answers;
 mod builder;
 mod lane;
 mod records;
@@ -235,7 +236,17 @@ impl Consumer {
             };
             if let Some(item) = item {
                 self.shared.work.notify_waiters();
-                return item;
+                let fetched = item?;
+                if !self.shared.config.check_crc {
+                    return Ok(fetched);
+                }
+                let (sound, damage) = fetched.sound();
+                let Some(error) = damage else { return Ok(sound) };
+                self.shared.state.lock().damaged(&sound, error);
+                if sound.start < sound.next_offset {
+                    return Ok(sound);
+                }
+                continue;
             }
             if !assigned {
                 return Err(Error::invalid("No partition is assigned: call assign first."));

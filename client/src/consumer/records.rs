@@ -101,6 +101,28 @@ impl FetchedRecords {
         Ok(())
     }
 
+    /// Looks at the checksums, and leaves out the first damaged batch and what follows. The second
+    /// value tells of the damage.
+    pub(super) fn sound(mut self) -> (Self, Option<Error>) {
+        let mut batches = batch::batches(&self.bytes);
+        let (mut good, mut next_offset) = (0, self.start);
+        while let Some(batch) = batches.next() {
+            match batch.and_then(|view| view.verify_crc().map(|()| view.header().next_offset())) {
+                Ok(next) => {
+                    next_offset = next_offset.max(next);
+                    good = batches.position();
+                }
+                Err(error) => {
+                    let error = self.corrupt(next_offset, &error);
+                    self.bytes.truncate(good);
+                    self.next_offset = next_offset;
+                    return (self, Some(error));
+                }
+            }
+        }
+        (self, None)
+    }
+
     pub(super) fn corrupt(&self, offset: i64, error: &BatchError) -> Error {
         corrupt(&self.topic, self.partition, offset, error)
     }
@@ -273,8 +295,8 @@ pub(super) struct Scanned {
     pub error: Option<BatchError>,
 }
 
-/// Walks over the batches' headers and, if asked, checksums.
-pub(super) fn scan(bytes: &Bytes, fetch_offset: i64, check_crc: bool) -> Scanned {
+/// Walks over the batches' headers.
+pub(super) fn scan(bytes: &Bytes, fetch_offset: i64) -> Scanned {
     let mut batches = batch::batches(bytes);
     let mut scanned = Scanned {
         bytes: Bytes::new(),
@@ -285,9 +307,6 @@ pub(super) fn scan(bytes: &Bytes, fetch_offset: i64, check_crc: bool) -> Scanned
     let (mut good, mut last) = (0, i64::MIN);
     while let Some(batch) = batches.next() {
         let checked = batch.and_then(|view| {
-            if check_crc {
-                view.verify_crc()?;
-            }
             // Batches that go back would make a reader turn in a circle.
             if view.header().base_offset < last {
                 return Err(BatchError::NegativeBaseOffset {
@@ -336,7 +355,7 @@ mod tests {
     }
 
     fn fetched(bytes: Bytes, start: i64) -> FetchedRecords {
-        let scanned = scan(&bytes, start, true);
+        let scanned = scan(&bytes, start);
         assert!(scanned.error.is_none());
         FetchedRecords {
             topic: "t".into(),
@@ -380,18 +399,35 @@ mod tests {
         assert_eq!(rest, [101, 102, 103, 104]);
     }
 
+    fn last_batch_len(bytes: &Bytes) -> usize {
+        batch::batches(bytes).last().unwrap().unwrap().bytes().len()
+    }
+
     #[test]
     fn a_damaged_batch_ends_what_is_usable_before_it() {
         let bytes = batches(Codec::None, &[3, 2]);
         let mut damaged = bytes.to_vec();
         let last = damaged.len() - 1;
         damaged[last] ^= 1;
-        let scanned = scan(&Bytes::from(damaged.clone()), 100, true);
-        assert!(matches!(scanned.error, Some(BatchError::Crc { .. })));
-        assert_eq!((scanned.next_offset, scanned.leader_epoch), (103, Some(4)));
-        let scanned = scan(&Bytes::from(damaged), 100, false);
-        assert_eq!(scanned.next_offset, 105);
-        let scanned = scan(&bytes.slice(..bytes.len() - 5), 100, true);
+        let scanned = scan(&Bytes::from(damaged.clone()), 100);
+        assert_eq!(
+            (scanned.next_offset, scanned.leader_epoch),
+            (105, Some(4)),
+            "headers alone"
+        );
+        let (sound, damage) = fetched(damaged.into(), 101).sound();
+        assert!(matches!(
+            damage.unwrap().kind(),
+            ErrorKind::CorruptRecords { offset: 103, .. }
+        ));
+        assert_eq!(
+            (sound.next_offset, sound.bytes.len()),
+            (103, bytes.len() - last_batch_len(&bytes))
+        );
+        let (sound, damage) = fetched(bytes.clone(), 101).sound();
+        assert!(damage.is_none());
+        assert_eq!((sound.next_offset, sound.bytes), (105, bytes.clone()));
+        let scanned = scan(&bytes.slice(..bytes.len() - 5), 100);
         assert!(matches!(scanned.error, Some(BatchError::Incomplete { .. })));
         assert_eq!(scanned.next_offset, 103);
     }
@@ -400,7 +436,7 @@ mod tests {
     fn batches_that_go_back_are_damage() {
         let mut twice = batches(Codec::None, &[3]).to_vec();
         twice.extend_from_slice(&twice.clone());
-        let scanned = scan(&Bytes::from(twice), 100, true);
+        let scanned = scan(&Bytes::from(twice), 100);
         assert!(scanned.error.is_some());
         assert_eq!(scanned.next_offset, 103);
     }

@@ -102,7 +102,8 @@ pub struct Answered {
 }
 
 impl Asked {
-    /// The offset asked for of a partition; `None` if nothing was.
+    /// The offset asked for of a partition, or where the parts that came of it end; `None` if nothing
+    /// was asked for.
     pub fn offset(&self, topic: &str, partition: i32) -> Option<i64> {
         self.partitions
             .get(&(topic.into(), partition))
@@ -190,6 +191,16 @@ impl State {
             }
             Err(error) => self.stop(key, error),
         }
+    }
+
+    /// Records behind those of `sound` turned out to be damaged: lets the partition stand there.
+    pub fn damaged(&mut self, sound: &FetchedRecords, error: Error) {
+        let key = (sound.topic.clone(), sound.partition);
+        self.discard(&key);
+        if let Some(state) = self.partitions.get_mut(&key) {
+            state.status.position = sound.next_offset;
+        }
+        self.stop(&key, error);
     }
 
     /// Tells an error and lets the partition stand.
@@ -343,20 +354,22 @@ impl State {
         }
     }
 
-    /// Takes one partition's answer to `asked`, which has ended.
-    pub fn answered(&mut self, asked: &Asked, answered: Answered, now: Instant, config: &ConsumerConfig) {
+    /// Takes one partition's answer to `asked`, which has ended, or the next part of it.
+    pub fn answered(&mut self, asked: &mut Asked, answered: Answered, now: Instant, config: &ConsumerConfig) {
         let Answered {
             partition: told,
             scanned,
         } = answered;
         let key: TopicPartition = (told.topic.as_str().into(), told.partition);
-        let Some((generation, fetch_offset)) = asked.partitions.get(&key).copied() else {
+        let Some((generation, offset)) = asked.partitions.get_mut(&key) else {
             return;
         };
+        let fetch_offset = *offset;
         let Some(state) = self
             .partitions
             .get_mut(&key)
-            .filter(|state| state.generation == generation)
+            // What follows a damaged part is not given out.
+            .filter(|state| state.generation == *generation && !state.stopped)
         else {
             return;
         };
@@ -385,6 +398,7 @@ impl State {
             return self.stop(&key, error);
         }
         if scanned.next_offset > fetch_offset {
+            *offset = scanned.next_offset;
             state.fetch_offset = scanned.next_offset;
             state.last_fetched_epoch = scanned.leader_epoch.filter(|epoch| *epoch >= 0);
             state.buffered += scanned.bytes.len();

@@ -70,19 +70,15 @@ fn batch(offset: i64, value_bytes: usize) -> Bytes {
     builder.build().unwrap()
 }
 
-fn answer(state: &mut State, asked: &Asked, told: v1::FetchedPartition, config: &ConsumerConfig) {
-    let scanned = scan(
-        &told.records,
-        asked.offset(&told.topic, told.partition).unwrap_or(0),
-        true,
-    );
+fn answer(state: &mut State, mut asked: Box<Asked>, told: v1::FetchedPartition, config: &ConsumerConfig) {
+    let scanned = scan(&told.records, asked.offset(&told.topic, told.partition).unwrap_or(0));
     let told = v1::FetchedPartition {
         topic: "t".into(),
         ..told
     };
-    state.ended(&"b:1".into(), asked);
+    state.ended(&"b:1".into(), &asked);
     state.answered(
-        asked,
+        &mut asked,
         Answered {
             partition: told,
             scanned,
@@ -143,7 +139,7 @@ fn positions_move_and_epochs_are_sent_back() {
     let asked = plan(&mut state, &config).unwrap();
     assert_eq!(asked.request.partitions[0].current_leader_epoch, Some(3));
     assert_eq!(asked.request.partitions[0].last_fetched_epoch, None);
-    answer(&mut state, &asked, data(0, 0, 10), &config);
+    answer(&mut state, asked, data(0, 0, 10), &config);
     let asked = plan(&mut state, &config).unwrap();
     assert_eq!(asked.request.partitions[0].fetch_offset, 1);
     assert_eq!(asked.request.partitions[0].last_fetched_epoch, Some(3));
@@ -164,7 +160,7 @@ fn a_full_partition_is_left_out_and_the_others_do_not_wait_long() {
     );
     let first = plan(&mut state, &config).unwrap();
     let partition = first.request.partitions[0].partition;
-    answer(&mut state, &first, data(partition, 0, 2_000), &config);
+    answer(&mut state, first, data(partition, 0, 2_000), &config);
     let next = plan(&mut state, &config).unwrap();
     assert!(next.request.partitions.iter().all(|part| part.partition != partition));
     assert_eq!(next.max_wait, limits::PARTIAL_FETCH_WAIT);
@@ -188,7 +184,7 @@ fn what_is_fetched_ahead_is_bounded() {
     );
     for asked in open {
         let partition = asked.request.partitions[0].partition;
-        answer(&mut state, &asked, data(partition, 0, 1_500), &config);
+        answer(&mut state, asked, data(partition, 0, 1_500), &config);
     }
     assert!(plan(&mut state, &config).is_none(), "3,000 bytes are buffered");
     while state.take().is_some() {}
@@ -208,7 +204,7 @@ fn an_answer_from_before_a_seek_is_thrown_away() {
     );
     let new = plan(&mut state, &config).unwrap();
     assert_eq!(new.request.partitions[0].fetch_offset, 7);
-    answer(&mut state, &old, data(0, 0, 10), &config);
+    answer(&mut state, old, data(0, 0, 10), &config);
     assert!(state.take().is_none());
     assert!(
         plan(&mut state, &config).is_none(),
@@ -220,7 +216,7 @@ fn an_answer_from_before_a_seek_is_thrown_away() {
 fn paused_partitions_keep_what_they_have() {
     let (mut state, config) = (assigned(1), config());
     let asked = plan(&mut state, &config).unwrap();
-    answer(&mut state, &asked, data(0, 0, 10), &config);
+    answer(&mut state, asked, data(0, 0, 10), &config);
     state.set_paused(&key(0), true);
     assert!(state.take().is_none());
     assert!(plan(&mut state, &config).is_none());
@@ -240,7 +236,7 @@ fn truncation_is_told_once_and_the_partition_stands_until_a_seek() {
         }),
         ..Default::default()
     };
-    answer(&mut state, &asked, diverging, &config);
+    answer(&mut state, asked, diverging, &config);
     let error = state.take().unwrap().unwrap_err();
     assert!(matches!(
         error.kind(),
@@ -264,7 +260,7 @@ fn truncation_is_told_once_and_the_partition_stands_until_a_seek() {
 fn out_of_range_is_told_or_looked_up_anew() {
     let (mut state, mut config) = (assigned(1), config());
     let asked = plan(&mut state, &config).unwrap();
-    answer(&mut state, &asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
+    answer(&mut state, asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
     assert!(matches!(
         state.take().unwrap().unwrap_err().kind(),
         ErrorKind::OffsetOutOfRange { .. }
@@ -273,7 +269,7 @@ fn out_of_range_is_told_or_looked_up_anew() {
     config.reset = OffsetReset::Beginning;
     let mut state = assigned(1);
     let asked = plan(&mut state, &config).unwrap();
-    answer(&mut state, &asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
+    answer(&mut state, asked, failed(0, ErrorReason::OffsetOutOfRange), &config);
     assert!(state.take().is_none() && plan(&mut state, &config).is_none());
     let (key, generation, start) = state.to_resolve().remove(0);
     assert_eq!(start, Start::Beginning);
@@ -288,7 +284,7 @@ fn out_of_range_is_told_or_looked_up_anew() {
 fn a_moved_leader_is_waited_for_and_a_new_one_is_asked_at_once() {
     let (mut state, config) = (assigned(1), config());
     let asked = plan(&mut state, &config).unwrap();
-    answer(&mut state, &asked, failed(0, ErrorReason::NotLeader), &config);
+    answer(&mut state, asked, failed(0, ErrorReason::NotLeader), &config);
     assert!(state.take().is_none() && plan(&mut state, &config).is_none());
     state.follow(&cluster(4));
     assert_eq!(
@@ -307,4 +303,53 @@ fn a_deleted_topic_is_told() {
     );
     state.follow(&Cluster::default());
     assert!(state.take().is_none(), "once");
+}
+
+#[test]
+fn an_answer_in_parts_is_taken_part_by_part_up_to_a_damaged_one() {
+    let config = config();
+    let mut state = assigned(1);
+    let mut asked = plan(&mut state, &config).unwrap();
+    let mut take = |state: &mut State, records: Bytes| {
+        let scanned = scan(&records, asked.offset("t", 0).unwrap());
+        let partition = v1::FetchedPartition {
+            topic: "t".into(),
+            records,
+            ..Default::default()
+        };
+        let answered = Answered { partition, scanned };
+        state.answered(&mut asked, answered, Instant::now(), &config);
+    };
+    take(&mut state, batch(0, 10));
+    take(&mut state, batch(1, 10));
+    // Torn.
+    take(&mut state, batch(2, 10).slice(..70));
+    take(&mut state, batch(3, 10));
+    let mut given = Vec::new();
+    while let Some(item) = state.take() {
+        given.push(item.map(|fetched| (fetched.start_offset(), fetched.next_offset())));
+    }
+    assert_eq!(given.len(), 3, "nothing behind damage");
+    assert!(matches!(given[..2], [Ok((0, 1)), Ok((1, 2))]));
+    assert!(
+        given[2]
+            .as_ref()
+            .is_err_and(|error| error.to_string().contains("offset 2"))
+    );
+}
+
+#[test]
+fn damage_found_late_takes_back_what_follows() {
+    let config = config();
+    let mut state = assigned(1);
+    for offset in 0..2 {
+        let asked = plan(&mut state, &config).unwrap();
+        answer(&mut state, asked, data(0, offset, 10), &config);
+    }
+    let (first, error) = (state.take().unwrap().unwrap(), Error::invalid("damaged"));
+    state.damaged(&first, error);
+    assert_eq!(state.partitions[&key(0)].status().position, 1);
+    assert_eq!(state.take().unwrap().unwrap_err().to_string(), "damaged");
+    assert!(state.take().is_none(), "what followed is gone");
+    assert!(plan(&mut state, &config).is_none(), "until a seek");
 }

@@ -37,6 +37,8 @@ struct Share {
     connection: Arc<Semaphore>,
     /// The most that one message counts, so that each gets through.
     most: usize,
+    /// Bytes that all connections share.
+    all: usize,
 }
 
 /// Bytes that are held; given back when dropped.
@@ -66,6 +68,7 @@ impl MemoryBudget {
             broker: broker.clone(),
             connection: Arc::new(Semaphore::new(self.per_connection)),
             most: self.per_connection,
+            all: self.half,
         };
         ConnectionBudget {
             requests: share(&self.requests),
@@ -94,6 +97,12 @@ impl ConnectionBudget {
         tokio::time::timeout(MOMENT, self.answers.acquire(bytes)).await.ok()
     }
 
+    /// Takes bytes for an answer that nobody asked for yet: only if at least half of what all
+    /// connections share stays free.
+    pub fn spare_for_answer(&self, bytes: usize) -> Option<MemoryPermit> {
+        self.answers.try_spare(bytes)
+    }
+
     /// Takes `bytes` of what is kept apart for answers that are large though memory is short,
     /// if they get free in time.
     pub async fn acquire_for_large_answer(&self, bytes: usize) -> Option<MemoryPermit> {
@@ -111,6 +120,20 @@ impl ConnectionBudget {
 }
 
 impl Share {
+    fn try_spare(&self, bytes: usize) -> Option<MemoryPermit> {
+        let bytes = bytes.min(self.most);
+        if self.broker.available_permits() < bytes + self.all / 2 {
+            return None;
+        }
+        let permits = u32::try_from(bytes).ok()?;
+        let connection = self.connection.clone().try_acquire_many_owned(permits).ok()?;
+        let broker = self.broker.clone().try_acquire_many_owned(permits).ok()?;
+        Some(MemoryPermit {
+            _connection: Some(connection),
+            _broker: broker,
+        })
+    }
+
     /// Waits until `bytes` are free and takes them.
     async fn acquire(&self, bytes: usize) -> MemoryPermit {
         let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
@@ -172,6 +195,19 @@ mod tests {
         let all = one.acquire(usize::MAX).await;
         assert_eq!(budget.used(), 60, "an oversized message counts as the whole part");
         drop(all);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_asked_for_leaves_half_free() {
+        let budget = MemoryBudget::new(200, 60);
+        let (one, other) = (budget.connection(), budget.connection());
+        let spare = one.spare_for_answer(40);
+        assert!(spare.is_some());
+        assert!(other.spare_for_answer(11).is_none(), "half stays free");
+        assert!(other.spare_for_answer(10).is_some());
+        assert!(one.acquire_for_answer(20).await.is_some());
+        drop(spare);
         assert_eq!(budget.used(), 0);
     }
 

@@ -8,7 +8,11 @@ use millrace_proto::v1::{self, ErrorReason};
 use tokio::{sync::Notify, time::Instant};
 use tonic::{Status, Streaming};
 
-use super::{convert, produce::check_partitions};
+use super::{
+    convert,
+    produce::check_partitions,
+    read_ahead::{Next, ReadAhead},
+};
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping},
@@ -34,12 +38,26 @@ struct Told {
     log_start: i64,
 }
 
+/// How one partition of a request is read.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    /// Bytes that are left for it.
+    room: usize,
+    /// Nothing was read for this request yet: one batch is given however large it is.
+    first: bool,
+    /// It is the only partition of the request.
+    alone: bool,
+}
+
 /// One fetch stream.
 #[derive(Debug)]
 pub struct FetchSession {
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
     told: std::collections::HashMap<(String, i32), Told>,
+    /// Where the reader of one partition goes on after the present answer.
+    next: Option<Next>,
+    ahead: Option<ReadAhead>,
 }
 
 impl FetchSession {
@@ -50,6 +68,8 @@ impl FetchSession {
             broker,
             budget,
             told: std::collections::HashMap::new(),
+            next: None,
+            ahead: None,
         }
     }
 
@@ -68,7 +88,7 @@ impl FetchSession {
             };
             let Ok(slot) = slot else { return };
             let request = tokio::select! {
-                request = requests.message() => request,
+                request = self.request(&mut requests) => request,
                 () = stopping.cancelled() => return slot.send(Err(broker_stopping().into())),
             };
             let request = match request {
@@ -82,7 +102,22 @@ impl FetchSession {
                 () = stopping.cancelled() => return slot.send(Err(broker_stopping().into())),
             };
             slot.send(answer);
+            self.ahead = self.next.take().and_then(|next| next.begin(self.budget.as_ref()));
         }
+    }
+
+    /// The next request. What was read ahead of it is not kept for long.
+    async fn request(
+        &mut self,
+        requests: &mut Streaming<v1::FetchRequest>,
+    ) -> Result<Option<v1::FetchRequest>, Status> {
+        if self.ahead.is_some() {
+            if let Ok(request) = tokio::time::timeout(limits::READ_AHEAD_KEPT, requests.message()).await {
+                return request;
+            }
+            self.ahead = None;
+        }
+        requests.message().await
     }
 
     async fn answer(&mut self, request: v1::FetchRequest) -> Result<v1::FetchResponse, Status> {
@@ -162,7 +197,12 @@ impl FetchSession {
         let (mut total, mut immediate) = (0, false);
         for part in &fetch.partitions {
             let room = most.saturating_sub(total);
-            let (answer, changed) = self.read_one(part, room, total == 0, waiter).await;
+            let reading = Reading {
+                room,
+                first: total == 0,
+                alone: fetch.partitions.len() == 1,
+            };
+            let (answer, changed) = self.read_one(part, reading, waiter).await;
             total += answer.records.len();
             immediate |= answer.error.is_some() || answer.diverging.is_some() || changed;
             let tells = !answer.records.is_empty() || answer.error.is_some() || answer.diverging.is_some();
@@ -176,8 +216,7 @@ impl FetchSession {
     async fn read_one(
         &mut self,
         part: &v1::FetchPartition,
-        room: usize,
-        first: bool,
+        reading: Reading,
         waiter: &Arc<Notify>,
     ) -> (v1::FetchedPartition, bool) {
         let empty = v1::FetchedPartition {
@@ -185,7 +224,7 @@ impl FetchSession {
             partition: part.partition,
             ..Default::default()
         };
-        let read = self.try_read(part, room, first, waiter).await;
+        let read = self.try_read(part, reading, waiter).await;
         match read {
             Ok((offsets, records, diverging)) => {
                 let told = Told {
@@ -219,10 +258,9 @@ impl FetchSession {
     }
 
     async fn try_read(
-        &self,
+        &mut self,
         part: &v1::FetchPartition,
-        room: usize,
-        first: bool,
+        Reading { room, first, alone }: Reading,
         waiter: &Arc<Notify>,
     ) -> Result<(Offsets, Bytes, Option<v1::EpochEndOffset>), ApiError> {
         if part.fetch_offset < 0 {
@@ -244,10 +282,23 @@ impl FetchSession {
         };
         let records = match bound {
             FetchBound::UpTo(up_to) if first || limit > 0 => {
-                read_records(&self.broker, &partition, part.fetch_offset, limit, first, up_to).await?
+                let ahead = match self.ahead.take() {
+                    Some(ahead) => ahead.take(&partition, part.fetch_offset, limit).await,
+                    None => None,
+                };
+                match ahead {
+                    Some(records) => {
+                        self.broker.metrics.count_fetched(partition.topic(), records.len());
+                        records
+                    }
+                    None => read_records(&self.broker, &partition, part.fetch_offset, limit, first, up_to).await?,
+                }
             }
             _ => Bytes::new(),
         };
+        if alone {
+            self.next = Next::behind(&partition, &records, limit);
+        }
         Ok((partition.offsets(), records, None))
     }
 }

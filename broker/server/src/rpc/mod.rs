@@ -11,5 +11,6 @@ mod publish;
 mod publish_stream;
 pub mod raw_fetch;
 mod read;
+mod read_ahead;
 
 pub use publish_stream::PublishSessions;

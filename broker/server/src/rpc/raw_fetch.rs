@@ -14,8 +14,9 @@ use std::{
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use millrace_proto::{
+    batch::batches,
     codec::MessageDecoder,
-    v1::{FetchRequest, FetchResponse, log_server::LogServer},
+    v1::{FetchRequest, FetchResponse, FetchedPartition, log_server::LogServer},
 };
 use prost::{
     Message as _,
@@ -136,9 +137,45 @@ impl FetchBody {
     }
 }
 
+/// Cuts a partition's records between batches where they are many: readers get each part as one
+/// frame that they need not join with others, and can work on it while the next is under way.
+fn cut(partition: FetchedPartition, parts: &mut Vec<FetchedPartition>) {
+    let mut rest = partition.records;
+    let head = FetchedPartition {
+        records: Bytes::new(),
+        ..partition
+    };
+    while rest.len() > limits::FETCH_PART_BYTES {
+        let mut end = 0;
+        for batch in batches(&rest) {
+            // What is no batch is the reader's to refuse, as it is.
+            let Ok(batch) = batch else {
+                end = rest.len();
+                break;
+            };
+            let next = end + batch.bytes().len();
+            if end > 0 && next > limits::FETCH_PART_BYTES {
+                break;
+            }
+            end = next;
+        }
+        if end == 0 || end == rest.len() {
+            break;
+        }
+        parts.push(FetchedPartition {
+            records: rest.split_to(end),
+            ..head.clone()
+        });
+    }
+    parts.push(FetchedPartition { records: rest, ..head });
+}
+
 /// Encodes an answer as chunks: heads of a few bytes, and the records as they are.
 fn encode(mut answer: FetchResponse, chunks: &mut VecDeque<Bytes>) {
-    let parts = std::mem::take(&mut answer.partitions);
+    let mut parts = Vec::with_capacity(answer.partitions.len() + 4);
+    for partition in std::mem::take(&mut answer.partitions) {
+        cut(partition, &mut parts);
+    }
     let mut head = BytesMut::with_capacity(64 + 96 * parts.len());
     head.put_bytes(0, PREFIX_LEN);
     answer.encode_raw(&mut head);
@@ -181,7 +218,10 @@ fn encode(mut answer: FetchResponse, chunks: &mut VecDeque<Bytes>) {
 
 #[cfg(test)]
 mod tests {
-    use millrace_proto::v1::{Error, FetchedPartition};
+    use millrace_proto::{
+        batch::{BatchBuilder, Codec},
+        v1::Error,
+    };
 
     use super::*;
 
@@ -225,6 +265,35 @@ mod tests {
             assert_eq!(length, bytes.len() - PREFIX_LEN);
             assert_eq!(FetchResponse::decode(&bytes[PREFIX_LEN..]).unwrap(), answer);
         }
+    }
+
+    #[test]
+    fn many_records_are_cut_between_batches() {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(1, None, Some(&[7; 700_000]), &[]).unwrap();
+        let batch = builder.build().unwrap();
+        let all: Bytes = batch.iter().copied().cycle().take(batch.len() * 5).collect();
+        let cut_up = |records: Bytes| {
+            let mut parts = Vec::new();
+            cut(
+                FetchedPartition {
+                    records,
+                    ..part("a", b"")
+                },
+                &mut parts,
+            );
+            assert!(parts.iter().all(|part| part.topic == "a" && part.partition == 3));
+            parts.into_iter().map(|part| part.records).collect::<Vec<_>>()
+        };
+        let parts = cut_up(all.clone());
+        let lengths: Vec<usize> = parts.iter().map(|part| part.len() / batch.len()).collect();
+        assert_eq!(lengths, [2, 2, 1]);
+        assert_eq!(parts.concat(), all);
+        assert_eq!(cut_up(Bytes::new()), [Bytes::new()]);
+        static NO_BATCHES: [u8; 3 << 20] = [1; 3 << 20];
+        assert_eq!(cut_up(Bytes::from_static(&NO_BATCHES)).concat(), NO_BATCHES);
+        let torn = all.slice(..all.len() - 1);
+        assert_eq!(cut_up(torn.clone()).concat(), torn);
     }
 
     #[test]
