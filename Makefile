@@ -41,8 +41,8 @@ fix: ## Formats and mends what lints can mend.
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: ## Millrace and Apache Kafka side by side: one table of ratios.
-	$(CARGO) build --locked --profile dist --bins
+bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of ratios.
+	CARGO_PROFILE_DIST_STRIP=none $(CARGO) build --locked --profile dist --bins
 	./e2e/setup.sh
 	./e2e/bench/run
 

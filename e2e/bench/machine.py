@@ -9,10 +9,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from results import Figures
 
 from lib import paths
 from lib.proc import Process
@@ -21,11 +23,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1 << 20
 
 
-def _busy_seconds() -> float:
-    # user nice system idle iowait irq softirq steal; idle and iowait are not work, steal is
-    # other machines' work on our cores.
+def cpu_states() -> dict[str, float]:
+    """Seconds of all cores since the machine's start: busy, idle, iowait (idle while a disk is waited for)."""
+    # user nice system idle iowait irq softirq steal; steal is other machines' work on our cores.
     fields = [int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    return (sum(fields) - fields[3] - fields[4]) / _TICKS
+    return {
+        "busy": (sum(fields) - fields[3] - fields[4]) / _TICKS,
+        "idle": fields[3] / _TICKS,
+        "iowait": fields[4] / _TICKS,
+    }
 
 
 def _kernel_thread_seconds() -> float:
@@ -52,11 +58,33 @@ class Watched:
     rss_typical: int = 0
 
 
-@contextmanager
-def watch(broker: Process, idle: list[Process], clients: list[Process]) -> Iterator[Watched]:
-    """Measures the block: CPU of the broker, of others, and the broker's memory.
+def _own_seconds(processes: Iterable[Process]) -> float:
+    """CPU time of the benchmark itself, of `processes`, and of all its children that have ended."""
+    # An ended process has its time in our children's: ask for it before that is read.
+    alive = [p for p in processes if p.alive()]
+    return sum(os.times()[:4]) + sum(p.cpu_seconds() for p in alive)
 
-    `clients` may be filled within the block; `idle` are brokers that only stand by.
+
+@contextmanager
+def other_work(ours: Callable[[], Iterable[Process]], watched: Watched) -> Iterator[None]:
+    """Measures into `watched` how many cores all other work on the machine used during the block.
+
+    `ours` gives the processes that are measured; it is asked again at the end, so that it may
+    name those started within the block. Brokers that only stand by are other work, as is what a
+    host took from the machine's cores.
+    """
+    own, kernel, busy, started = _own_seconds(ours()), _kernel_thread_seconds(), cpu_states()["busy"], time.monotonic()
+    yield
+    watched.seconds = time.monotonic() - started
+    known = _own_seconds(ours()) - own + _kernel_thread_seconds() - kernel
+    watched.other_cores = max(0.0, cpu_states()["busy"] - busy - known) / watched.seconds
+
+
+@contextmanager
+def watch(broker: Process, clients: list[Process]) -> Iterator[Watched]:
+    """Measures the block: CPU of the broker and of others, and the broker's memory.
+
+    `clients` may be filled within the block.
     """
     watched = Watched()
     broker.reset_rss_peak()
@@ -65,26 +93,55 @@ def watch(broker: Process, idle: list[Process], clients: list[Process]) -> Itera
 
     def sample() -> None:
         while not stop.wait(0.1):
-            samples.append(broker.rss_bytes())
+            try:
+                samples.append(broker.rss_bytes())
+            except (OSError, RuntimeError):
+                # It has ended; the run fails for that.
+                return
 
     sampler = threading.Thread(target=sample, daemon=True)
-    mine = sum(os.times()[:2])
-    idle_before = sum(p.cpu_seconds() for p in idle)
-    kernel, busy, cpu, started = _kernel_thread_seconds(), _busy_seconds(), broker.cpu_seconds(), time.monotonic()
-    sampler.start()
-    yield watched
-    watched.seconds = time.monotonic() - started
+    cpu = broker.cpu_seconds()
+    with other_work(lambda: [broker, *clients], watched):
+        sampler.start()
+        try:
+            yield watched
+        finally:
+            stop.set()
+            sampler.join()
+    if not broker.alive():
+        raise RuntimeError(f"{broker.name} ended with {broker.returncode()}: {broker.err()[-2000:]}")
     watched.broker_cpu = broker.cpu_seconds() - cpu
-    known = watched.broker_cpu + sum(p.cpu_seconds() for p in clients)
-    known += sum(p.cpu_seconds() for p in idle) - idle_before
-    known += sum(os.times()[:2]) - mine
-    known += _kernel_thread_seconds() - kernel
-    watched.other_cores = max(0.0, _busy_seconds() - busy - known) / watched.seconds
-    stop.set()
-    sampler.join()
     watched.rss_peak = broker.rss_peak_bytes()
     samples.sort()
     watched.rss_typical = samples[len(samples) // 2] if samples else broker.rss_bytes()
+
+
+# The kernel counts CPU time in steps of 10 ms: over less than this nothing can be told.
+_LEAST_WINDOW_SECONDS = 1.0
+
+
+@contextmanager
+def watch_short(ours: Callable[[], Iterable[Process]]) -> Iterator[Watched]:
+    """As `other_work`, for a block of perhaps a few milliseconds: the machine's rest before it
+    and behind it is watched as well."""
+    watched = Watched()
+    with other_work(ours, watched):
+        time.sleep(_LEAST_WINDOW_SECONDS / 2)
+        yield watched
+        time.sleep(_LEAST_WINDOW_SECONDS / 2)
+
+
+def wait_quiet(max_other: float, timeout: float = 10.0) -> bool:
+    """Waits until all work on the machine is below `max_other` cores for a second, `timeout` s at
+    most; False if it never was."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        watched = Watched()
+        with other_work(list, watched):
+            time.sleep(1.0)
+        if watched.other_cores <= max_other:
+            return True
+    return False
 
 
 def settle() -> None:
@@ -102,49 +159,74 @@ def check_free(folder: Path, need: int) -> None:
         )
 
 
+_PREFIX = "millrace-bench-"
+
+
+def _remove_leftovers(base: Path) -> None:
+    """Deletes data of earlier runs that were killed before they could."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        owner = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _available_bytes() -> int:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+
+
 @contextmanager
 def storage(kind: str, folder: Path | None, need: int) -> Iterator[Path]:
     """A folder for data: on the disk, or on a RAM disk; empty before and gone after."""
+    base = Path("/dev/shm") if kind == "ram" else folder or Path(tempfile.gettempdir())
+    base.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(base)
+    command = ["stat", "-f", "-c", "%T", str(base)]
+    is_tmpfs = subprocess.run(command, capture_output=True, text=True).stdout.strip() == "tmpfs"
     if kind == "ram":
-        base = Path("/dev/shm")
         # A tmpfs's pages are memory: they must fit beside the brokers.
-        available = int(
-            next(
-                line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable")
-            ).split()[1]
-        )
-        if available * 1024 < need + 4096 * MIB:
+        available, wanted = _available_bytes(), need + 4096 * MIB
+        if not is_tmpfs:
+            raise SystemExit(f"bench: {base} is no RAM disk; run with --storage disk")
+        if available < wanted:
             raise SystemExit(
-                f"bench: {available >> 10} MiB of memory available, a RAM disk run needs {need + 4096 * MIB >> 20}"
+                f"bench: {available >> 20} MiB of memory available, a RAM disk run needs {wanted >> 20}; "
+                "run with --storage disk"
             )
-    else:
-        base = folder or Path(tempfile.gettempdir())
-        base.mkdir(parents=True, exist_ok=True)
-        kind_of = subprocess.run(["stat", "-f", "-c", "%T", str(base)], capture_output=True, text=True).stdout.strip()
-        if kind_of == "tmpfs":
-            raise SystemExit(f"bench: {base} is a RAM disk: give a --folder on a real one")
+    elif is_tmpfs:
+        raise SystemExit(f"bench: {base} is a RAM disk: give a --folder on a real one")
     check_free(base, need)
-    made = Path(tempfile.mkdtemp(prefix="millrace-bench-", dir=base))
+    made = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base))
     try:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _limit(*args: str | int | Path) -> float:
-    done = subprocess.run([str(a) for a in (paths.limits(), *args)], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)["mib_per_second"]
+def _limit(*args: str | int | Path) -> Figures:
+    watched = Watched()
+    with other_work(list, watched):
+        done = subprocess.run(
+            [str(a) for a in (paths.limits(), *args)], capture_output=True, text=True, check=True, timeout=300
+        )
+    return {"value": json.loads(done.stdout)["mib_per_second"], "other_cores": watched.other_cores}
 
 
-def tcp_limit(mib: int) -> float:
-    """MiB/s of one loopback connection."""
+def tcp_limit(mib: int) -> Figures:
+    """`value`: MiB/s of one loopback connection."""
     return _limit("tcp", mib * MIB, MIB)
 
 
-def disk_limit(folder: Path, mib: int, chunk: int, each: bool) -> float:
-    """MiB/s of sequential writes with fdatasync after each chunk or behind the last."""
+def disk_limit(folder: Path, bytes_: int, chunk: int, each: bool) -> Figures:
+    """`value`: MiB/s of sequential writes with fdatasync after each chunk or behind the last."""
     settle()
-    return _limit("disk", folder / "limit", mib * MIB, chunk, "each" if each else "end")
+    return _limit("disk", folder / "limit", bytes_, chunk, "each" if each else "end")
+
+
+def fdatasync_ms(folder: Path, writes: int) -> Figures:
+    """`value`: milliseconds that a write of 4 KiB with fdatasync takes, on average over `writes`."""
+    figures = disk_limit(folder, writes * 4096, 4096, True)
+    return {**figures, "value": 4096 / MIB / figures["value"] * 1000}
 
 
 def describe() -> dict[str, object]:

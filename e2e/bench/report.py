@@ -2,178 +2,178 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import textwrap
+from dataclasses import asdict
 
-if TYPE_CHECKING:
-    from bench import Results
+from aims import FSYNC, KAFKA, NATS, NATS_FSYNC, OURS, ROWS, Row, ratio
+from results import Results
 
-KAFKA, FSYNC, NATS, OURS = "Kafka", "Kafka, fsync", "NATS", "Millrace"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a figure of a measure, which way is better, and what it shall reach."""
-
-    title: str
-    measure: str
-    figure: str
-    unit: str
-    higher_is_better: bool = True
-    limit: str | None = None
-    # The least ratio to Kafka (and to Kafka with fsync), ours in the better direction, per storage.
-    target: tuple[tuple[str, str, float], ...] = ()
-    # Or this share of the limit, where the limit binds both.
-    or_of_limit: float | None = None
-    and_of_limit: float | None = None
+PEERS = (KAFKA, FSYNC, NATS, NATS_FSYNC, OURS)
+COLUMNS = ["", "Kafka", "fsync", "NATS", "fsync", "Millrace", "x K", "x F", "limit", "of it", "aim", "met"]
+STORAGES = {"disk": "ON DISK", "ram": "ON A RAM DISK"}
+WIDTH = 120
+# The figure columns; the others are text and stand to the left.
+_FIGURES = range(1, 10)
+LEGEND = """\
+K  Kafka as it comes (no fsync). F  Kafka with an fsync of each append (flush.messages=1). L  the limit: what the
+machine gives in the same run without a broker. x K, x F  how many times better Millrace is, which forces to the
+disk before each acknowledgement. *  other work disturbed all runs of this figure.
+NATS JetStream with its own bench, 500 messages in flight: as it comes (an fsync every two minutes; a quarter of the
+records) and with sync_interval: always (an fsync for each message; a fiftieth of them).
+kill -9: Kafka serves when its old session has ended (9 s by default); reading the log is a line of its own."""
 
 
-MEMORY = (("disk", KAFKA, 8.0), ("ram", KAFKA, 8.0))
-ROWS = [
-    Row(
-        "produce, 1 MiB batches", "produce", "mib_per_second", "MiB/s", limit="write",
-        target=(("disk", KAFKA, 2.0), ("disk", FSYNC, 2.0), ("ram", KAFKA, 3.0)), or_of_limit=0.7,
-    ),
-    Row("  per broker CPU second", "produce", "mib_per_broker_cpu_second", "MiB/CPU s"),
-    Row("  broker memory, peak", "produce", "rss_peak_mib", "MiB", False, target=MEMORY),
-    Row("  broker memory, typical", "produce", "rss_typical_mib", "MiB", False),
-    Row(
-        "produce, 16 KiB batches", "small-batches", "mib_per_second", "MiB/s", limit="write+fdatasync 16 KiB",
-        target=(("disk", FSYNC, 5.0),),
-    ),
-    Row("  per broker CPU second", "small-batches", "mib_per_broker_cpu_second", "MiB/CPU s"),
-    Row(
-        "consume, page cache", "consume", "mib_per_second", "MiB/s", limit="tcp",
-        target=(("disk", KAFKA, 3.0),), and_of_limit=0.6,
-    ),
-    Row("  per broker CPU second", "consume", "mib_per_broker_cpu_second", "MiB/CPU s"),
-    Row("  broker memory, peak", "consume", "rss_peak_mib", "MiB", False, target=MEMORY),
-    Row("end to end, p50", "latency", "p50_ms", "ms", False),
-    Row("end to end, p99", "latency", "p99_ms", "ms", False, target=(("disk", KAFKA, 3.0),)),
-    Row("end to end, p99.9", "latency", "p99.9_ms", "ms", False),
-    Row("cold start to first ack", "cold-start", "seconds", "s", False, target=(("disk", KAFKA, 20.0),)),
-    Row("kill -9 to first ack", "recovery", "seconds", "s", False, target=(("disk", KAFKA, 5.0),)),
-    Row("  reading the log, as it says", "recovery", "log_recovery_seconds", "s", False),
-    Row("1,000 partitions, 100 B", "partitions", "records_per_second", "records/s"),
-    Row("  per broker CPU second", "partitions", "mib_per_broker_cpu_second", "MiB/CPU s"),
-]  # fmt: skip
-COLUMNS = [
-    "measure",
-    "on",
-    "unit",
-    KAFKA,
-    FSYNC,
-    NATS,
-    OURS,
-    "x Kafka",
-    "x fsync",
-    "limit",
-    "of limit",
-    "wanted",
-    "reached",
-]
-
-
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A figure in at most six characters, three digits of it meant."""
     if value is None:
         return "-"
+    if value >= 100_000:
+        return f"{value / 1000:,.0f}k"
     if value >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
 
 
-def _ratio(row: Row, ours: float | None, other: float | None) -> float | None:
-    """How many times better ours is: above 1 is better, whichever way the figure goes."""
-    if not ours or not other:
-        return None
-    return ours / other if row.higher_is_better else other / ours
+def _row(results: Results, row: Row, storage: str) -> dict[str, object]:
+    medians = {p: results.median(row.measure, storage, p, row.figure) for p in PEERS}
+    values = {p: m.value if m else None for p, m in medians.items()}
+    limit = results.limit(row.limit, storage) if row.limit else None
+    ours = values[OURS]
+    ratios = {p: ratio(ours, values[p], row.higher_is_better) for p in PEERS if p != OURS}
+    # Inverse to the ratios: a share of 1 is the limit itself, less is worse.
+    share = ratio(ours, limit.value, row.higher_is_better) if limit else None
+    aim = row.aim(storage)
+    used = [m for m in (*medians.values(), limit) if m is not None]
+    return {
+        "title": row.title,
+        "measure": row.measure,
+        "figure": row.figure,
+        "storage": storage,
+        "higher_is_better": row.higher_is_better,
+        "values": values,
+        "disturbed_values": [p for p, m in medians.items() if m and m.disturbed],
+        "ratios": ratios,
+        "limit": limit.value if limit else None,
+        "limit_name": row.limit,
+        "limit_disturbed": bool(limit and limit.disturbed),
+        "share_of_limit": share,
+        "aim": aim.text() if aim else None,
+        "met": aim.met(ratios, share) if aim else None,
+        "disturbed": any(m.disturbed for m in used),
+        "runs_left_out": sum(m.left_out for m in used),
+    }
 
 
-def _verdict(row: Row, storage: str, ratios: dict[str, float | None], share: float | None) -> tuple[str, bool | None]:
-    """What was wanted and whether it was reached; None where nothing was wanted or measured."""
-    wanted = [(peer, least) for on, peer, least in row.target if on == storage and ratios.get(peer) is not None]
-    if not wanted:
-        return "", None
-    text = ", ".join(f"{least:g}x {peer}" for peer, least in wanted)
-    reached = all(ratios[peer] >= least for peer, least in wanted)  # type: ignore[operator]
-    if row.or_of_limit is not None and share is not None:
-        text += f" or {row.or_of_limit:g} of limit"
-        reached = reached or share >= row.or_of_limit
-    if row.and_of_limit is not None and share is not None:
-        text += f" and {row.and_of_limit:g} of limit"
-        reached = reached and share >= row.and_of_limit
-    return text, reached
+def _touched(results: Results, measure: str, storage: str) -> bool:
+    return storage in results.runs.get(measure, {}) or storage in results.failures.get(measure, {})
 
 
 def rows(results: Results) -> list[dict[str, object]]:
-    """The table's content."""
+    """The table's content: disk first, then RAM disk."""
     found = []
-    for row in ROWS:
-        for storage in results.runs.get(row.measure, {}):
-            values = {p: results.median(row.measure, storage, p, row.figure) for p in (KAFKA, FSYNC, NATS, OURS)}
-            if all(v is None for v in values.values()):
+    for storage in STORAGES:
+        for row in ROWS:
+            if not _touched(results, row.measure, storage):
                 continue
-            limit = results.limit_median(row.limit, storage) if row.limit else None
-            ours = values[OURS]
-            ratios = {p: _ratio(row, ours, values[p]) for p in (KAFKA, FSYNC)}
-            share = ours / limit if ours and limit else None
-            wanted, reached = _verdict(row, storage, ratios, share)
-            runs = results.runs[row.measure][storage]
-            found.append(
-                {
-                    "title": row.title,
-                    "measure": row.measure,
-                    "figure": row.figure,
-                    "unit": row.unit,
-                    "storage": storage,
-                    "values": values,
-                    "ratios": ratios,
-                    "limit": limit,
-                    "limit_name": row.limit,
-                    "share_of_limit": share,
-                    "wanted": wanted,
-                    "reached": reached,
-                    "disturbed": any(run.get("disturbed") for peer in runs.values() for run in peer),
-                }
-            )
+            content = _row(results, row, storage)
+            # The first line of a measure stays even if all failed: it says so.
+            if any(v is not None for v in content["values"].values()) or not row.title.startswith(" "):  # type: ignore[attr-defined]
+                found.append(content)
     return found
 
 
-def table(results: Results) -> str:
-    """The table for people. A star marks what other work disturbed in every attempt."""
-    lines = [COLUMNS]
-    for row in rows(results):
-        values, ratios = row["values"], row["ratios"]
-        reached = {True: "yes", False: "NO", None: ""}[row["reached"]]  # type: ignore[index]
-        lines.append(
-            [
-                str(row["title"]) + ("*" if row["disturbed"] else ""),
-                str(row["storage"]),
-                str(row["unit"]),
-                *(_number(values[p]) for p in (KAFKA, FSYNC, NATS, OURS)),  # type: ignore[index]
-                *(_number(ratios[p]) for p in (KAFKA, FSYNC)),  # type: ignore[index]
-                _number(row["limit"]),  # type: ignore[arg-type]
-                _number(row["share_of_limit"]),  # type: ignore[arg-type]
-                str(row["wanted"]),
-                reached,
-            ]
-        )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+def missed(results: Results) -> list[tuple[str, str]]:
+    """Measure and storage of all lines whose aim was not met, in the table's order, each once."""
+    found = [(str(r["measure"]), str(r["storage"])) for r in rows(results) if r["met"] is False]
+    return list(dict.fromkeys(found))
+
+
+def _cell(results: Results, row: dict[str, object], peer: str) -> str:
+    value = row["values"][peer]  # type: ignore[index]
+    if value is not None:
+        return number(value) + ("*" if peer in row["disturbed_values"] else "")  # type: ignore[operator]
+    if results.failure(str(row["measure"]), str(row["storage"]), peer):
+        return "failed"
+    if peer in results.missing:
+        return "n/a"
+    return "-"
+
+
+def _line(results: Results, row: dict[str, object]) -> list[str]:
+    verdict = {True: "yes", False: "NO", None: "?"}[row["met"]] if row["aim"] else ""  # type: ignore[index]
+    star = "*" if row["disturbed"] and verdict else ""
+    ratios: dict[str, float | None] = row["ratios"]  # type: ignore[assignment]
+    return [
+        str(row["title"]),
+        *(_cell(results, row, p) for p in PEERS),
+        *(number(ratios[p]) for p in (KAFKA, FSYNC)),
+        number(row["limit"]) + ("*" if row["limit_disturbed"] else ""),  # type: ignore[arg-type]
+        number(row["share_of_limit"]),  # type: ignore[arg-type]
+        str(row["aim"] or ""),
+        verdict + star,
+    ]
+
+
+def _aligned(lines: list[list[str]]) -> list[str]:
+    """Lines of one element are headings and widen no column."""
+    full = [line for line in lines if len(line) > 1]
+    widths = [max(len(line[i]) for line in full) for i in range(len(COLUMNS))]
+    gap = "  " if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else " "
     text = []
-    for number, line in enumerate(lines):
+    for line in lines:
+        if len(line) == 1:
+            text.append(line[0])
+            continue
         cells = [
-            c.ljust(w) if i < 3 or i > 10 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if i in _FIGURES else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        text.append("  ".join(cells).rstrip())
-        if number == 0:
-            text.append("  ".join("-" * w for w in widths))
-    text.append("")
-    text.append(
-        "x Kafka, x fsync: how many times better Millrace is (which forces to the disk before it acknowledges)."
-    )
-    for name, by_storage in results.limits.items():
-        medians = ", ".join(f"{results.limit_median(name, s):,.0f} MiB/s on {s}" for s in by_storage)
-        text.append(f"limit {name}: {medians}")
+        text.append(gap.join(cells).rstrip())
+    return text
+
+
+def _notes(results: Results) -> list[str]:
+    notes = [f"{peer}: not measured: {reason}" for peer, reason in results.missing.items()]
+    for measure, by_storage in results.failures.items():
+        for storage, by_peer in by_storage.items():
+            for peer, reason in by_peer.items():
+                notes.append(f"FAILED {measure} on {storage}, {peer}: {reason.splitlines()[0][:300] if reason else ''}")
+    content = rows(results)
+    left_out = {(r["measure"], r["storage"]): r["runs_left_out"] for r in content if r["runs_left_out"]}
+    for (measure, storage), count in left_out.items():
+        notes.append(f"{measure} on {storage}: {count} disturbed runs stayed so when repeated and are in no median")
+    marked = dict.fromkeys(f"{r['measure']} on {r['storage']}" for r in content if r["disturbed"])
+    if marked:
+        notes.append(f"DISTURBED by other work, to be measured again: {', '.join(marked)}")
+    if not results.complete:
+        notes.append("INCOMPLETE: the benchmark was ended before all was measured")
+    return [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+
+
+def table(results: Results) -> str:
+    """The table for people, within 120 columns."""
+    lines: list[list[str]] = [COLUMNS]
+    storage = None
+    for row in rows(results):
+        if row["storage"] != storage:
+            storage = str(row["storage"])
+            lines.append([f"{STORAGES[storage]} {'-' * (WIDTH - 1 - len(STORAGES[storage]))}"])
+        lines.append(_line(results, row))
+    limits = [
+        f"{name} {number(found.value)} {'ms' if name == 'one sync' else 'MiB/s'} on {storage}"
+        for name, by_storage in results.limits.items()
+        for storage in by_storage
+        if (found := results.limit(name, storage))
+    ]
+    text = [*_aligned(lines), "", LEGEND]
+    if limits:
+        text += ["Limits:", *(f"  {limit}" for limit in limits)]
+    text += _notes(results)
+    for measure, by_storage in results.profiles.items():
+        for storage, profile in by_storage.items():
+            text += ["", f"Where the time of {measure} on {storage} goes:", profile]
     return "\n".join(text)
 
 
@@ -183,8 +183,16 @@ def document(results: Results, machine: dict[str, object], commit: str, seconds:
         "machine": machine,
         "commit": commit,
         "seconds": round(seconds, 1),
-        "discarded_runs": results.discarded,
+        "complete": results.complete,
+        "disturbed": any(row["disturbed"] for row in rows(results)),
+        "repeated_runs": results.repeated,
         "rows": rows(results),
-        "runs": results.runs,
-        "limits": results.limits,
+        "missing_peers": results.missing,
+        "failures": results.failures,
+        "profiles": results.profiles,
+        "runs": {
+            measure: {s: {p: [asdict(run) for run in runs] for p, runs in peers.items()} for s, peers in on.items()}
+            for measure, on in results.runs.items()
+        },
+        "limits": {name: {s: [asdict(r) for r in rs] for s, rs in on.items()} for name, on in results.limits.items()},
     }

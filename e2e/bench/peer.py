@@ -1,0 +1,125 @@
+"""What a measure asks of a broker that is compared, whichever it is."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lib.proc import Process
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a producer sends."""
+
+    records: int
+    record_size: int
+    batch_bytes: int
+    linger_ms: int = 5
+    partitions: int = 1
+    # Records go to the partitions in turn, so that each batch is small, instead of whole
+    # batches to one partition after the other.
+    spread: bool = False
+
+    @property
+    def mib(self) -> float:
+        """MiB of record values."""
+        return self.records * self.record_size / MIB
+
+    def scaled(self, share: float) -> Load:
+        """The same with this share of the records."""
+        return replace(self, records=max(1, int(self.records * share)))
+
+
+class Peer(ABC):
+    """A broker with its load generators."""
+
+    # What it is called in the table and in the JSON file.
+    name: str
+    # The part of a load that it is given: a peer that is slower by orders would hold up the rest.
+    share: float = 1.0
+    process: Process
+
+    @abstractmethod
+    def require(self) -> None:
+        """Raises `lib.paths.Missing` if something that it needs is not on this machine."""
+
+    @abstractmethod
+    def start(self, folder: Path) -> None:
+        """A new broker with its data in `folder`, serving."""
+
+    @abstractmethod
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Creates a topic and waits until all its partitions can be written."""
+
+    @abstractmethod
+    def delete_topic(self, topic: str) -> None:
+        """Deletes a topic and waits until its files are gone."""
+
+    @abstractmethod
+    def producer(self, topic: str, load: Load) -> list[str]:
+        """The command of the load generator."""
+
+    @abstractmethod
+    def produced(self, out: str, load: Load) -> float:
+        """Seconds that the generator took, from its output; ValueError if it did not send all."""
+
+    @abstractmethod
+    def consumer(self, topic: str, load: Load) -> list[str]:
+        """The command of the reader."""
+
+    @abstractmethod
+    def consumed(self, out: str, load: Load) -> float:
+        """MiB/s of the reader, from its output; ValueError if it did not read all."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Ends it however it is and deletes its data."""
+
+
+class FullPeer(Peer):
+    """A broker of which restarts and latency are measured as well."""
+
+    @abstractmethod
+    def restart_until_acked(self, topic: str) -> float:
+        """Starts the (ended) process; seconds until a record for `topic` is acknowledged."""
+
+    @abstractmethod
+    def end_to_end(self, topic: str, rate: int, records: int, size: int, warmup: int) -> list[str]:
+        """The command that measures latency; it prints JSON with latency_ms."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """An orderly end."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """kill -9."""
+
+    @abstractmethod
+    def log_recovery_seconds(self) -> float | None:
+        """What the broker itself says that reading its logs took at the last start."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 180.0) -> None:
+    """Waits until something holds; TimeoutError, which names it, after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {timeout:.0f} s still not so: {what}")
+        time.sleep(0.1)
+
+
+def wait_made(data: Path, topic: str, partitions: int) -> None:
+    """Waits until a topic has a folder for each partition."""
+    wait_until(lambda: sum(1 for _ in data.glob(f"{topic}-*")) >= partitions, f"{topic} has {partitions} partitions")
+
+
+def wait_gone(data: Path, topic: str) -> None:
+    """Waits until no folder of a topic's partitions is left, renamed ones included."""
+    wait_until(lambda: not any(data.glob(f"{topic}-*")) and not any(data.glob(f"{topic}.*")), f"{topic}'s files gone")

@@ -1,0 +1,140 @@
+"""Ratios, aims, and the table that people see."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import report
+from aims import FSYNC, KAFKA, NATS, NATS_FSYNC, OURS, ROWS, Aim, ratio
+from results import Results, Run
+
+
+def test_ratio_is_above_one_where_ours_is_better():
+    assert ratio(300.0, 100.0, higher_is_better=True) == 3.0
+    assert ratio(10.0, 80.0, higher_is_better=False) == 8.0
+    assert ratio(None, 80.0, True) is None
+    assert ratio(10.0, 0.0, True) is None
+
+
+PRODUCE = Aim(2, (KAFKA, FSYNC), or_of_limit=0.7)
+CONSUME = Aim(3, (KAFKA,), and_of_limit=0.6)
+
+
+@pytest.mark.parametrize(
+    ("aim", "ratios", "share", "met"),
+    [
+        (PRODUCE, {KAFKA: 2.0, FSYNC: 2.5}, 0.1, True),
+        (PRODUCE, {KAFKA: 1.9, FSYNC: 2.5}, 0.69, False),
+        (PRODUCE, {KAFKA: 1.0, FSYNC: 1.0}, 0.7, True),
+        # What was not measured is not reached, and not missed either.
+        (PRODUCE, {KAFKA: 2.5, FSYNC: None}, 0.1, None),
+        (PRODUCE, {KAFKA: 1.0, FSYNC: None}, 0.1, False),
+        (PRODUCE, {KAFKA: 1.0, FSYNC: 1.0}, None, None),
+        (CONSUME, {KAFKA: 3.0}, 0.6, True),
+        (CONSUME, {KAFKA: 3.0}, 0.59, False),
+        (CONSUME, {KAFKA: 2.9}, 0.9, False),
+        (CONSUME, {KAFKA: 3.0}, None, None),
+        (CONSUME, {}, 0.9, None),
+        (CONSUME, {}, 0.1, False),
+    ],
+)
+def test_aims(aim: Aim, ratios: dict[str, float | None], share: float | None, met: bool | None):
+    assert aim.met(ratios, share) is met
+
+
+def test_aims_text():
+    assert PRODUCE.text() == "2x K+F or .7 L"
+    assert CONSUME.text() == "3x K and .6 L"
+    assert Aim(20, (KAFKA,)).text() == "20x K"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"), (0.0, "0"), (0.00021, "0.0002"), (0.1234, "0.123"), (12.34, "12.3"), (999.4, "999"),
+        (1234.5, "1,234"), (99_999.0, "99,999"), (306_000.0, "306k"), (12_345_678.0, "12,346k"),
+    ],
+)  # fmt: skip
+def test_numbers(value: float | None, shown: str):
+    assert report.number(value) == shown
+
+
+def everything(scale: float = 1.0, disturbed: bool = False) -> Results:
+    """All measures on both storages, with every peer, ours ten times better."""
+    results = Results(complete=True)
+    for row in ROWS:
+        for storage in ("disk", "ram"):
+            for peer in (KAFKA, FSYNC, NATS, NATS_FSYNC, OURS):
+                better = (10.0 if row.higher_is_better else 0.1) if peer == OURS else 1.0
+                figures = {row.figure: better * scale}
+                results.add(row.measure, storage, peer, Run(figures, disturbed))
+            if row.limit:
+                results.add_limit(row.limit, storage, Run({"value": 10 * scale}, disturbed))
+    return results
+
+
+@pytest.mark.parametrize("scale", [0.000_123_4, 1.0, 12_345.6])
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_the_table_fits_120_columns(scale: float, disturbed: bool):
+    results = everything(scale, disturbed)
+    results.complete = not disturbed
+    text = report.table(results)
+    long = [line for line in text.splitlines() if len(line) > report.WIDTH]
+    assert not long
+    assert "2x K+F or .7 L" in text
+
+
+def line_of(text: str, start: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_met_and_missed():
+    results = everything()
+    text = report.table(results)
+    assert line_of(text, "produce 1 MiB").endswith("yes")
+    # Ten times better is not twenty times.
+    assert line_of(text, "cold start").endswith("NO")
+    assert report.missed(results) == [("cold-start", "disk")]
+
+
+def test_disturbed_rows_are_marked_in_the_table_and_in_the_json_file():
+    results = everything()
+    results.runs["latency"]["disk"][KAFKA] = [Run({"p99_ms": 1.0}, disturbed=True)]
+    text = report.table(results)
+    assert line_of(text, "end to end p99, ms").endswith("yes*")
+    assert " 1*" in line_of(text, "end to end p99, ms")
+    assert "DISTURBED by other work, to be measured again: latency on disk" in text
+    document = json.loads(json.dumps(report.document(results, {}, "abc", 1.0)))
+    assert document["disturbed"] is True
+    marked = [(r["measure"], r["storage"], r["figure"]) for r in document["rows"] if r["disturbed"]]
+    assert marked == [("latency", "disk", "p99_ms")]
+    assert document["runs"]["latency"]["disk"][KAFKA][0]["disturbed"] is True
+
+
+def test_runs_that_were_left_out_are_told():
+    results = everything()
+    results.add("produce", "disk", KAFKA, Run({"mib_per_second": 0.01}, disturbed=True))
+    text = report.table(results)
+    assert "produce on disk: 1 disturbed runs stayed so" in text
+    assert not line_of(text, "produce 1 MiB").endswith("*")
+
+
+def test_failed_and_missing_peers_are_told():
+    results = Results(complete=True, missing={NATS: "the NATS command is not there"})
+    results.add("produce", "disk", OURS, Run({"mib_per_second": 500.0}))
+    results.fail("produce", "disk", KAFKA, "RuntimeError: it broke\nat line 1")
+    text = report.table(results)
+    row = line_of(text, "produce 1 MiB")
+    assert "failed" in row
+    assert "n/a" in row
+    # Without Kafka nobody knows whether the aim was met.
+    assert row.endswith("?")
+    assert "FAILED produce on disk, Kafka: RuntimeError: it broke" in text
+    assert "NATS: not measured: the NATS command is not there" in text
+
+
+def test_an_end_that_came_early_is_told():
+    results = everything()
+    results.complete = False
+    assert "INCOMPLETE" in report.table(results)
