@@ -104,8 +104,12 @@ if have java openjdk-17-jdk-headless && have javac openjdk-17-jdk-headless; then
   if [ ! -e "$lib/.complete" ] && have mvn maven; then
     say "Kafka's jars (54 MB) -> $lib ..."
     rm -rf "$lib"
-    quietly mvn -q -B -f "$here/kafka/pom.xml" dependency:copy-dependencies \
-      -DoutputDirectory="$lib" -DincludeScope=runtime && touch "$lib/.complete" \
+    kafka_jars() {
+      quietly mvn -q -B -f "$here/kafka/pom.xml" dependency:copy-dependencies \
+        -DoutputDirectory="$lib" -DincludeScope=runtime && touch "$lib/.complete"
+    }
+    # A registry that refuses once often answers a moment later.
+    kafka_jars || { sleep 5; kafka_jars; } \
       || say "could not get Kafka's jars: tests and measures against Kafka will be skipped"
   fi
   if [ -e "$lib/.complete" ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,13 +31,20 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(missing)) from None
 
 
+def _missing(what: paths.Missing) -> None:
+    """Skips with the reason; where everything must be there (CI says so), fails."""
+    if os.environ.get("MILLRACE_E2E_REQUIRE_ALL"):
+        pytest.fail(f"{what}; MILLRACE_E2E_REQUIRE_ALL is set, so that nothing may be skipped", pytrace=False)
+    pytest.skip(str(what))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item):
-    """A part of the machine that is missing (Kafka, grpcurl) skips the test and says why."""
+    """A part of the machine that is missing (Kafka, grpcurl) skips the test and says why, or fails it."""
     try:
         return (yield)
     except paths.Missing as missing:
-        pytest.skip(str(missing))
+        _missing(missing)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -45,7 +53,7 @@ def pytest_runtest_call(item: pytest.Item):
     try:
         return (yield)
     except paths.Missing as missing:
-        pytest.skip(str(missing))
+        _missing(missing)
 
 
 @pytest.hookimpl(wrapper=True)

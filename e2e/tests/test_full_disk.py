@@ -13,6 +13,7 @@ import pytest
 
 from lib.api import ApiError, Client, admin_pb2, call, types_pb2
 from lib.broker import Broker
+from lib.paths import Missing
 
 MIB = 1 << 20
 DISK_MIB = 160
@@ -22,7 +23,7 @@ DISK_MIB = 160
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An ext4 file system of DISK_MIB in a file."""
     if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
+        raise Missing("mounting a small file system needs root")
     image, folder = tmp_path / "disk.img", tmp_path / "disk"
     folder.mkdir()
     with open(image, "wb") as f:
@@ -31,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True, capture_output=True)
     mounted = subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True, text=True)
     if mounted.returncode != 0:
-        pytest.skip(f"can't mount a loop device here: {mounted.stderr.strip()}")
+        raise Missing(f"can't mount a loop device here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

@@ -243,6 +243,31 @@ def test_slow_readers_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
         assert len(client.read("large")) == 160
 
 
+def test_slow_readers_of_compressed_batches_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
+    """40 readers of batches of a few kilobytes that are 12 MiB when decompressed."""
+    values = [b"%06d" % number + bytes(64 << 10) for number in range(190)]
+    with Client(broker.address) as client:
+        client.create_topic("zeros")
+        for _ in range(4):
+            client.publish("zeros", values, compression=types_pb2.COMPRESSION_ZSTD)
+    clients = [Client(broker.address) for _ in range(40)]
+    calls = []
+    try:
+        with watch.unharmed():
+            request = messaging_pb2.ReadRequest(topic="zeros", follow=True)
+            calls = [client.messaging.Read(request, timeout=120) for client in clients]
+            with ThreadPoolExecutor(len(calls)) as pool:
+                assert list(pool.map(_first_answer, calls)) == [None] * len(calls)
+            time.sleep(5)
+    finally:
+        for call in calls:
+            call.cancel()
+        for client in clients:
+            client.close()
+    with Client(broker.address) as client:
+        assert [message.message.value for message in client.read("zeros")] == values * 4
+
+
 def _first_answer(call: Iterator) -> ApiError | None:
     """Takes a stream's first answer; gives the error it had instead."""
     try:

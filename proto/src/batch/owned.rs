@@ -97,6 +97,13 @@ pub struct OwnedRecords {
     cursor: Cursor,
 }
 
+impl OwnedRecords {
+    /// How many bytes the records take, decompressed; those already given out included.
+    pub fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 impl Iterator for OwnedRecords {
     type Item = Result<OwnedRecord, BatchError>;
 

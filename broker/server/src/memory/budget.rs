@@ -97,10 +97,15 @@ impl ConnectionBudget {
         tokio::time::timeout(MOMENT, self.answers.acquire(bytes)).await.ok()
     }
 
-    /// Takes bytes for an answer that nobody asked for yet: only if at least half of what all
-    /// connections share stays free.
+    /// Takes bytes for an answer that nobody asked for yet: only if three quarters of what
+    /// all connections share stay free.
     pub fn spare_for_answer(&self, bytes: usize) -> Option<MemoryPermit> {
-        self.answers.try_spare(bytes)
+        self.answers.try_acquire(bytes, self.answers.all / 4 * 3)
+    }
+
+    /// Takes an answer's bytes, if they are free now.
+    pub fn try_for_answer(&self, bytes: usize) -> Option<MemoryPermit> {
+        self.answers.try_acquire(bytes, 0)
     }
 
     /// Takes `bytes` of what is kept apart for answers that are large though memory is short,
@@ -120,9 +125,10 @@ impl ConnectionBudget {
 }
 
 impl Share {
-    fn try_spare(&self, bytes: usize) -> Option<MemoryPermit> {
+    /// Takes `bytes` if they are free, and `rest` of what all share stays free beside them.
+    fn try_acquire(&self, bytes: usize, rest: usize) -> Option<MemoryPermit> {
         let bytes = bytes.min(self.most);
-        if self.broker.available_permits() < bytes + self.all / 2 {
+        if self.broker.available_permits() < bytes + rest {
             return None;
         }
         let permits = u32::try_from(bytes).ok()?;
@@ -199,14 +205,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_asked_for_leaves_half_free() {
+    async fn what_nobody_asked_for_leaves_most_free() {
         let budget = MemoryBudget::new(200, 60);
         let (one, other) = (budget.connection(), budget.connection());
-        let spare = one.spare_for_answer(40);
+        let spare = one.spare_for_answer(20);
         assert!(spare.is_some());
-        assert!(other.spare_for_answer(11).is_none(), "half stays free");
-        assert!(other.spare_for_answer(10).is_some());
-        assert!(one.acquire_for_answer(20).await.is_some());
+        assert!(other.spare_for_answer(6).is_none(), "three quarters stay free");
+        assert!(other.spare_for_answer(5).is_some());
+        assert!(one.acquire_for_answer(40).await.is_some());
         drop(spare);
         assert_eq!(budget.used(), 0);
     }

@@ -102,7 +102,12 @@ impl FetchSession {
                 () = stopping.cancelled() => return slot.send(Err(broker_stopping().into())),
             };
             slot.send(answer);
-            self.ahead = self.next.take().and_then(|next| next.begin(self.budget.as_ref()));
+            // Not for a reader who has not even taken the answer before.
+            let next = self
+                .next
+                .take()
+                .filter(|_| answers.capacity() + 1 >= answers.max_capacity());
+            self.ahead = next.and_then(|next| next.begin(self.budget.as_ref()));
         }
     }
 

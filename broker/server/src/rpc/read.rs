@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use millrace_engine::partition::{FetchBound, OffsetQuery};
 use millrace_proto::{
-    batch::{DecodeLimits, OwnedRecord, owned_batches},
+    batch::{Codec, DecodeLimits, OwnedRecord, owned_batches},
     v1::{self, ErrorReason, start::At},
 };
 use tokio::sync::{Notify, mpsc};
@@ -178,99 +178,93 @@ impl Reader {
             Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
             None => None,
         };
-        let small = self.budget.is_some() && permit.is_none();
+        let mut small = self.budget.is_some() && permit.is_none();
         let size = if small {
             limits::SMALL_ANSWER_BYTES
         } else {
             limits::READ_RESPONSE_BYTES
         };
         let bytes = read_records(&self.broker, &partition, next, size, true, bound).await?;
-        if small {
-            let messages = self.decode_few(at, bytes, bound)?;
-            self.send(at, messages, answers).await?;
-        } else {
-            self.decode(at, bytes, bound, answers).await?;
-        }
+        // A batch is read whole however large it is.
+        let _large = match &self.budget {
+            Some(budget) if bytes.len() > limits::READ_RESPONSE_BYTES => {
+                let held = budget.try_for_answer(bytes.len());
+                small |= held.is_none();
+                held
+            }
+            _ => None,
+        };
+        self.decode(at, bytes, bound, small, answers).await?;
         self.cursors[at].told = true;
         Ok(true)
     }
 
     /// Decodes batches and sends their messages, in answers of bounded size.
-    async fn decode(&mut self, at: usize, bytes: Bytes, bound: i64, answers: &Answers) -> Result<(), ApiError> {
-        let mut messages = Vec::new();
-        let mut size = 0;
+    ///
+    /// With `few`, only one small answer of copied messages: then nothing of a large batch is
+    /// kept while a slow reader takes them.
+    async fn decode(
+        &mut self,
+        at: usize,
+        bytes: Bytes,
+        bound: i64,
+        few: bool,
+        answers: &Answers,
+    ) -> Result<(), ApiError> {
         let partition = self.cursors[at].partition.clone();
+        let (mut messages, mut size) = (Vec::new(), 0);
         if bytes.is_empty() {
             // Nothing left between here and the bound (compaction may leave such gaps).
             self.cursors[at].next = bound;
         }
-        for batch in owned_batches(bytes) {
+        'batches: for batch in owned_batches(bytes) {
             let next = self.cursors[at].next;
             let damaged = |error| damaged(&partition, next, &error);
             let batch = batch.map_err(damaged)?;
             batch.verify_crc().map_err(damaged)?;
             if !batch.header().is_control() {
-                for record in batch.records(&DECODE).map_err(damaged)? {
-                    let record = record.map_err(damaged)?;
-                    if record.offset < self.cursors[at].next || self.remaining == Some(0) {
-                        continue;
+                let records = batch.records(&DECODE).map_err(damaged)?;
+                // Decompressed records stay until the last of them is taken. Their memory is not waited
+                // for: all who wait would hold theirs meanwhile.
+                let (few, _held) = match &self.budget {
+                    Some(budget) if !few && batch.header().codec() != Codec::None => {
+                        let held = budget.try_for_answer(records.len_bytes());
+                        (held.is_none(), held)
                     }
-                    self.remaining = self.remaining.map(|left| left - 1);
-                    self.cursors[at].next = record.offset + 1;
-                    size += record_size(&record);
-                    messages.push(convert::received(&self.topic, partition.number(), record));
-                    if size >= limits::READ_RESPONSE_BYTES {
-                        size = 0;
-                        self.send(at, std::mem::take(&mut messages), answers).await?;
-                    }
-                }
-            }
-            if self.remaining == Some(0) {
-                break;
-            }
-            self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
-        }
-        self.send(at, messages, answers).await
-    }
-
-    /// The next few messages, copied, so that nothing of a large batch is kept while a slow
-    /// reader takes them; at least one.
-    fn decode_few(&mut self, at: usize, bytes: Bytes, bound: i64) -> Result<Vec<v1::ReceivedMessage>, ApiError> {
-        let partition = self.cursors[at].partition.clone();
-        let mut messages = Vec::new();
-        let mut size = 0;
-        if bytes.is_empty() {
-            self.cursors[at].next = bound;
-        }
-        for batch in owned_batches(bytes) {
-            let next = self.cursors[at].next;
-            let damaged = |error| damaged(&partition, next, &error);
-            let batch = batch.map_err(damaged)?;
-            batch.verify_crc().map_err(damaged)?;
-            if !batch.header().is_control() {
-                for record in batch.records(&DECODE).map_err(damaged)? {
+                    _ => (few, None),
+                };
+                let full = if few {
+                    limits::SMALL_ANSWER_BYTES
+                } else {
+                    limits::READ_RESPONSE_BYTES
+                };
+                for record in records {
                     let mut record = record.map_err(damaged)?;
                     if record.offset < self.cursors[at].next {
                         continue;
                     }
-                    if size >= limits::SMALL_ANSWER_BYTES || self.remaining == Some(0) {
-                        return Ok(messages);
+                    if self.remaining == Some(0) {
+                        break 'batches;
+                    }
+                    if size >= full {
+                        if few {
+                            break 'batches;
+                        }
+                        size = 0;
+                        self.send(at, std::mem::take(&mut messages), answers).await?;
                     }
                     self.remaining = self.remaining.map(|left| left - 1);
                     self.cursors[at].next = record.offset + 1;
                     size += record_size(&record);
-                    for bytes in [&mut record.key, &mut record.value].into_iter().flatten() {
-                        *bytes = Bytes::copy_from_slice(bytes);
-                    }
-                    for header in &mut record.headers {
-                        header.value = header.value.as_deref().map(Bytes::copy_from_slice);
+                    if few {
+                        unshare(&mut record);
                     }
                     messages.push(convert::received(&self.topic, partition.number(), record));
                 }
             }
             self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
         }
-        Ok(messages)
+        self.send(at, messages, answers).await
     }
 
     async fn send(&self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
@@ -289,6 +283,18 @@ impl Reader {
         // A closed channel ends `serve` by itself.
         let _ = answers.send(Ok(response)).await;
         Ok(())
+    }
+}
+
+/// Copies what a record holds of its batch, which then needs not be kept for it.
+fn unshare(record: &mut OwnedRecord) {
+    let headers = record.headers.iter_mut().filter_map(|header| header.value.as_mut());
+    for bytes in [&mut record.key, &mut record.value]
+        .into_iter()
+        .flatten()
+        .chain(headers)
+    {
+        *bytes = Bytes::copy_from_slice(bytes);
     }
 }
 
