@@ -28,7 +28,7 @@ pub use fs::faulty::FaultyFileSystem;
 pub use fs::os::OsFileSystem;
 pub use fs::{File, FileSystem};
 pub use log::{
-    AppendOptions, Appended, DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch, FoundOffset,
-    Log, ProducerDescription, ReadData, RecoveryReport, RetentionReport, ScrubReport,
+    AppendOptions, Appended, CheckedBatch, DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch,
+    FoundOffset, Log, ProducerDescription, ReadData, RecoveryReport, RetentionReport, ScrubReport,
 };
 pub use producer::SequenceRule;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_log::{
-    AppendError, AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir,
-    OpenDirError, ReadError,
+    AppendError, AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, FormatDirError, Log, LogConfig,
+    LogDir, OpenDirError, ReadError,
 };
 use millrace_proto::batch::{BatchBuilder, Codec, batches};
 use uuid::Uuid;
@@ -262,6 +262,26 @@ fn disks_are_told_apart() {
         Err(OpenDirError::Locked(_))
     ));
     dir.create_log("t", 0, TOPIC_ID, LogConfig::default()).unwrap();
+    dir.write_checkpoints().unwrap();
+    let other = DirIdentity {
+        node_id: 2,
+        ..dir.identity().clone()
+    };
+    assert!(
+        matches!(
+            LogDir::format(&fs, path, &other),
+            Err(FormatDirError::AlreadyFormatted(_))
+        ),
+        "it is named as what it is, whatever else it holds"
+    );
+    let log = dir.open_log("t", 0, TOPIC_ID, LogConfig::default()).unwrap();
+    log.flush().unwrap();
+    dir.write_checkpoints().unwrap();
+    assert!(matches!(
+        LogDir::format(&fs, path, &other),
+        Err(FormatDirError::AlreadyFormatted(_))
+    ));
+    drop(log);
     assert!(
         dir.open_log("t", 0, Uuid::from_u128(8), LogConfig::default()).is_err(),
         "another topic of that name"

@@ -96,6 +96,15 @@ pub const PUBLISH_ANSWERS_AHEAD: usize = 4;
 /// remembered, in bytes.
 pub const DUPLICATE_SEARCH_BYTES: u64 = 64 << 20;
 
+/// Such searches at once: each reads from the disk for a while.
+pub const DUPLICATE_SEARCHES: usize = 2;
+
+/// Such searches that wait for their turn; each holds a thread.
+pub const DUPLICATE_SEARCHES_WAITING: usize = 32;
+
+/// The longest that one waits for its turn, after which its sender is asked to come again.
+pub const DUPLICATE_SEARCH_WAIT: Duration = Duration::from_secs(5);
+
 /// A resume token's validity after the stream's last request: the time for which a
 /// partition remembers a producer.
 pub const PUBLISH_SESSION_LIFE: Duration = Duration::from_secs(24 * 3600);
@@ -111,8 +120,19 @@ pub const MAX_PAGE_SIZE: usize = 1_000;
 /// that made it is answered with an error.
 pub const METADATA_WAIT: Duration = Duration::from_secs(30);
 
-/// How often retention, rolling, expiry and checkpoints are looked after.
+/// How often retention, rolling and expiry are looked after.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it is recorded up to where logs are on disk, if that has changed: a start after a
+/// crash reads from the disk what was written since.
+pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The same, after so many flushed bytes: what a slow disk (500 MiB/s) reads in half a second.
+/// Recording costs a few fsyncs.
+pub const CHECKPOINT_BYTES: u64 = 256 << 20;
+
+/// How often it is looked whether there are so many.
+pub const CHECKPOINT_POLL: Duration = Duration::from_millis(100);
 
 /// Metadata entries between two snapshots of the metadata.
 pub const METADATA_SNAPSHOT_EVERY: u64 = 10_000;

@@ -1,5 +1,6 @@
 //! What lies in a data directory.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +81,15 @@ pub(super) fn list(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<FoundPart
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
+}
+
+/// The partitions that directories are named after.
+pub(super) fn names(fs: &dyn FileSystem, path: &Path) -> io::Result<BTreeSet<TopicPartition>> {
+    let entries = fs.read_dir(path)?;
+    let dirs = entries.iter().filter(|entry| entry.is_dir);
+    Ok(dirs
+        .filter_map(|entry| TopicPartition::parse_dir_name(entry.name.to_str()?))
+        .collect())
 }
 
 fn classify(fs: &dyn FileSystem, path: &Path) -> io::Result<PartitionState> {

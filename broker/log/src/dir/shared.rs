@@ -1,6 +1,6 @@
 //! What all logs of a data directory share: whether it is offline, how much space is left, and the checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,10 +19,22 @@ use crate::log::LogInner;
 /// Appends between two looks at the free space, at most.
 const SPACE_CREDIT_BYTES: u64 = 16 << 20;
 
-/// The checkpoints as stored, and whether the files are known to be so.
+/// What opening a directory found of its flushed points.
+pub(crate) enum StoredFlushed {
+    Known(FlushedPoints),
+    /// Their file is lost or was garbled; these partitions may have been in it.
+    LostFor(BTreeSet<TopicPartition>),
+}
+
+/// The checkpoints, and whether their files may say something else.
 struct Checkpoints {
     flushed: FlushedPoints,
+    /// Partitions whose point is lost and that were not opened yet. While there are any no file is written: one that
+    /// does not name them would say that nothing of them was flushed, and make a torn tail of any damage.
+    lost: BTreeSet<TopicPartition>,
     starts: Offsets,
+    flushed_differ: bool,
+    starts_differ: bool,
 }
 
 pub(crate) struct DirShared {
@@ -31,6 +43,8 @@ pub(crate) struct DirShared {
     offline: OnceLock<Offline>,
     is_offline: AtomicBool,
     checkpoints: Mutex<Checkpoints>,
+    /// Bytes that were flushed since the flushed points were last stored.
+    unrecorded_bytes: AtomicU64,
     pub logs: Mutex<BTreeMap<TopicPartition, Weak<LogInner>>>,
     reserve_bytes: AtomicU64,
     credit: AtomicU64,
@@ -41,15 +55,26 @@ impl DirShared {
         fs: Arc<dyn FileSystem>,
         path: &Path,
         reserve_bytes: u64,
-        flushed: FlushedPoints,
+        flushed: StoredFlushed,
         starts: Offsets,
     ) -> Self {
+        let (flushed, lost, flushed_differ) = match flushed {
+            StoredFlushed::Known(points) => (points, BTreeSet::new(), false),
+            StoredFlushed::LostFor(names) => (FlushedPoints::new(), names, true),
+        };
         DirShared {
             fs,
             path: Arc::new(path.to_owned()),
             offline: OnceLock::new(),
             is_offline: AtomicBool::new(false),
-            checkpoints: Mutex::new(Checkpoints { flushed, starts }),
+            checkpoints: Mutex::new(Checkpoints {
+                flushed,
+                lost,
+                starts,
+                flushed_differ,
+                starts_differ: false,
+            }),
+            unrecorded_bytes: AtomicU64::new(0),
             logs: Mutex::new(BTreeMap::new()),
             reserve_bytes: AtomicU64::new(reserve_bytes),
             credit: AtomicU64::new(0),
@@ -139,20 +164,39 @@ impl DirShared {
         self.checkpoints.lock().starts.get(name).copied()
     }
 
-    fn write_flushed(&self, checkpoints: &Checkpoints) -> io::Result<()> {
+    /// Counts bytes that an fsync covered and of which no stored flushed point tells yet.
+    pub(crate) fn note_flushed_bytes(&self, bytes: u64) {
+        self.unrecorded_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unrecorded_bytes(&self) -> u64 {
+        self.unrecorded_bytes.load(Ordering::Relaxed)
+    }
+
+    fn write_flushed(&self, checkpoints: &mut Checkpoints) -> io::Result<()> {
+        // Until it is known to be written the file may hold anything.
+        checkpoints.flushed_differ = true;
+        if !checkpoints.lost.is_empty() {
+            return Ok(());
+        }
         write_atomic(
             &*self.fs,
             &self.path.join(flushed::FILE_NAME),
             &flushed::encode(&checkpoints.flushed),
-        )
+        )?;
+        checkpoints.flushed_differ = false;
+        Ok(())
     }
 
-    fn write_starts(&self, checkpoints: &Checkpoints) -> io::Result<()> {
+    fn write_starts(&self, checkpoints: &mut Checkpoints) -> io::Result<()> {
+        checkpoints.starts_differ = true;
         write_atomic(
             &*self.fs,
             &self.path.join(start_offsets::FILE_NAME),
             &start_offsets::encode(&checkpoints.starts),
-        )
+        )?;
+        checkpoints.starts_differ = false;
+        Ok(())
     }
 
     /// Stores a log start offset. Durable when this returns.
@@ -162,7 +206,7 @@ impl DirShared {
             return Ok(());
         }
         let before = checkpoints.starts.insert(name.clone(), start);
-        let written = self.write_starts(&checkpoints);
+        let written = self.write_starts(&mut checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.starts, name, before);
         }
@@ -184,12 +228,7 @@ impl DirShared {
         if lowered == before {
             return Ok(());
         }
-        checkpoints.flushed.insert(name.clone(), lowered);
-        let written = self.write_flushed(&checkpoints);
-        if written.is_err() {
-            restore(&mut checkpoints.flushed, name, Some(before));
-        }
-        written
+        self.store_flushed(&mut checkpoints, name, lowered)
     }
 
     /// Stores that everything below `offset` is durable, where recovery could not find that out by itself.
@@ -200,20 +239,52 @@ impl DirShared {
             offset,
             indexed: before.map_or(0, |point| point.indexed),
         };
-        checkpoints.flushed.insert(name.clone(), raised);
-        let written = self.write_flushed(&checkpoints);
+        self.store_flushed(&mut checkpoints, name, raised)
+    }
+
+    fn store_flushed(
+        &self,
+        checkpoints: &mut Checkpoints,
+        name: &TopicPartition,
+        point: FlushedPoint,
+    ) -> io::Result<()> {
+        let before = checkpoints.flushed.insert(name.clone(), point);
+        let written = self.write_flushed(checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.flushed, name, before);
         }
         written
     }
 
+    /// Takes in a log that was just opened.
+    pub(crate) fn add(&self, log: &Arc<LogInner>) {
+        let mut checkpoints = self.checkpoints.lock();
+        if checkpoints.lost.remove(&log.name) {
+            checkpoints.flushed.insert(log.name.clone(), log.flushed_point());
+        }
+        self.logs.lock().insert(log.name.clone(), Arc::downgrade(log));
+    }
+
+    /// Makes sure that the files do not name a partition that is about to be made. Durable when this returns.
+    pub(crate) fn forget_for_good(&self, name: &TopicPartition) -> io::Result<()> {
+        self.forget(name);
+        let mut checkpoints = self.checkpoints.lock();
+        if checkpoints.starts_differ {
+            self.write_starts(&mut checkpoints)?;
+        }
+        if checkpoints.flushed_differ {
+            self.write_flushed(&mut checkpoints)?;
+        }
+        Ok(())
+    }
+
     /// Drops a partition's entries; what the files say of a partition that is gone does no harm, so they are
     /// rewritten at the next occasion.
     pub(crate) fn forget(&self, name: &TopicPartition) {
         let mut checkpoints = self.checkpoints.lock();
-        checkpoints.flushed.remove(name);
-        checkpoints.starts.remove(name);
+        checkpoints.lost.remove(name);
+        checkpoints.flushed_differ |= checkpoints.flushed.remove(name).is_some();
+        checkpoints.starts_differ |= checkpoints.starts.remove(name).is_some();
         self.logs.lock().remove(name);
     }
 
@@ -227,27 +298,53 @@ impl DirShared {
         self.logs.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Writes both checkpoints from what the open logs say; entries of logs that are not open stay as they are.
+    /// Writes both checkpoints from what the open logs say, each only if it differs from its file; entries of logs
+    /// that are not open stay as they are.
     pub(crate) fn store_all(&self) -> io::Result<()> {
-        // Indexes first, without the lock: they take each log's own.
         let logs = self.open_logs();
         let mut checkpoints = self.checkpoints.lock();
-        let before = (checkpoints.flushed.clone(), checkpoints.starts.clone());
+        let checkpoints = &mut *checkpoints;
+        self.unrecorded_bytes.store(0, Ordering::Relaxed);
+        let mut flushed_before = Vec::new();
+        let mut starts_before = Vec::new();
         for log in logs {
             // A log that is being deleted may have been forgotten meanwhile.
-            if !log.is_gone() {
-                if !log.epochs_behind.load(Ordering::Acquire) {
-                    checkpoints.flushed.insert(log.name.clone(), log.flushed_point());
-                }
-                checkpoints.starts.insert(log.name.clone(), log.log_start());
+            if log.is_gone() {
+                continue;
+            }
+            let point = log.flushed_point();
+            let stored = checkpoints.flushed.get(&log.name).copied();
+            if stored != Some(point) && !log.epochs_behind.load(Ordering::Acquire) {
+                flushed_before.push((log.name.clone(), stored));
+                checkpoints.flushed.insert(log.name.clone(), point);
+            }
+            let start = log.log_start();
+            let stored = checkpoints.starts.get(&log.name).copied();
+            if stored != Some(start) {
+                starts_before.push((log.name.clone(), stored));
+                checkpoints.starts.insert(log.name.clone(), start);
             }
         }
+        let flushed_differ = checkpoints.flushed_differ || !flushed_before.is_empty();
+        let starts_differ = checkpoints.starts_differ || !starts_before.is_empty();
         // Log starts first: a flushed point may lie above what retention is about to delete, never below.
-        let written = self
-            .write_starts(&checkpoints)
-            .and_then(|()| self.write_flushed(&checkpoints));
+        let mut written = Ok(());
+        if starts_differ {
+            written = self.write_starts(checkpoints);
+        }
+        if flushed_differ && written.is_ok() {
+            written = self.write_flushed(checkpoints);
+        }
         if written.is_err() {
-            (checkpoints.flushed, checkpoints.starts) = before;
+            for (name, before) in flushed_before {
+                restore(&mut checkpoints.flushed, &name, before);
+            }
+            for (name, before) in starts_before {
+                restore(&mut checkpoints.starts, &name, before);
+            }
+            // The first of the two may have been written.
+            checkpoints.flushed_differ = true;
+            checkpoints.starts_differ = true;
         }
         written
     }

@@ -171,9 +171,11 @@ pub trait File: Send + Sync {
     fn start_writeback(&self, pos: u64, len: u64) {
         let _ = (pos, len);
     }
-    /// Hint: forget clean cached pages, so that the next read comes from the disk. After a failed fsync the cache may
-    /// hold bytes that the disk does not.
-    fn drop_cache(&self) {}
+    /// Hint: forget clean cached pages from byte `from` on (and, where pages are larger, a few before it), so that the
+    /// next read comes from the disk. After a failed fsync the cache may hold bytes that the disk does not.
+    fn drop_cache(&self, from: u64) {
+        let _ = from;
+    }
 }
 
 /// The name under which [`write_atomic`] prepares the new contents of `path`.

@@ -11,6 +11,9 @@ use bytes::Bytes;
 
 use super::{DirEntry, File, FileSystem, Metadata, OpenMode, pool};
 
+/// The page cache may hold a file in units of up to this size (large folios).
+const LARGEST_PAGE_BYTES: u64 = 2 << 20;
+
 /// Reads from `pos` until the buffer is full or the file ends; returns how many bytes.
 fn fill(file: &fs::File, buffer: &mut [u8], pos: u64) -> io::Result<usize> {
     let mut done = 0;
@@ -228,8 +231,10 @@ impl File for OsFile {
         let _ = (pos, len);
     }
 
-    fn drop_cache(&self) {
-        // Only clean pages go, so this cannot lose anything.
-        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
+    fn drop_cache(&self, from: u64) {
+        // The kernel keeps pages that are only in part within the range. Only clean ones go, so this cannot lose
+        // anything.
+        let from = from / LARGEST_PAGE_BYTES * LARGEST_PAGE_BYTES;
+        let _ = rustix::fs::fadvise(&self.0, from, None, rustix::fs::Advice::DontNeed);
     }
 }

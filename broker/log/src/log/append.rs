@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_proto::batch::{
-    BatchHeader, BatchView, HEADER_LEN, TimestampType, batches, stamp_header_log_append_time, stamp_offset_and_epoch,
+    BatchHeader, HEADER_LEN, TimestampType, batches, stamp_header_log_append_time, stamp_offset_and_epoch,
 };
 
-use super::{Log, LogInner, Writer};
+use super::{CheckedBatch, Log, LogInner, Writer};
 use crate::config::LogConfig;
 use crate::error::{AppendError, ChangeError, DiskFull};
 use crate::fs::is_disk_full;
@@ -87,11 +87,23 @@ impl Log {
         now_ms: i64,
         options: &AppendOptions,
     ) -> Result<Appended, AppendError> {
-        let view = BatchView::parse(batch)?;
+        self.append_checked(&CheckedBatch::check(batch.clone())?, leader_epoch, now_ms, options)
+    }
+
+    /// [`Log::append_as_leader`] for a batch whose checksum was compared before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn append_checked(
+        &self,
+        batch: &CheckedBatch,
+        leader_epoch: i32,
+        now_ms: i64,
+        options: &AppendOptions,
+    ) -> Result<Appended, AppendError> {
         let config = self.inner.config();
-        let header = *view.header();
-        check_client_batch(batch, &header, &config, now_ms, options)?;
-        view.verify_crc()?;
+        let (header, batch) = (*batch.header(), batch.bytes());
+        check_client_batch(&header, &config, now_ms, options)?;
 
         let inner = &*self.inner;
         let mut writer = inner.writer.lock();
@@ -240,18 +252,11 @@ impl Log {
 
 /// The checks on a producer's batch that need nothing of the log.
 fn check_client_batch(
-    batch: &Bytes,
     header: &BatchHeader,
     config: &LogConfig,
     now_ms: i64,
     options: &AppendOptions,
 ) -> Result<(), AppendError> {
-    if header.size_in_bytes() != batch.len() {
-        return Err(AppendError::Invalid(format!(
-            "{} bytes follow the batch; exactly one batch is appended at a time",
-            batch.len() - header.size_in_bytes()
-        )));
-    }
     if header.record_count == 0 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(AppendError::Invalid(format!(
             "record count {} does not match last offset delta {}",
@@ -267,9 +272,9 @@ fn check_client_batch(
     if header.attributes.has_delete_horizon() {
         return Err(AppendError::Invalid("clients may not set a delete horizon".into()));
     }
-    if batch.len() > config.max_message_bytes as usize {
+    if header.size_in_bytes() > config.max_message_bytes as usize {
         return Err(AppendError::TooLarge {
-            size_bytes: batch.len(),
+            size_bytes: header.size_in_bytes(),
             max_bytes: config.max_message_bytes,
         });
     }
@@ -330,10 +335,11 @@ impl LogInner {
                 .and_then(|()| active.write(slices));
         }
         if let Err(error) = written {
-            return Err(self.write_failed(writer, active, old_size, &error));
+            return Err(self.write_failed(writer, active, old_size, run.len(), &error));
         }
         LogInner::mark_unsynced(writer, active);
         writer.bytes_since_checkpoint += len;
+        writer.bytes_since_flush += len;
         if old_size == 0 {
             writer.active_since_ms = now_ms;
         }
@@ -370,10 +376,17 @@ impl LogInner {
         writer: &mut Writer,
         active: &Arc<Segment>,
         old_size: u64,
+        batches: usize,
         error: &std::io::Error,
     ) -> AppendError {
         if is_disk_full(error) {
-            match active.file().and_then(|file| file.set_len(old_size)) {
+            let erase = || {
+                let file = active.file()?;
+                file.set_len(old_size)?;
+                // The first of several may be whole, and a crash may keep it and lose the erasure.
+                if batches > 1 { file.sync_data() } else { Ok(()) }
+            };
+            match erase() {
                 Ok(()) => {
                     // The erasure must be durable before the segment counts as flushed.
                     LogInner::mark_unsynced(writer, active);

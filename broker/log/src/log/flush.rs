@@ -12,7 +12,7 @@ use crate::segment::{Segment, names};
 
 /// Bytes appended after which the indexes and the producer state are made durable at the next checkpoint, so that
 /// recovery has no more than this to walk.
-const CHECKPOINT_BYTES: u64 = 32 << 20;
+pub(super) const CHECKPOINT_BYTES: u64 = 32 << 20;
 
 /// A segment as it was when the flush began.
 struct Dirty {
@@ -36,6 +36,7 @@ struct Synced {
 /// What one flush has to sync, taken under the writer lock and worked off without it.
 struct Work {
     end: i64,
+    bytes: u64,
     truncations: u64,
     segments: Vec<Dirty>,
     snapshots: Vec<i64>,
@@ -91,6 +92,7 @@ impl LogInner {
                 .unsynced_snapshots
                 .retain(|offset| !work.snapshots.contains(offset));
             self.durable_end.fetch_max(work.end, Ordering::AcqRel);
+            self.shared.note_flushed_bytes(work.bytes);
             if indexes_stored && let Some(sealed) = work.segments.iter().rfind(|dirty| dirty.sealed) {
                 let segments = self.segments();
                 let next = segments.partition_point(|next| next.base_offset <= sealed.segment.base_offset);
@@ -122,6 +124,7 @@ impl LogInner {
         writer.epochs_dirty = false;
         Ok(Some(Work {
             end: self.log_end(),
+            bytes: std::mem::take(&mut writer.bytes_since_flush),
             truncations: self.truncations.load(Ordering::SeqCst),
             segments: writer
                 .unsynced
@@ -217,22 +220,22 @@ impl LogInner {
     /// Bounds what a recovery has to walk: if much was appended since the last time (or `force`), makes the active
     /// segment's indexes and the producer state durable.
     pub(crate) fn checkpoint(&self, force: bool) -> Result<(), FlushError> {
+        // Looked at before the flush lock is taken, which a flush holds for as long as its fsync takes: with many
+        // partitions those waits would add up.
+        if !self.is_checkpoint_due(&self.writer.lock(), force)? {
+            return Ok(());
+        }
         let _only_one = self.flush_lock.lock();
         let end = {
             let mut writer = self.writer.lock();
-            if self.is_closed() {
-                return Err(FlushError::Closed);
-            }
-            self.shared.check_online()?;
-            let due = writer.bytes_since_checkpoint >= CHECKPOINT_BYTES
-                || (force && (writer.bytes_since_checkpoint > 0 || writer.snapshot_offset != self.log_end()));
-            if !due {
+            if !self.is_checkpoint_due(&writer, force)? {
                 return Ok(());
             }
-            writer.bytes_since_checkpoint = 0;
             match self.write_snapshot(&mut writer) {
+                // To be tried again the next time.
                 Err(error) if crate::fs::is_disk_full(&error) => {}
-                other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
+                Err(error) => return Err(self.fail("writing a producer snapshot", &error).into()),
+                Ok(()) => writer.bytes_since_checkpoint = 0,
             }
             self.log_end()
         };
@@ -258,6 +261,15 @@ impl LogInner {
             Err(error) if crate::fs::is_disk_full(&error) => Ok(()),
             Err(error) => Err(self.fail("syncing an index", &error).into()),
         }
+    }
+
+    fn is_checkpoint_due(&self, writer: &super::Writer, force: bool) -> Result<bool, FlushError> {
+        if self.is_closed() {
+            return Err(FlushError::Closed);
+        }
+        self.shared.check_online()?;
+        Ok(writer.bytes_since_checkpoint >= CHECKPOINT_BYTES
+            || (force && (writer.bytes_since_checkpoint > 0 || writer.snapshot_offset != self.log_end())))
     }
 
     /// Keeps the snapshots at segment bases, which truncation starts from, and the newest two.

@@ -12,12 +12,14 @@
 //! take none and compare a truncation counter before and after; an fsync holds no lock that an append needs.
 
 mod append;
+mod checked;
 mod flush;
 mod lookup;
 mod open;
 mod producers;
 mod read;
 mod recover;
+mod replay;
 mod report;
 mod retention;
 mod roll;
@@ -42,6 +44,7 @@ use crate::producer::ProducerState;
 use crate::segment::Segment;
 
 pub use append::{AppendOptions, Appended, FollowerAppended};
+pub use checked::CheckedBatch;
 pub use lookup::{FoundBatch, FoundOffset};
 pub(crate) use open::OpenLog;
 pub use producers::ProducerDescription;
@@ -69,6 +72,8 @@ pub(crate) struct Writer {
     pub epochs_dirty: bool,
     /// Bytes appended since the indexes and the producers were last made durable.
     pub bytes_since_checkpoint: u64,
+    /// Bytes appended since the last flush began.
+    pub bytes_since_flush: u64,
     /// When the active segment got its first record, by the broker's clock; `None` if that was in an earlier life.
     pub active_since_ms: Option<i64>,
     /// The log end at which the last snapshot was taken.

@@ -56,6 +56,9 @@ impl LogInner {
         } else {
             list_segments(&**fs, dir)?
         };
+        if !open.clean && marker.is_none() {
+            settle_snapshots(&**fs, dir)?;
+        }
         let dropped = drop_below_start(&**fs, dir, &mut found, open.log_start)?;
         let report = RecoveryReport {
             unclean: !open.clean || open.flushed.is_none(),
@@ -136,11 +139,6 @@ impl LogInner {
         inner.remove_snapshots_where(|offset| offset > recovered.log_end)?;
         remove_orphans(&**fs, dir, &recovered.segments)?;
         let mut writer = new_writer();
-        if !open.clean {
-            // Snapshots that no flush covered may be torn, and whole ones may be in the cache only. All that was found
-            // counts as durable from now on, so they must be, too.
-            inner.settle_snapshots()?;
-        }
         inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
         if inner.load_epochs(&recovered)? {
             // All that was found counts as durable, so the epochs of it must be, too.
@@ -168,19 +166,6 @@ impl LogInner {
             tracing::info!(partition = %inner.name, bytes = inner.report.truncated_bytes, "cut a torn tail");
         }
         Ok(Arc::new(inner))
-    }
-
-    fn settle_snapshots(&self) -> io::Result<()> {
-        let fs = &*self.shared.fs;
-        for offset in self.snapshot_offsets()? {
-            let path = names::snapshot_path(&self.dir, offset);
-            if snapshot::decode(&read_whole(fs, &path, 1 << 30)?).is_ok() {
-                fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;
-            } else {
-                remove_if_exists(fs, &path)?;
-            }
-        }
-        fs.sync_dir(&self.dir)
     }
 
     /// The epochs from their file where it can be trusted, from the batches elsewhere. Returns whether the file has
@@ -240,6 +225,43 @@ impl LogInner {
     }
 }
 
+/// Snapshots that no flush covered may be torn, and whole ones may be in the cache only, even if an fsync seems to
+/// succeed now where one failed before. All that is found counts as durable from now on, so they must be, too.
+fn settle_snapshots(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+    for path in snapshots(fs, dir)?
+        .into_iter()
+        .map(|offset| names::snapshot_path(dir, offset))
+    {
+        let file = fs.open(&path, OpenMode::ReadWrite)?;
+        file.sync_all()?;
+        file.drop_cache(0);
+        if !is_sound_snapshot(fs, &path)? {
+            remove_if_exists(fs, &path)?;
+        }
+    }
+    fs.sync_dir(dir)
+}
+
+/// The offsets of all producer snapshots, rising.
+pub(super) fn snapshots(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<i64>> {
+    let entries = fs.read_dir(dir)?;
+    let parsed = entries.iter().filter_map(|entry| names::parse(entry.name.to_str()?));
+    let mut offsets: Vec<i64> = parsed
+        .filter(|(_, kind)| *kind == names::FileKind::Snapshot)
+        .map(|(offset, _)| offset)
+        .collect();
+    offsets.sort_unstable();
+    Ok(offsets)
+}
+
+fn is_sound_snapshot(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
+    match read_whole(fs, path, 1 << 30) {
+        Ok(bytes) => Ok(snapshot::decode(&bytes).is_ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn new_writer() -> Writer {
     Writer {
         producers: ProducerState::default(),
@@ -248,6 +270,7 @@ fn new_writer() -> Writer {
         dir_unsynced: false,
         epochs_dirty: false,
         bytes_since_checkpoint: 0,
+        bytes_since_flush: 0,
         active_since_ms: None,
         snapshot_offset: -1,
     }
@@ -292,7 +315,9 @@ fn list_segments(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<FoundSegment
     Ok(found)
 }
 
-/// Finishes a deletion that a crash interrupted: segments wholly below the stored log start.
+/// Finishes a deletion that a crash interrupted: segments wholly below the stored log start. Those whose producers only
+/// their records tell stay until retention has made a snapshot (KAFKA-7190): a segment that was begun after the log
+/// start was stored may have lost the one made with it.
 fn drop_below_start(
     fs: &dyn FileSystem,
     dir: &Path,
@@ -303,6 +328,14 @@ fn drop_below_start(
         .windows(2)
         .take_while(|pair| pair[1].base_offset <= log_start)
         .count();
+    let mut told = 0;
+    for at in (1..=count).rev() {
+        if is_sound_snapshot(fs, &names::snapshot_path(dir, found[at].base_offset))? {
+            told = at;
+            break;
+        }
+    }
+    let count = told;
     for segment in found.drain(..count) {
         for kind in [
             names::FileKind::OffsetIndex,

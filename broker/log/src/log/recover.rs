@@ -11,6 +11,8 @@
 //! Where the flushed point is not known everything is scanned, and bad bytes are a torn tail only if nothing sound
 //! follows them.
 
+mod indexes;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,13 +20,10 @@ use std::sync::Arc;
 use millrace_proto::batch::BatchHeader;
 
 use super::report::{DamagedRange, RecoveryReport};
-use super::{LogInner, Writer};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::fs::{FileSystem, is_disk_full};
-use crate::index::{IndexEntry, IndexFile, OffsetEntry, TimeEntry};
-use crate::producer::{ProducerState, snapshot};
 use crate::segment::scan::{BadBatch, Chain, Scan, resync};
-use crate::segment::{Indexes, Segment, names};
+use crate::segment::{Segment, names};
 
 /// What is known before a segment is looked at.
 pub(super) struct Known {
@@ -176,14 +175,15 @@ impl Recovery<'_> {
         if self.known.drop_cache {
             // Dirty pages first, so that dropping the cache drops nothing but lies.
             file.sync_data()?;
-            file.drop_cache();
-            // A cut that never reached the disk is not seen in the cache, either.
-            segment.limit_size(file.len()?);
         }
-        let size = segment.size();
+        let mut from_cache = self.known.drop_cache;
+        let mut size = segment.size();
         let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
         let (mut indexes, mut position) = self.trusted_indexes(segment, indexed)?;
         let trusted_to = position;
+        // The stored flushed point says that the files are right up to `indexed`; they are made anew, so they must be
+        // so whole, before anything that a crash may leave half done.
+        let claimed = position == 0 && indexed > segment.base_offset;
         if position > 0 {
             // The chain begins at that entry's batch.
             *chain = Chain::at(segment.base_offset);
@@ -194,6 +194,16 @@ impl Recovery<'_> {
             // The batch before the present one: where it is, and what it had to follow.
             let mut previous = (position, *chain);
             let bad = loop {
+                if from_cache && chain.next_offset >= flushed {
+                    // An fsync has succeeded for what lies below the flushed point: what the cache shows of it is what
+                    // the disk has.
+                    from_cache = false;
+                    file.drop_cache(scan.position());
+                    // A cut that never reached the disk is not seen in the cache, either.
+                    size = file.len()?.max(scan.position());
+                    segment.limit_size(size);
+                    scan = Scan::new(&*file, scan.position(), size);
+                }
                 let before = (scan.position(), *chain);
                 // After a crash below the flushed point, too: a damaged length there would make a torn tail of all that
                 // follows. What is walked is bounded by what came since the indexes were last made durable.
@@ -249,7 +259,7 @@ impl Recovery<'_> {
             }
             let torn = scan.position();
             let Some(reason) = bad else {
-                segment.set_indexes(indexes);
+                self.put_indexes(segment, indexes, claimed)?;
                 return Ok(WalkEnd::Whole);
             };
             // Below the flushed point, or if that is unknown, sound batches may follow the damage. Above it, they may
@@ -267,71 +277,11 @@ impl Recovery<'_> {
                     position = at;
                 }
                 None => {
-                    segment.set_indexes(indexes);
+                    self.put_indexes(segment, indexes, claimed)?;
                     return Ok(WalkEnd::Torn { position: torn, reason });
                 }
             }
         }
-    }
-
-    /// The entries that were durable with the flushed point, and the position from which the rest is made anew.
-    fn trusted_indexes(&self, segment: &Segment, indexed: i64) -> io::Result<(Indexes, u64)> {
-        let base = segment.base_offset;
-        let trusted = self.read_trusted(segment, indexed)?;
-        if trusted.is_none() {
-            // What the files say would only mislead whoever looks at them before they are written anew.
-            for path in [
-                names::index_path(self.dir, base),
-                names::time_index_path(self.dir, base),
-            ] {
-                crate::fs::remove_if_exists(&**self.fs, &path)?;
-            }
-        }
-        Ok(trusted.unwrap_or_else(|| (Indexes::rebuilt(self.dir, base), 0)))
-    }
-
-    fn read_trusted(&self, segment: &Segment, indexed: i64) -> io::Result<Option<(Indexes, u64)>> {
-        let base = segment.base_offset;
-        let mut indexes = Indexes::rebuilt(self.dir, base);
-        if indexed <= base {
-            return Ok(None);
-        }
-        let covered = |relative: u32| base + i64::from(relative) < indexed;
-        let mut offsets: Vec<OffsetEntry> = read_prefix(&**self.fs, &names::index_path(self.dir, base))?;
-        offsets.retain(|entry| covered(entry.relative_offset) && u64::from(entry.position) < segment.size());
-        let time_path = names::time_index_path(self.dir, base);
-        let mut times: Vec<TimeEntry> = read_prefix(&**self.fs, &time_path)?;
-        // Entries that do not rise, right behind ones that count, may have been damaged ones that counted.
-        let len = self.fs.metadata(&time_path).map_or(0, |metadata| metadata.len);
-        let cut_short = len > (times.len() * TimeEntry::SIZE) as u64;
-        if cut_short && times.last().is_none_or(|last| covered(last.relative_offset)) {
-            return Ok(None);
-        }
-        // The last entry's batch must be where it says, else nothing in the files counts.
-        let Some(last) = offsets.last().copied() else {
-            return Ok(None);
-        };
-        let file = segment.file()?;
-        let mut scan = Scan::new(&*file, u64::from(last.position), segment.size());
-        let sound = matches!(
-            scan.next_header(base, &mut Chain::at(base))?,
-            Ok(Some((_, header))) if header.last_offset() == base + i64::from(last.relative_offset)
-        );
-        if !sound {
-            return Ok(None);
-        }
-        times.retain(|entry| entry.relative_offset <= last.relative_offset);
-        indexes.last_indexed_position = u64::from(last.position);
-        if let Some(last_time) = times.last() {
-            indexes.max_timestamp = last_time.timestamp;
-            indexes.max_timestamp_offset = base + i64::from(last_time.relative_offset);
-        }
-        indexes.offsets = IndexFile::resume(&**self.fs, names::index_path(self.dir, base), offsets)?;
-        indexes.times = IndexFile::resume(&**self.fs, time_path, times)?;
-        if !segment.is_last_time_right(&indexes)? {
-            return Ok(None);
-        }
-        Ok(Some((indexes, u64::from(last.position))))
     }
 
     /// Seals all but the last segment, makes a new one where the log can't go on in the last, and makes all durable.
@@ -423,103 +373,11 @@ impl Recovery<'_> {
     }
 }
 
-fn read_prefix<E: crate::index::IndexEntry>(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<E>> {
-    match IndexFile::<E>::read_valid_prefix(fs, path) {
-        Ok(entries) => Ok(entries),
-        // No index, or one too long to be one, is one to be made anew.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => Ok(Vec::new()),
-        Err(error) => Err(error),
-    }
-}
-
 pub(super) fn note_epoch(epochs: &mut Vec<(i32, i64)>, header: &BatchHeader) {
     if epochs
         .last()
         .is_none_or(|(epoch, _)| *epoch < header.partition_leader_epoch)
     {
         epochs.push((header.partition_leader_epoch, header.base_offset));
-    }
-}
-
-impl LogInner {
-    /// Makes the producer state as of `end` from the newest snapshot at or below it and the headers from there on.
-    /// Newer snapshots must be gone. Returns how many batches were replayed.
-    pub(super) fn reload_producers(&self, writer: &mut Writer, end: i64) -> io::Result<u64> {
-        let (state, from, replayed) = self.producers_at(end)?;
-        writer.producers = state;
-        writer.snapshot_offset = from.unwrap_or(-1);
-        Ok(replayed)
-    }
-
-    /// The producer state as of `end`, the snapshot it was made from, and how many batches were replayed.
-    pub(super) fn producers_at(&self, end: i64) -> io::Result<(ProducerState, Option<i64>, u64)> {
-        let fs = &*self.shared.fs;
-        let mut state = ProducerState::default();
-        let mut from = None;
-        for offset in self
-            .snapshot_offsets()?
-            .into_iter()
-            .rev()
-            .filter(|offset| *offset <= end)
-        {
-            let path = names::snapshot_path(&self.dir, offset);
-            let decoded = crate::fs::read_whole(fs, &path, 1 << 30).map(|bytes| snapshot::decode(&bytes));
-            match decoded {
-                Ok(Ok(found)) => {
-                    state = found;
-                    from = Some(offset);
-                    break;
-                }
-                Ok(Err(reason)) => {
-                    tracing::warn!(path = %path.display(), %reason, "a damaged producer snapshot is removed");
-                    crate::fs::remove_if_exists(fs, &path)?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let replayed = self.replay(&mut state, from.unwrap_or(i64::MIN), end)?;
-        state.bound(self.config().max_producer_ids);
-        Ok((state, from, replayed))
-    }
-
-    fn replay(&self, state: &mut ProducerState, from: i64, end: i64) -> io::Result<u64> {
-        let mut replayed = 0;
-        let segments = self.segments();
-        for (at, segment) in segments.iter().enumerate() {
-            let next_base = segments.get(at + 1).map_or(i64::MAX, |next| next.base_offset);
-            if next_base <= from || segment.base_offset >= end {
-                continue;
-            }
-            let file = segment.file()?;
-            let resume = self.resume_points(segment.base_offset);
-            let mut position = match segment.locate(from.max(segment.base_offset), &resume) {
-                Ok(Some(found)) => found.position,
-                Ok(None) => continue,
-                Err(crate::segment::LocateError::Io(error)) => return Err(error),
-                Err(crate::segment::LocateError::Bad { position, .. }) => position,
-            };
-            let mut chain = Chain::at(segment.base_offset);
-            loop {
-                let mut scan = Scan::new(&*file, position, segment.size());
-                while let Ok(Some((_, header))) = scan.next_header(segment.base_offset, &mut chain)? {
-                    if header.base_offset >= end {
-                        break;
-                    }
-                    if header.base_offset >= from {
-                        state.apply(&header, None);
-                        replayed += 1;
-                    }
-                }
-                // Go on behind damage that is known.
-                match resume.iter().find(|(_, at)| *at > scan.position()) {
-                    Some((offset, at)) => {
-                        chain = Chain::at(*offset);
-                        position = *at;
-                    }
-                    None => break,
-                }
-            }
-        }
-        Ok(replayed)
     }
 }

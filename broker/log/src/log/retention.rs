@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::flush::CHECKPOINT_BYTES;
 use super::{Log, LogInner, Writer};
 use crate::error::ChangeError;
 use crate::fs::is_disk_full;
@@ -233,6 +234,8 @@ impl LogInner {
         let remove = || -> io::Result<()> {
             let fs = &*self.shared.fs;
             for (segment, _) in &doomed {
+                // A file that is still open would take up its room as before.
+                segment.close();
                 self.remove_segment_files(segment.base_offset, false)?;
                 if !stored {
                     fs.sync_dir(&self.dir)?;
@@ -252,7 +255,11 @@ impl LogInner {
             // There is room now.
             let mut writer = self.writer.lock();
             match self.write_snapshot_at(&mut writer, *last_end, &state) {
-                Err(error) if is_disk_full(&error) => {}
+                // Somebody else took it, or a reader still holds a deleted file: the next checkpoint makes one.
+                Err(error) if is_disk_full(&error) => {
+                    writer.snapshot_offset = -1;
+                    writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.max(CHECKPOINT_BYTES);
+                }
                 other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
             }
             drop(writer);
@@ -271,7 +278,11 @@ impl LogInner {
             return Ok(None);
         }
         let (state, ..) = self.producers_at(end).map_err(ChangeError::from_read)?;
-        match self.write_snapshot_at(writer, end, &state) {
+        let mut written = self.write_snapshot_at(writer, end, &state);
+        if written.as_ref().is_err_and(is_disk_full) && self.shared.release_reserve() {
+            written = self.write_snapshot_at(writer, end, &state);
+        }
+        match written {
             // To be tried again once the segments are gone.
             Err(error) if is_disk_full(&error) => Ok(Some(state)),
             Err(error) => Err(self.fail("writing a producer snapshot", &error).into()),

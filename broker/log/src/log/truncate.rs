@@ -296,16 +296,9 @@ impl LogInner {
         Ok(active)
     }
 
-    /// The offsets of all producer snapshots.
+    /// The offsets of all producer snapshots, rising.
     pub(super) fn snapshot_offsets(&self) -> io::Result<Vec<i64>> {
-        let entries = self.shared.fs.read_dir(&self.dir)?;
-        let parsed = entries.iter().filter_map(|entry| names::parse(entry.name.to_str()?));
-        let mut offsets: Vec<i64> = parsed
-            .filter(|(_, kind)| *kind == names::FileKind::Snapshot)
-            .map(|(offset, _)| offset)
-            .collect();
-        offsets.sort_unstable();
-        Ok(offsets)
+        super::open::snapshots(&*self.shared.fs, &self.dir)
     }
 
     pub(super) fn remove_snapshots_where(&self, gone: impl Fn(i64) -> bool) -> io::Result<()> {

@@ -195,9 +195,14 @@ impl Segment {
     /// Gives the handle of a sealed segment back if nobody used it since the last call.
     pub(crate) fn close_if_idle(&self) {
         if self.is_sealed() && !self.used.swap(false, Ordering::Relaxed) {
-            *self.file.lock() = None;
-            self.hints.lock().clear();
+            self.close();
         }
+    }
+
+    /// Gives the handle back. Who reads from it at this moment keeps it for so long.
+    pub(crate) fn close(&self) {
+        *self.file.lock() = None;
+        self.hints.lock().clear();
     }
 
     /// Valid bytes. Published after they were written.
@@ -247,8 +252,7 @@ impl Segment {
 
     /// Back to be appended to, after the segments behind it were cut away.
     pub(crate) fn unseal(&self) {
-        *self.file.lock() = None;
-        self.hints.lock().clear();
+        self.close();
         self.sealed.store(false, Ordering::Release);
     }
 
@@ -301,14 +305,18 @@ impl Segment {
         let start = indexes
             .offsets
             .last_where(&*self.fs, |entry| entry.relative_offset <= last.relative_offset)?;
+        self.is_time_right(last, start.map_or(0, |entry| u64::from(entry.position)))
+    }
+
+    /// Whether an entry of the time index is what its batch says, which is looked for from `from` on.
+    pub(crate) fn is_time_right(&self, entry: TimeEntry, from: u64) -> io::Result<bool> {
         let file = self.file()?;
-        let from = start.map_or(0, |entry| u64::from(entry.position));
         let mut chain = Chain::at(self.base_offset);
         let mut scan = Scan::new(&*file, from, self.size());
-        let target = self.base_offset + i64::from(last.relative_offset);
+        let target = self.base_offset + i64::from(entry.relative_offset);
         while let Ok(Some((_, header))) = scan.next_header(self.base_offset, &mut chain)? {
             if header.last_offset() >= target {
-                return Ok(header.last_offset() == target && header.max_timestamp == last.timestamp);
+                return Ok(header.last_offset() == target && header.max_timestamp == entry.timestamp);
             }
         }
         Ok(false)

@@ -9,8 +9,9 @@ use crate::fs::File;
 
 /// Bytes read at once when only headers are wanted: neighbours of small batches come along.
 const HEADER_CHUNK: usize = 8 << 10;
-/// Bytes read at once when all bytes are wanted.
-const DATA_CHUNK: usize = 1 << 20;
+/// Bytes read at once when all bytes are wanted: a few of the usual largest batches, so that few are read twice because
+/// they lie across the end of a chunk.
+const DATA_CHUNK: usize = 4 << 20;
 
 /// What the next batch must follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +131,8 @@ impl<'a> Scan<'a> {
         let have = (self.chunk_position + self.chunk.len() as u64).saturating_sub(self.position);
         if self.position < self.chunk_position || have < wanted {
             let read = usize::try_from((chunk as u64).max(wanted).min(left)).unwrap_or(usize::MAX);
+            // The old buffer first, so that it is the one that is read into.
+            self.chunk = Bytes::new();
             self.chunk = self.file.read_at(self.position, read)?;
             self.chunk_position = self.position;
         }

@@ -27,6 +27,8 @@ fn adopt(world: &mut World, what: &str) {
         );
         // As the replica manager does: what can't be served is fetched again.
         world.turn_all_faults_off();
+        // A log start that a full disk could not store is forgotten, and is no bound then.
+        world.model.log_start = world.model.log_start.min(start);
         let end = log.truncate_to(first.from.max(start)).unwrap();
         world.turn_faults_on();
         world.model.truncate(end);
@@ -59,6 +61,7 @@ fn adopt(world: &mut World, what: &str) {
     );
     let boundary = end == model.log_end
         || end == model.log_start
+        || model.far_bases.contains(&end)
         || model
             .history
             .iter()
@@ -69,11 +72,11 @@ fn adopt(world: &mut World, what: &str) {
         "log start went back to {start} from {} ({what})",
         model.stored_start
     );
-    // Nothing lies below the first record that is left.
-    let first = model
-        .visible()
-        .first()
-        .map_or(model.log_start, |batch| batch.header.base_offset);
+    // Nothing lies below the first record that is left, or below a segment behind a gap if none is.
+    let first = match model.visible().first() {
+        Some(batch) => batch.header.base_offset,
+        None => model.far_bases.iter().copied().fold(model.log_start, i64::max),
+    };
     let highest = first.max(model.log_start).max(model.start_may_reach);
     assert!(start <= highest, "log start {start} was never set ({what})");
     model.start_may_reach = 0;
@@ -81,6 +84,7 @@ fn adopt(world: &mut World, what: &str) {
     if end < model.log_end {
         model.history.retain(|batch| batch.header.last_offset() < end);
         model.log_end = end;
+        model.far_bases.retain(|base| *base <= end);
         model.replay_producers();
     }
     // Epochs without records are lost unless they were flushed.
@@ -159,12 +163,15 @@ pub fn close_clean(world: &mut World) {
             if world.choices.capacity_bytes == u64::MAX {
                 let numbers =
                     |epochs: &[millrace_log::EpochEntry]| epochs.iter().map(|entry| entry.epoch).collect::<Vec<_>>();
-                // Epochs without a record may be forgotten, none is made up.
-                let before = numbers(&epochs);
+                // Epochs without a record may be forgotten, none is made up. Records below the log start that share a
+                // segment with it tell of their epochs, too, also if these were forgotten.
+                let mut before = numbers(&epochs);
+                let history = world.model.history.iter();
+                before.extend(history.map(|batch| batch.header.partition_leader_epoch));
+                let after = numbers(&world.log().epochs());
                 assert!(
-                    numbers(&world.log().epochs())
-                        .iter()
-                        .all(|epoch| before.contains(epoch))
+                    after.iter().all(|epoch| before.contains(epoch)),
+                    "{after:?} after {before:?}"
                 );
             }
             let log = world.log();
@@ -209,7 +216,10 @@ fn damage_derived_files(world: &mut World) {
     }
     if world.choices.lose_flushed_point && world.rng.below(3) == 0 {
         let path = Path::new(DIR).join("flushed-offset-checkpoint");
-        let len = world.disk.contents(&path).unwrap().len() as u64;
-        world.disk.flip_bit(&path, world.rng.below(len - 1), 0).unwrap();
+        // It is missing from a loss until the next checkpoint.
+        if let Ok(bytes) = world.disk.contents(&path) {
+            let byte = world.rng.below(bytes.len() as u64 - 1);
+            world.disk.flip_bit(&path, byte, 0).unwrap();
+        }
     }
 }

@@ -86,6 +86,14 @@ impl Model {
         self.log_end
     }
 
+    /// A segment of its own was begun behind a gap that none can span. An empty one at the log end is replaced by it.
+    pub fn began_behind_gap(&mut self, base: i64) {
+        let end = self.log_end;
+        let replaced = self.history.last().is_none_or(|batch| batch.header.next_offset() < end);
+        self.far_bases.retain(|other| *other < end || !replaced);
+        self.far_bases.push(base);
+    }
+
     pub fn empty(&mut self, offset: i64) {
         *self = Model {
             log_start: offset,

@@ -204,7 +204,7 @@ impl World {
             crate::faults::crash(self);
         }
         self.turn_faults_on();
-        crate::operations::append(self);
+        crate::appends::append(self);
         crate::operations::flush(self);
         crate::faults::close_clean(self);
     }

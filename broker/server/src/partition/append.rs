@@ -1,15 +1,18 @@
 //! Appending a client's batch.
 
+mod searches;
+
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use millrace_engine::config::{FlushPolicy, TimestampKind};
-use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, SequenceRule};
+use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, CheckedBatch, SequenceRule};
 use millrace_proto::{
-    batch::{BatchBuilder, BatchHeader, BatchView, Codec, DecodeLimits, OwnedBatch},
+    batch::{BatchBuilder, BatchHeader, Codec, DecodeLimits},
     v1::ErrorReason,
 };
 
+use self::searches::Searches;
 use super::{Committed, Partition, errors};
 use crate::{
     broker::now_ms,
@@ -24,6 +27,13 @@ const INGEST_LIMITS: DecodeLimits = DecodeLimits {
     max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
     ..DecodeLimits::DEFAULT
 };
+
+/// Searches for repeated requests of long ago, of all partitions together.
+static DUPLICATE_SEARCHES: Searches = Searches::new(
+    limits::DUPLICATE_SEARCHES,
+    limits::DUPLICATE_SEARCHES_WAITING,
+    limits::DUPLICATE_SEARCH_WAIT,
+);
 
 /// How a batch is to be appended.
 #[derive(Clone, Copy, Debug)]
@@ -70,13 +80,13 @@ impl Partition {
         if self.removed.load(Ordering::Acquire) {
             return Err(errors::removed(self).outcome(WriteOutcome::NotWritten));
         }
-        check_records(&batch)?;
+        let batch = check_batch(batch)?;
         let config = self.config();
         let batch = match topic_codec(config.compression) {
             Some(codec) => recompress(batch, codec)?,
             None => batch,
         };
-        let size = batch.len() as u64;
+        let size = batch.bytes().len() as u64;
         let options = AppendOptions {
             sequence_rule: request.sequence_rule,
             expected_offset: request.expected_offset,
@@ -90,7 +100,7 @@ impl Partition {
         };
         // Not under the leader's lock, which flushes need too. Should a new epoch begin in
         // between, the log refuses the old one.
-        let appended = self.log.append_as_leader(&batch, leader_epoch, now_ms(), &options);
+        let appended = self.log.append_checked(&batch, leader_epoch, now_ms(), &options);
         let (base_offset, last_offset, time, duplicate) = match appended {
             Ok(LogAppended::New {
                 base_offset,
@@ -111,7 +121,7 @@ impl Partition {
                 (base_offset, last_offset, stamped.then_some(timestamp), true)
             }
             Err(error @ AppendError::DuplicateSequence { .. }) => {
-                let (base_offset, last_offset) = self.find_stored(&batch, request.sequence_rule, error)?;
+                let (base_offset, last_offset) = self.find_stored(batch.header(), request.sequence_rule, error)?;
                 (base_offset, last_offset, None, true)
             }
             Err(error) => return Err(errors::append(error)),
@@ -165,16 +175,29 @@ impl Partition {
     ///
     /// Where sequences may leave gaps, that later ones are stored is no proof that this one
     /// is: it may have been refused.
-    fn find_stored(&self, batch: &Bytes, rule: SequenceRule, duplicate: AppendError) -> Result<(i64, i64), ApiError> {
-        let header = BatchHeader::decode(batch).map_err(|error| errors::corrupt(&error))?;
-        let found = self
-            .log
-            .find_batch(
+    fn find_stored(
+        &self,
+        header: &BatchHeader,
+        rule: SequenceRule,
+        duplicate: AppendError,
+    ) -> Result<(i64, i64), ApiError> {
+        let search = || {
+            self.log.find_batch(
                 header.producer_id,
                 header.producer_epoch,
                 header.base_sequence,
                 limits::DUPLICATE_SEARCH_BYTES,
             )
+        };
+        let found = DUPLICATE_SEARCHES
+            .run(search)
+            .ok_or_else(|| {
+                ApiError::new(
+                    ErrorReason::Overloaded,
+                    "Many senders repeat requests of long ago, which have to be searched for: repeat this one later.",
+                )
+                .outcome(WriteOutcome::Unknown)
+            })?
             .map_err(|error| self.read_error(error).outcome(WriteOutcome::Unknown))?;
         match found {
             Some(found) => Ok((found.base_offset, found.last_offset)),
@@ -191,60 +214,42 @@ impl Partition {
 /// Checks what the log takes on trust: that the batch holds the records that its header
 /// claims, so that no reader meets one that it can't decode. As in Kafka, compressed ones are
 /// looked into as well.
-fn check_records(batch: &Bytes) -> Result<(), ApiError> {
+fn check_batch(batch: Bytes) -> Result<CheckedBatch, ApiError> {
     let corrupt = |error| errors::corrupt(&error);
-    let view = BatchView::parse(batch).map_err(corrupt)?;
-    let header = view.header();
-    if header.is_transactional() {
+    // The checksum before the records, which a flipped bit makes a riddle.
+    let batch = CheckedBatch::check(batch).map_err(errors::append)?;
+    if batch.header().is_transactional() {
         return Err(ApiError::new(
             ErrorReason::NotSupported,
             "Transactions are not supported yet: send the batch without the transactional attribute.",
         ));
     }
-    // Before the records, which a flipped bit makes a riddle.
-    view.verify_crc().map_err(corrupt)?;
-    for record in &view.records(&INGEST_LIMITS).map_err(corrupt)? {
+    for record in &batch.records(&INGEST_LIMITS).map_err(corrupt)? {
         record.map_err(corrupt)?;
     }
-    Ok(())
+    Ok(batch)
 }
 
 /// Encodes a batch anew in the topic's codec, if it has another.
-fn recompress(batch: Bytes, codec: Codec) -> Result<Bytes, ApiError> {
+fn recompress(batch: CheckedBatch, codec: Codec) -> Result<CheckedBatch, ApiError> {
     let corrupt = |error| errors::corrupt(&error);
-    let parsed = OwnedBatch::parse(&batch).map_err(corrupt)?;
-    let header = *parsed.header();
-    if header.codec() == codec || header.is_control() || header.size_in_bytes() != batch.len() {
+    let header = *batch.header();
+    if header.codec() == codec || header.is_control() {
         return Ok(batch);
     }
-    parsed.verify_crc().map_err(corrupt)?;
     let mut builder = BatchBuilder::new(codec);
-    for record in parsed.records(&INGEST_LIMITS).map_err(corrupt)? {
+    for record in &batch.records(&INGEST_LIMITS).map_err(corrupt)? {
         let record = record.map_err(corrupt)?;
-        let headers: Vec<millrace_proto::batch::Header<'_>> = record
-            .headers
-            .iter()
-            .map(|header| millrace_proto::batch::Header {
-                key: &header.key,
-                value: header.value.as_deref(),
-            })
-            .collect();
+        let headers: Vec<_> = record.headers.collect();
         builder
-            .append(
-                record.timestamp,
-                record.key.as_deref(),
-                record.value.as_deref(),
-                &headers,
-            )
+            .append(record.timestamp, record.key, record.value, &headers)
             .map_err(|error| ApiError::internal("re-encoding a batch", &error))?;
     }
     if header.has_producer() {
         builder.set_producer(header.producer_id, header.producer_epoch, header.base_sequence);
     }
     builder.set_transactional(header.is_transactional());
-    builder
-        .build()
-        .map_err(|error| ApiError::internal("re-encoding a batch", &error))
+    CheckedBatch::build(&mut builder).map_err(|error| ApiError::internal("re-encoding a batch", &error))
 }
 
 #[cfg(test)]
@@ -258,28 +263,40 @@ mod tests {
             builder.append(at, Some(b"key"), Some(&[7; 100]), &[]).unwrap();
         }
         builder.set_producer(5, 1, 9);
-        let plain = builder.build().unwrap();
+        let plain = CheckedBatch::build(&mut builder).unwrap();
         let small = recompress(plain.clone(), Codec::Zstd).unwrap();
-        assert!(small.len() < plain.len() / 2);
-        let header = BatchHeader::decode(&small).unwrap();
+        assert!(small.bytes().len() < plain.bytes().len() / 2);
+        let header = small.header();
         assert_eq!(
             (header.producer_id, header.producer_epoch, header.base_sequence),
             (5, 1, 9)
         );
         assert_eq!(header.record_count, 100);
+        assert!(CheckedBatch::check(small.bytes().clone()).is_ok());
         let again = recompress(small.clone(), Codec::Zstd).unwrap();
-        assert_eq!(again, small, "a batch in the right codec stays as it is");
+        assert_eq!(
+            again.bytes(),
+            small.bytes(),
+            "a batch in the right codec stays as it is"
+        );
         let restored = recompress(small, Codec::None).unwrap();
-        assert_eq!(restored, plain);
+        assert_eq!(restored.bytes(), plain.bytes());
     }
 
     #[test]
     fn damage_is_the_senders_fault() {
-        assert_eq!(
-            recompress(Bytes::from_static(b"abc"), Codec::Zstd)
-                .unwrap_err()
-                .reason(),
-            ErrorReason::CorruptBatch
-        );
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.append(1, None, Some(b"value"), &[]).unwrap();
+        let sound = builder.build().unwrap();
+        assert!(check_batch(sound.clone()).is_ok());
+        let mut flipped = sound.to_vec();
+        flipped[70] ^= 1;
+        for bad in [
+            Bytes::from_static(b"abc"),
+            flipped.into(),
+            [sound.clone(), sound].concat().into(),
+        ] {
+            assert_eq!(check_batch(bad).unwrap_err().reason(), ErrorReason::CorruptBatch);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What is done every few seconds: rolling, retention, expiry, checkpoints, gauges.
+//! What is done every few seconds: rolling, retention, expiry, gauges; and checkpoints, more often.
 
 use std::sync::Arc;
 
@@ -7,11 +7,40 @@ use millrace_engine::config::FlushPolicy;
 use super::Partition;
 use crate::{
     broker::{Broker, now_ms},
-    limits::HOUSEKEEPING_INTERVAL,
+    limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, CHECKPOINT_POLL, HOUSEKEEPING_INTERVAL},
 };
 
 /// Looks after the partitions until the broker stops.
 pub async fn run(broker: Arc<Broker>) {
+    // Apart: retention that waits for a slow disk must not make the next start a long one.
+    tokio::join!(run_rounds(broker.clone()), run_checkpoints(broker));
+}
+
+/// Records up to where logs are on disk, every second and after so many bytes.
+async fn run_checkpoints(broker: Arc<Broker>) {
+    let mut ticks = tokio::time::interval(CHECKPOINT_POLL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = broker.stopping.cancelled() => return,
+        }
+        if last.elapsed() < CHECKPOINT_INTERVAL && broker.dir.unrecorded_bytes() < CHECKPOINT_BYTES {
+            continue;
+        }
+        last = tokio::time::Instant::now();
+        let working = broker.clone();
+        let done = tokio::task::spawn_blocking(move || working.dir.write_checkpoints()).await;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "checkpoints can't be written; the next start will scan more"),
+            Err(error) => tracing::error!(%error, "writing checkpoints failed"),
+        }
+    }
+}
+
+async fn run_rounds(broker: Arc<Broker>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -66,9 +95,6 @@ fn round(broker: &Broker) {
     for partition in broker.partitions.all() {
         look_after(&partition, now);
         bytes += partition.size_bytes();
-    }
-    if let Err(error) = broker.dir.write_checkpoints() {
-        tracing::warn!(%error, "checkpoints can't be written; the next start will scan more");
     }
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     broker.metrics.log_bytes.set(bytes as f64);

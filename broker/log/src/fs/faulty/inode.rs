@@ -74,8 +74,8 @@ impl Inode {
         self.dirty.clear();
     }
 
-    /// Clean pages are forgotten; dirty ones stay.
-    pub(super) fn drop_cache(&mut self) {
+    /// Clean bytes from `from` on are forgotten; dirty ones stay, and so does all before.
+    pub(super) fn drop_cache(&mut self, from: u64) {
         let mut fresh = self.durable.clone();
         for change in &self.dirty {
             match change {
@@ -83,6 +83,11 @@ impl Inode {
                 Change::SetLen(len) => fresh.resize(*len, 0),
             }
         }
+        let kept = usize::try_from(from)
+            .unwrap_or(usize::MAX)
+            .min(fresh.len())
+            .min(self.current.len());
+        fresh[..kept].copy_from_slice(&self.current[..kept]);
         self.current = fresh;
     }
 

@@ -4,128 +4,31 @@
 //! Seeded and single-clocked: the same seed and the same calls give the same outcome. One clone of the handle
 //! survives [`FaultyFileSystem::crash`] and is what the log is reopened on; handles from before the crash are dead.
 
+mod file;
 mod inode;
 mod names;
 mod plan;
 mod rng;
+mod state;
 
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{DirEntry, File, FileSystem, Metadata, OpenMode, parent_of};
+use super::{DirEntry, File, FileSystem, Metadata, OpenMode};
+use file::FaultyFile;
 use inode::Inode;
 use names::Directory;
 pub use plan::{FaultCounts, FaultPlan};
 pub use rng::SplitMix64;
-
-/// A name's target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Node {
-    File(u64),
-    Dir(u64),
-}
-
-const ROOT: u64 = 0;
-
-struct State {
-    rng: SplitMix64,
-    plan: FaultPlan,
-    counts: FaultCounts,
-    next_inode: u64,
-    files: BTreeMap<u64, Inode>,
-    dirs: BTreeMap<u64, Directory>,
-    locks: Vec<PathBuf>,
-    /// Raised by each crash: handles of an earlier generation are dead.
-    generation: u64,
-    clock_ms: i64,
-    used_bytes: u64,
-}
+use state::{Node, ROOT, State, eio, not_found};
 
 /// The handle. Clones share one disk.
 #[derive(Clone)]
 pub struct FaultyFileSystem(Arc<Mutex<State>>);
-
-fn not_found(path: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
-}
-
-fn eio(what: &str) -> io::Error {
-    io::Error::other(format!("injected I/O error: {what}"))
-}
-
-impl State {
-    /// Finds the directory that holds `path`, and the last component.
-    fn resolve_parent(&self, path: &Path) -> io::Result<(u64, String)> {
-        let name = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
-            .to_owned();
-        match self.resolve(parent_of(path))? {
-            Node::Dir(dir) => Ok((dir, name)),
-            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
-        }
-    }
-
-    fn resolve(&self, path: &Path) -> io::Result<Node> {
-        let mut node = Node::Dir(ROOT);
-        for component in path.components() {
-            let name = match component {
-                std::path::Component::Normal(name) => name.to_str().ok_or(io::ErrorKind::InvalidInput)?,
-                _ => continue,
-            };
-            let Node::Dir(dir) = node else {
-                return Err(io::ErrorKind::NotADirectory.into());
-            };
-            node = *self.dirs[&dir].current.get(name).ok_or_else(|| not_found(path))?;
-        }
-        Ok(node)
-    }
-
-    fn recount(&mut self) {
-        self.used_bytes = self.files.values().map(|inode| inode.current.len() as u64).sum();
-    }
-
-    /// Drops what neither a current nor a durable name reaches. Open handles keep an inode alive by holding a count.
-    fn collect_garbage(&mut self) {
-        let mut live: Vec<u64> = Vec::new();
-        for directory in self.dirs.values() {
-            for node in directory.current.values().chain(directory.reachable_after_crash()) {
-                if let Node::File(id) = node {
-                    live.push(*id);
-                }
-            }
-        }
-        live.sort_unstable();
-        self.files
-            .retain(|id, inode| inode.handles > 0 || live.binary_search(id).is_ok());
-    }
-
-    fn write_fault(&mut self, path: &Path) -> io::Result<()> {
-        if self.plan.matches(path) && self.rng.chance(self.plan.write_error_per_million) {
-            self.counts.write_errors += 1;
-            return Err(eio("write"));
-        }
-        Ok(())
-    }
-
-    fn sync_fault(&mut self, path: &Path) -> bool {
-        let one_shot = self.plan.fail_next_syncs > 0 && self.plan.matches(path);
-        if one_shot {
-            self.plan.fail_next_syncs -= 1;
-        }
-        let fails = one_shot || (self.plan.matches(path) && self.rng.chance(self.plan.sync_error_per_million));
-        if fails {
-            self.counts.sync_errors += 1;
-        }
-        fails
-    }
-}
 
 impl FaultyFileSystem {
     /// An empty disk with no faults on.
@@ -432,6 +335,7 @@ impl FileSystem for FaultyFileSystem {
             directory.sync();
         }
         state.collect_garbage();
+        state.recount();
         Ok(())
     }
 
@@ -475,166 +379,6 @@ impl Drop for LockGuard {
         if state.generation == self.generation {
             state.locks.retain(|held| *held != self.path);
         }
-    }
-}
-
-struct FaultyFile {
-    disk: FaultyFileSystem,
-    path: PathBuf,
-    id: u64,
-    generation: u64,
-    writable: bool,
-}
-
-impl FaultyFile {
-    fn with<T>(&self, act: impl FnOnce(&mut State, u64) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.disk.0.lock();
-        if state.generation != self.generation {
-            return Err(eio("this handle is from before the crash"));
-        }
-        act(&mut state, self.id)
-    }
-
-    fn read(&self, pos: u64, len: usize) -> io::Result<Bytes> {
-        self.with(|state, id| {
-            if state.plan.matches(&self.path) && state.rng.chance(state.plan.read_error_per_million) {
-                state.counts.read_errors += 1;
-                return Err(eio("read"));
-            }
-            let bytes = &state.files[&id].current;
-            let start = usize::try_from(pos).unwrap_or(usize::MAX).min(bytes.len());
-            let end = start.saturating_add(len).min(bytes.len());
-            Ok(Bytes::copy_from_slice(&bytes[start..end]))
-        })
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.with(|state, id| {
-            let fails = state.sync_fault(&self.path);
-            let lies = state.plan.sync_data_does_nothing;
-            let Some(inode) = state.files.get_mut(&id) else {
-                return Ok(());
-            };
-            if fails {
-                inode.drop_dirty();
-                return Err(eio("fsync"));
-            }
-            if !lies {
-                inode.sync();
-            }
-            Ok(())
-        })
-    }
-}
-
-impl Drop for FaultyFile {
-    fn drop(&mut self) {
-        let mut state = self.disk.0.lock();
-        if state.generation == self.generation
-            && let Some(inode) = state.files.get_mut(&self.id)
-        {
-            inode.handles = inode.handles.saturating_sub(1);
-        }
-    }
-}
-
-impl File for FaultyFile {
-    fn len(&self) -> io::Result<u64> {
-        self.with(|state, id| Ok(state.files[&id].current.len() as u64))
-    }
-
-    fn read_exact_at(&self, buf: &mut [u8], pos: u64) -> io::Result<()> {
-        let bytes = self.read(pos, buf.len())?;
-        if bytes.len() < buf.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        buf.copy_from_slice(&bytes);
-        Ok(())
-    }
-
-    fn read_at(&self, pos: u64, len: usize) -> io::Result<Bytes> {
-        self.read(pos, len)
-    }
-
-    fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        let mut data: Vec<u8> = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
-        for slice in slices {
-            data.extend_from_slice(slice);
-        }
-        self.with(|state, id| {
-            if !self.writable {
-                return Err(io::ErrorKind::PermissionDenied.into());
-            }
-            if let Err(error) = state.write_fault(&self.path) {
-                // Part of the bytes may have arrived all the same.
-                let keep = state.rng.below(data.len() as u64 + 1);
-                data.truncate(usize::try_from(keep).unwrap_or(0));
-                let clock = state.clock_ms;
-                if let Some(inode) = state.files.get_mut(&id) {
-                    inode.write(pos, &data, clock);
-                }
-                state.recount();
-                return Err(error);
-            }
-            let clock = state.clock_ms;
-            let old_len = state.files[&id].current.len() as u64;
-            let grows = (pos + data.len() as u64).saturating_sub(old_len);
-            let room = state.plan.capacity_bytes.saturating_sub(state.used_bytes);
-            let full = grows > room;
-            if full {
-                state.counts.disk_full += 1;
-                // As a real disk does: what still fits is written, then the call fails.
-                let fits = data.len() as u64 - (grows - room).min(data.len() as u64);
-                data.truncate(usize::try_from(fits).unwrap_or(0));
-            }
-            if let Some(inode) = state.files.get_mut(&id) {
-                inode.write(pos, &data, clock);
-            }
-            state.used_bytes += (pos + data.len() as u64).saturating_sub(old_len);
-            if full {
-                Err(io::ErrorKind::StorageFull.into())
-            } else {
-                Ok(())
-            }
-        })
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.with(|state, id| {
-            state.write_fault(&self.path)?;
-            let clock = state.clock_ms;
-            if let Some(inode) = state.files.get_mut(&id) {
-                inode.set_len(usize::try_from(len).unwrap_or(usize::MAX), clock);
-            }
-            state.recount();
-            Ok(())
-        })
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn map(&self, pos: u64, len: usize) -> io::Result<Bytes> {
-        let bytes = self.read(pos, len)?;
-        if bytes.len() < len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(bytes)
-    }
-
-    fn drop_cache(&self) {
-        let _ = self.with(|state, id| {
-            if let Some(inode) = state.files.get_mut(&id) {
-                inode.drop_cache();
-            }
-            state.recount();
-            Ok(())
-        });
     }
 }
 

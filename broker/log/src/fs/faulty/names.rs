@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::Node;
 use super::plan::FaultPlan;
 use super::rng::SplitMix64;
+use super::state::Node;
 
 enum Change {
     Link(String, Node),

@@ -1,5 +1,7 @@
 //! The twin itself must lose what a disk may lose, and keep what it must keep.
 
+use std::io::IoSlice;
+
 use super::*;
 use crate::fs::{read_whole, write_atomic};
 
@@ -73,7 +75,7 @@ fn a_failed_sync_drops_dirty_pages_and_the_next_one_lies() {
     );
     fs.kill_process();
     let file = fs.open(Path::new("/f"), OpenMode::Read).unwrap();
-    file.drop_cache();
+    file.drop_cache(0);
     assert_eq!(fs.contents(Path::new("/f")).unwrap(), b"first");
 }
 

@@ -1,0 +1,111 @@
+//! What the disk holds, and whether the next write or sync fails.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::inode::Inode;
+use super::names::Directory;
+use super::plan::{FaultCounts, FaultPlan};
+use super::rng::SplitMix64;
+use crate::fs::parent_of;
+
+/// A name's target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Node {
+    File(u64),
+    Dir(u64),
+}
+
+pub(super) const ROOT: u64 = 0;
+
+pub(super) struct State {
+    pub rng: SplitMix64,
+    pub plan: FaultPlan,
+    pub counts: FaultCounts,
+    pub next_inode: u64,
+    pub files: BTreeMap<u64, Inode>,
+    pub dirs: BTreeMap<u64, Directory>,
+    pub locks: Vec<PathBuf>,
+    /// Raised by each crash: handles of an earlier generation are dead.
+    pub generation: u64,
+    pub clock_ms: i64,
+    pub used_bytes: u64,
+}
+
+pub(super) fn not_found(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("{} does not exist", path.display()))
+}
+
+pub(super) fn eio(what: &str) -> io::Error {
+    io::Error::other(format!("injected I/O error: {what}"))
+}
+
+impl State {
+    /// Finds the directory that holds `path`, and the last component.
+    pub(super) fn resolve_parent(&self, path: &Path) -> io::Result<(u64, String)> {
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?
+            .to_owned();
+        match self.resolve(parent_of(path))? {
+            Node::Dir(dir) => Ok((dir, name)),
+            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    pub(super) fn resolve(&self, path: &Path) -> io::Result<Node> {
+        let mut node = Node::Dir(ROOT);
+        for component in path.components() {
+            let name = match component {
+                std::path::Component::Normal(name) => name.to_str().ok_or(io::ErrorKind::InvalidInput)?,
+                _ => continue,
+            };
+            let Node::Dir(dir) = node else {
+                return Err(io::ErrorKind::NotADirectory.into());
+            };
+            node = *self.dirs[&dir].current.get(name).ok_or_else(|| not_found(path))?;
+        }
+        Ok(node)
+    }
+
+    pub(super) fn recount(&mut self) {
+        self.used_bytes = self.files.values().map(|inode| inode.current.len() as u64).sum();
+    }
+
+    /// Drops what neither a current nor a durable name reaches. Open handles keep an inode alive by holding a count.
+    pub(super) fn collect_garbage(&mut self) {
+        let mut live: Vec<u64> = Vec::new();
+        for directory in self.dirs.values() {
+            for node in directory.current.values().chain(directory.reachable_after_crash()) {
+                if let Node::File(id) = node {
+                    live.push(*id);
+                }
+            }
+        }
+        live.sort_unstable();
+        self.files
+            .retain(|id, inode| inode.handles > 0 || live.binary_search(id).is_ok());
+    }
+
+    pub(super) fn write_fault(&mut self, path: &Path) -> io::Result<()> {
+        if self.plan.matches(path) && self.rng.chance(self.plan.write_error_per_million) {
+            self.counts.write_errors += 1;
+            return Err(eio("write"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_fault(&mut self, path: &Path) -> bool {
+        let one_shot = self.plan.fail_next_syncs > 0 && self.plan.matches(path);
+        if one_shot {
+            self.plan.fail_next_syncs -= 1;
+        }
+        let fails = one_shot || (self.plan.matches(path) && self.rng.chance(self.plan.sync_error_per_million));
+        if fails {
+            self.counts.sync_errors += 1;
+        }
+        fails
+    }
+}

@@ -1,0 +1,423 @@
+//! What random runs over the faulty disk, and reviews of what they showed, found: one named test each.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_log::fs::faulty::FaultPlan;
+use millrace_log::{
+    AppendError, AppendOptions, Appended, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir,
+};
+use millrace_proto::batch::{BatchBuilder, Codec, stamp_offset_and_epoch};
+use uuid::Uuid;
+
+const TOPIC_ID: Uuid = Uuid::from_u128(9);
+const PARTITION: &str = "/data/t-0";
+
+struct Broker {
+    disk: FaultyFileSystem,
+    config: LogConfig,
+    dir: Option<LogDir>,
+    log: Option<Log>,
+}
+
+impl Broker {
+    fn new(config: LogConfig) -> Broker {
+        Broker::with_seed(config, 3)
+    }
+
+    fn with_seed(config: LogConfig, seed: u64) -> Broker {
+        let disk = FaultyFileSystem::new(seed);
+        let fs = disk.shared();
+        let identity = DirIdentity {
+            cluster_id: "c".into(),
+            node_id: 1,
+            directory_id: Uuid::from_u128(7),
+        };
+        LogDir::format(&fs, Path::new("/data"), &identity).unwrap();
+        let dir = open(&fs);
+        let log = dir.create_log("t", 0, TOPIC_ID, config.clone()).unwrap();
+        log.flush().unwrap();
+        Broker {
+            disk,
+            config,
+            dir: Some(dir),
+            log: Some(log),
+        }
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().unwrap()
+    }
+
+    fn dir(&self) -> &LogDir {
+        self.dir.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.log = None;
+        self.dir = None;
+        self.disk.set_plan(FaultPlan {
+            capacity_bytes: self.disk.plan().capacity_bytes,
+            ..FaultPlan::default()
+        });
+        let dir = open(&self.disk.shared());
+        self.log = Some(dir.open_log("t", 0, TOPIC_ID, self.config.clone()).unwrap());
+        self.dir = Some(dir);
+    }
+
+    /// The power goes, and nothing that was not synced is left.
+    fn crash(&mut self) {
+        self.disk.set_plan(FaultPlan {
+            lose_all_unsynced: true,
+            ..self.disk.plan()
+        });
+        self.disk.crash();
+        self.reopen();
+    }
+
+    fn kill(&mut self) {
+        self.disk.kill_process();
+        self.reopen();
+    }
+
+    fn close(&mut self) {
+        // Only logs that are still held are closed.
+        self.dir().close_clean(5).unwrap();
+        self.disk.kill_process();
+        self.reopen();
+    }
+
+    fn fail_next_sync_of(&self, path: &str) {
+        self.disk.set_plan(FaultPlan {
+            fail_next_syncs: 1,
+            only_paths_with: path.into(),
+            ..self.disk.plan()
+        });
+    }
+
+    fn append(&self, batch: &Bytes) -> Result<Appended, AppendError> {
+        self.log().append_as_leader(batch, 0, 1000, &AppendOptions::default())
+    }
+}
+
+fn open(fs: &Arc<dyn FileSystem>) -> LogDir {
+    LogDir::open(fs, Path::new("/data"), &DirOptions::default()).unwrap()
+}
+
+/// A batch of one record, of producer 7 if a sequence is given.
+fn batch(time: i64, value: usize, sequence: Option<i32>) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(time, None, Some(&vec![b'v'; value]), &[]).unwrap();
+    if let Some(sequence) = sequence {
+        builder.set_producer(7, 0, sequence);
+    }
+    builder.build().unwrap()
+}
+
+fn is_duplicate(appended: Result<Appended, AppendError>) -> bool {
+    matches!(
+        appended,
+        Ok(Appended::Duplicate { .. }) | Err(AppendError::DuplicateSequence { .. })
+    )
+}
+
+/// Retention on a full disk must keep what only the deleted records told of their producers (KAFKA-7190), though the
+/// snapshot fits only once they are gone.
+#[test]
+fn deletion_of_the_whole_log_on_a_full_disk_keeps_its_producers() {
+    let mut broker = Broker::new(LogConfig::default());
+    let mut sequence = 0;
+    for _ in 0..8 {
+        broker.append(&batch(1000, 60, Some(sequence))).unwrap();
+        sequence += 1;
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    broker.disk.set_plan(FaultPlan {
+        capacity_bytes: broker.disk.used_bytes(),
+        ..FaultPlan::default()
+    });
+    // A file needs no room for its name, but none is left for a snapshot.
+    assert!(broker.log().roll().unwrap());
+    let end = broker.log().log_end_offset();
+    let report = broker.log().advance_log_start(end).unwrap();
+    assert_eq!(report.deleted.len(), 1);
+    for end in ["kill", "crash"] {
+        match end {
+            "kill" => broker.kill(),
+            _ => broker.crash(),
+        }
+        let last = broker.append(&batch(1000, 60, Some(sequence - 1)));
+        assert!(is_duplicate(last.clone()), "stored twice after a {end}: {last:?}");
+    }
+}
+
+/// A segment that was begun after the log start was stored makes the one before it deletable; its snapshot may not
+/// have survived.
+#[test]
+fn a_segment_below_the_log_start_stays_until_its_producers_are_in_a_snapshot() {
+    let mut broker = Broker::new(LogConfig::default());
+    for sequence in 0..3 {
+        broker.append(&batch(1000, 10, Some(sequence))).unwrap();
+    }
+    broker.append(&batch(1000, 10, None)).unwrap();
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    // Not the whole log: nothing is rolled, no snapshot made.
+    broker.log().advance_log_start(3).unwrap();
+    broker.log().truncate_to(3).unwrap();
+    assert!(broker.log().roll().unwrap());
+    // The segment's name may become durable, and what the snapshot holds may not.
+    broker.disk.shared().sync_dir(Path::new(PARTITION)).unwrap();
+    broker.crash();
+    assert_eq!(broker.log().log_start_offset(), 3);
+    assert!(is_duplicate(broker.append(&batch(1000, 10, Some(2)))));
+}
+
+/// A rename whose directory could not be synced is seen after a kill; once it counted it must not be taken back by the
+/// next power cut.
+#[test]
+fn a_log_start_that_only_the_cache_had_does_not_go_back() {
+    let mut broker = Broker::new(LogConfig::default());
+    for _ in 0..4 {
+        broker.append(&batch(1000, 10, None)).unwrap();
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    // The file's own fsync first; then that of the directory, which is not a path with this text.
+    broker.disk.set_plan(FaultPlan {
+        sync_error_per_million: 1_000_000,
+        only_paths_with: "/data".into(),
+        ..FaultPlan::default()
+    });
+    let start = |broker: &Broker| broker.log().log_start_offset();
+    assert!(broker.log().advance_log_start(2).is_err());
+    broker.kill();
+    let seen = start(&broker);
+    broker.crash();
+    assert!(start(&broker) >= seen, "{} after {seen}", start(&broker));
+    // The same with the directory's fsync alone.
+    broker.dir().write_checkpoints().unwrap();
+    let before = start(&broker);
+    let synced = broker.disk.shared();
+    let file = Path::new("/data/log-start-offset-checkpoint");
+    let moved = millrace_log::checkpoint::start_offsets::encode(
+        &[(millrace_log::TopicPartition::new("t", 0), before + 1)].into(),
+    );
+    let temporary = millrace_log::fs::temporary_path(file);
+    let handle = synced
+        .open(&temporary, millrace_log::fs::OpenMode::CreateOrTruncate)
+        .unwrap();
+    handle
+        .write_all_vectored_at(&[std::io::IoSlice::new(&moved)], 0)
+        .unwrap();
+    handle.sync_all().unwrap();
+    synced.rename(&temporary, file).unwrap();
+    broker.kill();
+    assert_eq!(start(&broker), before + 1);
+    broker.crash();
+    assert_eq!(start(&broker), before + 1, "the log start went back");
+}
+
+/// An fsync that succeeds after one that failed proves nothing (Rebello et al., ATC'20): a snapshot counts as the disk
+/// has it.
+#[test]
+fn a_snapshot_that_only_the_cache_had_is_not_trusted() {
+    let mut broker = Broker::new(LogConfig::default());
+    broker.append(&batch(1000, 10, Some(0))).unwrap();
+    broker.log().flush().unwrap();
+    broker.append(&batch(1000, 10, Some(1))).unwrap();
+    broker.log().roll().unwrap();
+    broker.fail_next_sync_of(".snapshot");
+    assert!(broker.log().flush().is_err());
+    broker.kill();
+    // What a clean stop leaves is not looked at again.
+    broker.dir().close_clean(5).unwrap();
+    let options = millrace_log::dump::VerifyOptions { records: true };
+    broker.crash();
+    let report = millrace_log::dump::verify_partition(&*broker.disk.shared(), Path::new(PARTITION), &options).unwrap();
+    assert!(report.problems.is_empty(), "{:#?}", report.problems);
+    assert!(is_duplicate(broker.append(&batch(1000, 10, Some(1)))));
+}
+
+/// A clean close stores that the indexes are durable up to the log end: entries that it added must stay in the files.
+#[test]
+fn times_are_found_after_a_clean_close_a_roll_and_a_kill() {
+    let mut broker = Broker::new(LogConfig {
+        index_interval_bytes: 300,
+        ..LogConfig::default()
+    });
+    // The last one is too near to the indexed one before it to have an entry of its own.
+    for time in [1000, 2000, 2500, 9000] {
+        broker.append(&batch(time, 200, None)).unwrap();
+    }
+    broker.close();
+    assert!(broker.log().roll().unwrap());
+    broker.append(&batch(3000, 10, None)).unwrap();
+    broker.kill();
+    let found = broker.log().offset_for_timestamp(5000, i64::MAX).unwrap();
+    assert_eq!(found.map(|found| found.offset), Some(3));
+}
+
+/// Half of a removal of both index files may survive a crash: without a time index the times are not known, whatever
+/// the offset index says.
+#[test]
+fn a_lost_time_index_is_not_taken_for_records_without_times() {
+    let mut broker = Broker::new(LogConfig {
+        index_interval_bytes: 100,
+        ..LogConfig::default()
+    });
+    for time in [9000, 2000, 3000] {
+        broker.append(&batch(time, 200, None)).unwrap();
+    }
+    broker.close();
+    let fs = broker.disk.shared();
+    fs.remove_file(&Path::new(PARTITION).join("00000000000000000000.timeindex"))
+        .unwrap();
+    fs.sync_dir(Path::new(PARTITION)).unwrap();
+    broker.crash();
+    let found = broker.log().offset_for_timestamp(5000, i64::MAX).unwrap();
+    assert_eq!(found.map(|found| found.offset), Some(0));
+}
+
+/// A follower's append is all or nothing: the first batches of a write that did not fit are whole on the disk, and
+/// their erasure must not be lost.
+#[test]
+fn batches_of_a_refused_append_do_not_come_back() {
+    let mut bytes = Vec::new();
+    for offset in 1..3 {
+        let mut next = batch(1000, 100, None).to_vec();
+        stamp_offset_and_epoch(&mut next, offset, 0);
+        bytes.extend_from_slice(&next);
+    }
+    let bytes = Bytes::from(bytes);
+    // Which of the unsynced changes a power cut keeps is the seed's choice.
+    for seed in 0..20 {
+        let mut broker = Broker::with_seed(LogConfig::default(), seed);
+        broker.append(&batch(1000, 10, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        broker.disk.set_plan(FaultPlan {
+            capacity_bytes: broker.disk.used_bytes() + bytes.len() as u64 - 10,
+            ..FaultPlan::default()
+        });
+        let refused = broker.log().append_as_follower(&bytes, 0, 1000);
+        assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
+        broker.disk.crash();
+        broker.reopen();
+        assert_eq!(broker.log().log_end_offset(), 1, "seed {seed}");
+    }
+}
+
+/// While the flushed points are lost, none may be stored for some partitions only: of the others it would say that
+/// nothing was flushed, and a torn tail be made of any damage.
+#[test]
+fn a_lost_flushed_point_stays_unknown_until_the_partition_was_opened() {
+    let mut broker = Broker::new(LogConfig::default());
+    let other = broker
+        .dir()
+        .create_log("other", 0, Uuid::from_u128(8), LogConfig::default())
+        .unwrap();
+    for _ in 0..3 {
+        other
+            .append_as_leader(&batch(1000, 50, None), 0, 1000, &AppendOptions::default())
+            .unwrap();
+    }
+    other.flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    drop(other);
+    let checkpoint = Path::new("/data/flushed-offset-checkpoint");
+    broker.disk.flip_bit(checkpoint, 2, 0).unwrap();
+    broker.crash();
+    broker.append(&batch(1000, 10, None)).unwrap();
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    // The last batch is damaged, and nothing follows it in its segment.
+    let segment = Path::new("/data/other-0/00000000000000000000.log");
+    let len = broker.disk.contents(segment).unwrap().len() as u64;
+    broker.disk.flip_bit(segment, 100, 0).unwrap();
+    broker.crash();
+    let other = broker
+        .dir()
+        .open_log("other", 0, Uuid::from_u128(8), LogConfig::default())
+        .unwrap();
+    let report = other.recovery_report();
+    assert!(
+        report.flushed_point_unknown,
+        "a checkpoint without the partition was believed"
+    );
+    assert_eq!((report.truncated_bytes, report.damage.len()), (0, 1));
+    assert_eq!(broker.disk.contents(segment).unwrap().len() as u64, len);
+    // Now both were opened, and what they hold is known again.
+    broker.dir().write_checkpoints().unwrap();
+    drop(other);
+    broker.crash();
+    assert!(!broker.log().recovery_report().flushed_point_unknown);
+}
+
+/// What a deleted partition had flushed must not be missed in a new one of its name.
+#[test]
+fn a_partition_that_is_made_again_has_lost_nothing() {
+    let mut broker = Broker::new(LogConfig::default());
+    for _ in 0..3 {
+        broker.append(&batch(1000, 10, None)).unwrap();
+    }
+    broker.log().flush().unwrap();
+    broker.log().advance_log_start(2).unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    broker.log = None;
+    broker.dir().delete_log("t", 0).unwrap();
+    let log = broker.dir().create_log("t", 0, TOPIC_ID, LogConfig::default()).unwrap();
+    log.flush().unwrap();
+    drop(log);
+    broker.crash();
+    assert_eq!(broker.log().damage(), []);
+    assert_eq!((broker.log().log_start_offset(), broker.log().log_end_offset()), (0, 0));
+}
+
+/// What an fsync once covered is the same in the cache and on the disk; what came later, and whose fsync failed, must
+/// be looked for on the disk.
+#[test]
+fn recovery_reads_what_is_not_known_to_be_flushed_from_the_disk() {
+    let mut broker = Broker::new(LogConfig::default());
+    for _ in 0..3 {
+        broker.append(&batch(1000, 10, None)).unwrap();
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    broker.append(&batch(1000, 10, None)).unwrap();
+    broker.fail_next_sync_of(".log");
+    assert!(broker.log().flush().is_err());
+    broker.kill();
+    assert_eq!(
+        (broker.log().log_end_offset(), broker.log().durable_end_offset()),
+        (3, 3),
+        "the cache still shows a record that the disk never got"
+    );
+    broker.append(&batch(1000, 10, None)).unwrap();
+    broker.log().flush().unwrap();
+    broker.crash();
+    assert_eq!(broker.log().log_end_offset(), 4);
+}
+
+/// A checkpoint costs nothing where nothing has changed.
+#[test]
+fn checkpoints_are_written_only_if_something_has_changed() {
+    let broker = Broker::new(LogConfig::default());
+    broker.append(&batch(1000, 10, None)).unwrap();
+    assert_eq!(broker.dir().unrecorded_bytes(), 0, "nothing was flushed");
+    broker.log().flush().unwrap();
+    assert_eq!(broker.dir().unrecorded_bytes(), broker.log().size_bytes());
+    broker.dir().write_checkpoints().unwrap();
+    assert_eq!(broker.dir().unrecorded_bytes(), 0);
+    // A disk that takes no write any more is not noticed as long as there is nothing to write.
+    broker.disk.set_plan(FaultPlan {
+        write_error_per_million: 1_000_000,
+        sync_error_per_million: 1_000_000,
+        ..FaultPlan::default()
+    });
+    broker.dir().write_checkpoints().unwrap();
+    assert!(broker.log().advance_log_start(1).is_err());
+}
