@@ -1,8 +1,17 @@
 //! Placing the partitions of a new topic, or those added to one.
 
-use std::collections::BTreeMap;
-
 use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{
+    Broker, Cluster, Notice, Options, PlanError, RackPolicy, TopicPartition,
+    choose::mix,
+    fill::{check_racks, fill},
+    leaders::Leaders,
+    shares::rack_notices,
+    state::{Base, State},
+    topology::Topology,
+};
 
 /// A broker that may get replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,11 +42,21 @@ pub enum PlacementError {
     NoReplicas,
 }
 
+/// Where new partitions should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// By partition: the brokers that should hold it, preferred leader first.
+    pub replicas: Vec<Vec<i32>>,
+    /// What the reader should know.
+    pub notices: Vec<Notice>,
+}
+
 /// The replicas of `partitions` new partitions, preferred leader first.
 ///
-/// Each partition's replicas are on as many racks as there can be; brokers with fewer
-/// preferred leaders, then fewer replicas, then a lower number come first. The order of
-/// `brokers` does not matter.
+/// Each partition's replicas are spread as evenly over racks as the racks' sizes allow (KIP-36); within that,
+/// replicas and then preferred leaders come out as even as they can be, counting those
+/// that brokers have already. Of equal brokers, the lower number comes first. The order of `brokers`, which have
+/// different numbers, does not matter.
 ///
 /// # Errors
 /// Fewer brokers than replicas, or no replicas asked for.
@@ -46,39 +65,137 @@ pub fn place_partitions(
     partitions: usize,
     replication_factor: usize,
 ) -> Result<Vec<Vec<i32>>, PlacementError> {
-    if replication_factor == 0 {
-        return Err(PlacementError::NoReplicas);
-    }
-    if brokers.len() < replication_factor {
-        return Err(PlacementError::NotEnoughBrokers {
-            wanted: replication_factor,
-            brokers: brokers.len(),
-        });
-    }
-    let mut spots: Vec<BrokerSpot> = brokers.to_vec();
+    let mut spots: Vec<&BrokerSpot> = brokers.iter().collect();
     spots.sort_by_key(|spot| spot.id);
-    Ok((0..partitions)
-        .map(|_| place_one(&mut spots, replication_factor))
-        .collect())
+    spots.dedup_by_key(|spot| spot.id);
+    let listed: Vec<Broker> = spots
+        .iter()
+        .map(|spot| Broker {
+            rack: Some(spot.rack.clone()).filter(|rack| !rack.is_empty()),
+            ..Broker::new(spot.id)
+        })
+        .collect();
+    let base = Base {
+        replicas: spots.iter().map(|spot| spot.replicas as u64).collect(),
+        leaders: spots.iter().map(|spot| spot.leaders as u64).collect(),
+        ..Base::empty(spots.len())
+    };
+    let options = Options::default();
+    let topology = Topology::new(&listed, &options);
+    let placed = place(&topology, &options, base, None, partitions, replication_factor);
+    placed.map(|placed| placed.replicas).map_err(|error| match error {
+        PlanError::NoReplicas => PlacementError::NoReplicas,
+        // Racks are preferred, not required, and disks unbounded here: nothing else can be missing.
+        _ => PlacementError::NotEnoughBrokers {
+            wanted: replication_factor,
+            brokers: listed.len(),
+        },
+    })
 }
 
-fn place_one(spots: &mut [BrokerSpot], replication_factor: usize) -> Vec<i32> {
-    let mut chosen: Vec<usize> = Vec::with_capacity(replication_factor);
-    let mut racks: BTreeMap<String, usize> = BTreeMap::new();
-    while chosen.len() < replication_factor {
-        let leader = chosen.is_empty();
-        let best = (0..spots.len()).filter(|at| !chosen.contains(at)).min_by_key(|at| {
-            let spot = &spots[*at];
-            let in_rack = racks.get(&spot.rack).copied().unwrap_or(0);
-            (in_rack, if leader { spot.leaders } else { 0 }, spot.replicas, spot.id)
-        });
-        let Some(best) = best else { break };
-        *racks.entry(spots[best].rack.clone()).or_default() += 1;
-        spots[best].replicas += 1;
-        spots[best].leaders += usize::from(leader);
-        chosen.push(best);
+/// Places `partitions` more partitions of `topic`, which may have some already, on active brokers.
+///
+/// As [`place_partitions`], and brokers' weights, states, bytes, disks and the replicas of the same
+/// topic count too. Brokers that are equal in all that are ordered by a hash of topic, partition and broker, so that
+/// topics created at one time from one view of the cluster do not all choose the same ones.
+///
+/// # Errors
+/// [`PlanError::NoReplicas`] for a replication factor of zero; [`PlanError::TooFewBrokers`] if fewer active brokers have
+/// room than there are replicas; where each replica is to have its own rack, [`PlanError::TooFewRacks`], or
+/// [`PlanError::RacksUnavailable`] if there are racks enough but not of active brokers with room.
+pub fn create_partitions(
+    cluster: &Cluster,
+    topic: Uuid,
+    partitions: usize,
+    replication_factor: usize,
+    options: &Options,
+) -> Result<Placement, PlanError> {
+    let topology = Topology::new(cluster.brokers(), options);
+    let mut base = Base::empty(topology.len());
+    let mut next = 0;
+    for partition in cluster.partitions() {
+        let same_topic = partition.id.topic == topic;
+        if same_topic {
+            next = next.max(partition.id.partition.saturating_add(1));
+        }
+        for (position, id) in partition.replicas.iter().enumerate() {
+            let Some(at) = topology.index(*id) else { continue };
+            base.replicas[at] += 1;
+            base.leaders[at] += u64::from(position == 0);
+            base.bytes[at] = base.bytes[at].saturating_add(partition.bytes);
+            base.topic[at] += u32::from(same_topic);
+        }
     }
-    chosen.into_iter().map(|at| spots[at].id).collect()
+    let (high, low) = topic.as_u64_pair();
+    let seed = Some(mix(high, low));
+    let placed = place(&topology, options, base, seed, partitions, replication_factor)?;
+    let mut notices = rack_notices(&topology, std::iter::once(replication_factor));
+    if let Some(first) = placed.uneven.first() {
+        notices.push(Notice::NotSpread {
+            partitions: placed.uneven.len(),
+            first: TopicPartition {
+                topic,
+                partition: next.saturating_add(*first),
+            },
+        });
+    }
+    Ok(Placement {
+        replicas: placed.replicas,
+        notices,
+    })
+}
+
+struct Placed {
+    replicas: Vec<Vec<i32>>,
+    /// Partitions that could be spread better if more brokers took replicas.
+    uneven: Vec<u32>,
+}
+
+fn place(
+    topology: &Topology,
+    options: &Options,
+    base: Base,
+    seed: Option<u64>,
+    partitions: usize,
+    replication_factor: usize,
+) -> Result<Placed, PlanError> {
+    if replication_factor == 0 {
+        return Err(PlanError::NoReplicas);
+    }
+    // A new partition is empty, but a disk that is too full already gets none.
+    let has_room = |at: usize| topology.limits[at].is_none_or(|limit| base.bytes[at] <= limit);
+    let usable = (0..topology.len()).filter(|at| topology.states[*at].is_target() && has_room(*at));
+    let usable = usable.count();
+    if usable < replication_factor {
+        return Err(PlanError::TooFewBrokers {
+            wanted: replication_factor,
+            usable,
+        });
+    }
+    check_racks(topology, std::iter::once(replication_factor), options)?;
+    let mut leaders = Leaders::new(topology, base.leaders.clone());
+    let mut state = State::of_new(topology, options, base, partitions, replication_factor);
+    let parts = 0..state.parts() as u32;
+    let slots = parts.clone().flat_map(|part| state.slots(part)).collect();
+    if !fill(&mut state, slots, seed).is_empty() {
+        return Err(PlanError::TooFewBrokers {
+            wanted: replication_factor,
+            usable,
+        });
+    }
+    let uneven: Vec<u32> = parts.clone().filter(|part| !state.spread(*part).is_even()).collect();
+    if options.racks == RackPolicy::OnePerRack && !uneven.is_empty() {
+        return Err(PlanError::RacksUnavailable);
+    }
+    for part in parts {
+        leaders.push(state.replicas(part), None);
+    }
+    leaders.even_out();
+    let ids = |order: Vec<usize>| order.into_iter().map(|at| topology.ids[at]).collect();
+    Ok(Placed {
+        replicas: (0..partitions).map(|item| ids(leaders.order(item))).collect(),
+        uneven,
+    })
 }
 
 #[cfg(test)]
