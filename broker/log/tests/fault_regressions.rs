@@ -221,27 +221,6 @@ fn a_log_start_that_only_the_cache_had_does_not_go_back() {
     assert_eq!(start(&broker), before + 1, "the log start went back");
 }
 
-/// An fsync that succeeds after one that failed proves nothing (Rebello et al., ATC'20): a snapshot counts as the disk
-/// has it.
-#[test]
-fn a_snapshot_that_only_the_cache_had_is_not_trusted() {
-    let mut broker = Broker::new(LogConfig::default());
-    broker.append(&batch(1000, 10, Some(0))).unwrap();
-    broker.log().flush().unwrap();
-    broker.append(&batch(1000, 10, Some(1))).unwrap();
-    broker.log().roll().unwrap();
-    broker.fail_next_sync_of(".snapshot");
-    assert!(broker.log().flush().is_err());
-    broker.kill();
-    // What a clean stop leaves is not looked at again.
-    broker.dir().close_clean(5).unwrap();
-    let options = millrace_log::dump::VerifyOptions { records: true };
-    broker.crash();
-    let report = millrace_log::dump::verify_partition(&*broker.disk.shared(), Path::new(PARTITION), &options).unwrap();
-    assert!(report.problems.is_empty(), "{:#?}", report.problems);
-    assert!(is_duplicate(broker.append(&batch(1000, 10, Some(1)))));
-}
-
 /// A clean close stores that the indexes are durable up to the log end: entries that it added must stay in the files.
 #[test]
 fn times_are_found_after_a_clean_close_a_roll_and_a_kill() {

@@ -32,6 +32,8 @@ struct Checkpoints {
     /// Partitions whose point is lost and that were not opened yet. While there are any no file is written: one that
     /// does not name them would say that nothing of them was flushed, and make a torn tail of any damage.
     lost: BTreeSet<TopicPartition>,
+    /// Whether it was logged that they are.
+    lost_told: bool,
     starts: Offsets,
     flushed_differ: bool,
     starts_differ: bool,
@@ -70,6 +72,7 @@ impl DirShared {
             checkpoints: Mutex::new(Checkpoints {
                 flushed,
                 lost,
+                lost_told: false,
                 starts,
                 flushed_differ,
                 starts_differ: false,
@@ -177,6 +180,12 @@ impl DirShared {
         // Until it is known to be written the file may hold anything.
         checkpoints.flushed_differ = true;
         if !checkpoints.lost.is_empty() {
+            if !std::mem::replace(&mut checkpoints.lost_told, true) {
+                tracing::warn!(
+                    partitions = checkpoints.lost.len(),
+                    "the flushed points were lost; they are stored again when all partitions could be opened, until then a start scans them whole"
+                );
+            }
             return Ok(());
         }
         write_atomic(

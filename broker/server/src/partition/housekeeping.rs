@@ -20,16 +20,18 @@ pub async fn run(broker: Arc<Broker>) {
 async fn run_checkpoints(broker: Arc<Broker>) {
     let mut ticks = tokio::time::interval(CHECKPOINT_POLL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last = tokio::time::Instant::now();
+    // The first at once: it also takes the room that is kept for a full disk.
+    let mut last: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = broker.stopping.cancelled() => return,
         }
-        if last.elapsed() < CHECKPOINT_INTERVAL && broker.dir.unrecorded_bytes() < CHECKPOINT_BYTES {
+        let recent = last.is_some_and(|last| last.elapsed() < CHECKPOINT_INTERVAL);
+        if recent && broker.dir.unrecorded_bytes() < CHECKPOINT_BYTES {
             continue;
         }
-        last = tokio::time::Instant::now();
+        last = Some(tokio::time::Instant::now());
         let working = broker.clone();
         let done = tokio::task::spawn_blocking(move || working.dir.write_checkpoints()).await;
         match done {
