@@ -3,7 +3,7 @@
 use crate::{
     BrokerState, Cluster, Options, Plan, PlanError,
     fill::{Before, check_racks, fill, refuse_blocked, spread_blocks},
-    shares::notices,
+    shares::planned,
     state::State,
     topology::Topology,
 };
@@ -49,11 +49,5 @@ pub fn drain_brokers(cluster: &Cluster, options: &Options) -> Result<Plan, PlanE
     let mut blocked = fill(&mut state, slots, None);
     blocked.extend(spread_blocks(&state, &parts, options));
     refuse_blocked(cluster, blocked)?;
-    let mut plan = Plan {
-        reassignments: state.changes(cluster),
-        steps: state.steps,
-        ..Plan::default()
-    };
-    plan.notices = notices(&cluster.after(&plan), options);
-    Ok(plan)
+    Ok(planned(cluster, &state, options))
 }

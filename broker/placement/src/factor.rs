@@ -8,7 +8,7 @@ use crate::{
     BrokerState, Cluster, Options, Plan, PlanError,
     fill::{Before, check_racks, fill, refuse_blocked, spread_blocks},
     paths::{Bins, balance},
-    shares::notices,
+    shares::planned,
     state::State,
     topology::Topology,
 };
@@ -76,13 +76,7 @@ pub fn change_replication_factor(
     let mut blocked = fill(&mut state, missing, None);
     blocked.extend(spread_blocks(&state, &changed, options));
     refuse_blocked(cluster, blocked)?;
-    let mut plan = Plan {
-        reassignments: state.changes(cluster),
-        steps: state.steps,
-        ..Plan::default()
-    };
-    plan.notices = notices(&cluster.after(&plan), options);
-    Ok(plan)
+    Ok(planned(cluster, &state, options))
 }
 
 /// Why a replica goes rather than another, whatever their racks and loads; the lowest goes first.

@@ -4,7 +4,7 @@ use crate::{
     BrokerState, Cluster, Options, Plan, PlanError,
     fill::{Before, check_racks, mend, refuse_blocked, spread_blocks},
     replicas::Replicas,
-    shares::notices,
+    shares::planned,
     state::State,
     topology::Topology,
 };
@@ -53,13 +53,7 @@ pub fn repair_racks(cluster: &Cluster, options: &Options) -> Result<Plan, PlanEr
     }
     let parts: Vec<Before> = broken.into_iter().map(Before::without_bound).collect();
     refuse_blocked(cluster, spread_blocks(&state, &parts, options))?;
-    let mut plan = Plan {
-        reassignments: state.changes(cluster),
-        steps: state.steps,
-        ..Plan::default()
-    };
-    plan.notices = notices(&cluster.after(&plan), options);
-    Ok(plan)
+    Ok(planned(cluster, &state, options))
 }
 
 /// Whether a drain will move the partition.

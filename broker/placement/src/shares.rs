@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cluster, Notice, Options, TopicPartition, racks::Quota, state::State, topology::Topology};
+use crate::{Cluster, Notice, Options, Plan, TopicPartition, racks::Quota, state::State, topology::Topology};
 
 /// Rounding of sums of fractions must not turn a whole number into the next one.
 const ROUNDING: f64 = 1e-6;
@@ -161,6 +161,17 @@ fn level_out(total: f64, weights: &[f64], least: &[f64], most: &[f64]) -> Vec<f6
         }
     }
     fixed.into_iter().map(Option::unwrap_or_default).collect()
+}
+
+/// What a state was changed to, as a plan, with what is to be said of its outcome.
+pub(crate) fn planned(cluster: &Cluster, state: &State<'_>, options: &Options) -> Plan {
+    let mut plan = Plan {
+        reassignments: state.changes(cluster),
+        steps: state.steps,
+        ..Plan::default()
+    };
+    plan.notices = notices(&cluster.after(&plan), options);
+    plan
 }
 
 /// What a reader of a plan that leads to `after` should know.
