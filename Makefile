@@ -7,7 +7,7 @@ SECONDS ?= 60
 CRATES := -p millrace-proto -p millrace-log -p millrace-engine -p millrace-placement \
 	-p millrace-server -p millrace-client -p millrace-cli
 
-.PHONY: help build demo test test-rust test-e2e test-long verify fix generate bench simulate fuzz clean
+.PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate fuzz clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14

@@ -1,9 +1,13 @@
 //! Writing results: tables for people, JSON for programs, sizes and times in words.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
 
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::NOTHING};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -17,6 +21,19 @@ pub enum OutputFormat {
     Text,
     /// JSON for programs.
     Json,
+}
+
+/// A sign that long work goes on, where a person watches; `template` as indicatif writes them.
+pub fn spinner(template: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 /// Writes text to standard output.

@@ -2,13 +2,13 @@
 
 use std::{
     future::Future,
-    io::{IsTerminal, stderr, stdin},
+    io::{IsTerminal, stdin},
 };
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use millrace_client::{Acks, Client, Codec, Delivery, Header, Producer, Record};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -18,7 +18,7 @@ use crate::{
     connect,
     error::UsageError,
     limits, offsets,
-    output::{OutputFormat, plural, print_json},
+    output::{OutputFormat, plural, print_json, spinner},
     text::{Lines, Splitter, header},
 };
 
@@ -234,15 +234,10 @@ async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, progress: ProgressBar
 
 /// A bar where a person watches, unless that person is typing the lines.
 fn progress() -> ProgressBar {
-    if !stderr().is_terminal() || stdin().is_terminal() {
+    if stdin().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} messages written, {per_sec}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
-    bar
+    spinner("{spinner} {human_pos} messages written, {per_sec}")
 }
 
 /// The work's result, or `None` if Ctrl-C came first.

@@ -146,6 +146,29 @@ def test_follow_of_a_bounded_count_ends(client: Client, topic: str) -> None:
     assert [m.message.value for m in client.read(topic, follow=True, max_messages=3)] == [b"1", b"2", b"3"]
 
 
+def test_follow_of_a_deleted_topic_ends_with_the_reason(client: Client) -> None:
+    client.create_topic("gone-soon")
+    client.publish("gone-soon", [b"1"])
+    messages = client.read_stream("gone-soon", timeout=60, follow=True)
+    assert next(messages).message.value == b"1"
+    call(client.admin.DeleteTopic, admin_pb2.DeleteTopicRequest(name="gone-soon"))
+    with pytest.raises(ApiError) as ended:
+        next(messages)
+    assert ended.value.reason == "UNKNOWN_TOPIC", ended.value
+
+
+def test_follow_of_all_partitions_takes_in_new_ones_from_their_beginning(client: Client) -> None:
+    client.create_topic("grows")
+    messages = client.read_stream("grows", timeout=60, follow=True)
+    client.publish("grows", [b"old"])
+    assert next(messages).message.value == b"old"
+    call(client.admin.CreatePartitions, admin_pb2.CreatePartitionsRequest(name="grows", partitions=3))
+    for partition in (1, 2):
+        client.publish("grows", [b"%d" % partition], partition=partition)
+    assert sorted((next(messages).partition, next(messages).partition)) == [1, 2]
+    messages.close()
+
+
 def test_of_fifty_racing_writers_exactly_one_wins(shared: Broker, client: Client, topic: str) -> None:
     for round_number in range(4):
         barrier = threading.Barrier(50)

@@ -48,7 +48,9 @@ impl ApiError {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
-            retry_delay: retry_delay.filter(|_| reason != ErrorReason::LimitReached),
+            // Where a person must do something first, asking again in a moment is no help.
+            retry_delay: retry_delay
+                .filter(|_| !matches!(reason, ErrorReason::LimitReached | ErrorReason::StorageFailed)),
             fields: Vec::new(),
         }
     }

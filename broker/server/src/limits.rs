@@ -53,6 +53,9 @@ pub const FETCH_PART_BYTES: usize = (2 << 20) - (64 << 10);
 /// How long records that were read ahead of a request are kept.
 pub const READ_AHEAD_KEPT: Duration = Duration::from_millis(200);
 
+/// How often a reader that follows all of a topic looks for partitions that it got.
+pub const NEW_PARTITIONS_CHECK: Duration = Duration::from_secs(1);
+
 /// Fetch answer size where the request names none.
 pub const DEFAULT_FETCH_BYTES: i32 = 8 << 20;
 

@@ -6,8 +6,13 @@ use anyhow::bail;
 use millrace_client::Start;
 use tokio::time::timeout;
 
-use super::report::Stopwatch;
-use crate::{args::GlobalArgs, connect, limits, offsets, output::print_json, text::StartAt};
+use super::{PROGRESS, report::Stopwatch};
+use crate::{
+    args::GlobalArgs,
+    connect, limits, offsets,
+    output::{print_json, spinner},
+    text::StartAt,
+};
 
 /// Read records as fast as possible.
 ///
@@ -43,6 +48,7 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
         )
         .await?;
     let (mut warmup, mut records, mut bytes) = (args.warmup_records, 0, 0);
+    let bar = spinner(PROGRESS);
     while records < args.records {
         let Ok(batch) = timeout(limits::BENCH_STALL, consumer.next_batch()).await else {
             bail!(
@@ -51,6 +57,7 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
                 limits::BENCH_STALL.as_secs()
             );
         };
+        bar.set_position(records);
         batch?.for_each(|record| {
             if warmup > 0 {
                 warmup -= 1;
@@ -65,5 +72,6 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
             }
         })?;
     }
+    bar.finish_and_clear();
     print_json(&watch.report(records, bytes, None))
 }

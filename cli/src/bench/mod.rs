@@ -18,6 +18,9 @@ use crate::{
     produce::{AcksArg, CompressionArg},
 };
 
+/// What is shown while a measurement runs.
+const PROGRESS: &str = "{spinner} {human_pos} records, {per_sec}";
+
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {

@@ -10,8 +10,15 @@ use anyhow::anyhow;
 use millrace_client::{Delivery, Producer};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{ProducerArgs, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
-use crate::{args::GlobalArgs, connect, limits, offsets, output::print_json};
+use super::{PROGRESS, ProducerArgs, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
+use crate::{
+    args::GlobalArgs,
+    connect, limits, offsets,
+    output::{print_json, spinner},
+};
+
+/// Records between two steps of the progress bar.
+const PROGRESS_EVERY: u64 = 8_192;
 
 /// How long batches wait for more records where nothing is said.
 const DEFAULT_LINGER: Duration = Duration::from_millis(5);
@@ -73,12 +80,16 @@ async fn send(args: &BenchProduceArgs, producer: &Producer, values: &Values) -> 
     let pace = args.rate.map(|rate| Pace::new(Instant::now(), rate));
     let sample_every = args.records.div_ceil(limits::LATENCY_SAMPLES).max(1);
     let mut acknowledged = Acknowledged::default();
+    let bar = spinner(PROGRESS);
     for number in 0..args.records {
         let due = pace.map(|pace| pace.due(number));
         if let Some(due) = due {
             wait_until(due);
         }
         let value = Some(values.get(number));
+        if number % PROGRESS_EVERY == 0 {
+            bar.set_position(number);
+        }
         if number % sample_every == 0 {
             let sent = due.unwrap_or_else(Instant::now);
             let delivery = producer.send_to(&args.topic, None, None, value).await?;
@@ -87,6 +98,7 @@ async fn send(args: &BenchProduceArgs, producer: &Producer, values: &Values) -> 
             let _delivery = producer.send_to(&args.topic, None, None, value).await?;
         }
     }
+    bar.finish_and_clear();
     Ok(acknowledged)
 }
 

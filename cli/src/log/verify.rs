@@ -10,7 +10,7 @@ use millrace_log::{
 use serde::Serialize;
 
 use super::no_partition;
-use crate::output::{OutputFormat, bytes, count, plural, print, print_json};
+use crate::output::{OutputFormat, bytes, count, plural, print, print_json, spinner};
 
 /// Check all checksums, offsets, epochs, records and indexes of a partition or a data directory.
 ///
@@ -104,7 +104,10 @@ pub fn run(args: &VerifyArgs, format: OutputFormat) -> anyhow::Result<()> {
     let options = VerifyOptions {
         records: !args.batches_only,
     };
-    let reports = verify(&*fs, &args.path, &options).with_context(|| format!("can't read {}", args.path.display()))?;
+    let bar = spinner("{spinner} checking {msg}, {elapsed}").with_message(args.path.display().to_string());
+    let checked = verify(&*fs, &args.path, &options);
+    bar.finish_and_clear();
+    let reports = checked.with_context(|| format!("can't read {}", args.path.display()))?;
     if reports.is_empty() {
         return Err(no_partition(&args.path));
     }

@@ -126,7 +126,7 @@ impl Frames {
         self.advance(PREFIX_LEN);
         let rest = self.len - length;
         let answer = v1::FetchResponse::decode(&mut Buf::take(&mut *self, length))
-            .map_err(|error| Status::internal(format!("the answer is no valid message ({error})")))?;
+            .map_err(|error| Status::data_loss(format!("the answer is no valid message ({error})")))?;
         debug_assert_eq!(self.len, rest);
         Ok(Some(answer))
     }
@@ -141,7 +141,7 @@ impl Frames {
         prefix.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         let [compressed, length @ ..] = prefix;
         if compressed != 0 {
-            return Err(Status::internal("the answer is compressed, which was not asked for"));
+            return Err(Status::data_loss("the answer is compressed, which was not asked for"));
         }
         let length = u32::from_be_bytes(length) as usize;
         if length > limits::MAX_RPC_MESSAGE_BYTES {
@@ -284,8 +284,8 @@ mod tests {
             frames.push(Bytes::from_static(bytes));
             frames.message().unwrap_err().code()
         };
-        assert_eq!(refused(b"\x01\0\0\0\0"), Code::Internal, "compressed");
+        assert_eq!(refused(b"\x01\0\0\0\0"), Code::DataLoss, "compressed");
         assert_eq!(refused(b"\0\xff\xff\xff\xff"), Code::OutOfRange, "too long");
-        assert_eq!(refused(b"\0\0\0\0\x02\xff\xff"), Code::Internal, "no protobuf");
+        assert_eq!(refused(b"\0\0\0\0\x02\xff\xff"), Code::DataLoss, "no protobuf");
     }
 }

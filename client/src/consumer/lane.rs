@@ -63,6 +63,11 @@ pub async fn run(shared: Weak<Shared>, leader: Arc<str>) {
                 backoff = limits::MIN_BACKOFF;
                 apply(pending, response);
             }
+            Some(Err(error)) if !error.is_retriable() => {
+                stream = None;
+                shared.state.lock().failed(&pending.asked, &error);
+                shared.news.notify_one();
+            }
             Some(Err(error)) => {
                 tracing::debug!(%leader, %error, "a fetch stream broke");
                 stream = None;

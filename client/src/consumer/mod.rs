@@ -180,7 +180,7 @@ impl Consumer {
             .map(|state| state.status());
         let mut status = status.ok_or_else(|| not_assigned(topic, partition))?;
         if let Some(current) = self.current.as_ref().filter(|current| current.is_of(topic, partition)) {
-            status.position = current.position();
+            status.position = current.reached();
         }
         Ok(status)
     }
@@ -242,7 +242,7 @@ impl Consumer {
                 }
                 let (sound, damage) = fetched.sound();
                 let Some(error) = damage else { return Ok(sound) };
-                self.shared.state.lock().damaged(&sound, error);
+                self.shared.state.lock().damaged(&sound.key(), sound.next_offset, error);
                 if sound.start < sound.next_offset {
                     return Ok(sound);
                 }
@@ -263,7 +263,13 @@ impl Consumer {
         loop {
             if let Some(current) = &mut self.current {
                 match current.next() {
-                    Some(record) => return record,
+                    Some(Ok(record)) => return Ok(record),
+                    Some(Err(error)) => {
+                        let key = current.key();
+                        let position = current.reached();
+                        self.current = None;
+                        self.shared.state.lock().damaged(&key, position, error);
+                    }
                     None => self.current = None,
                 }
             }

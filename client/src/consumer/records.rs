@@ -9,6 +9,7 @@ use millrace_proto::batch::{
 
 use crate::{
     error::{Error, ErrorKind, Result},
+    offsets::TopicPartition,
     record::ConsumedRecord,
 };
 
@@ -99,6 +100,10 @@ impl FetchedRecords {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn key(&self) -> TopicPartition {
+        (self.topic.clone(), self.partition)
     }
 
     /// Looks at the checksums, and leaves out the first damaged batch and what follows. The second
@@ -206,8 +211,12 @@ pub struct RecordIterator {
 
 impl RecordIterator {
     /// The offset that follows the last record given out.
-    pub(super) fn position(&self) -> i64 {
+    pub(super) fn reached(&self) -> i64 {
         self.fetched.start
+    }
+
+    pub(super) fn key(&self) -> TopicPartition {
+        self.fetched.key()
     }
 
     pub(super) fn is_of(&self, topic: &str, partition: i32) -> bool {
@@ -390,7 +399,7 @@ mod tests {
     fn the_rest_of_an_iteration_goes_on_where_it_stopped() {
         let mut records = fetched(batches(Codec::None, &[3, 2]), 100).into_iter();
         assert_eq!(records.next().unwrap().unwrap().offset, 100);
-        assert_eq!(records.position(), 101);
+        assert_eq!(records.reached(), 101);
         let rest: Vec<i64> = records
             .rest()
             .into_iter()

@@ -193,14 +193,23 @@ impl State {
         }
     }
 
-    /// Records behind those of `sound` turned out to be damaged: lets the partition stand there.
-    pub fn damaged(&mut self, sound: &FetchedRecords, error: Error) {
-        let key = (sound.topic.clone(), sound.partition);
-        self.discard(&key);
-        if let Some(state) = self.partitions.get_mut(&key) {
-            state.status.position = sound.next_offset;
+    /// Records of a partition turned out to be damaged behind `position`: lets it stand there.
+    pub fn damaged(&mut self, key: &TopicPartition, position: i64, error: Error) {
+        self.discard(key);
+        if let Some(state) = self.partitions.get_mut(key) {
+            state.status.position = position;
         }
-        self.stop(&key, error);
+        self.stop(key, error);
+    }
+
+    /// A request failed in a way that repeating it does not mend: lets its partitions stand.
+    pub fn failed(&mut self, asked: &Asked, error: &Error) {
+        for (key, (generation, _)) in &asked.partitions {
+            let told = |state: &PartitionState| state.stopped || state.generation != *generation;
+            if !self.partitions.get(key).is_none_or(told) {
+                self.stop(key, error.clone().context(format_args!("{}-{}", key.0, key.1)));
+            }
+        }
     }
 
     /// Tells an error and lets the partition stand.

@@ -347,9 +347,32 @@ fn damage_found_late_takes_back_what_follows() {
         answer(&mut state, asked, data(0, offset, 10), &config);
     }
     let (first, error) = (state.take().unwrap().unwrap(), Error::invalid("damaged"));
-    state.damaged(&first, error);
+    state.damaged(&key(0), first.next_offset(), error);
     assert_eq!(state.partitions[&key(0)].status().position, 1);
     assert_eq!(state.take().unwrap().unwrap_err().to_string(), "damaged");
     assert!(state.take().is_none(), "what followed is gone");
     assert!(plan(&mut state, &config).is_none(), "until a seek");
+}
+
+#[test]
+fn what_repeating_does_not_mend_is_told_once_for_each_partition() {
+    let config = config();
+    let mut state = assigned(2);
+    let asked = plan(&mut state, &config).unwrap();
+    let of = asked.request.partitions[0].partition;
+    let error = Error::invalid("unknown call");
+    state.failed(&asked, &error);
+    state.failed(&asked, &error);
+    state.ended(&"b:1".into(), &asked);
+    assert!(
+        state
+            .take()
+            .unwrap()
+            .unwrap_err()
+            .to_string()
+            .contains(&format!("t-{of}"))
+    );
+    assert!(state.take().is_none());
+    let other = plan(&mut state, &config).unwrap();
+    assert_ne!(other.request.partitions[0].partition, of, "the others go on");
 }

@@ -158,6 +158,9 @@ impl Partition {
     /// # Errors
     /// A wrong epoch, or an offset outside of the log.
     pub fn check_fetch(&self, offset: i64, epoch: Option<i32>) -> Result<FetchBound, ApiError> {
+        if self.removed.load(Ordering::Acquire) {
+            return Err(errors::removed(self));
+        }
         let leader = self.leader.lock();
         leader.check_epoch(epoch)?;
         let (start, end) = (self.log.log_start_offset(), self.log.log_end_offset());
@@ -319,6 +322,7 @@ impl Partition {
     fn remove(&self) {
         self.removed.store(true, Ordering::Release);
         self.fail_waiters(&errors::removed(self));
+        self.wake_readers();
     }
 
     fn read_error(&self, error: ReadError) -> ApiError {

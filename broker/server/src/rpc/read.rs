@@ -10,6 +10,7 @@ use millrace_proto::{
 };
 use tokio::sync::{Notify, mpsc};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::{convert, fetch::read_records, log::resolve};
 use crate::{
@@ -44,6 +45,9 @@ pub struct Reader {
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
     topic: String,
+    topic_id: Uuid,
+    /// Partitions that the topic gets later are read as well.
+    all: bool,
     cursors: Vec<Cursor>,
     remaining: Option<u64>,
     follow: bool,
@@ -67,6 +71,8 @@ impl Reader {
             .topics
             .get(&request.topic)
             .ok_or_else(|| unknown_topic(&request.topic))?;
+        let topic_id = topic.id;
+        let all = request.partitions.is_empty();
         let common = request.start.and_then(|start| start.at);
         let starts: Vec<(i32, Option<At>)> = if request.partitions.is_empty() {
             (0..)
@@ -112,6 +118,8 @@ impl Reader {
             broker,
             budget,
             topic: request.topic,
+            topic_id,
+            all,
             cursors,
             remaining: Some(request.max_messages).filter(|count| *count > 0),
             follow: request.follow,
@@ -148,8 +156,35 @@ impl Reader {
                 return Ok(());
             }
             if !progressed && self.follow {
-                waiter.notified().await;
+                let _ = tokio::time::timeout(limits::NEW_PARTITIONS_CHECK, waiter.notified()).await;
+                self.add_new_partitions();
             }
+        }
+    }
+
+    /// Takes in partitions that the topic got meanwhile, from their beginning: whatever came
+    /// since must not be passed over (KAFKA-20742 tells of a reader that did).
+    fn add_new_partitions(&mut self) {
+        let cluster = self.broker.quorum.cluster();
+        let Some(topic) = cluster
+            .topics
+            .get(&self.topic)
+            .filter(|topic| self.all && topic.id == self.topic_id)
+        else {
+            return;
+        };
+        while self.cursors.len() < topic.partitions.len() {
+            let number = i32::try_from(self.cursors.len()).unwrap_or(i32::MAX);
+            // One that is not open yet is there at the next look.
+            let Ok(partition) = self.broker.partitions.find(&self.topic, number) else {
+                return;
+            };
+            self.cursors.push(Cursor {
+                next: partition.offsets().log_start,
+                partition,
+                stop: None,
+                told: false,
+            });
         }
     }
 
