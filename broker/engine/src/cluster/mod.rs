@@ -10,6 +10,6 @@ mod state;
 
 pub use command::{Command, ConfigChange, CreateTopic, Outcome, ProducerIdBlock, RegisterBroker, Rejection};
 pub use state::{
-    Broker, BrokerId, Cluster, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, PRODUCER_ID_BLOCK, Partition, PartitionGrowth,
-    Topic,
+    Broker, BrokerId, Cluster, CommittedFloor, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, PRODUCER_ID_BLOCK, Partition,
+    PartitionGrowth, Topic,
 };

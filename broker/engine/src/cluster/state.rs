@@ -96,12 +96,48 @@ pub struct Partition {
     pub replicas: Vec<BrokerId>,
     /// In-sync replicas: `isr ⊆ replicas`, and the leader is one of them.
     pub isr: Vec<BrokerId>,
+    /// Eligible leader replicas (KIP-966): left the in-sync set while it was below
+    /// `min.insync.replicas`, so that each still holds all that was ever committed.
+    /// `elr ⊆ replicas`, without common members with `isr`.
+    #[serde(default)]
+    pub elr: Vec<BrokerId>,
+    /// Were eligible until they lost, or may have lost, data (KIP-966): whom an unclean
+    /// recovery asks.
+    #[serde(default)]
+    pub last_known_elr: Vec<BrokerId>,
+    /// The last leader, while there is none: where an unclean recovery looks first.
+    #[serde(default)]
+    pub last_known_leader: Option<BrokerId>,
+    /// Replicas that a move adds: they become full members when they have caught up (KIP-455).
+    #[serde(default)]
+    pub adding: Vec<BrokerId>,
+    /// Replicas that a move takes away when those that it adds have caught up (KIP-455).
+    #[serde(default)]
+    pub removing: Vec<BrokerId>,
     /// Who leads it.
     pub leader: Option<BrokerId>,
     /// Rises each time a broker is given the lead, also the same broker again.
     pub leader_epoch: i32,
     /// Rises by one with each change to this record.
     pub partition_epoch: i32,
+    /// Whether its leader was chosen uncleanly and the in-sync set must stay alone until it has
+    /// recovered (KIP-704).
+    #[serde(default)]
+    pub recovering: bool,
+    /// What is known to be committed: who restarts with less has lost data.
+    #[serde(default)]
+    pub floor: CommittedFloor,
+}
+
+/// A lower bound of what is committed, as the leader told it with its last change of the in-sync
+/// set. A volume that was restored from an older image of the same process life is recognised by
+/// nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedFloor {
+    /// All below this offset is committed.
+    pub offset: i64,
+    /// The leader epoch in which that was told.
+    pub leader_epoch: i32,
 }
 
 impl Cluster {
@@ -180,8 +216,15 @@ impl Partition {
             leader: isr.first().copied(),
             replicas,
             isr,
+            elr: Vec::new(),
+            last_known_elr: Vec::new(),
+            last_known_leader: None,
+            adding: Vec::new(),
+            removing: Vec::new(),
             leader_epoch: 0,
             partition_epoch: 0,
+            recovering: false,
+            floor: CommittedFloor::default(),
         }
     }
 

@@ -6,10 +6,9 @@
 //! ```
 //! `log_start ≤ high_watermark ≤ durable_end ≤ log_end`.
 
-use std::collections::BTreeMap;
-
 use thiserror::Error;
 
+use super::{isr::InSync, log_state::LogPositions, progress::Progress};
 use crate::cluster::BrokerId;
 
 /// Why a leader refuses a request.
@@ -72,20 +71,44 @@ pub enum OffsetQuery {
     EndOrTime,
 }
 
+/// Which copies a producer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgements {
+    /// None (`acks=0`): nothing is promised.
+    None,
+    /// The leader's log (`acks=1`): a failover may drop the record, also after this was told.
+    Leader,
+    /// All in-sync replicas' disks (`acks=all`): survives what the topic's settings promise.
+    All,
+}
+
+/// What a producer is to be told of a record in the leader's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// It has what it asked for.
+    Now,
+    /// Not before the high watermark is at or above this. If that does not happen in time the
+    /// outcome is unknown: the record may be committed later (NOT_ENOUGH_REPLICAS_AFTER_APPEND
+    /// and time-outs are no proof that it won't).
+    AtHighWatermark(i64),
+}
+
 /// The rules' state of one partition at its leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
-    id: BrokerId,
-    leader_epoch: i32,
+    pub(super) id: BrokerId,
+    /// This broker's life.
+    pub(super) broker_epoch: i64,
+    pub(super) leader_epoch: i32,
     /// The log's end when this leadership began: all below it must be committed before the
     /// end of the log can be told to anybody (KIP-207).
-    epoch_start: i64,
-    isr: Vec<BrokerId>,
+    pub(super) epoch_start: i64,
+    pub(super) isr: InSync,
     /// `min(min.insync.replicas, replication factor)` (KIP-966).
-    required: usize,
-    high_watermark: i64,
-    /// The durable log end of each other in-sync replica, as far as told.
-    followers: BTreeMap<BrokerId, i64>,
+    pub(super) required: usize,
+    pub(super) high_watermark: i64,
+    /// All other replicas, in the order of the partition's replicas.
+    pub(super) followers: Vec<Progress>,
 }
 
 impl Leader {
@@ -102,12 +125,17 @@ impl Leader {
     ) -> Self {
         Self {
             id,
+            broker_epoch: -1,
             leader_epoch,
             epoch_start: log_end,
-            isr,
+            followers: isr
+                .iter()
+                .filter(|member| **member != id)
+                .map(|member| Progress::new(*member))
+                .collect(),
+            isr: InSync::new(isr),
             required,
             high_watermark: high_watermark.min(log_end),
-            followers: BTreeMap::new(),
         }
     }
 
@@ -117,10 +145,35 @@ impl Leader {
         self.leader_epoch
     }
 
+    /// Where the log ended when this leadership began.
+    #[must_use]
+    pub fn epoch_start(&self) -> i64 {
+        self.epoch_start
+    }
+
     /// All below is committed. Never falls within a leadership.
     #[must_use]
     pub fn high_watermark(&self) -> i64 {
         self.high_watermark
+    }
+
+    /// The in-sync set as the controller last told it.
+    #[must_use]
+    pub fn isr(&self) -> &[BrokerId] {
+        &self.isr.committed
+    }
+
+    /// How many replicas must be in sync.
+    #[must_use]
+    pub fn required(&self) -> usize {
+        self.required
+    }
+
+    /// The durable end of another replica; `None` until it was heard in this epoch.
+    #[must_use]
+    pub fn durable_end_of(&self, replica: BrokerId) -> Option<i64> {
+        let found = self.followers.iter().find(|follower| follower.id == replica);
+        found.and_then(|follower| follower.durable_end)
     }
 
     /// Changes how many replicas must be in sync: the topic's settings were changed.
@@ -146,9 +199,9 @@ impl Leader {
     /// # Errors
     /// Too few replicas are in sync: nothing was written.
     pub fn check_append(&self, acks_all: bool) -> Result<(), LeaderError> {
-        if acks_all && self.isr.len() < self.required {
+        if acks_all && self.isr.committed.len() < self.required {
             return Err(LeaderError::NotEnoughReplicas {
-                in_sync: self.isr.len(),
+                in_sync: self.isr.committed.len(),
                 required: self.required,
             });
         }
@@ -160,16 +213,28 @@ impl Leader {
     ///
     /// Answers with the high watermark.
     pub fn advance(&mut self, durable_end: i64) -> i64 {
-        if self.isr.len() >= self.required {
-            let lowest = self
-                .isr
-                .iter()
-                .filter(|id| **id != self.id)
-                .map(|id| self.followers.get(id).copied().unwrap_or(0))
-                .fold(durable_end, i64::min);
-            self.high_watermark = self.high_watermark.max(lowest);
-        }
+        let log = LogPositions {
+            start: 0,
+            durable_end,
+            end: durable_end,
+        };
+        self.advance_watermark(None, log);
         self.high_watermark
+    }
+
+    /// What the producer of records that end before `end_offset` is to be told now. For a
+    /// duplicate of records that are in the log but not committed it is the same: neither told
+    /// at once nor written again.
+    ///
+    /// The watermark stands while too few are in sync, so that a record below it was on enough
+    /// disks, however few are in sync now.
+    #[must_use]
+    pub fn acknowledgement(&self, acks: Acknowledgements, end_offset: i64) -> Acknowledgement {
+        if acks == Acknowledgements::All && self.high_watermark < end_offset {
+            Acknowledgement::AtHighWatermark(end_offset)
+        } else {
+            Acknowledgement::Now
+        }
     }
 
     /// What a read at `offset` may see. `stable_end` is the last stable offset where the
@@ -231,6 +296,8 @@ impl Leader {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn alone(required: usize) -> Leader {
@@ -286,7 +353,7 @@ mod tests {
     fn an_unheard_follower_holds_the_high_watermark() {
         let mut leader = Leader::new(0, 5, vec![0, 1], 2, 10, 20);
         assert_eq!(leader.advance(20), 10);
-        leader.followers.insert(1, 17);
+        leader.followers[0].count(Duration::ZERO, 17, 20);
         assert_eq!(leader.advance(20), 17);
     }
 
@@ -313,5 +380,23 @@ mod tests {
         assert_eq!(fetch(&leader, 2), Err(out_of_range(2)));
         assert_eq!(leader.check_offset_query(OffsetQuery::EndOrTime), Ok(()));
         assert_eq!(leader.check_fetch(3, 3, 20, 7), Ok(FetchBound::UpTo(7)));
+    }
+
+    #[test]
+    fn a_producer_is_told_when_what_it_asked_for_holds() {
+        let leader = alone(1);
+        use Acknowledgement::{AtHighWatermark, Now};
+        for (acks, end_offset, expected) in [
+            (Acknowledgements::None, 20, Now),
+            (Acknowledgements::Leader, 20, Now),
+            (Acknowledgements::All, 10, Now),
+            (Acknowledgements::All, 11, AtHighWatermark(11)),
+        ] {
+            assert_eq!(
+                leader.acknowledgement(acks, end_offset),
+                expected,
+                "{acks:?} {end_offset}"
+            );
+        }
     }
 }

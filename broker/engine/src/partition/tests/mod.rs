@@ -1,0 +1,9 @@
+//! Events in, exact effects out; and three replicas with a toy controller in random orders.
+
+mod cost;
+mod follower;
+mod harness;
+mod leader;
+mod metadata;
+mod proposals;
+mod sim;
