@@ -56,12 +56,16 @@ fn block_on(threads: usize, work: impl Future<Output = anyhow::Result<()>>) -> a
     result
 }
 
-/// Errors are one line, so nothing is logged unless `RUST_LOG` asks for it.
+/// Errors are one line, so little is logged unless `RUST_LOG` asks for it: why the command waits.
 fn init_logging() {
-    if let Ok(filter) = EnvFilter::try_from_default_env() {
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .init();
+    let fmt = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    match EnvFilter::try_from_default_env() {
+        Ok(filter) => fmt.with_env_filter(filter).init(),
+        Err(_) => fmt
+            .with_env_filter(EnvFilter::new("millrace_client=warn"))
+            .with_ansi(false)
+            .with_target(false)
+            .without_time()
+            .init(),
     }
 }

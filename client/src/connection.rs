@@ -9,6 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     error::{Error, Result},
     limits,
+    reach::Reach,
 };
 
 /// The connections of one client, made when first used and made again when they break.
@@ -17,6 +18,8 @@ pub struct Connections {
     client_id: String,
     connect_timeout: Duration,
     channels: Mutex<HashMap<Arc<str>, Channel>>,
+    /// Who can't be reached.
+    pub reach: Reach,
 }
 
 impl Connections {
@@ -25,6 +28,7 @@ impl Connections {
             client_id,
             connect_timeout,
             channels: Mutex::default(),
+            reach: Reach::default(),
         }
     }
 
@@ -46,6 +50,7 @@ impl Connections {
     /// reach what is gone.
     pub fn retain(&self, addresses: impl Fn(&str) -> bool) {
         self.channels.lock().retain(|address, _| addresses(address));
+        self.reach.retain(addresses);
     }
 
     pub fn log(&self, address: &str) -> Result<LogClient<Channel>> {

@@ -32,6 +32,7 @@ mod limits;
 mod metadata;
 mod offsets;
 mod producer;
+mod reach;
 mod record;
 
 pub use admin::{Admin, NewTopic};

@@ -32,6 +32,9 @@ pub async fn follow(client: Weak<ClientInner>, state: watch::Sender<Option<Resul
             attempt += 1;
         }
         tracing::debug!(%address, %error, "the metadata stream ended");
+        if let Some(inner) = client.upgrade() {
+            inner.connections.reach.failed(&address, &error);
+        }
         state.send_replace(Some(Err(error)));
         // All addresses are tried once before there is a longer wait.
         let wait = if attempt.is_multiple_of(addresses.len()) {
@@ -102,6 +105,7 @@ async fn follow_one(
                     return Error::closed("client");
                 };
                 *answered = true;
+                inner.connections.reach.reached(address);
                 apply(&inner, Cluster::from_proto(answer), address);
                 state.send_replace(Some(Ok(())));
             }

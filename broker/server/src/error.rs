@@ -291,6 +291,11 @@ impl From<Rejection> for ApiError {
             | Rejection::DirectoryOfOtherBroker { .. }
             | Rejection::OtherDirectory { .. } => Self::new(ErrorReason::BrokerNotReady, message),
             Rejection::ProducerIdsExhausted => Self::new(ErrorReason::LimitReached, message),
+            Rejection::TooManyChanges => Self::new(ErrorReason::InvalidRequest, message),
+            Rejection::Registration(_) | Rejection::Unfence(_) => Self::new(ErrorReason::BrokerNotReady, message),
+            Rejection::Move(_) | Rejection::Broker(_) | Rejection::Maintenance(_) | Rejection::Voter(_) => {
+                Self::new(ErrorReason::NotSupported, message)
+            }
         }
     }
 }

@@ -167,7 +167,16 @@ async fn start_broker(
 ) -> Result<(Arc<Broker>, GrpcServer), StartError> {
     let address = listener.local_addr()?;
     let dir = open_dir(&config, &metrics).await?;
-    let advertised = config.advertised_address.clone().unwrap_or_else(|| advertise(address));
+    let advertised = config.advertised_address.clone().unwrap_or_else(|| {
+        let advertised = advertise(address);
+        if address.ip().is_unspecified() {
+            tracing::warn!(
+                %advertised,
+                "clients are told to come to this address, which only those on this machine reach: set advertised.address for others"
+            );
+        }
+        advertised
+    });
     let quorum = open_quorum(&config, &dir, health).await?;
     let broker_epoch = register(&config, &dir, &quorum, &advertised).await?;
     dir.set_broker_epoch(broker_epoch)?;
@@ -235,8 +244,10 @@ async fn open_dir(config: &BrokerConfig, metrics: &Metrics) -> Result<Arc<LogDir
         .map_err(io::Error::other)??;
     let clean = opened.was_clean();
     metrics.clean_start.set(i64::from(clean));
-    if !clean {
-        tracing::warn!("the last stop was not clean, or this is the first start: unflushed tails are scanned");
+    if opened.stored_broker_epoch().is_none() {
+        tracing::info!("the first start of this data directory");
+    } else if !clean {
+        tracing::warn!("the last stop was not clean: what may not have been flushed is scanned");
     }
     Ok(Arc::new(opened))
 }

@@ -61,6 +61,7 @@ pub async fn run(shared: Weak<Shared>, leader: Arc<str>) {
         match fetched {
             Some(Ok(response)) => {
                 backoff = limits::MIN_BACKOFF;
+                shared.client.inner.connections.reach.reached(&leader);
                 apply(pending, response);
             }
             Some(Err(error)) if !error.is_retriable() => {
@@ -70,6 +71,7 @@ pub async fn run(shared: Weak<Shared>, leader: Arc<str>) {
             }
             Some(Err(error)) => {
                 tracing::debug!(%leader, %error, "a fetch stream broke");
+                shared.client.inner.connections.reach.failed(&leader, &error);
                 stream = None;
                 drop(pending);
                 shared.client.inner.refresh.notify_one();

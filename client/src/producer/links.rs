@@ -76,6 +76,7 @@ impl Sender {
             task: task.clone(),
         };
         let address = address.clone();
+        self.shared.client.inner.connections.reach.reached(&address);
         self.wake_slots_of(&address);
     }
 
@@ -93,6 +94,7 @@ impl Sender {
         });
         if let Some((address, failures, link)) = found {
             tracing::debug!(%address, %error, "a produce stream ended");
+            self.shared.client.inner.connections.reach.failed(&address, error);
             let backoff = limits::MIN_BACKOFF
                 .saturating_mul(1 << failures.min(10))
                 .min(limits::MAX_BACKOFF);

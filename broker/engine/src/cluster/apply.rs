@@ -1,24 +1,32 @@
-//! Applying commands: each is checked against the present state and then changes it
-//! whole, or is rejected and changes nothing.
-
-use std::sync::Arc;
+//! Applying commands: each is checked whole against the present state and then changes it
+//! whole, or is rejected and changes nothing. The rules are in a file to each group; here is
+//! only who is asked.
 
 use super::{
-    command::{Command, ConfigChange, CreateTopic, Outcome, ProducerIdBlock, RegisterBroker, Rejection},
-    state::{
-        Broker, BrokerId, Cluster, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, PRODUCER_ID_BLOCK, Partition,
-        PartitionGrowth, Topic,
-    },
+    command::Command,
+    outcome::Outcome,
+    rejection::Rejection,
+    state::{BrokerId, Cluster, VoterIdentity},
 };
-use crate::{config, names};
 
-/// A change that was checked and can be made: what `validate_only` stops at.
-enum Change {
-    None(Outcome),
-    Register(RegisterBroker),
-    PutTopic(Topic),
-    RemoveTopic(String),
-    TakeProducerIds,
+/// What a command did.
+pub(super) struct Applied {
+    pub(super) outcome: Outcome,
+    /// Whether the state is another: what changes nothing is not announced.
+    pub(super) changed: bool,
+}
+
+impl Applied {
+    pub(super) fn changed(outcome: Outcome) -> Self {
+        Self { outcome, changed: true }
+    }
+
+    pub(super) fn unchanged(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            changed: false,
+        }
+    }
 }
 
 impl Cluster {
@@ -27,28 +35,11 @@ impl Cluster {
     /// # Errors
     /// Why the command is rejected; then nothing has changed.
     pub fn apply(&mut self, index: u64, command: &Command) -> Result<Outcome, Rejection> {
-        let outcome = match self.prepare(command)? {
-            Change::None(outcome) => return Ok(outcome),
-            Change::Register(registration) => self.register(index, registration),
-            Change::PutTopic(topic) => {
-                self.topics.insert(topic.name.clone(), Arc::new(topic));
-                Outcome::Done
-            }
-            Change::RemoveTopic(name) => {
-                self.topics.remove(&name);
-                Outcome::Done
-            }
-            Change::TakeProducerIds => {
-                let first = self.next_producer_id;
-                self.next_producer_id += PRODUCER_ID_BLOCK;
-                Outcome::ProducerIds(ProducerIdBlock {
-                    first,
-                    count: PRODUCER_ID_BLOCK,
-                })
-            }
-        };
-        self.version = index;
-        Ok(outcome)
+        let applied = self.dispatch(index, command)?;
+        if applied.changed {
+            self.version = index;
+        }
+        Ok(applied.outcome)
     }
 
     /// Whether the command would be applied now; changes nothing.
@@ -56,42 +47,68 @@ impl Cluster {
     /// # Errors
     /// Why it would be rejected.
     pub fn check(&self, command: &Command) -> Result<(), Rejection> {
-        self.prepare(command).map(|_| ())
+        // Topics are shared, so that the copy is small.
+        self.clone().apply(self.version.saturating_add(1), command).map(|_| ())
     }
 
-    fn prepare(&self, command: &Command) -> Result<Change, Rejection> {
+    fn dispatch(&mut self, index: u64, command: &Command) -> Result<Applied, Rejection> {
         match command {
-            Command::RegisterBroker(registration) => self.prepare_registration(registration),
-            Command::CreateTopic(create) => self.prepare_topic(create),
-            Command::DeleteTopic { name, id } => {
-                let topic = self.topic(name)?;
-                if id.is_some_and(|id| id != topic.id) {
-                    return Err(Rejection::OtherTopicId { name: name.clone() });
-                }
-                Ok(Change::RemoveTopic(name.clone()))
-            }
-            Command::AlterTopicConfigs { name, change } => self.prepare_configs(name, change),
-            Command::CreatePartitions { name, present, added } => self.prepare_partitions(name, *present, added),
+            Command::RegisterBroker(registration) => self.register_broker(index, registration),
+            Command::CreateTopic(create) => self.create_topic(create),
+            Command::DeleteTopic { name, id } => self.delete_topic(name, *id),
+            Command::AlterTopicConfigs { name, change } => self.alter_topic_configs(name, change),
+            Command::AlterTopicDefaults { change } => self.alter_topic_defaults(change),
+            Command::CreatePartitions { name, present, added } => self.create_partitions(name, *present, added),
             Command::AllocateProducerIds {
                 broker_id,
                 broker_epoch,
-            } => {
-                self.check_broker_epoch(*broker_id, *broker_epoch)?;
-                self.next_producer_id
-                    .checked_add(PRODUCER_ID_BLOCK)
-                    .map(|_| Change::TakeProducerIds)
-                    .ok_or(Rejection::ProducerIdsExhausted)
+            } => self.allocate_producer_ids(*broker_id, *broker_epoch),
+            Command::StartBroker(start) => self.start_broker(index, start),
+            Command::FenceBroker {
+                broker_id,
+                broker_epoch,
+                reason,
+            } => self.fence_broker(*broker_id, *broker_epoch, *reason),
+            Command::UnfenceBroker(unfence) => self.unfence_broker(unfence),
+            Command::ControlledShutdown {
+                broker_id,
+                broker_epoch,
+            } => self.controlled_shutdown(index, *broker_id, *broker_epoch),
+            Command::AlterPartitions(alter) => self.alter_partitions(alter),
+            Command::ElectLeaders { elections } => self.elect_leaders(elections),
+            Command::ReassignPartitions { moves } => self.reassign_partitions(moves),
+            Command::CordonBroker { broker_id, cordoned } => {
+                self.mark_broker(*broker_id, |broker| broker.cordoned = *cordoned)
             }
+            Command::DrainBroker { broker_id, draining } => {
+                self.mark_broker(*broker_id, |broker| broker.draining = *draining)
+            }
+            Command::RemoveBroker { broker_id, force } => self.remove_broker(*broker_id, *force),
+            Command::ReplaceDirectory {
+                broker_id,
+                directory,
+                accept_data_loss,
+            } => self.replace_directory(*broker_id, *directory, *accept_data_loss),
+            Command::AcquireMaintenance(wish) => self.acquire_maintenance(wish),
+            Command::ReleaseMaintenance { holder, broker_id } => self.release_maintenance(holder, *broker_id),
+            Command::RegisterVoter {
+                broker_id,
+                directory_id,
+                highest_in_use,
+                bootstrap_id,
+            } => {
+                let identity = VoterIdentity {
+                    broker_id: *broker_id,
+                    directory_id: *directory_id,
+                };
+                self.register_voter(identity, *highest_in_use, *bootstrap_id)
+            }
+            Command::RemoveVoter { voter_id } => self.remove_voter(*voter_id),
         }
     }
 
-    fn topic(&self, name: &str) -> Result<&Arc<Topic>, Rejection> {
-        self.topics.get(name).ok_or_else(|| Rejection::UnknownTopic {
-            name: name.chars().take(250).collect(),
-        })
-    }
-
-    fn check_broker_epoch(&self, id: BrokerId, epoch: i64) -> Result<(), Rejection> {
+    /// A broker speaks only in its present life (KIP-631).
+    pub(super) fn check_broker_epoch(&self, id: BrokerId, epoch: i64) -> Result<(), Rejection> {
         let broker = self.brokers.get(&id).ok_or(Rejection::UnknownBroker { id })?;
         if broker.epoch == epoch {
             Ok(())
@@ -101,195 +118,6 @@ impl Cluster {
                 current: broker.epoch,
             })
         }
-    }
-
-    /// A disk is one broker's, a broker has one disk, both are of this cluster (KIP-858).
-    fn prepare_registration(&self, new: &RegisterBroker) -> Result<Change, Rejection> {
-        if !self.cluster_id.is_empty() && self.cluster_id != new.cluster_id {
-            return Err(Rejection::OtherCluster {
-                expected: self.cluster_id.clone(),
-                found: new.cluster_id.clone(),
-            });
-        }
-        let owner = self
-            .brokers
-            .values()
-            .find(|broker| broker.directory_id == new.directory_id && broker.id != new.broker_id);
-        if let Some(owner) = owner {
-            return Err(Rejection::DirectoryOfOtherBroker {
-                directory_id: new.directory_id,
-                owner: owner.id,
-            });
-        }
-        match self.brokers.get(&new.broker_id) {
-            Some(known) if known.directory_id != new.directory_id => Err(Rejection::OtherDirectory {
-                id: known.id,
-                expected: known.directory_id,
-                found: new.directory_id,
-            }),
-            // The answer to this same registration was lost, and it is asked again.
-            Some(known) if known.incarnation == new.incarnation => Ok(Change::None(Outcome::Registered {
-                broker_epoch: known.epoch,
-            })),
-            _ => Ok(Change::Register(new.clone())),
-        }
-    }
-
-    fn register(&mut self, index: u64, new: RegisterBroker) -> Outcome {
-        let epoch = i64::try_from(index).unwrap_or(i64::MAX);
-        let id = new.broker_id;
-        self.cluster_id = new.cluster_id;
-        self.brokers.insert(
-            id,
-            Broker {
-                id,
-                epoch,
-                incarnation: new.incarnation,
-                directory_id: new.directory_id,
-                address: new.address,
-                rack: new.rack,
-                version: new.version,
-                registered_at_ms: new.now_ms,
-                fenced: false,
-            },
-        );
-        for topic in self.topics.values_mut() {
-            if topic.partitions.iter().any(|partition| partition.leader == Some(id)) {
-                let topic = Arc::make_mut(topic);
-                for partition in &mut topic.partitions {
-                    partition.begin_new_life_of(id, &self.brokers);
-                }
-            }
-        }
-        Outcome::Registered { broker_epoch: epoch }
-    }
-
-    fn prepare_topic(&self, create: &CreateTopic) -> Result<Change, Rejection> {
-        names::check_topic_name(&create.name)?;
-        if self.topics.contains_key(&create.name) {
-            return Err(Rejection::TopicExists {
-                name: create.name.clone(),
-            });
-        }
-        for (key, value) in &create.configs {
-            config::check(key, value)?;
-        }
-        self.check_partition_count(0, create.assignments.len())?;
-        Ok(Change::PutTopic(Topic {
-            name: create.name.clone(),
-            id: create.id,
-            partitions: self.place(&create.assignments)?,
-            configs: create.configs.clone(),
-            created_at_ms: create.now_ms,
-            growth: Vec::new(),
-        }))
-    }
-
-    fn check_partition_count(&self, present: usize, added: usize) -> Result<(), Rejection> {
-        let total = present + added;
-        if added == 0 || total > MAX_PARTITIONS_PER_TOPIC {
-            return Err(Rejection::InvalidPartitionCount {
-                reason: format!("a topic has 1 to {MAX_PARTITIONS_PER_TOPIC} partitions; asked for {total}"),
-            });
-        }
-        if self.partition_count() + added > MAX_PARTITIONS {
-            return Err(Rejection::TooManyPartitions {
-                limit: MAX_PARTITIONS as u64,
-            });
-        }
-        Ok(())
-    }
-
-    fn place(&self, assignments: &[Vec<BrokerId>]) -> Result<Vec<Partition>, Rejection> {
-        let invalid = |reason: String| Rejection::InvalidAssignment { reason };
-        let factor = assignments.first().map_or(0, Vec::len);
-        assignments
-            .iter()
-            .map(|replicas| {
-                if replicas.is_empty() || replicas.len() != factor {
-                    return Err(invalid(
-                        "every partition needs the same number of replicas, at least one".into(),
-                    ));
-                }
-                for (at, id) in replicas.iter().enumerate() {
-                    if !self.brokers.contains_key(id) {
-                        return Err(Rejection::UnknownBroker { id: *id });
-                    }
-                    if replicas[..at].contains(id) {
-                        return Err(invalid(format!("broker {id} would hold a partition twice")));
-                    }
-                }
-                let usable = |id: BrokerId| self.brokers.get(&id).is_some_and(|b| !b.fenced);
-                Ok(Partition::new(replicas.clone(), usable))
-            })
-            .collect()
-    }
-
-    fn prepare_configs(&self, name: &str, change: &ConfigChange) -> Result<Change, Rejection> {
-        let topic = self.topic(name)?;
-        for (key, value) in &change.set {
-            config::check(key, value)?;
-        }
-        for key in &change.unset {
-            let known = config::find_key(key);
-            // An unknown key fails with the same words as an unknown key to set.
-            config::check(key, known.map_or("", |known| known.default))?;
-            if change.set.contains_key(key) {
-                return Err(Rejection::InvalidConfig {
-                    key: key.clone(),
-                    reason: format!("{key} can't be set and unset at once"),
-                });
-            }
-        }
-        let mut configs = topic.configs.clone();
-        configs.retain(|key, _| !change.unset.contains(key));
-        configs.extend(change.set.clone());
-        if configs == topic.configs {
-            return Ok(Change::None(Outcome::Done));
-        }
-        Ok(Change::PutTopic(Topic {
-            configs,
-            ..Topic::clone(topic)
-        }))
-    }
-
-    fn prepare_partitions(&self, name: &str, present: u32, added: &[Vec<BrokerId>]) -> Result<Change, Rejection> {
-        let topic = self.topic(name)?;
-        let actual = topic.partitions_for_producer(None);
-        if actual != present {
-            return Err(Rejection::PartitionsChanged {
-                name: name.to_owned(),
-                actual,
-            });
-        }
-        if added.is_empty() {
-            return Ok(Change::None(Outcome::Done));
-        }
-        self.check_partition_count(topic.partitions.len(), added.len())?;
-        let mut topic = Topic::clone(topic);
-        topic.partitions.extend(self.place(added)?);
-        topic.growth.push(PartitionGrowth {
-            before_producer_id: self.next_producer_id,
-            partitions: present,
-        });
-        Ok(Change::PutTopic(topic))
-    }
-}
-
-impl Partition {
-    /// A broker that led this partition has begun a new life. Its unflushed tail may be
-    /// lost: under the old leader epoch it could fill lost offsets with other records than
-    /// followers hold, which no epoch check would see. So the lead moves on, or stays
-    /// under a new epoch (the fault that KIP-631 and KIP-903 fence for other requests).
-    fn begin_new_life_of(&mut self, id: BrokerId, brokers: &std::collections::BTreeMap<BrokerId, Broker>) {
-        if self.leader != Some(id) {
-            return;
-        }
-        let usable = |other: &BrokerId| brokers.get(other).is_some_and(|broker| !broker.fenced);
-        let successor = self.isr.iter().copied().find(|other| *other != id && usable(other));
-        self.leader = Some(successor.unwrap_or(id));
-        self.leader_epoch += 1;
-        self.partition_epoch += 1;
     }
 }
 

@@ -1,19 +1,18 @@
-//! What can be asked of the metadata quorum, and what it answers.
+//! What can be asked of the metadata quorum. Names of variants and fields are part of the
+//! stored format: new fields have defaults, and nothing is renamed.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use uuid::Uuid;
 
-use super::state::BrokerId;
-use crate::{config::ConfigError, names::NameError};
+use super::state::{BrokerId, ExpectedDirectory, FenceReason};
 
-/// A change to the metadata, as it stands in the metadata log. Field names are part of
-/// the stored format.
+/// A change to the metadata, as it stands in the metadata log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
-    /// A broker process has started.
+    /// A broker process of a cluster of one has started: it is in service at once. Where brokers
+    /// live by leases, `StartBroker` takes its place.
     RegisterBroker(RegisterBroker),
     /// Create a topic.
     CreateTopic(CreateTopic),
@@ -28,6 +27,11 @@ pub enum Command {
     AlterTopicConfigs {
         /// The topic's name.
         name: String,
+        /// What to change.
+        change: ConfigChange,
+    },
+    /// Change the settings of all topics that do not set their own.
+    AlterTopicDefaults {
         /// What to change.
         change: ConfigChange,
     },
@@ -46,6 +50,100 @@ pub enum Command {
         broker_id: BrokerId,
         /// In which life.
         broker_epoch: i64,
+    },
+    /// A broker process has started: it begins fenced, and catches up.
+    StartBroker(StartBroker),
+    /// A broker's lease has ended, or it must not serve for another reason. Leases are judged by
+    /// the quorum leader's clock; this is the decision.
+    FenceBroker {
+        /// The broker.
+        broker_id: BrokerId,
+        /// The life that is meant.
+        broker_epoch: i64,
+        /// Why.
+        reason: FenceReason,
+    },
+    /// A broker has caught up and may lead and be counted.
+    UnfenceBroker(UnfenceBroker),
+    /// A broker asks to leave in order: its leaderships move, it leaves the in-sync sets. To be
+    /// repeated until nothing remains.
+    ControlledShutdown {
+        /// The broker.
+        broker_id: BrokerId,
+        /// In which life.
+        broker_epoch: i64,
+    },
+    /// A leader changes in-sync sets.
+    AlterPartitions(AlterPartitions),
+    /// Choose leaders.
+    ElectLeaders {
+        /// Each of them on its own: one that can't be had stops no other.
+        elections: Vec<Election>,
+    },
+    /// Move replicas, or cancel moves; all or none.
+    ReassignPartitions {
+        /// At most one to a partition.
+        moves: Vec<Move>,
+    },
+    /// Give a broker no new replicas, or give it some again.
+    CordonBroker {
+        /// The broker.
+        broker_id: BrokerId,
+        /// Whether it is cordoned from now on.
+        cordoned: bool,
+    },
+    /// Mark that a broker's replicas are to be moved away (and give it no new ones), or unmark
+    /// it. Placement makes the moves.
+    DrainBroker {
+        /// The broker.
+        broker_id: BrokerId,
+        /// Whether it is drained from now on.
+        draining: bool,
+    },
+    /// Remove a broker that holds nothing any more. Its number and its disk are refused from
+    /// then on.
+    RemoveBroker {
+        /// The broker.
+        broker_id: BrokerId,
+        /// Also if it is in service, or under maintenance; never if it holds replicas or votes.
+        force: bool,
+    },
+    /// An operator's word that a broker comes with a new disk: its replicas stop counting, and
+    /// the new disk is admitted. Also admits a removed broker's number again.
+    ReplaceDirectory {
+        /// The broker; it must be down.
+        broker_id: BrokerId,
+        /// Which disk is admitted.
+        directory: ExpectedDirectory,
+        /// Also if partitions have no other clean replica. Their acknowledged records are lost.
+        accept_data_loss: bool,
+    },
+    /// Ask for the one permission to take a broker down.
+    AcquireMaintenance(AcquireMaintenance),
+    /// Give the permission back.
+    ReleaseMaintenance {
+        /// Who had it.
+        holder: String,
+        /// For which broker.
+        broker_id: BrokerId,
+    },
+    /// Give out a voter id.
+    RegisterVoter {
+        /// The broker that will run the voter.
+        broker_id: BrokerId,
+        /// The disk that it votes with.
+        directory_id: Uuid,
+        /// The highest voter id in the quorum's membership: no id up to it is given out.
+        highest_in_use: u64,
+        /// The id under which this disk votes already: the quorum's first voter has one before
+        /// there is a log to give it out. Taken over only as the first registration of all.
+        #[serde(default)]
+        bootstrap_id: Option<u64>,
+    },
+    /// A voter has left the quorum's membership; its id is never used again.
+    RemoveVoter {
+        /// Its id.
+        voter_id: u64,
     },
 }
 
@@ -66,6 +164,168 @@ pub struct RegisterBroker {
     pub rack: String,
     /// Its software's version.
     pub version: String,
+    /// The time, in milliseconds since 1970.
+    pub now_ms: i64,
+}
+
+/// A broker process introduces itself and says what its disk knows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartBroker {
+    /// Who it is.
+    pub registration: RegisterBroker,
+    /// HOST:PORT for other brokers.
+    pub internal_address: String,
+    /// What its log directory says of its last life.
+    pub directory: DirectoryReport,
+}
+
+/// What a log directory says of the life before this one (KIP-966).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryReport {
+    /// The broker epoch in the clean-shutdown file; `None`: there is none, the stop was unclean.
+    pub clean_shutdown_epoch: Option<i64>,
+    /// The last broker epoch that was noted on the disk.
+    pub last_epoch: Option<i64>,
+    /// Whether damage was found below the flushed point, in any partition.
+    pub damaged: bool,
+}
+
+/// A broker has caught up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnfenceBroker {
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// In which life.
+    pub broker_epoch: i64,
+    /// Up to which metadata index it has applied; at least its registration.
+    pub applied_index: u64,
+    /// How far its logs reach: of all partitions in whose record it is an eligible replica and
+    /// for which a floor is known. Needed once in a life; what is missing counts as lost.
+    pub log_ends: Vec<TopicLogEnds>,
+}
+
+/// How far a topic's logs reach on one broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicLogEnds {
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// Its partitions on that broker.
+    pub ends: Vec<LogEnd>,
+}
+
+/// How far one log reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEnd {
+    /// The partition's number.
+    pub partition: u32,
+    /// Its durable log end offset.
+    pub log_end: i64,
+    /// The leader epoch of its last record; -1 if it has none.
+    pub last_epoch: i32,
+}
+
+/// Names one partition of one topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartitionRef {
+    /// The topic's name.
+    pub topic: String,
+    /// Its id: a topic that was deleted and created anew is another.
+    pub topic_id: Uuid,
+    /// The partition's number.
+    pub partition: u32,
+}
+
+/// A broker changes the in-sync sets of partitions that it leads (KIP-497).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlterPartitions {
+    /// The leader.
+    pub broker_id: BrokerId,
+    /// Its life.
+    pub broker_epoch: i64,
+    /// The changes; each is judged on its own, after those before it.
+    pub changes: Vec<IsrChange>,
+}
+
+/// A new in-sync set for one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrChange {
+    /// The partition.
+    pub partition: PartitionRef,
+    /// The leader epoch in which it was proposed.
+    pub leader_epoch: i32,
+    /// The version of the record that it is built on.
+    pub partition_epoch: i32,
+    /// The new set, with the broker epochs of the fetches that were counted (KIP-903).
+    pub isr: Vec<IsrMember>,
+    /// Whether an uncleanly chosen leader has not recovered yet (KIP-704).
+    #[serde(default)]
+    pub recovering: bool,
+    /// The leader's high watermark: all below it is committed.
+    #[serde(default)]
+    pub high_watermark: i64,
+    /// Members that leave because the leader saw that they have lost data: they are not
+    /// eligible to lead.
+    #[serde(default)]
+    pub lost: Vec<BrokerId>,
+}
+
+/// A member of a proposed in-sync set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsrMember {
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// Its life, as its fetches told it.
+    pub broker_epoch: i64,
+}
+
+/// A leader to choose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Election {
+    /// The partition.
+    pub partition: PartitionRef,
+    /// By which rule.
+    pub kind: ElectionKind,
+}
+
+/// How a leader is chosen on request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ElectionKind {
+    /// The first replica, if it is in sync.
+    Preferred,
+    /// This replica, if it is in sync.
+    InSync {
+        /// Which.
+        replica: BrokerId,
+    },
+    /// This replica, whatever it holds, where there is no leader. Acknowledged records may be
+    /// lost; never done by itself (KIP-966, KAFKA-19522).
+    Unclean {
+        /// Which.
+        replica: BrokerId,
+    },
+}
+
+/// A move of one partition's replicas (KIP-455).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Move {
+    /// The partition.
+    pub partition: PartitionRef,
+    /// The replicas that it shall have, preferred leader first; `None`: cancel the move under
+    /// way.
+    pub target: Option<Vec<BrokerId>>,
+}
+
+/// A wish to take a broker down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcquireMaintenance {
+    /// Who asks. The same holder may ask again for the same broker, to have it longer.
+    pub holder: String,
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// Its life.
+    pub broker_epoch: i64,
+    /// For how long, in milliseconds; at most a day.
+    pub ttl_ms: i64,
     /// The time, in milliseconds since 1970.
     pub now_ms: i64,
 }
@@ -92,149 +352,4 @@ pub struct ConfigChange {
     pub set: BTreeMap<String, String>,
     /// Set these back to the broker's defaults.
     pub unset: Vec<String>,
-}
-
-/// Producer ids `first .. first + count`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProducerIdBlock {
-    /// The first.
-    pub first: i64,
-    /// How many.
-    pub count: i64,
-}
-
-/// What a command did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// It is done.
-    Done,
-    /// The broker is registered with this epoch.
-    Registered {
-        /// One process life.
-        broker_epoch: i64,
-    },
-    /// These ids are the broker's.
-    ProducerIds(ProducerIdBlock),
-}
-
-/// Why a command changes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
-pub enum Rejection {
-    /// No topic has this name.
-    #[error("there is no topic {name:?}")]
-    UnknownTopic {
-        /// The name.
-        name: String,
-    },
-    /// The topic has another id.
-    #[error("topic {name:?} has another id: it was deleted and created anew")]
-    OtherTopicId {
-        /// The name.
-        name: String,
-    },
-    /// A topic has this name already.
-    #[error("topic {name:?} exists already")]
-    TopicExists {
-        /// The name.
-        name: String,
-    },
-    /// The name breaks a rule.
-    #[error("{reason}")]
-    InvalidTopicName {
-        /// Which.
-        reason: String,
-    },
-    /// A setting breaks a rule.
-    #[error("{reason}")]
-    InvalidConfig {
-        /// Which setting.
-        key: String,
-        /// Which rule.
-        reason: String,
-    },
-    /// The number of partitions breaks a rule.
-    #[error("{reason}")]
-    InvalidPartitionCount {
-        /// Which.
-        reason: String,
-    },
-    /// The cluster would have too many partitions.
-    #[error("the cluster would have more than {limit} partitions: delete topics or use fewer partitions")]
-    TooManyPartitions {
-        /// The most.
-        limit: u64,
-    },
-    /// The placement names brokers that can't be used.
-    #[error("{reason}")]
-    InvalidAssignment {
-        /// Why.
-        reason: String,
-    },
-    /// The topic's partitions changed since they were looked at.
-    #[error("topic {name:?} has {actual} partitions by now: try again")]
-    PartitionsChanged {
-        /// The topic.
-        name: String,
-        /// How many it has.
-        actual: u32,
-    },
-    /// No broker has this number.
-    #[error("broker {id} is not registered")]
-    UnknownBroker {
-        /// The number.
-        id: BrokerId,
-    },
-    /// The broker has begun a newer life.
-    #[error("broker {id} has registered anew since (epoch {current}): this process must stop")]
-    StaleBrokerEpoch {
-        /// The broker.
-        id: BrokerId,
-        /// Its epoch now.
-        current: i64,
-    },
-    /// The broker's disk belongs to another cluster.
-    #[error("the disk belongs to cluster {found:?}, this is cluster {expected:?}: mount the right volume")]
-    OtherCluster {
-        /// This cluster.
-        expected: String,
-        /// The disk's.
-        found: String,
-    },
-    /// The disk is registered to another broker.
-    #[error("the disk {directory_id} belongs to broker {owner}: volumes were swapped, mount the right one")]
-    DirectoryOfOtherBroker {
-        /// The disk.
-        directory_id: Uuid,
-        /// Whose it is.
-        owner: BrokerId,
-    },
-    /// The broker came with another disk than it had.
-    #[error("broker {id} had disk {expected} and comes with {found}: its data is missing; mount the right volume")]
-    OtherDirectory {
-        /// The broker.
-        id: BrokerId,
-        /// The disk that it had.
-        expected: Uuid,
-        /// The disk that it comes with.
-        found: Uuid,
-    },
-    /// All producer ids are given out.
-    #[error("all producer ids are given out")]
-    ProducerIdsExhausted,
-}
-
-impl From<NameError> for Rejection {
-    fn from(error: NameError) -> Self {
-        Self::InvalidTopicName {
-            reason: error.to_string(),
-        }
-    }
-}
-
-impl From<ConfigError> for Rejection {
-    fn from(error: ConfigError) -> Self {
-        let reason = error.to_string();
-        let (ConfigError::UnknownKey { key, .. } | ConfigError::InvalidValue { key, .. }) = error;
-        Self::InvalidConfig { key, reason }
-    }
 }

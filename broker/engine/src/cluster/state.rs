@@ -5,18 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::partition::Partition;
+use crate::config;
+
 /// A broker's number; in Kubernetes the pod's ordinal.
 pub type BrokerId = i32;
-
-/// How many producer ids a broker gets at once; as in Kafka, so that ids outlast any
-/// number of restarts and a broker seldom asks.
-pub const PRODUCER_ID_BLOCK: i64 = 1_000;
-
-/// The most partitions one topic may have.
-pub const MAX_PARTITIONS_PER_TOPIC: usize = 10_000;
-
-/// The most partitions a cluster may have: what one quorum's state in memory holds well.
-pub const MAX_PARTITIONS: usize = 100_000;
 
 /// The cluster's metadata after some prefix of the metadata log.
 ///
@@ -34,6 +27,19 @@ pub struct Cluster {
     /// The index of the last metadata entry that changed this state; rises strictly with
     /// each change.
     pub version: u64,
+    /// Settings of all topics that do not set their own. The quorum's rules look only at these
+    /// and the topics' own, never at one broker's configuration: all voters must judge alike.
+    #[serde(default)]
+    pub topic_defaults: BTreeMap<String, String>,
+    /// Brokers that were removed for good: neither number nor disk is taken back by itself.
+    #[serde(default)]
+    pub removed_brokers: BTreeMap<BrokerId, RemovedBroker>,
+    /// Who votes, or is about to, in the metadata quorum.
+    #[serde(default)]
+    pub voters: VoterIds,
+    /// Who may be restarted at the moment: one broker in the whole cluster.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceSlot>,
 }
 
 /// A registered broker.
@@ -55,8 +61,122 @@ pub struct Broker {
     pub version: String,
     /// When it registered, in milliseconds since 1970.
     pub registered_at_ms: i64,
-    /// A fenced broker leads nothing.
+    /// A fenced broker leads nothing and is in no in-sync set.
     pub fenced: bool,
+    /// Why it is fenced, or was last.
+    #[serde(default)]
+    pub fence_reason: Option<FenceReason>,
+    /// HOST:PORT for other brokers; empty for a broker that has none.
+    #[serde(default)]
+    pub internal_address: String,
+    /// The metadata index at which it asked to shut down. Recorded once: a target that moved
+    /// with each heartbeat would never be reached (KAFKA-14292).
+    #[serde(default)]
+    pub shutting_down_at: Option<u64>,
+    /// Gets no new replicas.
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Its replicas are to be moved away.
+    #[serde(default)]
+    pub draining: bool,
+    /// Whether this life lives by a lease: it began with `StartBroker`, not in the way of a
+    /// cluster of one.
+    #[serde(default)]
+    pub leased: bool,
+    /// Whether this life was ever in service: it has then shown that its logs reach what is
+    /// known to be committed.
+    #[serde(default = "in_service")]
+    pub proven: bool,
+    /// The epoch of its last life that was in service. A life that never was has neither led
+    /// nor been counted, and may have died before it noted its epoch on its disk.
+    #[serde(default)]
+    pub last_served_epoch: Option<i64>,
+    /// The disk that it may come with instead of the one it has.
+    #[serde(default)]
+    pub expected_directory: Option<ExpectedDirectory>,
+}
+
+/// Lives that were stored before there were leases were in service at once.
+fn in_service() -> bool {
+    true
+}
+
+/// Why a broker is fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FenceReason {
+    /// It has just registered, and catches up.
+    Starting,
+    /// It was not heard of in time.
+    LeaseExpired,
+    /// Its disk failed: this life does not come back.
+    DirectoryFailed,
+    /// An operator asked.
+    Requested,
+}
+
+/// Which new disk an operator permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpectedDirectory {
+    /// Any that is no other broker's.
+    Any,
+    /// This one.
+    Id(Uuid),
+}
+
+impl ExpectedDirectory {
+    /// Whether a broker may come with `directory_id`.
+    #[must_use]
+    pub fn permits(self, directory_id: Uuid) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Id(id) => id == directory_id,
+        }
+    }
+}
+
+/// A broker that was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemovedBroker {
+    /// The disk that it had; refused from then on, under any number.
+    pub directory_id: Uuid,
+    /// Its last epoch.
+    pub epoch: i64,
+    /// The new disk with which an operator permits the number to be used again.
+    #[serde(default)]
+    pub expected_directory: Option<ExpectedDirectory>,
+}
+
+/// The voters of the metadata quorum, with ids that are never given out twice (KIP-853): a
+/// laggard may hold an old configuration in which an id that came back is a majority alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterIds {
+    /// The first id above all that were ever given out or in use.
+    pub next: u64,
+    /// Those in use.
+    pub registered: BTreeMap<u64, VoterIdentity>,
+}
+
+/// Whose a voter id is. The disk is part of it: one that came back empty under its old id could
+/// vote twice in a term (KIP-853, KAFKA-12181).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterIdentity {
+    /// The broker that runs it.
+    pub broker_id: BrokerId,
+    /// The disk that it votes with.
+    pub directory_id: Uuid,
+}
+
+/// A permission to take one broker down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceSlot {
+    /// Who asked: an operator's name, a pod's.
+    pub holder: String,
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// Its life: a new registration ends the permission.
+    pub broker_epoch: i64,
+    /// Until when, in milliseconds since 1970.
+    pub until_ms: i64,
 }
 
 /// A topic.
@@ -89,55 +209,12 @@ pub struct PartitionGrowth {
     pub partitions: u32,
 }
 
-/// A partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Partition {
-    /// The brokers that hold it, preferred leader first; no repeats.
-    pub replicas: Vec<BrokerId>,
-    /// In-sync replicas: `isr ⊆ replicas`, and the leader is one of them.
-    pub isr: Vec<BrokerId>,
-    /// Eligible leader replicas (KIP-966): left the in-sync set while it was below
-    /// `min.insync.replicas`, so that each still holds all that was ever committed.
-    /// `elr ⊆ replicas`, without common members with `isr`.
-    #[serde(default)]
-    pub elr: Vec<BrokerId>,
-    /// Were eligible until they lost, or may have lost, data (KIP-966): whom an unclean
-    /// recovery asks.
-    #[serde(default)]
-    pub last_known_elr: Vec<BrokerId>,
-    /// The last leader, while there is none: where an unclean recovery looks first.
-    #[serde(default)]
-    pub last_known_leader: Option<BrokerId>,
-    /// Replicas that a move adds: they become full members when they have caught up (KIP-455).
-    #[serde(default)]
-    pub adding: Vec<BrokerId>,
-    /// Replicas that a move takes away when those that it adds have caught up (KIP-455).
-    #[serde(default)]
-    pub removing: Vec<BrokerId>,
-    /// Who leads it.
-    pub leader: Option<BrokerId>,
-    /// Rises each time a broker is given the lead, also the same broker again.
-    pub leader_epoch: i32,
-    /// Rises by one with each change to this record.
-    pub partition_epoch: i32,
-    /// Whether its leader was chosen uncleanly and the in-sync set must stay alone until it has
-    /// recovered (KIP-704).
-    #[serde(default)]
-    pub recovering: bool,
-    /// What is known to be committed: who restarts with less has lost data.
-    #[serde(default)]
-    pub floor: CommittedFloor,
-}
-
-/// A lower bound of what is committed, as the leader told it with its last change of the in-sync
-/// set. A volume that was restored from an older image of the same process life is recognised by
-/// nothing else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommittedFloor {
-    /// All below this offset is committed.
-    pub offset: i64,
-    /// The leader epoch in which that was told.
-    pub leader_epoch: i32,
+impl Broker {
+    /// Whether it may lead and be counted: neither fenced nor shutting down (KIP-841).
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.fenced && self.shutting_down_at.is_none()
+    }
 }
 
 impl Cluster {
@@ -157,34 +234,12 @@ impl Cluster {
         })
     }
 
-    /// Checks what must hold of every state; for tests and the simulator.
-    ///
-    /// # Errors
-    /// The first rule that does not hold, in words.
-    pub fn validate(&self) -> Result<(), String> {
-        for (id, broker) in &self.brokers {
-            if *id != broker.id {
-                return Err(format!("broker {} is filed under {id}", broker.id));
-            }
-            let twin = self
-                .brokers
-                .values()
-                .find(|other| other.id != *id && other.directory_id == broker.directory_id);
-            if let Some(twin) = twin {
-                return Err(format!("brokers {id} and {} share a directory", twin.id));
-            }
-        }
-        for (name, topic) in &self.topics {
-            if *name != topic.name || topic.partitions.is_empty() {
-                return Err(format!("topic {name} is misfiled or empty"));
-            }
-            for (number, partition) in topic.partitions.iter().enumerate() {
-                partition
-                    .validate()
-                    .map_err(|problem| format!("{name}-{number}: {problem}"))?;
-            }
-        }
-        Ok(())
+    /// `min.insync.replicas` of a topic as the quorum sees it: the topic's own, else the
+    /// cluster's, else the table's default. `Partition::required` bounds it by the replication
+    /// factor.
+    #[must_use]
+    pub fn min_insync_replicas(&self, topic: &Topic) -> usize {
+        min_insync_replicas(&topic.configs, &self.topic_defaults)
     }
 }
 
@@ -199,45 +254,36 @@ impl Topic {
             .map_or(all, |growth| growth.partitions)
     }
 
-    /// How many replicas each partition has.
+    /// How many replicas each partition has; what a move adds does not count before its end.
     #[must_use]
     pub fn replication_factor(&self) -> usize {
-        self.partitions.first().map_or(0, |partition| partition.replicas.len())
+        self.partitions
+            .first()
+            .map_or(0, |partition| partition.replicas.len() - partition.adding.len())
     }
 }
 
-impl Partition {
-    /// A new partition: led by the first of `replicas` that is usable, in sync on all
-    /// usable ones.
-    #[must_use]
-    pub fn new(replicas: Vec<BrokerId>, usable: impl Fn(BrokerId) -> bool) -> Self {
-        let isr: Vec<BrokerId> = replicas.iter().copied().filter(|id| usable(*id)).collect();
-        Self {
-            leader: isr.first().copied(),
-            replicas,
-            isr,
-            elr: Vec::new(),
-            last_known_elr: Vec::new(),
-            last_known_leader: None,
-            adding: Vec::new(),
-            removing: Vec::new(),
-            leader_epoch: 0,
-            partition_epoch: 0,
-            recovering: false,
-            floor: CommittedFloor::default(),
-        }
-    }
+/// A setting in force: the topic's own, else the cluster's, else the table's default.
+pub(super) fn setting<'a>(
+    own: &'a BTreeMap<String, String>,
+    defaults: &'a BTreeMap<String, String>,
+    key: &str,
+) -> &'a str {
+    own.get(key)
+        .or_else(|| defaults.get(key))
+        .map(String::as_str)
+        .or_else(|| config::find_key(key).map(|known| known.default))
+        .unwrap_or_default()
+}
 
-    fn validate(&self) -> Result<(), String> {
-        if self.replicas.is_empty() {
-            return Err("no replicas".into());
-        }
-        if let Some(stranger) = self.isr.iter().find(|id| !self.replicas.contains(id)) {
-            return Err(format!("{stranger} is in sync but no replica"));
-        }
-        match self.leader {
-            Some(leader) if !self.isr.contains(&leader) => Err(format!("leader {leader} is not in sync")),
-            _ => Ok(()),
-        }
-    }
+pub(super) fn min_insync_replicas(own: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> usize {
+    // Each value was checked when it was set; one that can't be read asks for the most.
+    setting(own, defaults, "min.insync.replicas")
+        .parse()
+        .unwrap_or(usize::MAX)
+}
+
+/// Whether an acknowledged record of the topic is on the disks that it was counted on.
+pub(super) fn flushes_before_ack(own: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> bool {
+    setting(own, defaults, "flush") == "ack"
 }

@@ -29,7 +29,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "advertised.address",
         "",
-        "HOST:PORT under which clients reach this broker. Default: the address that it listens on.",
+        "HOST:PORT under which clients reach this broker. Default: the address that it listens on, or localhost where that is all addresses (0.0.0.0, ::): then set it for clients elsewhere.",
     ),
     key(
         "cluster.id",

@@ -13,6 +13,27 @@ const ENVIRONMENT_PREFIX: &str = "MILLRACE_";
 /// Names in the environment that begin alike but are not the broker's settings.
 const OTHER_ENVIRONMENT: &[&str] = &["MILLRACE_BOOTSTRAP", "MILLRACE_CACHE", "MILLRACE_BIN_DIR"];
 
+/// Whether this is what Kubernetes puts into every pod for each Service of its namespace, here for
+/// one whose name begins with `millrace` ("Discovering services" in its documentation; the form is
+/// Docker's of links between containers).
+fn is_service_link(name: &str, value: &str) -> bool {
+    let is_port = |rest: &str| {
+        let mut parts = rest.split('_');
+        parts.next().is_some_and(|number| number.parse::<u16>().is_ok())
+            && matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"))
+            && matches!(parts.next(), None | Some("PROTO" | "PORT" | "ADDR"))
+            && parts.next().is_none()
+    };
+    let of_service = |suffix: &str| name == suffix || name.ends_with(&format!("_{suffix}"));
+    let named_port = name.starts_with("SERVICE_PORT_") || name.contains("_SERVICE_PORT_");
+    let link = |rest: &str| rest == "PORT" && value.contains("://") || rest.strip_prefix("PORT_").is_some_and(is_port);
+    of_service("SERVICE_HOST")
+        || of_service("SERVICE_PORT")
+        || named_port
+        || link(name)
+        || name.match_indices("_PORT").any(|(at, _)| link(&name[at + 1..]))
+}
+
 /// The longest configuration file that is read, in bytes.
 const MAX_FILE_BYTES: usize = 1 << 20;
 
@@ -46,7 +67,7 @@ impl fmt::Display for Source {
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum ConfigProblem {
     /// No setting has this name.
-    #[error("{source_text}: there is no setting {key:?}{}; --help-config lists them all", suggestion.as_ref().map(|s| format!(", did you mean {s:?}?")).unwrap_or_default())]
+    #[error("{source_text}: there is no setting {key:?}{}; --help-config lists them all", suggestion.as_ref().map(|s| format!(" (did you mean {s:?}?)")).unwrap_or_default())]
     UnknownKey {
         /// What was given.
         key: String,
@@ -201,6 +222,9 @@ impl Settings {
                 continue;
             }
             let key = rest.to_ascii_lowercase().replace('_', ".");
+            if is_service_link(rest, &value) && !BROKER_KEYS.iter().any(|known| known.name == key) {
+                continue;
+            }
             self.add(&key, &value, Source::Environment(name))?;
         }
         Ok(())
@@ -390,6 +414,32 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("topic.default.retention"), "{error}");
+    }
+
+    #[test]
+    fn links_to_services_of_the_namespace_are_no_settings() {
+        let links = [
+            ("MILLRACE_SERVICE_HOST", "10.0.0.1"),
+            ("MILLRACE_SERVICE_PORT", "9650"),
+            ("MILLRACE_BROKER_SERVICE_HOST", "10.0.0.1"),
+            ("MILLRACE_BROKER_SERVICE_PORT_GRPC", "9650"),
+            ("MILLRACE_PORT", "tcp://10.0.0.1:9650"),
+            ("MILLRACE_BOOTSTRAP_PORT", "tcp://10.0.0.1:9650"),
+            ("MILLRACE_PORT_9650_TCP", "tcp://10.0.0.1:9650"),
+            ("MILLRACE_A_B_PORT_9650_TCP_ADDR", "10.0.0.1"),
+            ("MILLRACE_PORT_53_UDP_PROTO", "udp"),
+        ];
+        for link in links {
+            load("data.dir=/a", &[link], &[]).unwrap_or_else(|error| panic!("{link:?}: {error}"));
+        }
+        for (name, value) in [
+            ("MILLRACE_PORT", "9650"),
+            ("MILLRACE_PORT_X_TCP", "1"),
+            ("MILLRACE_PORT_1_TCP_ADR", "1"),
+            ("MILLRACE_SERVICE_HOSTS", "1"),
+        ] {
+            assert!(load("data.dir=/a", &[(name, value)], &[]).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::*;
+use super::super::*;
 
 fn registration(id: BrokerId, life: u128) -> RegisterBroker {
     RegisterBroker {

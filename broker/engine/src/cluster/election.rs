@@ -1,0 +1,128 @@
+//! Leaders chosen on request; who leads after a failure is in `change.rs` (KIP-460, KIP-704,
+//! KIP-966).
+
+use std::collections::BTreeSet;
+
+use super::{
+    apply::Applied,
+    change::Rules,
+    command::{Election, ElectionKind},
+    limits::MAX_CHANGES,
+    outcome::{Elected, Outcome},
+    partition::{CommittedFloor, Partition},
+    refusal::ElectionError,
+    rejection::Rejection,
+    state::{BrokerId, Cluster},
+};
+
+/// What a replica answers that is asked in an unclean recovery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaLogEnd {
+    /// Who answers.
+    pub broker_id: BrokerId,
+    /// The leader epoch of its last record; -1 if it has none.
+    pub last_epoch: i32,
+    /// Its log end offset.
+    pub log_end: i64,
+}
+
+/// Whom to choose in an unclean recovery: the longest log of the latest epoch, the lowest number
+/// among equals (KIP-966). `None` if nobody answered: that is not the same as nobody having data.
+#[must_use]
+pub fn longest_log(answers: &[ReplicaLogEnd]) -> Option<BrokerId> {
+    answers
+        .iter()
+        .max_by_key(|answer| (answer.last_epoch, answer.log_end, std::cmp::Reverse(answer.broker_id)))
+        .map(|answer| answer.broker_id)
+}
+
+impl Cluster {
+    /// Each election is judged on its own, after those before it.
+    pub(super) fn elect_leaders(&mut self, elections: &[Election]) -> Result<Applied, Rejection> {
+        if elections.len() > MAX_CHANGES {
+            return Err(Rejection::TooManyChanges);
+        }
+        let mut changed = false;
+        let mut seen = BTreeSet::new();
+        let mut answers = Vec::with_capacity(elections.len());
+        for election in elections {
+            let judged = if seen.insert((election.partition.topic_id, election.partition.partition)) {
+                self.judge_election(election)
+            } else {
+                Err(ElectionError::Repeated)
+            };
+            if let Ok(elected) = &judged {
+                self.put_partition(&election.partition, elected.partition.clone());
+                changed = true;
+            }
+            answers.push(judged);
+        }
+        Ok(Applied {
+            outcome: Outcome::Elected(answers),
+            changed,
+        })
+    }
+
+    fn judge_election(&self, election: &Election) -> Result<Elected, ElectionError> {
+        let (topic, present) = self.find_partition(&election.partition)?;
+        let rules = self.rules(topic);
+        match election.kind {
+            ElectionKind::Preferred => {
+                // A record without replicas is none; validate() refuses it.
+                let replica = present.preferred_leader().unwrap_or(-1);
+                elect_in_sync(present, replica, rules)
+            }
+            ElectionKind::InSync { replica } => elect_in_sync(present, replica, rules),
+            ElectionKind::Unclean { replica } => elect_unclean(present, replica, rules),
+        }
+    }
+}
+
+/// The replica must be in sync and in service (KAFKA-9866): else the lead would go to a broker
+/// that can't take it.
+fn elect_in_sync(present: &Partition, replica: BrokerId, rules: Rules<'_>) -> Result<Elected, ElectionError> {
+    if present.leader == Some(replica) {
+        return Err(ElectionError::NotNeeded { replica });
+    }
+    if !present.replicas.contains(&replica) {
+        return Err(ElectionError::NotReplica { replica });
+    }
+    if !present.isr.contains(&replica) {
+        return Err(ElectionError::NotInSync { replica });
+    }
+    if !rules.is_active(replica) {
+        return Err(ElectionError::NotAvailable { replica });
+    }
+    let next = present.changed(rules, |next, _| next.leader = Some(replica));
+    Ok(Elected {
+        partition: next.unwrap_or_else(|| present.clone()),
+        floor_before: None,
+    })
+}
+
+/// What is chosen here may lack acknowledged records, so it happens only where nobody leads, and
+/// the one chosen must be in service: a dead leader would keep the partition without one
+/// (KAFKA-19522). It stays alone until it has recovered (KIP-704); who was eligible by the old
+/// history is not by the new.
+fn elect_unclean(present: &Partition, replica: BrokerId, rules: Rules<'_>) -> Result<Elected, ElectionError> {
+    if let Some(leader) = present.leader {
+        return Err(ElectionError::HasLeader { leader });
+    }
+    if !present.replicas.contains(&replica) {
+        return Err(ElectionError::NotReplica { replica });
+    }
+    if !rules.is_active(replica) {
+        return Err(ElectionError::NotAvailable { replica });
+    }
+    let next = present.changed(rules, |next, notes| {
+        next.leader = Some(replica);
+        next.isr = vec![replica];
+        next.recovering = true;
+        notes.new_history = true;
+    });
+    let floor: CommittedFloor = present.floor;
+    Ok(Elected {
+        partition: next.unwrap_or_else(|| present.clone()),
+        floor_before: Some(floor),
+    })
+}

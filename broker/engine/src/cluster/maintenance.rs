@@ -1,0 +1,73 @@
+//! The permission to take a broker down: one in the cluster, bound to a life of the broker and
+//! to a time, so that neither a crash of its holder nor a restart of the broker leaves it behind.
+
+use super::{
+    apply::Applied,
+    command::AcquireMaintenance,
+    limits::{MAX_MAINTENANCE_MS, MAX_TEXT_BYTES},
+    outcome::{Outcome, PartitionList},
+    refusal::MaintenanceError,
+    rejection::Rejection,
+    state::{BrokerId, Cluster, MaintenanceSlot},
+};
+
+impl Cluster {
+    /// Gives the permission if nobody has it and writes go on without the broker. Who has it may
+    /// have it longer: the broker may be down by then, which is no reason to refuse.
+    pub(super) fn acquire_maintenance(&mut self, wish: &AcquireMaintenance) -> Result<Applied, Rejection> {
+        let id = wish.broker_id;
+        if wish.holder.is_empty() || wish.holder.len() > MAX_TEXT_BYTES {
+            return Err(MaintenanceError::InvalidHolder.into());
+        }
+        if !(1..=MAX_MAINTENANCE_MS).contains(&wish.ttl_ms) {
+            return Err(MaintenanceError::InvalidTime { ttl_ms: wish.ttl_ms }.into());
+        }
+        self.check_broker_epoch(id, wish.broker_epoch)?;
+        let present = self.maintenance.as_ref().filter(|slot| slot.until_ms > wish.now_ms);
+        let mut exempt = PartitionList::default();
+        match present {
+            Some(slot) if slot.holder == wish.holder && slot.broker_id == id => {}
+            Some(slot) => {
+                return Err(MaintenanceError::Taken {
+                    holder: slot.holder.clone(),
+                    broker_id: slot.broker_id,
+                }
+                .into());
+            }
+            None => {
+                exempt = self
+                    .may_restart(id)
+                    .map_err(|partitions| MaintenanceError::Needed { id, partitions })?;
+            }
+        }
+        let slot = MaintenanceSlot {
+            holder: wish.holder.clone(),
+            broker_id: id,
+            broker_epoch: wish.broker_epoch,
+            until_ms: wish.now_ms.saturating_add(wish.ttl_ms),
+        };
+        let changed = self.maintenance.as_ref() != Some(&slot);
+        self.maintenance = Some(slot.clone());
+        Ok(Applied {
+            outcome: Outcome::Maintenance { slot, exempt },
+            changed,
+        })
+    }
+
+    /// Takes the permission back. Nothing to take back is no error: the broker's new life, or an
+    /// earlier try, has done so.
+    pub(super) fn release_maintenance(&mut self, holder: &str, broker_id: BrokerId) -> Result<Applied, Rejection> {
+        match &self.maintenance {
+            None => Ok(Applied::unchanged(Outcome::Done)),
+            Some(slot) if slot.holder == holder && slot.broker_id == broker_id => {
+                self.maintenance = None;
+                Ok(Applied::changed(Outcome::Done))
+            }
+            Some(_) => Err(MaintenanceError::NotHeld {
+                holder: holder.chars().take(MAX_TEXT_BYTES).collect(),
+                broker_id,
+            }
+            .into()),
+        }
+    }
+}
