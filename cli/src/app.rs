@@ -17,9 +17,10 @@ pub fn main() -> ExitCode {
     millrace_server::process::tune_allocator();
     // clap tells wrong usage itself and ends with 2.
     let cli = Cli::parse();
+    let format = cli.global.output;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
+        Err(error) => report(&error, format),
     }
 }
 

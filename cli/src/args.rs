@@ -1,10 +1,17 @@
 //! The flags of all commands; each command's own stand in its file.
 
-use clap::{Parser, Subcommand};
+use clap::{Arg, Parser, Subcommand};
+use millrace_engine::cluster::MAX_PARTITIONS_PER_TOPIC;
 
 use crate::{
-    bench::BenchCommand, completion::CompletionArgs, consume::ConsumeArgs, dev::DevArgs, log::LogCommand,
-    output::OutputFormat, produce::ProduceArgs, topic::TopicCommand,
+    bench::BenchCommand,
+    completion::CompletionArgs,
+    consume::ConsumeArgs,
+    dev::DevArgs,
+    log::LogCommand,
+    output::{OutputFormat, count},
+    produce::ProduceArgs,
+    topic::TopicCommand,
 };
 
 /// Millrace, a distributed commit log.
@@ -52,6 +59,7 @@ pub struct GlobalArgs {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a broker on this machine, for trying things out.
+    #[command(arg = unused_bootstrap())]
     Dev(DevArgs),
     /// Create, list, describe, alter and delete topics.
     #[command(subcommand)]
@@ -67,11 +75,13 @@ pub enum Command {
     #[command(subcommand)]
     Bench(BenchCommand),
     /// Look into a partition's files on this machine's disk, without a broker.
-    #[command(subcommand)]
+    #[command(subcommand, arg = unused_bootstrap())]
     Log(LogCommand),
     /// Print a completion script for a shell.
+    #[command(arg = unused_bootstrap())]
     Completion(CompletionArgs),
     /// Print the version.
+    #[command(arg = unused_bootstrap())]
     Version,
 }
 
@@ -83,12 +93,26 @@ pub enum ClusterCommand {
     Describe,
 }
 
+/// `--bootstrap` for commands that call no broker: taken, since scripts may give it to all, but not in their
+/// help. It stands in for the global flag of the same id.
+fn unused_bootstrap() -> Arg {
+    Arg::new("bootstrap").long("bootstrap").global(true).hide(true)
+}
+
 /// Splits `KEY=VALUE`.
 pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
     }
+}
+
+/// Reads how many partitions a topic shall have.
+pub fn partitions(text: &str) -> Result<i32, String> {
+    text.parse::<i32>()
+        .ok()
+        .filter(|count| usize::try_from(*count).is_ok_and(|count| (1..=MAX_PARTITIONS_PER_TOPIC).contains(&count)))
+        .ok_or_else(|| format!("--partitions must be 1 to {}", count(MAX_PARTITIONS_PER_TOPIC as i64)))
 }
 
 #[cfg(test)]
@@ -118,10 +142,64 @@ mod tests {
     }
 
     #[test]
+    fn commands_without_a_broker_do_not_offer_one() {
+        for args in [
+            &["dev"][..],
+            &["log", "dump"],
+            &["completion"],
+            &["version"],
+            &["topic", "list"],
+        ] {
+            let all = ["millrace"].iter().chain(args).chain(&["--help"]);
+            let help = Cli::try_parse_from(all).unwrap_err().to_string();
+            assert_eq!(help.contains("--bootstrap"), args[0] == "topic", "{args:?}: {help}");
+            assert!(help.contains("--output"), "{args:?}: {help}");
+        }
+        for args in [
+            ["millrace", "--bootstrap", "h:1", "version"],
+            ["millrace", "version", "--bootstrap", "h:1"],
+        ] {
+            assert!(Cli::try_parse_from(args).is_ok(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn settings_are_given_in_the_same_way_to_all_commands() {
+        for command in ["create", "alter"] {
+            for flag in ["--config", "-c", "--set"] {
+                let parsed = Cli::try_parse_from(["millrace", "topic", command, "t", flag, "flush=os"]);
+                assert!(parsed.is_ok(), "{command} {flag}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_partitions_is_told_with_its_bounds() {
+        let error = Cli::try_parse_from(["millrace", "topic", "create", "t", "--partitions", "0"]).unwrap_err();
+        assert!(
+            error.to_string().contains("--partitions must be 1 to 10,000"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_time_ago_is_a_value_and_no_flag() {
+        for text in ["-1h", "-30m", "2026-01-01"] {
+            let parsed = Cli::try_parse_from(["millrace", "consume", "t", "--from", text, "--exit-at-end"]);
+            assert!(parsed.is_ok(), "{text}");
+        }
+    }
+
+    #[test]
     fn wrong_usage_is_refused_before_anything_is_called() {
         for args in [
             &["topic", "create"][..],
             &["topic", "create", "t", "--partitions", "many"],
+            &["topic", "create", "t", "--partitions", "0"],
+            &["topic", "create", "t", "--partitions", "-1"],
+            &["topic", "create", "t", "--partitions", "10001"],
+            &["topic", "create", "t", "--replication-factor", "0"],
+            &["topic", "add-partitions", "t", "--partitions", "0"],
             &["topic", "create", "t", "--config", "noequals"],
             &["topic", "alter", "t"],
             &["no-such-command"],

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::{
     args::{ClusterCommand, GlobalArgs},
     connect,
-    output::{OutputFormat, TextTable, age, fields, print, print_json},
+    output::{OutputFormat, TextTable, age, fields, ids, plural, print, print_json},
 };
 
 #[derive(Serialize)]
@@ -99,7 +99,11 @@ fn text(cluster: &Cluster, now: Timestamp) -> String {
         ("State", state(cluster)),
         (
             "Topics",
-            format!("{} with {} partitions", cluster.topics, cluster.partitions),
+            format!(
+                "{} with {}",
+                cluster.topics,
+                plural(u64::from(cluster.partitions.unsigned_abs()), "partition")
+            ),
         ),
         ("Metadata quorum", quorum(cluster.quorum.as_ref())),
     ]);
@@ -166,13 +170,12 @@ fn quorum(quorum: Option<&Quorum>) -> String {
     let Some(quorum) = quorum else {
         return "unknown".to_owned();
     };
-    let voters: Vec<String> = quorum.voters.iter().map(i64::to_string).collect();
     let leader = quorum
         .leader
-        .map_or_else(|| "no leader".to_owned(), |id| format!("leader {id}"));
+        .map_or_else(|| "none".to_owned(), |id| format!("broker {id}"));
     format!(
-        "{leader}, voters {}, term {}, applied index {}",
-        voters.join(","),
+        "leader: {leader}, voters: {}, term {}, applied index {}",
+        ids(&quorum.voters),
         quorum.term,
         quorum.applied_index
     )
@@ -216,6 +219,15 @@ mod tests {
         let mut headless = cluster();
         headless.quorum = None;
         assert_eq!(state(&headless), "the metadata quorum has no leader");
+    }
+
+    #[test]
+    fn brokers_of_the_quorum_are_told_from_counts() {
+        assert_eq!(
+            quorum(cluster().quorum.as_ref()),
+            "leader: broker 0, voters: [0], term 1, applied index 5"
+        );
+        assert_eq!(quorum(None), "unknown");
     }
 
     #[test]

@@ -28,9 +28,16 @@ pub struct ConsumeArgs {
     /// The topic. It must exist.
     topic: String,
     /// Where to begin: beginning, end, an offset (needs --partition if there are several), a time
-    /// such as 2026-01-31T12:00:00Z, or @ and milliseconds since 1970. Default: end, so that only new
-    /// messages are shown, as Kafka's console consumer does.
-    #[arg(long, default_value = "end", hide_default_value = true, value_name = "POSITION")]
+    /// such as 2026-01-31T12:00:00Z, a date such as 2026-01-31 (from its begin in UTC), a time ago such as
+    /// -30m, -1h or -2d, or @ and milliseconds since 1970. Default: end, so that only new messages are
+    /// shown, as Kafka's console consumer does.
+    #[arg(
+        long,
+        default_value = "end",
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_name = "POSITION"
+    )]
     from: StartAt,
     /// Read only this partition.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]

@@ -2,7 +2,11 @@
 
 use std::{io, process::ExitCode};
 
+use millrace_client::ErrorKind;
+use serde::Serialize;
 use thiserror::Error;
+
+use crate::{connect::ConnectError, output::OutputFormat};
 
 /// Standard output could not be written. Told apart from other IO errors because a closed
 /// pipe (`millrace consume t | head`) is no failure.
@@ -15,16 +19,75 @@ pub struct OutputError(#[from] pub io::Error);
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Tells a failure on standard error and gives the exit code.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+/// A client's error with words of this command about what to do.
+#[derive(Debug, Error)]
+#[error("{message}")]
+pub struct AdvisedError {
+    /// All there is to say.
+    pub message: String,
+    /// What the client said; not a source, because the message has it already.
+    pub cause: millrace_client::Error,
+}
+
+/// A failure for programs.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: FailureBody<'a>,
+}
+
+#[derive(Serialize)]
+struct FailureBody<'a> {
+    reason: &'a str,
+    message: &'a str,
+}
+
+/// Tells a failure on standard error, as a sentence or as one line of JSON, and gives the exit code.
+pub fn report(error: &anyhow::Error, format: OutputFormat) -> ExitCode {
     if is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("millrace: {}", one_line(&format!("{error:#}")));
+    let message = one_line(&format!("{error:#}"));
+    let json = match format {
+        OutputFormat::Text => None,
+        OutputFormat::Json => failure(reason(error), &message),
+    };
+    match json {
+        Some(json) => eprintln!("{json}"),
+        None => eprintln!("millrace: {message}"),
+    }
     if error.is::<UsageError>() {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn failure(reason: &str, message: &str) -> Option<String> {
+    let error = FailureBody { reason, message };
+    serde_json::to_string(&Failure { error }).ok()
+}
+
+/// The broker's reason by the name that the contract gives it; for other failures a word of the same kind.
+fn reason(error: &anyhow::Error) -> &'static str {
+    if error.is::<UsageError>() {
+        return "WRONG_USAGE";
+    }
+    if error.chain().any(|cause| cause.is::<ConnectError>()) {
+        return "CONNECTION";
+    }
+    let client = error.chain().find_map(|cause| {
+        let advised = cause.downcast_ref::<AdvisedError>().map(|advised| &advised.cause);
+        advised.or_else(|| cause.downcast_ref::<millrace_client::Error>())
+    });
+    match client.map(millrace_client::Error::kind) {
+        Some(ErrorKind::Server(reason)) => reason.reason_name(),
+        Some(ErrorKind::Connection) => "CONNECTION",
+        Some(ErrorKind::TimedOut) => "TIMED_OUT",
+        Some(ErrorKind::OffsetOutOfRange { .. }) => "OFFSET_OUT_OF_RANGE",
+        Some(ErrorKind::Truncated { .. }) => "TRUNCATED",
+        Some(ErrorKind::CorruptRecords { .. }) => "CORRUPT_RECORDS",
+        Some(ErrorKind::RecordTooLarge) => "RECORD_TOO_LARGE",
+        _ => "FAILED",
     }
 }
 
@@ -56,6 +119,19 @@ mod tests {
     #[test]
     fn an_error_is_one_line() {
         assert_eq!(one_line("a\n  b\r\n\x1b[1mc\n"), "a b [1mc");
+    }
+
+    #[test]
+    fn programs_are_told_the_reason_by_its_name() {
+        let refused = || ConnectError::Unreachable("h:1: connection refused".to_owned());
+        assert_eq!(reason(&anyhow::Error::new(refused())), "CONNECTION");
+        assert_eq!(reason(&anyhow::Error::new(refused()).context("while")), "CONNECTION");
+        assert_eq!(reason(&UsageError("no".to_owned()).into()), "WRONG_USAGE");
+        assert_eq!(reason(&anyhow::anyhow!("no")), "FAILED");
+        assert_eq!(
+            failure("FAILED", "a \"b\"").unwrap(),
+            r#"{"error":{"reason":"FAILED","message":"a \"b\""}}"#
+        );
     }
 
     #[test]

@@ -36,6 +36,20 @@ pub const MAX_LATENCY_US: u64 = 600_000_000;
 /// How long `bench consume` and `bench end-to-end` wait for a record that does not come.
 pub const BENCH_STALL: Duration = Duration::from_secs(60);
 
-/// How long a broker may take to answer at first: long enough for one that is just starting,
-/// short enough to not make a typing error in the address a long wait.
+/// How long a broker may take to answer at first: long enough for one that is just starting and takes
+/// connections already.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// When a broker that has not answered is looked at more closely: one that works answers sooner, and is
+/// never probed.
+pub const DIAGNOSIS_AFTER: Duration = Duration::from_millis(200);
+
+/// How long all addresses may refuse connections before that is told: a restart on the same machine takes
+/// less, and a typing error in the address should be no long wait.
+pub const UNREACHABLE_FOR: Duration = Duration::from_millis(700);
+
+/// Between two looks at an address that refuses connections.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long one address may take to be connected to, and to answer the probe.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);

@@ -3,7 +3,10 @@
 use anyhow::bail;
 use millrace_client::{Client, ErrorKind, Isolation, Start};
 
-use crate::{error::UsageError, text::StartAt};
+use crate::{
+    error::{AdvisedError, UsageError},
+    text::StartAt,
+};
 
 /// What to read of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +86,10 @@ fn hint(error: millrace_client::Error) -> anyhow::Error {
             partition,
             ..
         } => {
-            anyhow::anyhow!(
+            let message = format!(
                 "offset {position} is not there: partition {partition} has {start} to {end}; use one of these, beginning or end"
-            )
+            );
+            AdvisedError { message, cause: error }.into()
         }
         _ => error.into(),
     }

@@ -1,6 +1,7 @@
 //! Writing results: tables for people, JSON for programs, sizes and times in words.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     time::Duration,
 };
@@ -138,6 +139,12 @@ pub fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// Numbers of brokers: `[0]`, `[0,1,2]`. The brackets tell broker 0 from none.
+pub fn ids<T: Display>(ids: &[T]) -> String {
+    let ids: Vec<String> = ids.iter().map(T::to_string).collect();
+    format!("[{}]", ids.join(","))
+}
+
 /// Milliseconds in the largest units: `7d`, `1h30m`, `250ms`.
 pub fn duration_ms(ms: i64) -> String {
     const UNITS: [(i64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
@@ -224,6 +231,13 @@ mod tests {
         }
         assert_eq!(plural(1, "line"), "1 line");
         assert_eq!(plural(2_000, "line"), "2,000 lines");
+    }
+
+    #[test]
+    fn broker_zero_is_not_none() {
+        assert_eq!(ids::<i32>(&[]), "[]");
+        assert_eq!(ids(&[0]), "[0]");
+        assert_eq!(ids(&[0, 12]), "[0,12]");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     io::{IsTerminal, stdin},
 };
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
@@ -260,13 +260,13 @@ fn tell(args: &ProduceArgs, format: OutputFormat, counted: Counted, sent: anyhow
         args.topic
     );
     if let Some((line, error)) = counted.failed {
-        return Err(anyhow!("line {line}: {error} ({what})"));
+        return Err(anyhow::Error::new(error).context(format!("failed after {what}: line {line}")));
     }
     if let Err(error) = sent {
         return Err(if error.is::<UsageError>() {
             error
         } else {
-            anyhow!("{error:#} ({what})")
+            error.context(format!("failed after {what}"))
         });
     }
     match format {

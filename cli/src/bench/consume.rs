@@ -26,7 +26,12 @@ pub struct BenchConsumeArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
     /// Where to begin in each partition: as in millrace consume.
-    #[arg(long, default_value = "beginning", value_name = "POSITION")]
+    #[arg(
+        long,
+        default_value = "beginning",
+        allow_hyphen_values = true,
+        value_name = "POSITION"
+    )]
     from: StartAt,
     /// Read this many records before the measurement begins.
     #[arg(long, default_value_t = 0, value_name = "N")]

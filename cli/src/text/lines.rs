@@ -9,14 +9,16 @@ use bytes::{Buf, Bytes, BytesMut};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use crate::limits;
+use crate::{limits, output::count};
 
 /// Why no more lines come.
 #[derive(Debug, Error)]
 pub enum InputError {
     /// A line is longer than a message may be.
     #[error(
-        "line {line} is longer than {limit} bytes, the most that a message of this topic may have; raise the topic's max.message.bytes (at most 16 MiB) or split the line"
+        "line {line} is longer than {} bytes, the most that a message of this topic may have; raise the topic's max.message.bytes (at most {} bytes) or split the line",
+        count(*limit as u64),
+        count(limits::MAX_LINE_BYTES as u64)
     )]
     TooLong {
         /// From 1.

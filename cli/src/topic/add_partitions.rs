@@ -4,7 +4,10 @@ use millrace_client::Admin;
 use serde::Serialize;
 
 use super::{done, tell};
-use crate::output::{OutputFormat, plural};
+use crate::{
+    args::partitions,
+    output::{OutputFormat, plural},
+};
 
 /// Add partitions to a topic.
 ///
@@ -15,7 +18,7 @@ pub struct AddPartitionsArgs {
     /// The topic.
     name: String,
     /// How many partitions there shall be in all.
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "N", allow_negative_numbers = true, value_parser = partitions)]
     partitions: i32,
     /// Check everything, change nothing.
     #[arg(long)]

@@ -3,21 +3,29 @@
 use millrace_client::Admin;
 use serde::Serialize;
 
-use super::{done, tell};
+use super::{done, settings, tell};
 use crate::{args::key_value, output::OutputFormat};
 
 /// Change a topic's settings.
 ///
 /// All changes are made together, or none. `millrace topic describe NAME --all-settings` shows
-/// what there is to set.
+/// what is set now.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = settings::reference())]
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub struct AlterArgs {
     /// The topic.
     name: String,
-    /// Set a setting; may be given several times.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, group = "change")]
-    set: Vec<(String, String)>,
+    /// A setting, such as retention.ms=3600000; may be given several times. --help lists all.
+    #[arg(
+        long = "config",
+        short,
+        visible_alias = "set",
+        value_name = "KEY=VALUE",
+        value_parser = key_value,
+        group = "change"
+    )]
+    configs: Vec<(String, String)>,
     /// Set a setting back to the brokers' default; may be given several times.
     #[arg(long, value_name = "KEY", group = "change")]
     unset: Vec<String>,
@@ -38,8 +46,9 @@ pub async fn run(args: AlterArgs, admin: &Admin, format: OutputFormat) -> anyhow
     admin
         .clone()
         .validate_only(args.dry_run)
-        .alter_configs(&args.name, args.set, args.unset)
-        .await?;
+        .alter_configs(&args.name, args.configs, args.unset)
+        .await
+        .map_err(settings::advise)?;
     let text = done(&args.name, "altered", args.dry_run);
     tell(
         format,

@@ -3,9 +3,9 @@
 use millrace_client::{Admin, ErrorReason, NewTopic};
 use serde::Serialize;
 
-use super::{done, tell};
+use super::{done, settings, tell};
 use crate::{
-    args::key_value,
+    args::{key_value, partitions},
     output::{OutputFormat, plural, uuid},
 };
 
@@ -13,17 +13,18 @@ use crate::{
 ///
 /// When this returns, the topic can be written to.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = settings::reference())]
 pub struct CreateArgs {
     /// 1 to 249 letters, digits, '.', '_' and '-'.
     name: String,
     /// Partitions; more of them allow more consumers at once. Default: the brokers' num.partitions.
-    #[arg(long, short, value_name = "N")]
+    #[arg(long, short, value_name = "N", allow_negative_numbers = true, value_parser = partitions)]
     partitions: Option<i32>,
     /// Brokers that hold each partition. Default: the brokers' default.replication.factor.
-    #[arg(long, short, value_name = "R")]
+    #[arg(long, short, value_name = "R", value_parser = clap::value_parser!(i32).range(1..))]
     replication_factor: Option<i32>,
-    /// A setting, such as retention.ms=3600000; may be given several times.
-    #[arg(long = "config", short, value_name = "KEY=VALUE", value_parser = key_value)]
+    /// A setting, such as retention.ms=3600000; may be given several times. --help lists all.
+    #[arg(long = "config", short, visible_alias = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     configs: Vec<(String, String)>,
     /// A topic of that name that exists already is no error; it is left as it is.
     #[arg(long)]
@@ -86,7 +87,7 @@ pub async fn run(args: CreateArgs, admin: &Admin, format: OutputFormat) -> anyho
         Err(error) if args.if_not_exists && error.reason() == Some(ErrorReason::TopicExists) => {
             done(&created.name, "exists already", args.dry_run)
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(settings::advise(error)),
     };
     tell(format, &text, &created)
 }

@@ -12,7 +12,10 @@ use super::{
     survival::{MIN_IN_SYNC_KEY, survival},
     tell,
 };
-use crate::output::{OutputFormat, TextTable, bytes, count, fields, setting, uuid};
+use crate::output::{OutputFormat, TextTable, bytes, count, fields, ids, setting, uuid};
+
+/// Settings that are shown although they are the defaults: how long and how safely messages are kept.
+const SHOWN_SETTINGS: [&str; 4] = ["flush", MIN_IN_SYNC_KEY, "retention.bytes", "retention.ms"];
 
 /// Show a topic's partitions, sizes, settings and what it survives.
 #[derive(Debug, clap::Args)]
@@ -29,11 +32,17 @@ struct Topic {
     name: String,
     topic_id: String,
     replication_factor: i32,
+    /// A sentence; the two numbers below say the same.
     survives: String,
+    brokers_lost_without_loss: i32,
+    brokers_down_while_writable: i32,
     /// Readable messages; absent where a leader did not tell.
     messages: Option<i64>,
     size_bytes: Option<i64>,
+    /// Those set for this topic.
     settings: BTreeMap<String, String>,
+    /// What is in force of those that decide how long and how safely messages are kept.
+    effective_settings: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     all_settings: Vec<Setting>,
     partitions: Vec<Partition>,
@@ -89,6 +98,11 @@ pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> any
         .and_then(|config| config.value.parse().ok())
         .unwrap_or(1);
     let mut topic = topic(args.name, described, min_in_sync);
+    topic.effective_settings = configs
+        .iter()
+        .filter(|config| SHOWN_SETTINGS.contains(&config.name.as_str()))
+        .map(|config| (config.name.clone(), config.value.clone()))
+        .collect();
     if args.all_settings {
         topic.all_settings = configs
             .into_iter()
@@ -106,11 +120,14 @@ pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> any
 fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> Topic {
     let summary = described.topic.unwrap_or_default();
     let partitions: Vec<Partition> = described.partitions.into_iter().map(Partition::from).collect();
+    let survival = survival(summary.replication_factor, min_in_sync);
     Topic {
         name,
         topic_id: uuid(&summary.topic_id),
         replication_factor: summary.replication_factor,
-        survives: survival(summary.replication_factor, min_in_sync),
+        survives: survival.text,
+        brokers_lost_without_loss: survival.brokers_lost_without_loss,
+        brokers_down_while_writable: survival.brokers_down_while_writable,
         // A sum with an unknown part is unknown.
         messages: partitions
             .iter()
@@ -122,6 +139,7 @@ fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> To
             .into_iter()
             .map(|entry| (entry.name, entry.value))
             .collect(),
+        effective_settings: BTreeMap::new(),
         all_settings: Vec::new(),
         partitions,
     }
@@ -156,13 +174,19 @@ fn text(topic: &Topic) -> String {
                 item.documentation
             ));
         }
-    } else if topic.settings.is_empty() {
-        // In line with the fields above, whose longest label is "Replication factor:".
-        text.push_str(&format!("{:<21}all as the brokers' defaults\n", "Settings:"));
     } else {
-        text.push_str("Settings that differ from the brokers' defaults:\n");
-        for (key, value) in &topic.settings {
-            text.push_str(&format!("  {key} = {}\n", setting(key, value)));
+        text.push_str("Settings (--all-settings shows the others, which are the brokers' defaults):\n");
+        let mut shown = topic.effective_settings.clone();
+        shown.extend(topic.settings.clone());
+        for (key, value) in &shown {
+            let mut notes = String::new();
+            if topic.settings.contains_key(key) {
+                notes.push_str(", set for this topic");
+            }
+            if key == MIN_IN_SYNC_KEY && value.parse().is_ok_and(|min: i32| min > topic.replication_factor) {
+                notes.push_str(&format!(" ({} with this replication factor)", topic.replication_factor));
+            }
+            text.push_str(&format!("  {key} = {}{notes}\n", setting(key, value)));
         }
     }
     text.push('\n');
@@ -180,9 +204,18 @@ fn text(topic: &Topic) -> String {
     text
 }
 
+/// How many of the replicas are in sync, and which if not all are.
+fn in_sync(partition: &Partition) -> String {
+    let (in_sync, all) = (&partition.in_sync_replicas, &partition.replicas);
+    if in_sync.len() == all.len() {
+        format!("{}/{}", in_sync.len(), all.len())
+    } else {
+        format!("{}/{} {}", in_sync.len(), all.len(), ids(in_sync))
+    }
+}
+
 fn table(partitions: &[Partition]) -> String {
     let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-    let ids = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
     let header = [
         "PARTITION",
         "LEADER",
@@ -193,14 +226,16 @@ fn table(partitions: &[Partition]) -> String {
         "END",
         "SIZE",
     ];
-    let mut table = TextTable::new(&header).right(&[0, 1, 2, 5, 6, 7]);
+    let mut table = TextTable::new(&header).right(&[0, 2, 5, 6, 7]);
     for partition in partitions {
         table.row([
             partition.partition.to_string(),
-            partition.leader.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+            partition
+                .leader
+                .map_or_else(|| "none".to_owned(), |id| format!("broker {id}")),
             partition.leader_epoch.to_string(),
             ids(&partition.replicas),
-            ids(&partition.in_sync_replicas),
+            in_sync(partition),
             number(partition.log_start),
             number(partition.high_watermark),
             partition
@@ -245,7 +280,11 @@ mod tests {
                 value: "3600000".into(),
             }],
         };
-        topic("t".into(), response, 1)
+        let mut topic = topic("t".into(), response, 1);
+        topic.effective_settings = [(MIN_IN_SYNC_KEY, "2"), ("retention.ms", "3600000")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        topic
     }
 
     #[test]
@@ -253,8 +292,28 @@ mod tests {
         let topic = described(Some(11));
         assert_eq!((topic.messages, topic.size_bytes), (Some(6), Some(4096)));
         let text = text(&topic);
-        assert!(text.contains("retention.ms = 3600000 (1h)\n"), "{text}");
-        assert!(text.contains("survive the loss of 0 of 1 broker"), "{text}");
+        assert!(
+            text.contains("retention.ms = 3600000 (1h), set for this topic\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("min.insync.replicas = 2 (1 with this replication factor)\n"),
+            "{text}"
+        );
+        assert!(text.contains("1 copy: if this broker's disk is lost"), "{text}");
+        assert!(
+            text.lines()
+                .any(|line| line.contains("broker 0") && line.contains("1/1")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn who_lags_can_be_told() {
+        let mut lagging = Partition::from(partition(0, None));
+        lagging.replicas = vec![0, 1, 2];
+        lagging.in_sync_replicas = vec![0, 2];
+        assert_eq!(in_sync(&lagging), "2/3 [0,2]");
     }
 
     #[test]

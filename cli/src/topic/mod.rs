@@ -7,6 +7,7 @@ mod delete;
 mod delete_messages;
 mod describe;
 mod list;
+mod settings;
 mod survival;
 
 use clap::Subcommand;
