@@ -192,20 +192,39 @@ def test_half_sent_messages_on_many_connections_cost_bounded_memory(broker: Brok
         time.sleep(2)
 
 
-def _fill(client: Client, topic: str, mib: int) -> None:
+def _fill(client: Client, topic: str, batches: int, batch_mib: int) -> None:
     client.create_topic(topic, flush="os")
-    for _ in range(mib // 4):
-        client.publish(topic, [bytes(MIB)] * 4)
+    for _ in range(batches):
+        client.publish(topic, [bytes(MIB)] * batch_mib)
 
 
-def test_slow_readers_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
-    """40 readers of 4 MiB batches who take one answer and then none.
+def _fill_with_one_large(client: Client, topic: str) -> None:
+    """A large batch among so many small records that an average says nothing about it."""
+    client.create_topic(topic, flush="os")
+    client.publish(topic, [bytes(7 * MIB)])
+    for _ in range(20):
+        client.publish(topic, [b"small"] * 10_000)
+
+
+@pytest.mark.parametrize(
+    ("batches", "batch_mib", "max_bytes"),
+    [(40, 4, 0), (10, 7, 1), (0, 7, 0)],
+    ids=["default", "one-byte-of-large-batches", "one-large-among-small"],
+)
+def test_slow_readers_cost_bounded_memory(
+    broker: Broker, watch: Watch, batches: int, batch_mib: int, max_bytes: int
+) -> None:
+    """40 readers of large batches who take one answer and then none.
 
     A batch goes out whole, so not all of them can be held at once: those beyond what memory
     allows are told to come again.
     """
     with Client(broker.address) as client:
-        _fill(client, "large", 160)
+        if batches:
+            _fill(client, "large", batches, batch_mib)
+        else:
+            _fill_with_one_large(client, "large")
+        end = client.log_end("large")
     clients = [Client(broker.address) for _ in range(40)]
     calls = []
     served, refused = [], []
@@ -219,6 +238,7 @@ def test_slow_readers_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
                     fetches = [
                         log_pb2.FetchRequest(
                             correlation_id=i,
+                            max_bytes=max_bytes,
                             partitions=[log_pb2.FetchPartition(topic="large", partition=0, fetch_offset=0)],
                         )
                         for i in range(50)
@@ -240,7 +260,7 @@ def test_slow_readers_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
             client.close()
     # What the slow ones held is free again for one who reads.
     with Client(broker.address) as client:
-        assert len(client.read("large")) == 160
+        assert len(client.read("large")) == end
 
 
 def test_slow_readers_of_compressed_batches_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
@@ -341,6 +361,115 @@ def test_a_publish_stream_whose_answers_are_not_taken_is_bounded(broker: Broker,
             assert answer.id == number and answer.WhichOneof("result") == "published"
         assert number == sent
         assert client.log_end("mute") == sent * 100
+
+
+def test_small_messages_without_waiting_are_pushed_back_and_never_cut_off(broker: Broker, watch: Watch) -> None:
+    """Small messages come faster than they are stored, and for a while nobody takes the answers.
+
+    Each is an HTTP/2 frame of its own, of which a connection must not keep many (an
+    ENHANCE_YOUR_CALM ends it); and all calls share it.
+    """
+    count = 20_000
+    with Client(broker.address) as client, watch.unharmed():
+        client.create_topic("tiny", flush="os")
+        client.create_topic("beside", flush="os")
+        sent = 0
+
+        def requests() -> Iterator[messaging_pb2.PublishStreamRequest]:
+            nonlocal sent
+            for sent in range(1, count + 1):  # noqa: B007 - read below
+                message = types_pb2.Message(value=b"%020d" % sent)
+                publish = messaging_pb2.PublishRequest(topic="tiny", partition=0, messages=[message])
+                yield messaging_pb2.PublishStreamRequest(id=sent, publish=publish)
+
+        call = client.messaging.PublishStream(requests(), timeout=100)
+        assert next(call).WhichOneof("result") == "opened"
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            (position,) = client.publish("beside", [b"x"])
+            assert len(client.read("beside", 0, position.offset)) == 1
+        assert sent > 3_000, f"only {sent} were sent: nothing was pushed back"
+        for number in range(1, count + 1):
+            answer = next(call)
+            assert answer.id == number and answer.WhichOneof("result") == "published"
+        assert next(call, None) is None
+        assert client.log_end("tiny") == count
+
+
+@pytest.mark.parametrize("kind", ["produce", "fetch"])
+def test_answers_of_many_errors_that_are_not_taken_are_bounded(broker: Broker, watch: Watch, kind: str) -> None:
+    """Each answer has an error for each of 10,000 partitions, many times the request's size."""
+    partitions = range(10_000)
+    clients = [Client(broker.address) for _ in range(1 if kind == "produce" else 4)]
+    calls = []
+    try:
+        with watch.unharmed():
+            if kind == "produce":
+                parts = [log_pb2.ProducePartition(topic="x", partition=p) for p in partitions]
+                produces = [log_pb2.ProduceRequest(correlation_id=i, partitions=parts) for i in range(100)]
+                calls.append(clients[0].log.Produce(iter(produces), timeout=100))
+            else:
+                asked = [log_pb2.FetchPartition(topic="x", partition=p) for p in partitions]
+                fetch = log_pb2.FetchRequest(correlation_id=1, partitions=asked)
+                for client in clients:
+                    calls += [client.log.Fetch(iter([fetch] * 8), timeout=100) for _ in range(15)]
+            time.sleep(6)
+            if kind == "produce":
+                # Whatever was taken is answered, in order, as soon as somebody listens.
+                for number in range(20):
+                    answer = next(calls[0])
+                    assert answer.correlation_id == number
+                    assert [part.partition for part in answer.partitions] == list(partitions)
+                    assert all(part.error.code == grpc.StatusCode.NOT_FOUND.value[0] for part in answer.partitions)
+    finally:
+        for call in calls:
+            call.cancel()
+        for client in clients:
+            client.close()
+
+
+def test_metadata_that_is_not_taken_is_the_same_memory_for_all(broker: Broker) -> None:
+    """400 followers of 2,000 partitions."""
+    with Client(broker.address) as client:
+        for number in range(20):
+            client.create_topic(f"wide-{number}", partitions=100)
+    clients = [Client(broker.address) for _ in range(2)]
+    try:
+        assert broker.process is not None
+        before = broker.process.rss_anonymous_bytes()
+        followed = log_pb2.MetadataRequest(follow=True)
+        calls = [clients[number % 2].log.Metadata(followed, timeout=100) for number in range(400)]
+        time.sleep(3)
+        grown = broker.process.rss_anonymous_bytes() - before
+        assert grown < 48 * MIB, f"400 followers take {grown >> 20} MiB"
+        versions = {next(call).version for call in calls}
+        assert len(versions) == 1
+        with Client(broker.address) as client:
+            client.create_topic("one-more")
+        for call in calls:
+            answer = next(call)
+            assert len(answer.topics) == 21 and answer.version > max(versions)
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_compressed_grpc_messages_are_refused_with_a_typed_error(broker: Broker) -> None:
+    with Client(broker.address) as client:
+        gzip = grpc.Compression.Gzip
+        produce = log_pb2.ProduceRequest(partitions=[log_pb2.ProducePartition(topic="x" * 2000)])
+        fetch = log_pb2.FetchRequest(partitions=[log_pb2.FetchPartition(topic="x" * 2000)])
+        publish = messaging_pb2.PublishRequest(topic="x" * 2000)
+        for call in (
+            lambda: list(client.log.Produce(iter([produce]), timeout=10, compression=gzip)),
+            lambda: list(client.log.Fetch(iter([fetch]), timeout=10, compression=gzip)),
+            lambda: client.messaging.Publish(publish, timeout=10, compression=gzip),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                call()
+            error = ApiError.of(raised.value)
+            error.check_typed()
+            assert error.reason == "INVALID_REQUEST" and "identity" in error.message, error
 
 
 def test_clients_that_vanish_leave_nothing(broker: Broker, watch: Watch) -> None:

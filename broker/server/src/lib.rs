@@ -9,6 +9,7 @@ pub mod config;
 mod connection;
 mod error;
 mod http;
+mod http2;
 mod limits;
 mod memory;
 mod metrics;

@@ -21,9 +21,46 @@ pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 /// Streams at once on a connection; a client needs a few.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 
+/// Headers of one call.
+pub const HTTP2_HEADER_LIST_BYTES: u32 = 16 << 10;
+
+/// Of one stream's answers, what is given to the connection ahead of being sent.
+pub const HTTP2_SEND_BUFFER_BYTES: usize = 400 << 10;
+
+/// A DATA frame below this costs the connection's buffer more than its bytes.
+pub const SMALL_FRAME_BYTES: usize = 256;
+
+/// Small frames that a call has not read yet are joined to pieces of about this size.
+pub const JOINED_FRAMES_BYTES: usize = 16 << 10;
+
+/// What frames below `SMALL_FRAME_BYTES` may lack of it in all, while they have come and are not yet
+/// joined; beyond it, the connection ends. A whole connection window of frames of 16 bytes, which
+/// is less than any message that is of use: it takes a peer that means harm.
+pub const HTTP2_DATA_FRAME_BUDGET_BYTES: usize = 16 << 20;
+
+/// A connection that has not greeted by then is closed.
+pub const HTTP2_HANDSHAKE_WAIT: Duration = Duration::from_secs(20);
+
+/// How often it is asked whether a connection's peer is still there.
+pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long its answer may take.
+pub const HTTP2_PING_WAIT: Duration = Duration::from_secs(20);
+
 /// Requests of one Produce stream that wait for their acknowledgement; more are not read
 /// until one is answered.
 pub const MAX_PRODUCE_IN_FLIGHT: usize = 64;
+
+/// Answers of one Produce stream that wait to be taken.
+pub const PRODUCE_ANSWERS_AHEAD: usize = 4;
+
+/// What a partition's place in an answer takes in memory at most, in bytes: an error with its text
+/// and facts, and the same encoded.
+pub const ANSWER_PART_BYTES: usize = 1 << 10;
+
+/// An answer's memory apart from records up to this is not counted, so that usual requests need not
+/// wait for those who do not take their answers.
+pub const UNCOUNTED_ANSWER_BYTES: usize = 16 << 10;
 
 /// Requests of one PublishStream that wait for their acknowledgement.
 pub const MAX_PUBLISH_IN_FLIGHT: usize = 256;

@@ -26,7 +26,8 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::service::Routes;
+use tower::Layer as _;
 use uuid::Uuid;
 
 use crate::{
@@ -34,7 +35,7 @@ use crate::{
     config::BrokerConfig,
     connection,
     http::{self, Health},
-    limits,
+    http2, limits,
     memory::{MemoryBudget, MemoryLayer},
     metrics::Metrics,
     partition::{self, Flusher, Partitions},
@@ -346,17 +347,9 @@ async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: CancellationTo
     });
     let incoming = connection::accept(listener, broker.config.max_connections, broker.memory.clone(), open);
     let max = limits::MAX_RPC_MESSAGE_BYTES;
-    let mut router = Server::builder()
-        .initial_stream_window_size(limits::HTTP2_STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::HTTP2_CONNECTION_WINDOW_BYTES)
-        .max_frame_size(limits::HTTP2_FRAME_BYTES)
-        .max_concurrent_streams(limits::MAX_STREAMS_PER_CONNECTION)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .layer(MemoryLayer)
-        .add_service(health)
+    let mut routes = Routes::new(health)
         .add_service(MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max))
-        .add_service(RawLogServer::new(LogService(broker.clone())))
+        .add_service(RawLogServer::new(LogService::new(broker.clone())))
         .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max));
     // Both versions: grpcurl and older tools ask for the alpha.
     let reflection = || {
@@ -366,19 +359,12 @@ async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: CancellationTo
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     match (reflection().build_v1(), reflection().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => router = router.add_service(v1).add_service(v1alpha),
+        (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => {
             tracing::error!(%error, "server reflection is not available");
         }
     }
-    tokio::spawn(async move {
-        let served = router
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the client port failed");
-        }
-    })
+    tokio::spawn(http2::serve(incoming, MemoryLayer.layer(routes.prepare()), stop))
 }
 
 impl RunningBroker {

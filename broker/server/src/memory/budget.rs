@@ -41,11 +41,27 @@ struct Share {
     all: usize,
 }
 
-/// Bytes that are held; given back when dropped.
-#[derive(Debug)]
+/// Bytes that are held; given back when the last copy is dropped.
+#[derive(Clone, Debug)]
 pub struct MemoryPermit {
+    _held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
     _connection: Option<OwnedSemaphorePermit>,
     _broker: OwnedSemaphorePermit,
+}
+
+impl MemoryPermit {
+    fn new(connection: Option<OwnedSemaphorePermit>, broker: OwnedSemaphorePermit) -> Self {
+        Self {
+            _held: Arc::new(Held {
+                _connection: connection,
+                _broker: broker,
+            }),
+        }
+    }
 }
 
 impl MemoryBudget {
@@ -117,10 +133,7 @@ impl ConnectionBudget {
             .await
             .ok()?
             .ok()?;
-        Some(MemoryPermit {
-            _connection: None,
-            _broker: permit,
-        })
+        Some(MemoryPermit::new(None, permit))
     }
 }
 
@@ -134,10 +147,7 @@ impl Share {
         let permits = u32::try_from(bytes).ok()?;
         let connection = self.connection.clone().try_acquire_many_owned(permits).ok()?;
         let broker = self.broker.clone().try_acquire_many_owned(permits).ok()?;
-        Some(MemoryPermit {
-            _connection: Some(connection),
-            _broker: broker,
-        })
+        Some(MemoryPermit::new(Some(connection), broker))
     }
 
     /// Waits until `bytes` are free and takes them.
@@ -149,10 +159,7 @@ impl Share {
             let connection = self.connection.clone().acquire_many_owned(bytes).await;
             let broker = self.broker.clone().acquire_many_owned(bytes).await;
             if let (Ok(connection), Ok(broker)) = (connection, broker) {
-                return MemoryPermit {
-                    _connection: Some(connection),
-                    _broker: broker,
-                };
+                return MemoryPermit::new(Some(connection), broker);
             }
         }
     }

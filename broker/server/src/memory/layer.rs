@@ -26,6 +26,11 @@ use crate::{
     limits,
 };
 
+/// Of a gRPC request: what its messages are compressed with.
+const ENCODING: &str = "grpc-encoding";
+/// Of a gRPC answer: what messages may be compressed with.
+const ACCEPTED_ENCODINGS: &str = "grpc-accept-encoding";
+
 /// The permits of the messages that a streaming call has received, in their order. Calls
 /// that hold messages for long take them; else a permit goes back when the next message
 /// begins.
@@ -86,6 +91,7 @@ impl<S> Service<http::Request<GrpcBody>> for MemoryService<S>
 where
     S: Service<http::Request<GrpcBody>, Response = http::Response<GrpcBody>>,
     S::Future: Send + 'static,
+    S::Error: Send + 'static,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -96,6 +102,14 @@ where
     }
 
     fn call(&mut self, request: http::Request<GrpcBody>) -> Self::Future {
+        if let Some(encoding) = request.headers().get(ENCODING)
+            && encoding != "identity"
+        {
+            let mut response = Status::from(compressed()).into_http();
+            let accepted = http::HeaderValue::from_static("identity");
+            response.headers_mut().insert(ACCEPTED_ENCODINGS, accepted);
+            return Box::pin(std::future::ready(Ok(response)));
+        }
         let (mut parts, body) = request.into_parts();
         let permits = MessagePermits::default();
         let body = match parts.extensions.get::<ConnectionBudget>() {
@@ -139,10 +153,17 @@ struct Prefix {
     remaining: usize,
 }
 
+/// A message that begins.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    length: usize,
+    compressed: bool,
+}
+
 impl Prefix {
     /// Reads along `data` up to and with the next prefix; answers with how many bytes that
-    /// is, and the length of the message that begins there, if one does.
-    fn scan(&mut self, data: &[u8]) -> (usize, Option<usize>) {
+    /// is, and the message that begins there, if one does.
+    fn scan(&mut self, data: &[u8]) -> (usize, Option<Begun>) {
         let mut at = self.remaining.min(data.len());
         self.remaining -= at;
         while at < data.len() && self.seen < self.bytes.len() {
@@ -154,9 +175,13 @@ impl Prefix {
             return (at, None);
         }
         self.seen = 0;
-        let [_, a, b, c, d] = self.bytes;
+        let [compressed, a, b, c, d] = self.bytes;
         self.remaining = u32::from_be_bytes([a, b, c, d]) as usize;
-        (at, Some(self.remaining))
+        let begun = Begun {
+            length: self.remaining,
+            compressed: compressed != 0,
+        };
+        (at, Some(begun))
     }
 }
 
@@ -191,9 +216,13 @@ impl BudgetBody {
             if unread.is_empty() {
                 return Poll::Ready(self.held.take().map(Ok));
             }
-            let (used, length) = self.prefix.scan(unread);
+            let (used, begun) = self.prefix.scan(unread);
             scanned += used;
-            if let Some(length) = length {
+            if let Some(Begun { length, compressed }) = begun {
+                if compressed {
+                    self.held = None;
+                    return Poll::Ready(Some(Err(self::compressed().into())));
+                }
                 if length > limits::MAX_RPC_MESSAGE_BYTES {
                     self.held = None;
                     let error = oversized(length, limits::MAX_RPC_MESSAGE_BYTES);
@@ -261,6 +290,16 @@ impl Body for BudgetBody {
             }
         }
     }
+}
+
+/// A request's messages are compressed.
+fn compressed() -> ApiError {
+    ApiError::new(
+        ErrorReason::InvalidRequest,
+        "Compressed gRPC messages are not supported, only the encoding \"identity\": send them as they are, and compress record batches instead.",
+    )
+    .with("supported_encodings", "identity")
+    .outcome(WriteOutcome::NotWritten)
 }
 
 /// A request waited too long for memory.
@@ -337,6 +376,17 @@ mod tests {
             }
             assert!(permits.take().is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn compressed_messages_are_refused() {
+        let budget = MemoryBudget::new(20, 10);
+        let mut bytes = message(3);
+        bytes[0] = 1;
+        let read = BudgetBody::new(body(vec![bytes]), budget.connection(), MessagePermits::default());
+        let status = read.collect().await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(!status.details().is_empty(), "the error is typed");
     }
 
     #[tokio::test]

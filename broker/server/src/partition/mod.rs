@@ -22,7 +22,7 @@ use millrace_engine::{
     config::FlushPolicy,
     partition::{FetchBound, Leader, OffsetQuery},
 };
-use millrace_log::{FlushError, Log, ReadError};
+use millrace_log::{FlushError, Log, ReadData, ReadError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -176,6 +176,17 @@ impl Partition {
             Ok(data) => Ok(data.bytes),
             Err(error) => Err(self.read_error(error)),
         }
+    }
+
+    /// Reads whole batches from `offset` on, at most `max_bytes` of them, below `up_to`. Where the
+    /// first one alone is larger, nothing is read and its size is told.
+    ///
+    /// # Errors
+    /// Damage, or a failed disk.
+    pub fn read_within(&self, offset: i64, max_bytes: usize, up_to: i64) -> Result<ReadData, ApiError> {
+        self.log
+            .read(offset, max_bytes, false, up_to)
+            .map_err(|error| self.read_error(error))
     }
 
     /// The first record at or after a time, below `up_to`: its offset, time and epoch.

@@ -1,9 +1,14 @@
 //! `Log.Fetch`: a pipelined stream of reads, with long polling.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
+use millrace_log::ReadData;
 use millrace_proto::v1::{self, ErrorReason};
 use tokio::{sync::Notify, time::Instant};
 use tonic::{Status, Streaming};
@@ -17,9 +22,34 @@ use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping},
     limits,
-    memory::ConnectionBudget,
+    memory::{self, ConnectionBudget, MemoryPermit},
     partition::{Offsets, Partition},
 };
+
+/// Partitions that a reader may have been told of beyond twice those it asks for.
+const TOLD_BESIDE: usize = 64;
+
+/// An answer, and the memory it counts until all of it is sent.
+#[derive(Debug)]
+pub struct FetchAnswer {
+    /// What is sent.
+    pub response: v1::FetchResponse,
+    /// Its memory, unless it is small.
+    pub permit: Option<MemoryPermit>,
+}
+
+impl FetchAnswer {
+    /// The answer alone, its memory held by each partition's records.
+    #[must_use]
+    pub fn into_response(mut self) -> v1::FetchResponse {
+        if let Some(permit) = self.permit {
+            for part in &mut self.response.partitions {
+                part.records = memory::hold(std::mem::take(&mut part.records), permit.clone());
+            }
+        }
+        self.response
+    }
+}
 
 /// A checked request.
 #[derive(Debug)]
@@ -41,7 +71,9 @@ struct Told {
 /// How one partition of a request is read.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
-    /// Bytes that are left for it.
+    /// Bytes that the request leaves for it.
+    asked: usize,
+    /// Bytes that are left of the answer's memory.
     room: usize,
     /// Nothing was read for this request yet: one batch is given however large it is.
     first: bool,
@@ -49,12 +81,60 @@ struct Reading {
     alone: bool,
 }
 
+/// The memory that an answer may have. It is taken before anything is read.
+#[derive(Debug)]
+struct Allowance {
+    permit: Option<MemoryPermit>,
+    /// Of records.
+    room: usize,
+    /// Of everything else.
+    heads: usize,
+    /// There is no memory for more than a small answer.
+    short: bool,
+}
+
+/// What was read for a request.
+#[derive(Debug, Default)]
+struct ReadAll {
+    response: v1::FetchResponse,
+    /// Of records.
+    bytes: usize,
+    /// It is sent at once: it has an error or a changed watermark to tell.
+    immediate: bool,
+    /// The answer's memory ended before what there is to read.
+    cut: bool,
+}
+
+/// What was read of one partition.
+#[derive(Debug)]
+struct ReadOne {
+    offsets: Offsets,
+    records: Bytes,
+    diverging: Option<v1::EpochEndOffset>,
+    cut: bool,
+}
+
+/// Why a partition was not read.
+#[derive(Debug)]
+enum NotRead {
+    /// It is told in the answer.
+    Failed(ApiError),
+    /// There is no memory for its one batch, which ends the stream.
+    NoMemory,
+}
+
+impl<E: Into<ApiError>> From<E> for NotRead {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// One fetch stream.
 #[derive(Debug)]
 pub struct FetchSession {
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
-    told: std::collections::HashMap<(String, i32), Told>,
+    told: HashMap<(String, i32), Told>,
     /// Where the reader of one partition goes on after the present answer.
     next: Option<Next>,
     ahead: Option<ReadAhead>,
@@ -67,7 +147,7 @@ impl FetchSession {
         Self {
             broker,
             budget,
-            told: std::collections::HashMap::new(),
+            told: HashMap::new(),
             next: None,
             ahead: None,
         }
@@ -77,7 +157,7 @@ impl FetchSession {
     pub async fn serve(
         mut self,
         mut requests: Streaming<v1::FetchRequest>,
-        answers: tokio::sync::mpsc::Sender<Result<v1::FetchResponse, Status>>,
+        answers: tokio::sync::mpsc::Sender<Result<FetchAnswer, Status>>,
     ) {
         let stopping = self.broker.stopping.clone();
         loop {
@@ -125,53 +205,94 @@ impl FetchSession {
         requests.message().await
     }
 
-    async fn answer(&mut self, request: v1::FetchRequest) -> Result<v1::FetchResponse, Status> {
+    async fn answer(&mut self, request: v1::FetchRequest) -> Result<FetchAnswer, Status> {
         let fetch = check(request)?;
+        self.forget_others(&fetch);
         let deadline = Instant::now() + fetch.max_wait;
         loop {
             let waiter = Arc::new(Notify::new());
-            // Where memory is short, a small answer goes out without: readers that do not
-            // take theirs must not hold up the others.
-            let expected = self.expected_bytes(&fetch);
-            let permit = match &self.budget {
-                Some(budget) => budget.acquire_for_answer(expected).await,
-                None => None,
-            };
-            let short = self.budget.is_some() && permit.is_none();
-            let most = if short {
-                limits::SMALL_ANSWER_BYTES
-            } else {
-                fetch.max_bytes
-            };
-            let (response, bytes, immediate) = self.read_all(&fetch, most, &waiter).await;
-            if short && bytes > limits::SMALL_ANSWER_BYTES {
-                return self.hold_large(response, bytes).await;
+            let mut allowance = self.allow(&fetch).await.ok_or_else(no_memory)?;
+            let read = self.read_all(&fetch, &mut allowance, &waiter).await?;
+            let enough = read.bytes >= fetch.min_bytes || read.cut || allowance.short && read.bytes > 0;
+            if read.immediate || enough || Instant::now() >= deadline {
+                return Ok(FetchAnswer {
+                    response: read.response,
+                    permit: allowance.permit,
+                });
             }
-            if short && bytes > 0 {
-                return Ok(response);
-            }
-            if immediate || bytes >= fetch.min_bytes || Instant::now() >= deadline {
-                return Ok(hold(response, permit));
-            }
-            drop(permit);
+            drop((read, allowance));
             // At the deadline it is read once more, and answered with what is there then.
             let _ = tokio::time::timeout_at(deadline, waiter.notified()).await;
         }
     }
 
-    /// An answer of one large batch though memory is short.
-    async fn hold_large(&self, response: v1::FetchResponse, bytes: usize) -> Result<v1::FetchResponse, Status> {
-        let Some(budget) = &self.budget else {
-            return Ok(response);
-        };
-        match budget.acquire_for_large_answer(bytes).await {
-            Some(permit) => Ok(hold(response, Some(permit))),
-            None => Err(ApiError::new(
-                ErrorReason::Overloaded,
-                "The broker's memory is used up by readers that do not take their answers: try again later.",
-            )
-            .into()),
+    /// Keeps what was told of partitions that are not asked for any more from growing.
+    fn forget_others(&mut self, fetch: &Fetch) {
+        if self.told.len() > 2 * fetch.partitions.len() + TOLD_BESIDE {
+            let parts = fetch.partitions.iter();
+            let named: HashSet<_> = parts.map(|part| (part.topic.as_str(), part.partition)).collect();
+            self.told
+                .retain(|(topic, partition), _| named.contains(&(topic.as_str(), *partition)));
+            self.told.shrink_to_fit();
         }
+    }
+
+    /// Takes the memory of an answer. Where memory is short, a small answer goes out without:
+    /// readers that do not take theirs must not hold up the others. `None` if even that is too
+    /// much, as it has very many partitions.
+    async fn allow(&self, fetch: &Fetch) -> Option<Allowance> {
+        let heads = fetch.partitions.len() * limits::ANSWER_PART_BYTES;
+        let heads = if heads > limits::SMALL_ANSWER_BYTES { heads } else { 0 };
+        let Some(budget) = &self.budget else {
+            return Some(Allowance {
+                permit: None,
+                room: fetch.max_bytes,
+                heads,
+                short: false,
+            });
+        };
+        let records = self.expected_bytes(fetch);
+        if let Some(permit) = budget.acquire_for_answer(heads + records).await {
+            return Some(Allowance {
+                permit: Some(permit),
+                room: records.max(limits::SMALL_ANSWER_BYTES),
+                heads,
+                short: false,
+            });
+        }
+        let permit = if heads == 0 {
+            None
+        } else {
+            Some(budget.acquire_for_large_answer(heads).await?)
+        };
+        Some(Allowance {
+            permit,
+            room: limits::SMALL_ANSWER_BYTES,
+            heads,
+            short: true,
+        })
+    }
+
+    /// Takes the memory of an answer of one batch of `bytes`, which is more than was thought.
+    /// Nothing is held while it is waited for. Answers with whether there is that much.
+    async fn allow_large(&self, allowance: &mut Allowance, bytes: usize) -> bool {
+        if let Some(budget) = &self.budget {
+            allowance.permit = None;
+            let all = allowance.heads + bytes;
+            allowance.permit = if allowance.short {
+                budget.try_for_answer(all)
+            } else {
+                budget.acquire_for_answer(all).await
+            };
+            if allowance.permit.is_none() {
+                allowance.permit = budget.acquire_for_large_answer(all).await;
+            }
+            if allowance.permit.is_none() {
+                return false;
+            }
+        }
+        allowance.room = bytes;
+        true
     }
 
     /// About how many bytes the answer will have: at most what is there to read.
@@ -192,84 +313,80 @@ impl FetchSession {
         expected.min(fetch.max_bytes)
     }
 
-    /// Reads what is there. Answers with the response, its bytes, and whether it must be
-    /// sent at once (an error, or a changed watermark to tell).
-    async fn read_all(&mut self, fetch: &Fetch, most: usize, waiter: &Arc<Notify>) -> (v1::FetchResponse, usize, bool) {
-        let mut response = v1::FetchResponse {
-            correlation_id: fetch.correlation_id,
-            partitions: Vec::with_capacity(fetch.partitions.len().min(64)),
-        };
-        let (mut total, mut immediate) = (0, false);
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// There is no memory for a large batch.
+    async fn read_all(
+        &mut self,
+        fetch: &Fetch,
+        allowance: &mut Allowance,
+        waiter: &Arc<Notify>,
+    ) -> Result<ReadAll, ApiError> {
+        let mut all = ReadAll::default();
+        all.response.correlation_id = fetch.correlation_id;
         for part in &fetch.partitions {
-            let room = most.saturating_sub(total);
             let reading = Reading {
-                room,
-                first: total == 0,
+                asked: fetch.max_bytes.saturating_sub(all.bytes),
+                room: allowance.room.saturating_sub(all.bytes),
+                first: all.bytes == 0,
                 alone: fetch.partitions.len() == 1,
             };
-            let (answer, changed) = self.read_one(part, reading, waiter).await;
-            total += answer.records.len();
-            immediate |= answer.error.is_some() || answer.diverging.is_some() || changed;
+            let empty = v1::FetchedPartition {
+                topic: part.topic.clone(),
+                partition: part.partition,
+                ..Default::default()
+            };
+            let (answer, changed) = match self.read_one(part, reading, allowance, waiter).await {
+                Ok(read) => {
+                    all.cut |= read.cut;
+                    let changed = self.tell(part, &read.offsets);
+                    let answer = v1::FetchedPartition {
+                        high_watermark: read.offsets.high_watermark,
+                        last_stable_offset: read.offsets.last_stable,
+                        log_start: read.offsets.log_start,
+                        leader_epoch: read.offsets.leader_epoch,
+                        records: read.records,
+                        diverging: read.diverging,
+                        ..empty
+                    };
+                    (answer, changed)
+                }
+                Err(NotRead::Failed(error)) => {
+                    self.broker.metrics.count_error(&error);
+                    let error = Some(error.to_message());
+                    (v1::FetchedPartition { error, ..empty }, true)
+                }
+                Err(NotRead::NoMemory) => return Err(no_memory()),
+            };
+            all.bytes += answer.records.len();
             let tells = !answer.records.is_empty() || answer.error.is_some() || answer.diverging.is_some();
+            all.immediate |= answer.diverging.is_some() || changed;
             if tells || changed {
-                response.partitions.push(answer);
+                all.response.partitions.push(answer);
             }
         }
-        (response, total, immediate)
+        Ok(all)
+    }
+
+    /// Whether what the reader is told differs from last time.
+    fn tell(&mut self, part: &v1::FetchPartition, offsets: &Offsets) -> bool {
+        let told = Told {
+            high_watermark: offsets.high_watermark,
+            log_start: offsets.log_start,
+        };
+        self.told.insert((part.topic.clone(), part.partition), told) != Some(told)
     }
 
     async fn read_one(
         &mut self,
         part: &v1::FetchPartition,
         reading: Reading,
+        allowance: &mut Allowance,
         waiter: &Arc<Notify>,
-    ) -> (v1::FetchedPartition, bool) {
-        let empty = v1::FetchedPartition {
-            topic: part.topic.clone(),
-            partition: part.partition,
-            ..Default::default()
-        };
-        let read = self.try_read(part, reading, waiter).await;
-        match read {
-            Ok((offsets, records, diverging)) => {
-                let told = Told {
-                    high_watermark: offsets.high_watermark,
-                    log_start: offsets.log_start,
-                };
-                let key = (part.topic.clone(), part.partition);
-                let changed = self.told.insert(key, told) != Some(told);
-                let answer = v1::FetchedPartition {
-                    high_watermark: offsets.high_watermark,
-                    last_stable_offset: offsets.last_stable,
-                    log_start: offsets.log_start,
-                    leader_epoch: offsets.leader_epoch,
-                    records,
-                    diverging,
-                    ..empty
-                };
-                (answer, changed)
-            }
-            Err(error) => {
-                self.broker.metrics.count_error(&error);
-                (
-                    v1::FetchedPartition {
-                        error: Some(error.to_message()),
-                        ..empty
-                    },
-                    true,
-                )
-            }
-        }
-    }
-
-    async fn try_read(
-        &mut self,
-        part: &v1::FetchPartition,
-        Reading { room, first, alone }: Reading,
-        waiter: &Arc<Notify>,
-    ) -> Result<(Offsets, Bytes, Option<v1::EpochEndOffset>), ApiError> {
+    ) -> Result<ReadOne, NotRead> {
         if part.fetch_offset < 0 {
-            return Err(ApiError::field("fetch_offset", "must be 0 or more"));
+            return Err(ApiError::field("fetch_offset", "must be 0 or more").into());
         }
         let partition = self
             .broker
@@ -278,34 +395,84 @@ impl FetchSession {
         // Registered before it is looked at, so that nothing that comes in between is missed.
         partition.notify_on_data(waiter);
         let bound = partition.check_fetch(part.fetch_offset, part.current_leader_epoch)?;
-        if let Some(diverging) = diverging(&partition, part) {
-            return Ok((partition.offsets(), Bytes::new(), Some(diverging)));
-        }
-        let limit = match part.max_bytes {
-            0 => room,
-            bytes => room.min(usize::try_from(bytes).unwrap_or(0)),
+        let diverging = diverging(&partition, part);
+        let asked = match part.max_bytes {
+            0 => reading.asked,
+            bytes => reading.asked.min(usize::try_from(bytes).unwrap_or(0)),
         };
-        let records = match bound {
-            FetchBound::UpTo(up_to) if first || limit > 0 => {
-                let ahead = match self.ahead.take() {
-                    Some(ahead) => ahead.take(&partition, part.fetch_offset, limit).await,
-                    None => None,
-                };
-                match ahead {
-                    Some(records) => {
-                        self.broker.metrics.count_fetched(partition.topic(), records.len());
-                        records
-                    }
-                    None => read_records(&self.broker, &partition, part.fetch_offset, limit, first, up_to).await?,
-                }
+        let (records, cut) = match bound {
+            FetchBound::UpTo(up_to) if diverging.is_none() && (reading.first || asked > 0) => {
+                self.read(&partition, part.fetch_offset, asked, up_to, reading, allowance)
+                    .await?
             }
-            _ => Bytes::new(),
+            _ => (Bytes::new(), false),
         };
-        if alone {
-            self.next = Next::behind(&partition, &records, limit);
+        if reading.alone && diverging.is_none() {
+            self.next = Next::behind(&partition, &records, asked);
         }
-        Ok((partition.offsets(), records, None))
+        self.broker.metrics.count_fetched(partition.topic(), records.len());
+        Ok(ReadOne {
+            offsets: partition.offsets(),
+            records,
+            diverging,
+            cut,
+        })
     }
+
+    /// Reads at most `asked` bytes and what memory allows, or one batch if nothing was read for
+    /// the request before. Answers also with whether it was memory that ended it.
+    async fn read(
+        &mut self,
+        partition: &Arc<Partition>,
+        offset: i64,
+        asked: usize,
+        up_to: i64,
+        reading: Reading,
+        allowance: &mut Allowance,
+    ) -> Result<(Bytes, bool), NotRead> {
+        // It has memory of its own.
+        if let Some(ahead) = self.ahead.take()
+            && let Some(records) = ahead.take(partition, offset, asked).await
+        {
+            return Ok((records, false));
+        }
+        let limit = asked.min(reading.room);
+        let mut data = read_within(partition, offset, limit, up_to).await?;
+        if let Some(bytes) = data.first_batch_too_large
+            && reading.first
+        {
+            if bytes > reading.room && !self.allow_large(allowance, bytes).await {
+                return Err(NotRead::NoMemory);
+            }
+            data = read_within(partition, offset, bytes, up_to).await?;
+        }
+        let cut = limit < asked && !data.bytes.is_empty() && data.next_offset < up_to;
+        Ok((data.bytes, cut))
+    }
+}
+
+/// Reads at most `max_bytes`, off the async threads where the disk may have to be waited for.
+async fn read_within(
+    partition: &Arc<Partition>,
+    offset: i64,
+    max_bytes: usize,
+    up_to: i64,
+) -> Result<ReadData, ApiError> {
+    if partition.likely_cached(offset) {
+        return partition.read_within(offset, max_bytes, up_to);
+    }
+    let partition = partition.clone();
+    tokio::task::spawn_blocking(move || partition.read_within(offset, max_bytes, up_to))
+        .await
+        .map_err(|error| ApiError::internal("reading", &error))?
+}
+
+/// Readers that do not take their answers hold all memory there is for large ones.
+fn no_memory() -> ApiError {
+    ApiError::new(
+        ErrorReason::Overloaded,
+        "The broker's memory is used up by readers that do not take their answers: try again later.",
+    )
 }
 
 /// Reads off the async threads where the disk may have to be waited for.
@@ -340,17 +507,6 @@ fn diverging(partition: &Partition, part: &v1::FetchPartition) -> Option<v1::Epo
         leader_epoch,
         end_offset,
     })
-}
-
-fn hold(mut response: v1::FetchResponse, permit: Option<crate::memory::MemoryPermit>) -> v1::FetchResponse {
-    // One permit for the whole answer: it goes with the largest part, which is the last
-    // to be sent in all but odd cases.
-    if let Some(permit) = permit
-        && let Some(part) = response.partitions.iter_mut().max_by_key(|part| part.records.len())
-    {
-        part.records = crate::memory::hold(std::mem::take(&mut part.records), permit);
-    }
-    response
 }
 
 fn check(request: v1::FetchRequest) -> Result<Fetch, ApiError> {

@@ -2,14 +2,19 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use millrace_engine::partition::OffsetQuery;
 use millrace_proto::v1::{self, log_server::Log, start::At};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{convert, fetch::FetchSession, metadata, produce, produce::check_partition_count};
+use super::{
+    convert,
+    fetch::{FetchAnswer, FetchSession},
+    metadata::{self, EncodedMetadata, SharedMetadata},
+    produce::{self, ProduceAnswers, check_partition_count},
+};
 use crate::{
     broker::Broker,
     error::ApiError,
@@ -20,30 +25,60 @@ use crate::{
 
 /// The service of one broker.
 #[derive(Clone, Debug)]
-pub struct LogService(pub Arc<Broker>);
+pub struct LogService {
+    broker: Arc<Broker>,
+    metadata: Arc<SharedMetadata>,
+}
+
+impl LogService {
+    /// The service of `broker`.
+    #[must_use]
+    pub fn new(broker: Arc<Broker>) -> Self {
+        Self {
+            broker,
+            metadata: Arc::default(),
+        }
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// The encoded answers of `Log.Metadata`.
+    ///
+    /// # Errors
+    /// Too many topics are named.
+    pub fn encoded_metadata(
+        &self,
+        request: v1::MetadataRequest,
+    ) -> Result<impl Stream<Item = EncodedMetadata> + Send + 'static, ApiError> {
+        if request.topics.len() > limits::MAX_PARTITIONS_PER_REQUEST {
+            let problem = format!("has more than {} names", limits::MAX_PARTITIONS_PER_REQUEST);
+            return Err(ApiError::field("topics", problem));
+        }
+        Ok(metadata::stream(self.broker.clone(), self.metadata.clone(), request))
+    }
+}
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Log for LogService {
     type MetadataStream = Answers<v1::MetadataResponse>;
-    type ProduceStream = ReceiverStream<Result<v1::ProduceResponse, Status>>;
-    type FetchStream = ReceiverStream<Result<v1::FetchResponse, Status>>;
+    type ProduceStream = ProduceAnswers;
+    type FetchStream = Answers<v1::FetchResponse>;
 
     async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Result<Response<Self::MetadataStream>, Status> {
-        let request = request.into_inner();
-        if request.topics.len() > limits::MAX_PARTITIONS_PER_REQUEST {
-            let problem = format!("has more than {} names", limits::MAX_PARTITIONS_PER_REQUEST);
-            return Err(ApiError::field("topics", problem).into());
-        }
-        Ok(Response::new(Box::pin(metadata::stream(self.0.clone(), request))))
+        let answers = self.encoded_metadata(request.into_inner())?;
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.decode()))))
     }
 
     async fn init_producer(
         &self,
         _request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        let producer_id = self.0.next_producer_id().await?;
+        let producer_id = self.broker.next_producer_id().await?;
         Ok(Response::new(v1::InitProducerResponse {
             producer_id,
             producer_epoch: 0,
@@ -54,22 +89,22 @@ impl Log for LogService {
         &self,
         request: Request<Streaming<v1::ProduceRequest>>,
     ) -> Result<Response<Self::ProduceStream>, Status> {
-        let permits = permits(&request);
-        let (answers, stream) = mpsc::channel(limits::MAX_PRODUCE_IN_FLIGHT);
-        let broker = self.0.clone();
-        self.0
-            .spawn(produce::serve(broker, permits, request.into_inner(), answers));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let (budget, permits) = (budget(&request), permits(&request));
+        let (answers, stream) = mpsc::channel(limits::PRODUCE_ANSWERS_AHEAD);
+        let serving = produce::serve(self.broker.clone(), budget, permits, request.into_inner(), answers);
+        self.broker.spawn(serving);
+        Ok(Response::new(ProduceAnswers::new(stream)))
     }
 
     async fn fetch(
         &self,
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let session = FetchSession::new(self.0.clone(), budget(&request));
+        let session = FetchSession::new(self.broker.clone(), budget(&request));
         let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
-        self.0.spawn(session.serve(request.into_inner(), answers));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        self.broker.spawn(session.serve(request.into_inner(), answers));
+        let stream = ReceiverStream::new(stream).map(|answer| answer.map(FetchAnswer::into_response));
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn list_offsets(
@@ -81,8 +116,8 @@ impl Log for LogService {
         check_partition_count(request.partitions.len())?;
         let mut partitions = Vec::with_capacity(request.partitions.len());
         for part in request.partitions {
-            let answer = list_offset(&self.0, &part).await.unwrap_or_else(|error| {
-                self.0.metrics.count_error(&error);
+            let answer = list_offset(&self.broker, &part).await.unwrap_or_else(|error| {
+                self.broker.metrics.count_error(&error);
                 v1::ListedOffset {
                     error: Some(error.to_message()),
                     ..Default::default()
@@ -107,10 +142,10 @@ impl Log for LogService {
             .partitions
             .into_iter()
             .map(|part| {
-                let (end, error) = match end_of_epoch(&self.0, &part) {
+                let (end, error) = match end_of_epoch(&self.broker, &part) {
                     Ok(end) => (Some(end), None),
                     Err(error) => {
-                        self.0.metrics.count_error(&error);
+                        self.broker.metrics.count_error(&error);
                         (None, Some(error.to_message()))
                     }
                 };

@@ -3,9 +3,15 @@
 //! Requests are appended one after the other in the order in which they come; while one
 //! waits for its acknowledgement the next ones are appended already.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use millrace_proto::v1::{self, ErrorReason};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -15,24 +21,78 @@ use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, broker_stopping},
     limits,
-    memory::MessagePermits,
+    memory::{ConnectionBudget, MemoryPermit, MessagePermits},
     partition::{AppendRequest, Appended, SequenceRule},
 };
 
-type Answer = BoxFuture<'static, Option<v1::ProduceResponse>>;
+/// An answer and the memory it counts until it is sent; none for requests that want no answer.
+type Answer = BoxFuture<'static, Option<ProduceAnswer>>;
+
+/// A request that has the memory of its answer, or can't have it.
+type Admitted = BoxFuture<'static, Result<(v1::ProduceRequest, Option<MemoryPermit>), ApiError>>;
+
+/// How many of a stream's latest answers may still be on the way to the socket while the next one
+/// is taken: one encoded, one with the connection.
+const ANSWERS_ON_THE_WAY: usize = 2;
+
+/// An answer, and the memory it counts.
+#[derive(Debug)]
+pub struct ProduceAnswer {
+    response: v1::ProduceResponse,
+    permit: Option<MemoryPermit>,
+}
+
+/// A stream's answers, whose memory counts until they have gone.
+#[derive(Debug)]
+pub struct ProduceAnswers {
+    answers: mpsc::Receiver<Result<ProduceAnswer, Status>>,
+    on_the_way: VecDeque<Option<MemoryPermit>>,
+}
+
+impl ProduceAnswers {
+    /// The answers that come from `answers`.
+    #[must_use]
+    pub fn new(answers: mpsc::Receiver<Result<ProduceAnswer, Status>>) -> Self {
+        Self {
+            answers,
+            on_the_way: VecDeque::with_capacity(ANSWERS_ON_THE_WAY + 1),
+        }
+    }
+}
+
+impl Stream for ProduceAnswers {
+    type Item = Result<v1::ProduceResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(answer) = ready!(self.answers.poll_recv(context)) else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(Some(answer.map(|answer| {
+            self.on_the_way.push_back(answer.permit);
+            if self.on_the_way.len() > ANSWERS_ON_THE_WAY {
+                self.on_the_way.pop_front();
+            }
+            answer.response
+        })))
+    }
+}
 
 /// Serves one stream until it ends or the reader of its answers goes away.
 pub async fn serve(
     broker: Arc<Broker>,
+    budget: Option<ConnectionBudget>,
     permits: MessagePermits,
     mut requests: Streaming<v1::ProduceRequest>,
-    answers: mpsc::Sender<Result<v1::ProduceResponse, Status>>,
+    answers: mpsc::Sender<Result<ProduceAnswer, Status>>,
 ) {
     permits.claim();
     let mut pending: FuturesOrdered<Answer> = FuturesOrdered::new();
+    // A request that waits for the memory of its answer; those before it are answered meanwhile.
+    let mut admitting: Option<Admitted> = None;
+    let mut failed: Option<Status> = None;
     let mut open = true;
     let stopping = broker.stopping.clone();
-    while open || !pending.is_empty() {
+    while open || admitting.is_some() || !pending.is_empty() {
         tokio::select! {
             biased;
             () = stopping.cancelled(), if open => open = false,
@@ -41,41 +101,78 @@ pub async fn serve(
                     return;
                 }
             }
-            request = requests.message(), if open && pending.len() < limits::MAX_PRODUCE_IN_FLIGHT => {
-                match request {
-                    Ok(Some(request)) => {
-                        // Held until the batches are in the log: from there they are the
-                        // page cache's.
-                        let _permit = permits.take();
-                        pending.push_back(begin(&broker, request));
+            () = answers.closed() => return,
+            admitted = admitted(&mut admitting), if admitting.is_some() => {
+                admitting = None;
+                // Held until the batches are in the log: from there they are the page cache's.
+                let _permit = permits.take();
+                match admitted {
+                    Ok((request, permit)) => pending.push_back(begin(&broker, request, permit)),
+                    Err(error) => {
+                        broker.metrics.count_error(&error);
+                        failed = Some(error.into());
+                        open = false;
                     }
+                }
+            }
+            request = requests.message(),
+                if open && admitting.is_none() && pending.len() < limits::MAX_PRODUCE_IN_FLIGHT =>
+            {
+                match request {
+                    Ok(Some(request)) => admitting = Some(admit(budget.clone(), request)),
                     Ok(None) => open = false,
                     Err(status) => {
                         tracing::debug!(%status, "a produce stream broke");
                         // What was appended is answered as far as it can be.
-                        while let Some(answer) = pending.next().await {
-                            if let Some(answer) = answer && answers.send(Ok(answer)).await.is_err() {
-                                return;
-                            }
-                        }
-                        let _ = answers.send(Err(status)).await;
-                        return;
+                        failed = Some(status);
+                        open = false;
                     }
                 }
             }
         }
     }
-    if stopping.is_cancelled() {
+    if let Some(status) = failed {
+        let _ = answers.send(Err(status)).await;
+    } else if stopping.is_cancelled() {
         let _ = answers.send(Err(broker_stopping().into())).await;
     }
 }
 
+/// The result of `admitting`; never, if nothing waits.
+async fn admitted(admitting: &mut Option<Admitted>) -> Result<(v1::ProduceRequest, Option<MemoryPermit>), ApiError> {
+    match admitting {
+        Some(admitting) => admitting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the memory of a request's answer before anything is written: an error for each of
+/// thousands of partitions is a lot more than the request. It counts as the request's, so that
+/// writers do not depend on readers.
+fn admit(budget: Option<ConnectionBudget>, request: v1::ProduceRequest) -> Admitted {
+    let bytes = request.partitions.len().min(limits::MAX_PARTITIONS_PER_REQUEST) * limits::ANSWER_PART_BYTES;
+    let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
+        return futures::future::ready(Ok((request, None))).boxed();
+    };
+    async move {
+        match budget.acquire(bytes).await {
+            Some(permit) => Ok((request, Some(permit))),
+            None => Err(ApiError::new(
+                ErrorReason::Overloaded,
+                "The broker had no memory for the request's answer in time: take the answers, and name fewer partitions at once.",
+            )
+            .outcome(WriteOutcome::NotWritten)),
+        }
+    }
+    .boxed()
+}
+
 /// Appends the request's batches now and answers with the future of its acknowledgement.
-fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest) -> Answer {
+fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest, permit: Option<MemoryPermit>) -> Answer {
     let correlation_id = request.correlation_id;
     let (acks, timeout) = match check(&request) {
         Ok(checked) => checked,
-        Err(error) => return answer_all(broker, &request, &error),
+        Err(error) => return answer_all(broker, &request, &error, permit),
     };
     let mut waiting = Vec::with_capacity(request.partitions.len());
     for part in request.partitions {
@@ -102,10 +199,11 @@ fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest) -> Answer {
             };
             partitions.push(produced(&broker, topic, partition, result));
         }
-        Some(v1::ProduceResponse {
+        let response = v1::ProduceResponse {
             correlation_id,
             partitions,
-        })
+        };
+        Some(ProduceAnswer { response, permit })
     }
     .boxed()
 }
@@ -229,7 +327,7 @@ fn produced(
 }
 
 /// The same error for each partition of a request that is wrong as a whole.
-fn answer_all(broker: &Broker, request: &v1::ProduceRequest, error: &ApiError) -> Answer {
+fn answer_all(broker: &Broker, request: &v1::ProduceRequest, error: &ApiError, permit: Option<MemoryPermit>) -> Answer {
     let error = error.clone().or_outcome(WriteOutcome::NotWritten);
     let mut named: Vec<(String, i32)> = request
         .partitions
@@ -245,9 +343,48 @@ fn answer_all(broker: &Broker, request: &v1::ProduceRequest, error: &ApiError) -
         .into_iter()
         .map(|(topic, partition)| produced(broker, topic, partition, Err(error.clone())))
         .collect();
-    let answer = v1::ProduceResponse {
+    let response = v1::ProduceResponse {
         correlation_id: request.correlation_id,
         partitions,
     };
-    futures::future::ready(Some(answer)).boxed()
+    futures::future::ready(Some(ProduceAnswer { response, permit })).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryBudget;
+
+    fn request(partitions: usize) -> v1::ProduceRequest {
+        v1::ProduceRequest {
+            partitions: vec![v1::ProducePartition::default(); partitions],
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn requests_wait_for_the_memory_of_their_answers() {
+        let memory = MemoryBudget::new(40 << 20, 20 << 20);
+        let budget = Some(memory.connection());
+        let (_, small) = admit(budget.clone(), request(16)).await.unwrap();
+        assert!(small.is_none() && memory.used() == 0);
+        let (_, first) = admit(budget.clone(), request(10_000)).await.unwrap();
+        let (_, second) = admit(budget.clone(), request(10_000)).await.unwrap();
+        assert_eq!(memory.used(), 2 * 10_000 * limits::ANSWER_PART_BYTES);
+        let third = admit(budget.clone(), request(10_000));
+        let waited = tokio::time::timeout(Duration::from_millis(20), third).await;
+        assert!(waited.is_err(), "there is memory for two such answers");
+        let (sender, receiver) = mpsc::channel(4);
+        let mut answers = ProduceAnswers::new(receiver);
+        for permit in [first, second, None] {
+            let response = v1::ProduceResponse::default();
+            sender.send(Ok(ProduceAnswer { response, permit })).await.unwrap();
+        }
+        for left in [2, 2, 1] {
+            assert!(answers.next().await.is_some());
+            assert_eq!(memory.used(), left * 10_000 * limits::ANSWER_PART_BYTES);
+        }
+        drop(answers);
+        assert_eq!(memory.used(), 0);
+    }
 }

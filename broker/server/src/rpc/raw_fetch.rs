@@ -1,22 +1,25 @@
-//! `Log.Fetch` without a copy of the records: the answers are framed by hand, so that the
-//! log's bytes (often a mapped part of the page cache) go to the socket as they are.
+//! `Log.Fetch` without a copy of the records, and `Log.Metadata` with one encoded answer for all:
+//! the answers are framed by hand, so that the log's bytes (often a mapped part of the page cache)
+//! go to the socket as they are.
 //!
-//! Everything else about the call is as generated; a generated client can't tell.
+//! A generated client can't tell. Messages are not compressed, in neither direction: record batches
+//! are by themselves, and requests that are get refused before they come here.
 
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    future::{Ready, ready},
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::StreamExt as _;
 use http_body::{Body, Frame};
+use http_body_util::StreamBody;
 use millrace_proto::{
     batch::batches,
     codec::MessageDecoder,
-    v1::{FetchRequest, FetchResponse, FetchedPartition, log_server::LogServer},
+    v1::{FetchRequest, FetchResponse, FetchedPartition, MetadataRequest, log_server::LogServer},
 };
 use prost::{
     Message as _,
@@ -26,17 +29,25 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming, body::Body as GrpcBody, server::NamedService};
 use tower::Service;
 
-use super::{fetch::FetchSession, log::LogService};
-use crate::{limits, memory::ConnectionBudget};
+use super::{
+    fetch::{FetchAnswer, FetchSession},
+    log::LogService,
+};
+use crate::{
+    error::ApiError,
+    limits,
+    memory::{self, ConnectionBudget},
+};
 
-const PATH: &str = "/millrace.v1.Log/Fetch";
+const FETCH_PATH: &str = "/millrace.v1.Log/Fetch";
+const METADATA_PATH: &str = "/millrace.v1.Log/Metadata";
 /// Field numbers of the contract.
 const PARTITIONS_FIELD: u32 = 2;
 const RECORDS_FIELD: u32 = 15;
 /// A gRPC message begins with a byte for "not compressed" and its length.
 const PREFIX_LEN: usize = 5;
 
-/// The `Log` service with its own way for `Fetch`.
+/// The `Log` service with its own way for `Fetch` and `Metadata`.
 #[derive(Clone, Debug)]
 pub struct RawLogServer {
     service: LogService,
@@ -44,7 +55,7 @@ pub struct RawLogServer {
 }
 
 impl RawLogServer {
-    /// Puts the way for `Fetch` in front of the generated service.
+    /// Puts the ways for `Fetch` and `Metadata` in front of the generated service.
     pub fn new(service: LogService) -> Self {
         let generated = LogServer::new(service.clone()).max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES);
         Self { service, generated }
@@ -52,55 +63,88 @@ impl RawLogServer {
 
     fn fetch(&self, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
         let budget = request.extensions().get::<ConnectionBudget>().cloned();
-        let requests: Streaming<FetchRequest> = Streaming::new_request(
-            MessageDecoder::default(),
-            request.into_body(),
-            None,
-            Some(limits::MAX_RPC_MESSAGE_BYTES),
-        );
+        let requests: Streaming<FetchRequest> = messages(request);
         let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
-        let broker = &self.service.0;
+        let broker = self.service.broker();
         broker.spawn(FetchSession::new(broker.clone(), budget).serve(requests, sender));
         let body = FetchBody {
             answers,
             chunks: VecDeque::new(),
             ended: false,
         };
-        let mut response = http::Response::new(GrpcBody::new(body));
-        let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-        response
+        answer(GrpcBody::new(body))
     }
+
+    /// Answers with the encoded metadata as it is: what waits to be taken is the same memory for
+    /// all who follow it.
+    async fn metadata(service: LogService, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
+        let mut requests: Streaming<MetadataRequest> = messages(request);
+        let request = match requests.message().await {
+            Ok(Some(request)) => request,
+            Ok(None) => return Status::from(ApiError::field("request", "must be sent")).into_http(),
+            Err(status) => return status.into_http(),
+        };
+        let answers = match service.encoded_metadata(request) {
+            Ok(answers) => answers,
+            Err(error) => return Status::from(error).into_http(),
+        };
+        let frames = answers
+            .flat_map(|answer| futures::stream::iter(answer.chunks()))
+            .map(|chunk| Ok::<_, Status>(Frame::data(chunk)))
+            .chain(futures::stream::once(async {
+                let mut trailers = http::HeaderMap::new();
+                Status::ok("").add_header(&mut trailers)?;
+                Ok(Frame::trailers(trailers))
+            }));
+        answer(GrpcBody::new(StreamBody::new(frames)))
+    }
+}
+
+/// The messages of a request.
+fn messages<T: prost::Message + Default + 'static>(request: http::Request<GrpcBody>) -> Streaming<T> {
+    let limit = Some(limits::MAX_RPC_MESSAGE_BYTES);
+    Streaming::new_request(MessageDecoder::default(), request.into_body(), None, limit)
+}
+
+/// An answer of messages.
+fn answer(body: GrpcBody) -> http::Response<GrpcBody> {
+    let mut response = http::Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+    response
 }
 
 impl NamedService for RawLogServer {
     const NAME: &'static str = <LogServer<LogService> as NamedService>::NAME;
 }
 
-/// Either way's future.
-type Generated = <LogServer<LogService> as Service<http::Request<GrpcBody>>>::Future;
-
 impl Service<http::Request<GrpcBody>> for RawLogServer {
     type Response = http::Response<GrpcBody>;
     type Error = Infallible;
-    type Future = futures::future::Either<Ready<Result<Self::Response, Infallible>>, Generated>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<GrpcBody>) -> Self::Future {
-        if request.uri().path() == PATH {
-            futures::future::Either::Left(ready(Ok(self.fetch(request))))
-        } else {
-            futures::future::Either::Right(self.generated.call(request))
+        match request.uri().path() {
+            FETCH_PATH => {
+                let response = self.fetch(request);
+                Box::pin(std::future::ready(Ok(response)))
+            }
+            METADATA_PATH => {
+                let service = self.service.clone();
+                Box::pin(async move { Ok(Self::metadata(service, request).await) })
+            }
+            _ => Box::pin(self.generated.call(request)),
         }
     }
 }
 
 /// Answers as frames.
 struct FetchBody {
-    answers: mpsc::Receiver<Result<FetchResponse, Status>>,
+    answers: mpsc::Receiver<Result<FetchAnswer, Status>>,
     /// What is left of the present answer.
     chunks: VecDeque<Bytes>,
     ended: bool,
@@ -120,7 +164,15 @@ impl Body for FetchBody {
             }
             match self.answers.poll_recv(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Ok(answer))) => encode(answer, &mut self.chunks),
+                Poll::Ready(Some(Ok(answer))) => {
+                    encode(answer.response, &mut self.chunks);
+                    // The memory counts until the last chunk is sent, whichever that is.
+                    if let Some(permit) = answer.permit {
+                        for chunk in &mut self.chunks {
+                            *chunk = memory::hold(std::mem::take(chunk), permit.clone());
+                        }
+                    }
+                }
                 Poll::Ready(Some(Err(status))) => return self.end(&status),
                 Poll::Ready(None) => return self.end(&Status::ok("")),
             }

@@ -53,7 +53,11 @@ impl Next {
         let reading = tokio::task::spawn_blocking(move || {
             let up_to = partition.offsets().high_watermark;
             // What fails here fails again, and is told, when it is asked for.
-            let records = partition.read(offset, max_bytes, true, up_to).ok()?;
+            // A batch that is larger than what was taken is read when it is asked for.
+            let records = partition.read_within(offset, max_bytes, up_to).ok()?.bytes;
+            if records.is_empty() {
+                return None;
+            }
             Some(match permit {
                 Some(permit) => memory::hold(records, permit),
                 None => records,
