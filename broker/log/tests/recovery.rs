@@ -61,12 +61,14 @@ fn ten_batches(flushed: usize) -> (FaultyFileSystem, PathBuf) {
             },
         )
         .unwrap();
-    for at in 0..10 {
+    for at in 0..=10 {
         if at == flushed {
             log.flush().unwrap();
             dir.write_checkpoints().unwrap();
         }
-        append(&log, 3);
+        if at < 10 {
+            append(&log, 3);
+        }
     }
     log.flush().unwrap();
     (disk.clone(), PathBuf::from("/data/t-0/00000000000000000000.log"))
@@ -98,24 +100,63 @@ fn read_all(log: &Log, from: i64) -> Vec<i64> {
     offsets
 }
 
+/// Bits that are flipped in each byte: single ones, high and low, and all.
+const MASKS: [u8; 4] = [0x80, 0x01, 0x10, 0xff];
+
+/// What a log looks like after recovery.
+#[derive(Debug, PartialEq)]
+struct Expected {
+    /// Base offsets of the batches that are served.
+    served: Vec<i64>,
+    end: i64,
+}
+
+/// The log of [`ten_batches`] cut before batch `at`.
+fn cut_before(at: u64) -> Expected {
+    let served: Vec<i64> = (0..at as i64).map(|batch| batch * 3).collect();
+    let end = at as i64 * 3;
+    Expected { served, end }
+}
+
+/// What a flip in batch `at`, above the flushed point, must leave. Base offset (8 bytes) and leader epoch (4) lie
+/// outside the CRC, as the leader sets them without reading the records: a batch in which one of them rose passes for
+/// one behind a gap, or of a newer leader. It stays, whole, under what it says of itself, and the log ends with it, as
+/// what follows contradicts it. All other flips cut the log before the batch.
+fn after_flip(whole: &[u8], size: u64, at: u64, mask: u8) -> Expected {
+    let (batch, in_batch) = (at / size, (at % size) as usize);
+    let mut bytes = whole[(batch * size) as usize..].to_vec();
+    bytes[in_batch] ^= mask;
+    let offset = i64::from_be_bytes(bytes[..8].try_into().unwrap());
+    let epoch = i32::from_be_bytes(bytes[12..16].try_into().unwrap());
+    let mut expected = cut_before(batch);
+    if in_batch < 8 && offset > expected.end && offset + 2 <= i64::from(i32::MAX) {
+        expected.served.push(offset);
+        expected.end = offset + 3;
+    }
+    if (12..16).contains(&in_batch) && epoch > 3 {
+        expected = cut_before(batch + 1);
+    }
+    expected
+}
+
 #[test]
 fn a_tail_cut_or_garbled_at_any_byte_recovers_to_the_right_prefix() {
     let size = batch(3).len() as u64;
     let (disk, path) = ten_batches(5);
     let whole = disk.contents(&path).unwrap();
     assert_eq!(whole.len() as u64, 10 * size);
+    let mut damages: Vec<Option<u8>> = MASKS.into_iter().map(Some).collect();
+    damages.extend([Some(0), None]);
     for at in 5 * size..10 * size {
-        // Offset (8 bytes) and leader epoch (4) lie outside the CRC; a changed one is found only where the order
-        // breaks, so only falls are tried there.
-        let in_batch = at % size;
-        for damage in ["cut", "flip", "zeros"] {
+        for damage in &damages {
             let (disk, path) = ten_batches(5);
             disk.edit(&path, |bytes| {
                 let at = usize::try_from(at).unwrap();
                 match damage {
-                    "cut" => bytes.truncate(at),
-                    "flip" => bytes[at] ^= 0x80,
-                    _ => bytes[at..].fill(0),
+                    None => bytes.truncate(at),
+                    // A tail of which only the length arrived.
+                    Some(0) => bytes[at..].fill(0),
+                    Some(mask) => bytes[at] ^= mask,
                 }
                 Ok(())
             })
@@ -123,30 +164,24 @@ fn a_tail_cut_or_garbled_at_any_byte_recovers_to_the_right_prefix() {
             // What was zero before is not damaged by zeros.
             let changed = disk.contents(&path).unwrap();
             let first = (0..whole.len()).find(|at| changed.get(*at) != whole.get(*at));
-            let good = first.map_or(10, |first| first as u64 / size);
+            let expected = match damage {
+                Some(mask) if *mask != 0 => after_flip(&whole, size, at, *mask),
+                _ => cut_before(first.map_or(10, |first| first as u64 / size)),
+            };
+            let what = format!("{damage:x?} at byte {at}");
             let (dir, log) = reopen(&disk);
-            let outside_crc = damage == "flip" && (in_batch < 8 || (12..16).contains(&in_batch));
-            let end = log.log_end_offset();
-            if outside_crc && end != good as i64 * 3 {
-                // A higher offset or epoch passes for a gap or a new leader, until the next batch contradicts it.
-                assert!(end > good as i64 * 3, "{damage} at {at}");
-                continue;
-            }
-            assert_eq!(end, good as i64 * 3, "{damage} at byte {at}");
-            assert_eq!(log.damage(), []);
-            assert_eq!(log.durable_end_offset(), end);
-            let expected: Vec<i64> = (0..good as i64).map(|batch| batch * 3).collect();
-            assert_eq!(read_all(&log, 0), expected);
+            let (served, end) = (read_all(&log, 0), log.log_end_offset());
+            assert_eq!(Expected { served, end }, expected, "{what}");
+            assert_eq!(log.damage(), [], "{what}");
+            assert_eq!(log.durable_end_offset(), end, "{what}");
             // The tail is erased: what comes next is not followed by old bytes, also after another crash.
-            append(&log, 1);
+            let epoch = log.latest_epoch().map_or(3, |entry| entry.epoch);
+            log.append_as_leader(&batch(1), epoch, 1000, &AppendOptions::default())
+                .unwrap();
             log.flush().unwrap();
             drop((dir, log));
             let (_dir, log) = reopen(&disk);
-            assert_eq!(
-                log.log_end_offset(),
-                end + 1,
-                "{damage} at byte {at}: cut records came back"
-            );
+            assert_eq!(log.log_end_offset(), end + 1, "{what}: cut records came back");
         }
     }
 }
@@ -154,43 +189,76 @@ fn a_tail_cut_or_garbled_at_any_byte_recovers_to_the_right_prefix() {
 #[test]
 fn damage_below_the_flushed_point_is_never_served_and_never_cut() {
     let size = batch(3).len() as u64;
-    for at in 0..5 * size {
+    for (at, mask) in (0..5 * size).flat_map(|at| MASKS.map(|mask| (at, mask))) {
         let (disk, path) = ten_batches(5);
-        disk.flip_bit(&path, at, 3).unwrap();
+        disk.edit(&path, |bytes| {
+            bytes[usize::try_from(at).unwrap()] ^= mask;
+            Ok(())
+        })
+        .unwrap();
+        let what = format!("{mask:#x} at byte {at}");
         let before = disk.contents(&path).unwrap();
         let (_dir, log) = reopen(&disk);
-        if at >= 4 * size && at < 4 * size + 8 {
-            // The last batch below the flushed point: nothing that counts contradicts its offset.
-            continue;
-        }
-        assert_eq!(log.log_end_offset(), 30, "byte {at}: {:?}", log.recovery_report());
+        assert_eq!(log.log_end_offset(), 30, "{what}: {:?}", log.recovery_report());
         assert!(
             disk.contents(&path).unwrap() == before,
-            "damaged bytes are kept as they are (byte {at})"
+            "damaged bytes are kept as they are ({what})"
         );
-        let report = log.scrub(0, u64::MAX).unwrap();
-        let (hit, in_batch) = ((at / size) as i64 * 3, at % size);
-        let outside_crc = in_batch < 8 || (12..16).contains(&in_batch);
-        if !outside_crc {
-            let known = log.damage();
-            assert!(
-                known.iter().any(|range| range.from <= hit && hit < range.to),
-                "byte {at}: {known:?} {report:?}"
-            );
-            assert!(
-                matches!(log.read(hit, 1000, true, i64::MAX), Err(ReadError::Corrupt { .. })),
-                "byte {at}"
-            );
-        }
+        log.scrub(0, u64::MAX).unwrap();
+        let (hit, in_batch) = (at / size, at % size);
+        let fell = (12..16).contains(&in_batch) && {
+            let epoch = before[(hit * size + 12) as usize..][..4].try_into().unwrap();
+            (0..3).contains(&i32::from_be_bytes(epoch))
+        };
+        // The epoch of the first batch may be any. If the second one's is lower, one of both is damaged: the first,
+        // as it might have risen.
+        let damaged = match (fell, hit) {
+            (true, 0) => None,
+            (true, 1) => Some(0),
+            _ => Some(hit),
+        };
+        let known: Vec<(i64, i64)> = log.damage().iter().map(|range| (range.from, range.to)).collect();
+        let expected = damaged.map(|batch| (batch as i64 * 3, batch as i64 * 3 + 3));
+        assert_eq!(known, Vec::from_iter(expected), "{what}");
         // What lies behind is served, what lies before, too.
-        if !outside_crc && in_batch >= 12 {
-            let behind: Vec<i64> = (at / size + 1..10).map(|batch| batch as i64 * 3).collect();
-            assert_eq!(read_all(&log, hit + 3), behind, "byte {at}");
-            assert_eq!(
-                read_all(&log, 0),
-                (0..at / size).map(|batch| batch as i64 * 3).collect::<Vec<_>>()
-            );
-        }
+        let Some(damaged) = damaged else { continue };
+        let refused = log.read(damaged as i64 * 3, 1000, true, i64::MAX);
+        assert!(matches!(refused, Err(ReadError::Corrupt { .. })), "{what}");
+        let behind: Vec<i64> = (damaged + 1..10).map(|batch| batch as i64 * 3).collect();
+        assert_eq!(read_all(&log, damaged as i64 * 3 + 3), behind, "{what}");
+        assert_eq!(read_all(&log, 0), cut_before(damaged).served, "{what}");
+    }
+}
+
+/// Nothing follows the last batch that could contradict an offset or an epoch in it that rose: it stays, and so does
+/// its right checksum; one that fell is damage. The log never ends below the flushed point, and no byte is cut.
+#[test]
+fn the_last_batch_of_a_flushed_log_is_never_cut() {
+    let size = batch(3).len() as u64;
+    let in_header = (0..8).chain(12..16);
+    for (in_batch, mask) in in_header.flat_map(|at| MASKS.map(|mask| (at, mask))) {
+        let (disk, path) = ten_batches(10);
+        let at = 9 * size + in_batch;
+        let whole = disk.contents(&path).unwrap();
+        disk.edit(&path, |bytes| {
+            bytes[usize::try_from(at).unwrap()] ^= mask;
+            Ok(())
+        })
+        .unwrap();
+        let before = disk.contents(&path).unwrap();
+        let passes = after_flip(&whole, size, at, mask);
+        let what = format!("{mask:#x} at byte {in_batch}");
+        let (_dir, log) = reopen(&disk);
+        assert!(disk.contents(&path).unwrap() == before, "{what}");
+        assert_eq!(log.log_end_offset(), passes.end.max(30), "{what}");
+        assert_eq!(read_all(&log, 0), passes.served, "{what}");
+        let damage: Vec<(i64, i64)> = log.damage().iter().map(|range| (range.from, range.to)).collect();
+        let expected = if passes.served.len() == 10 {
+            vec![]
+        } else {
+            vec![(27, 30)]
+        };
+        assert_eq!(damage, expected, "{what}");
     }
 }
 

@@ -246,7 +246,7 @@ impl DirShared {
         let before = checkpoints.flushed.get(name).copied();
         let raised = FlushedPoint {
             offset,
-            indexed: before.map_or(0, |point| point.indexed),
+            indexed: before.map_or(0, |point| point.indexed.min(offset)),
         };
         self.store_flushed(&mut checkpoints, name, raised)
     }

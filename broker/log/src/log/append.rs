@@ -191,11 +191,13 @@ impl Log {
         };
 
         let inner = &*self.inner;
+        // An empty log may be made to begin lower, which no flush may overlap.
+        let no_flush = (inner.log_start() == inner.log_end()).then(|| inner.flush_lock.lock());
         let mut writer = inner.writer.lock();
         inner.check_change()?;
         let config = inner.config();
-        inner.begin_within_batch(&mut writer, &first)?;
-        let mut next_offset = inner.log_end();
+        let within = no_flush.is_some() && inner.begins_within(&first);
+        let mut next_offset = if within { first.base_offset } else { inner.log_end() };
         let mut epoch = inner.epochs.read().latest().map_or(-1, |entry| entry.epoch);
         for (_, header) in &parsed {
             if header.base_offset < next_offset {
@@ -215,6 +217,11 @@ impl Log {
             epoch = header.partition_leader_epoch;
         }
         inner.claim_space(&config, bytes.len())?;
+        if within {
+            inner
+                .begin_lower(&mut writer, first.base_offset)
+                .map_err(|error| inner.refused_append(error))?;
+        }
 
         // Write runs of batches that fit the active segment with one call each.
         let mut at = 0;
@@ -305,14 +312,10 @@ fn check_client_batch(
 impl LogInner {
     /// An empty log may begin within the first batch that the leader has for it: then the batch is stored whole, and
     /// the log start stays where it is (KAFKA-6361's follow-up, `UnexpectedAppendOffsetException` in Kafka).
-    fn begin_within_batch(&self, writer: &mut Writer, first: &BatchHeader) -> Result<(), AppendError> {
+    fn begins_within(&self, first: &BatchHeader) -> bool {
         let (log_start, log_end) = (self.log_start(), self.log_end());
         let within = first.base_offset < log_end && log_end <= first.last_offset();
-        let active = self.active();
-        if within && log_start == log_end && active.size() == 0 && self.segments().len() == 1 {
-            self.replace_empty_active(writer, &active, first.base_offset)?;
-        }
-        Ok(())
+        within && log_start == log_end && self.segments().len() == 1 && self.active().size() == 0
     }
 
     /// Writes bytes that hold `run` to the end of the active segment and publishes the new log end.

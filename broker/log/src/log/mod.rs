@@ -98,7 +98,9 @@ pub(crate) struct LogInner {
     pub durable_end: AtomicI64,
     /// The index files are durable up to here.
     pub indexed_end: AtomicI64,
-    /// The epoch checkpoint could not be written for want of space: the stored flushed point must not move.
+    /// The epoch checkpoint could not be written for want of space, or an empty log was made to begin lower: the
+    /// stored flushed point must not rise before the next flush. Only while [`Writer::epochs_dirty`] is set, so that
+    /// there is something to flush.
     pub epochs_behind: AtomicBool,
     /// Odd while a truncation is under way; readers that see it change begin again (KAFKA-18723).
     pub truncations: AtomicU64,
@@ -134,7 +136,14 @@ impl LogInner {
     pub(crate) fn flushed_point(&self) -> FlushedPoint {
         // Read the lower one first: both only rise, except in a truncation, which stores them itself.
         let indexed = self.indexed_end.load(Ordering::Acquire);
-        let offset = self.durable_end();
+        let durable = self.durable_end();
+        // A log whose last segment is empty is one that recovery lets end at that segment's base.
+        let active = self.active();
+        let offset = if active.size() == 0 {
+            durable.min(active.base_offset)
+        } else {
+            durable
+        };
         FlushedPoint {
             offset,
             indexed: indexed.min(offset),
@@ -171,6 +180,12 @@ impl LogInner {
             return Err(ReadError::Closed);
         }
         Ok(self.shared.check_online()?)
+    }
+
+    /// Notes that the epoch checkpoint is what the cache is.
+    pub(crate) fn note_epochs_stored(&self, writer: &mut Writer) {
+        writer.epochs_dirty = false;
+        self.epochs_behind.store(false, Ordering::Release);
     }
 
     /// Adds to the list of what must be synced, once.

@@ -60,6 +60,15 @@ pub(super) struct Recovery<'a> {
     pub report: RecoveryReport,
 }
 
+/// The batch before the present one in a walk.
+struct Previous {
+    position: u64,
+    /// What it had to follow.
+    before: Chain,
+    /// Its base offset may be higher than it was written: one that rose leaves a gap.
+    offset_may_have_risen: bool,
+}
+
 /// How a walk over one segment ended.
 enum WalkEnd {
     /// At the end of the file.
@@ -79,6 +88,19 @@ impl Recovery<'_> {
         let start = found
             .partition_point(|segment| segment.base_offset <= flushed)
             .saturating_sub(1);
+        // The stored point moved to the base of a segment behind a gap, and a crash kept the empty one that it replaced.
+        let replaced = start.checked_sub(1).filter(|before| {
+            self.known.flushed.is_some() && found[start].base_offset == flushed && found[*before].size == 0
+        });
+        if let Some(before) = replaced {
+            tracing::warn!(
+                directory = %self.dir.display(),
+                segment = found[before].base_offset,
+                next = flushed,
+                "an empty segment before the flushed point is removed"
+            );
+            self.remove_from(&found[before..start])?;
+        }
         // Segments before the one that holds the flushed point are sealed and trusted, unless nothing is known. Their
         // indexes are trusted as far as they are known to be durable: one that was sealed since may lack its end.
         let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
@@ -87,7 +109,7 @@ impl Recovery<'_> {
                 crate::fs::remove_if_exists(&**self.fs, &names::path(self.dir, pair[0].base_offset, kind))?;
             }
         }
-        let mut segments: Vec<Arc<Segment>> = found[..start]
+        let mut segments: Vec<Arc<Segment>> = found[..replaced.unwrap_or(start)]
             .iter()
             .map(|segment| self.open_segment(segment.base_offset, segment.size, true))
             .collect();
@@ -191,8 +213,11 @@ impl Recovery<'_> {
         }
         loop {
             let mut scan = Scan::new(&*file, position, size);
-            // The batch before the present one: where it is, and what it had to follow.
-            let mut previous = (position, *chain);
+            let mut previous = Previous {
+                position,
+                before: *chain,
+                offset_may_have_risen: false,
+            };
             let bad = loop {
                 if from_cache && chain.next_offset >= flushed {
                     // An fsync has succeeded for what lies below the flushed point: what the cache shows of it is what
@@ -204,7 +229,7 @@ impl Recovery<'_> {
                     segment.limit_size(size);
                     scan = Scan::new(&*file, scan.position(), size);
                 }
-                let before = (scan.position(), *chain);
+                let before = *chain;
                 // After a crash below the flushed point, too: a damaged length there would make a torn tail of all that
                 // follows. What is walked is bounded by what came since the indexes were last made durable.
                 let verify = self.known.drop_cache || self.known.flushed.is_none() || chain.next_offset >= flushed;
@@ -224,7 +249,13 @@ impl Recovery<'_> {
                             indexes.note_batch(segment.base_offset, self.interval_bytes, at, &header);
                         }
                         note_epoch(&mut out.epochs, &header);
-                        previous = before;
+                        previous = Previous {
+                            position: at,
+                            before,
+                            // The batch of a trusted index entry has the offset that the entry says.
+                            offset_may_have_risen: header.base_offset > before.next_offset
+                                && (at != trusted_to || at == 0),
+                        };
                     }
                     Ok(None) => break None,
                     Err(reason) => break Some(reason),
@@ -232,9 +263,13 @@ impl Recovery<'_> {
             };
             // Base offset and leader epoch lie outside the CRC. One that is too high passes until the next batch
             // contradicts it; below the flushed point, where nothing may be cut, it is the damaged one then.
-            let (at, before) = previous;
+            let before = previous.before;
             let contradicted = match &bad {
-                Some(BadBatch::Offset { found, .. }) if before.next_offset <= *found => Some(*found),
+                Some(BadBatch::Offset { found, .. })
+                    if previous.offset_may_have_risen && before.next_offset <= *found =>
+                {
+                    Some(*found)
+                }
                 Some(BadBatch::Epoch { found, .. }) if before.epoch <= *found => Some(chain.next_offset),
                 _ => None,
             };
@@ -246,7 +281,7 @@ impl Recovery<'_> {
                     segment,
                     before.next_offset,
                     next_offset,
-                    at,
+                    previous.position,
                     Some(scan.position()),
                     reason,
                 );

@@ -204,16 +204,31 @@ impl LogInner {
     fn move_start(&self, offset: i64) -> Result<Vec<(Arc<Segment>, i64)>, ChangeError> {
         // The producer state as of the first segment that stays must be durable before the records that it was built
         // from may go (KAFKA-7190): once the log start is stored, the next opening removes them.
+        let first_kept = || {
+            let segments = self.segments();
+            let last = segments.windows(2).rfind(|pair| pair[1].base_offset <= offset);
+            last.map(|pair| pair[1].base_offset)
+        };
+        // Made without the writer lock where batches have to be read for it: sealed segments do not change, and
+        // truncation is kept away by the flush lock.
+        let foreseen = match first_kept() {
+            Some(end) => self.untold_producers(end)?.map(|state| (end, state)),
+            None => None,
+        };
         let (unsaved, must_flush) = {
             let mut writer = self.writer.lock();
             self.check_change()?;
-            let segments = self.segments();
-            let last = segments.windows(2).rfind(|pair| pair[1].base_offset <= offset);
-            let unsaved = match last {
-                Some(pair) => self.keep_producers(&mut writer, pair[1].base_offset)?,
-                None => None,
+            let end = first_kept();
+            let untold = match (end, foreseen) {
+                (Some(end), Some((at, state))) if at == end => Some(state),
+                (Some(end), _) => self.untold_producers(end)?,
+                (None, _) => None,
             };
-            (unsaved, last.is_some() && !writer.unsynced_snapshots.is_empty())
+            let unsaved = match (end, untold) {
+                (Some(end), Some(state)) => self.keep_producers(&mut writer, end, state)?,
+                _ => None,
+            };
+            (unsaved, end.is_some() && !writer.unsynced_snapshots.is_empty())
         };
         if must_flush {
             self.flush_locked()?;
@@ -269,15 +284,24 @@ impl LogInner {
         Ok(doomed)
     }
 
-    /// Makes sure that the producers as of `end`, where the first segment that stays begins, can be told without the
-    /// records below: normally a snapshot was made when that segment was begun, but a crash or a full disk may have
-    /// prevented it.
-    fn keep_producers(&self, writer: &mut Writer, end: i64) -> Result<Option<ProducerState>, ChangeError> {
+    /// The producers as of `end`, where the first segment that stays begins, if only the records below tell of them:
+    /// normally a snapshot was made when that segment was begun, but a crash or a full disk may have prevented it.
+    fn untold_producers(&self, end: i64) -> Result<Option<ProducerState>, ChangeError> {
         let snapshots = self.snapshot_offsets().map_err(ChangeError::from_read)?;
         if snapshots.contains(&end) {
             return Ok(None);
         }
         let (state, ..) = self.producers_at(end).map_err(ChangeError::from_read)?;
+        Ok(Some(state))
+    }
+
+    /// Stores the producers as of `end`; gives them back if there is no room before the segments are gone.
+    fn keep_producers(
+        &self,
+        writer: &mut Writer,
+        end: i64,
+        state: ProducerState,
+    ) -> Result<Option<ProducerState>, ChangeError> {
         let mut written = self.write_snapshot_at(writer, end, &state);
         if written.as_ref().is_err_and(is_disk_full) && self.shared.release_reserve() {
             written = self.write_snapshot_at(writer, end, &state);

@@ -1,5 +1,6 @@
 //! Sealing the active segment and beginning a new one.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -32,11 +33,16 @@ impl Log {
     /// # Errors
     /// As [`Log::roll`].
     pub fn roll_if_due(&self, now_ms: i64) -> Result<bool, ChangeError> {
-        for segment in self.inner.segments().iter() {
-            segment.close_if_idle();
-        }
         let mut writer = self.inner.writer.lock();
         self.inner.check_change()?;
+        for segment in self.inner.segments().iter() {
+            // A failed writeback is told to the handles that were open then: the fsync of a later one might succeed
+            // (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC'20).
+            let synced = !writer.unsynced.iter().any(|other| Arc::ptr_eq(other, segment));
+            if synced {
+                segment.close_if_idle();
+            }
+        }
         let age_ms = self.inner.active_age_ms(&writer, now_ms);
         if age_ms.is_some_and(|age| age > self.inner.config().segment_ms) {
             return self.inner.roll_locked(&mut writer);
@@ -98,7 +104,8 @@ impl LogInner {
         // An empty segment whose base lies too far below (a follower behind a gap) can't be rolled at its own base:
         // it is replaced by one at the batch's.
         if size == 0 {
-            self.replace_empty_active(writer, &active, header.base_offset)?;
+            self.replace_empty_active(writer, &active, header.base_offset)
+                .map_err(|error| self.refused_append(error))?;
             return Ok(self.active());
         }
         match self.roll_locked(writer) {
@@ -107,12 +114,12 @@ impl LogInner {
                 // No room for a new file. The old one can still grow if the disk has room for the batch.
                 return Ok(active);
             }
-            Err(ChangeError::Refused(_)) => return Err(self.shared.disk_full().into()),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.refused_append(error)),
         }
         let active = self.active();
         if header.last_offset() - active.base_offset > i64::from(i32::MAX) {
-            self.replace_empty_active(writer, &active, header.base_offset)?;
+            self.replace_empty_active(writer, &active, header.base_offset)
+                .map_err(|error| self.refused_append(error))?;
         }
         Ok(self.active())
     }
@@ -167,44 +174,104 @@ impl LogInner {
 
     /// Begins the log anew at `base_offset` behind a gap that no segment can span. Recovery takes a gap between two
     /// segments for a lost one, unless the flushed point lies behind it: so all before it is synced, here and now,
-    /// and the flushed point is stored.
+    /// and the flushed point is stored. The old, empty segment goes last: without it a point that could not be
+    /// stored would lie in a segment that is gone. Of both recovery keeps the one that the stored point speaks of.
     pub(super) fn replace_empty_active(
         &self,
         writer: &mut Writer,
         active: &Arc<Segment>,
         base_offset: i64,
     ) -> Result<(), ChangeError> {
+        debug_assert!(active.base_offset < base_offset && active.size() == 0);
+        let fs = &*self.shared.fs;
+        if writer.dir_unsynced {
+            // Were only the new one's name to survive a crash, the log would begin there.
+            fs.sync_dir(&self.dir)
+                .map_err(|error| self.fail("syncing the partition's directory", &error))?;
+        }
         let next = self.create_segment(base_offset)?;
-        self.change_segments(|segments| {
-            segments.pop();
-            segments.push(next);
-        });
-        writer.unsynced.retain(|segment| !Arc::ptr_eq(segment, active));
-        writer.dir_unsynced = true;
-        let synced = || -> std::io::Result<()> {
+        let synced = || -> io::Result<()> {
+            // The old one among them: what a refused append left in it must stay erased.
             for segment in &writer.unsynced {
                 segment.sync_data()?;
             }
             for offset in &writer.unsynced_snapshots {
                 let path = names::snapshot_path(&self.dir, *offset);
-                self.shared.fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;
+                fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;
             }
             // Recovery will not look at the batches before the gap: their epochs must be in the file.
             let epochs = leader_epochs::encode(self.epochs.read().entries());
-            write_atomic(&*self.shared.fs, &self.dir.join(leader_epochs::FILE_NAME), &epochs)?;
-            self.remove_segment_files(active.base_offset, false)?;
-            self.shared.fs.sync_dir(&self.dir)
+            write_atomic(fs, &self.dir.join(leader_epochs::FILE_NAME), &epochs)?;
+            next.sync_data()?;
+            fs.sync_dir(&self.dir)
         };
         synced().map_err(|error| self.fail("syncing before a gap", &error))?;
+        self.replace_last_segment(writer, active, next.clone());
         self.log_end.store(base_offset, Ordering::Release);
-        match self.write_snapshot(writer) {
-            Err(error) if is_disk_full(&error) => {}
-            other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
-        }
+        // Before it is stored: a checkpoint that is written meanwhile must not store an older one over it.
+        self.durable_end.fetch_max(base_offset, Ordering::AcqRel);
         self.shared
             .raise_flushed(&self.name, base_offset)
             .map_err(|error| self.fail("storing the flushed point", &error))?;
-        self.durable_end.fetch_max(base_offset, Ordering::AcqRel);
-        Ok(())
+        self.remove_segment_files(active.base_offset, false)
+            .and_then(|()| fs.sync_dir(&self.dir))
+            .map_err(|error| self.fail("removing an empty segment", &error))?;
+        match self.write_snapshot(writer) {
+            Err(error) if is_disk_full(&error) => Ok(()),
+            other => Ok(other.map_err(|error| self.fail("writing a producer snapshot", &error))?),
+        }
+    }
+
+    /// Lets an empty log begin lower than it did, at `base_offset`. The caller holds the flush lock: until the next
+    /// flush has made what is written there durable, the stored flushed point must not lie above it, or recovery
+    /// would miss records.
+    pub(super) fn begin_lower(&self, writer: &mut Writer, base_offset: i64) -> Result<(), ChangeError> {
+        writer.epochs_dirty = true;
+        self.epochs_behind.store(true, Ordering::Release);
+        self.shared
+            .lower_flushed(&self.name, base_offset, base_offset)
+            .map_err(|error| self.shared.refuse_or_fail("lowering the flushed point", &error))?;
+        let active = self.active();
+        if active.base_offset <= base_offset {
+            // An earlier attempt came as far as this.
+            return Ok(());
+        }
+        let next = self.create_segment(base_offset)?;
+        self.indexed_end.fetch_min(base_offset, Ordering::AcqRel);
+        self.replace_last_segment(writer, &active, next);
+        let state = std::mem::take(&mut writer.producers);
+        // A snapshot above the log's end is no more believed.
+        let written = self.write_snapshot_at(writer, base_offset, &state);
+        writer.producers = state;
+        let moved = match written {
+            Err(error) if is_disk_full(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => {
+                let path = names::snapshot_path(&self.dir, base_offset);
+                let snapshot = self.shared.fs.open(&path, OpenMode::ReadWrite);
+                snapshot.and_then(|snapshot| snapshot.sync_all())
+            }
+        };
+        moved
+            .and_then(|()| self.remove_segment_files(active.base_offset, false))
+            .and_then(|()| self.shared.fs.sync_dir(&self.dir))
+            .map_err(|error| self.fail("beginning the log lower", &error).into())
+    }
+
+    fn replace_last_segment(&self, writer: &mut Writer, last: &Arc<Segment>, next: Arc<Segment>) {
+        self.change_segments(|segments| {
+            segments.pop();
+            segments.push(next);
+        });
+        writer.unsynced.retain(|segment| !Arc::ptr_eq(segment, last));
+        writer.dir_unsynced = true;
+    }
+
+    /// What an append answers if a change that it needs is refused or fails.
+    pub(super) fn refused_append(&self, error: ChangeError) -> AppendError {
+        match error {
+            ChangeError::Refused(_) => self.shared.disk_full().into(),
+            other => other.into(),
+        }
     }
 }

@@ -57,6 +57,12 @@ impl LogInner {
         let mut chain = Chain::at(segment.base_offset);
         let mut scan = Scan::new(&*file, 0, size);
         loop {
+            // Past what is known: a sound batch may contradict the damaged one before it, and is not damaged itself.
+            if let Some((offset, position)) = self.behind_known_damage(segment.base_offset, scan.position()) {
+                chain = Chain::at(offset);
+                scan = Scan::new(&*file, position, size);
+                continue;
+            }
             match scan.next_batch(segment.base_offset, &mut chain)? {
                 Ok(Some((_, header, _))) => report.scanned_bytes += header.size_in_bytes() as u64,
                 Ok(None) => return Ok(()),
@@ -82,6 +88,16 @@ impl LogInner {
                 }
             }
         }
+    }
+
+    /// Offset and position at which a segment goes on behind a known damaged range that begins at `position`.
+    fn behind_known_damage(&self, base_offset: i64, position: u64) -> Option<(i64, u64)> {
+        let damage = self.damage.read();
+        let mut ranges = damage
+            .iter()
+            .filter(|range| range.segment == base_offset && range.position == position);
+        // Only forward, so that the walk ends.
+        ranges.find_map(|range| Some((range.to, range.resume_position.filter(|resume| *resume > position)?)))
     }
 
     fn quarantine(&self, range: DamagedRange, report: &mut ScrubReport) {

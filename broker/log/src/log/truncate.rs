@@ -170,7 +170,7 @@ impl LogInner {
             &leader_epochs::encode(self.epochs.read().entries()),
         )
         .map_err(|error| self.fail("writing leader epochs", &error))?;
-        writer.epochs_dirty = false;
+        self.note_epochs_stored(writer);
         // The producers before the new end is published (KAFKA-12153).
         self.reload_producers(writer, new_end)
             .map_err(|error| self.fail("reloading producers", &error))?;
@@ -263,7 +263,8 @@ impl LogInner {
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
         writer.dir_unsynced = false;
-        writer.epochs_dirty = false;
+        // There are none, and no file.
+        self.note_epochs_stored(writer);
         writer.bytes_since_checkpoint = 0;
         writer.active_since_ms = None;
         writer.snapshot_offset = -1;

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use millrace_log::EpochEntry;
+
 use crate::world::{DIR, PARTITION_DIR, World};
 
 /// After a crash the log is a prefix of what was appended, covers all that was reported durable, and begins no lower
@@ -95,7 +97,12 @@ fn adopt(world: &mut World, what: &str) {
             .history
             .iter()
             .any(|batch| batch.header.partition_leader_epoch == entry.epoch);
-        if in_log || found.contains(entry) {
+        // One that holds the log start begins there now.
+        let moved = EpochEntry {
+            start_offset: entry.start_offset.max(start),
+            ..*entry
+        };
+        if in_log || found.contains(entry) || found.contains(&moved) {
             expected.assign(entry.epoch, entry.start_offset);
         }
     }
@@ -161,8 +168,7 @@ pub fn close_clean(world: &mut World) {
                 assert_eq!(report.replayed_batches, 0, "a clean open replays nothing");
             }
             if world.choices.capacity_bytes == u64::MAX {
-                let numbers =
-                    |epochs: &[millrace_log::EpochEntry]| epochs.iter().map(|entry| entry.epoch).collect::<Vec<_>>();
+                let numbers = |epochs: &[EpochEntry]| epochs.iter().map(|entry| entry.epoch).collect::<Vec<_>>();
                 // Epochs without a record may be forgotten, none is made up. Records below the log start that share a
                 // segment with it tell of their epochs, too, also if these were forgotten.
                 let mut before = numbers(&epochs);

@@ -1,6 +1,6 @@
 //! What is done every few seconds: rolling, retention, expiry, gauges; and checkpoints, more often.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use millrace_engine::config::FlushPolicy;
 
@@ -16,26 +16,44 @@ pub async fn run(broker: Arc<Broker>) {
     tokio::join!(run_rounds(broker.clone()), run_checkpoints(broker));
 }
 
-/// Records up to where logs are on disk, every second and after so many bytes.
+/// Whether what is flushed is to be recorded now: not sooner than the interval after the last time, unless that
+/// succeeded and much was flushed since. What could not be stored is no reason to try at every poll.
+fn checkpoint_is_due(since_last: Option<Duration>, failed: bool, unrecorded_bytes: u64) -> bool {
+    match since_last {
+        Some(since) if since < CHECKPOINT_INTERVAL => !failed && unrecorded_bytes >= CHECKPOINT_BYTES,
+        _ => true,
+    }
+}
+
+/// Records up to where logs are on disk, every second and after so many bytes; until the broker stops or the directory
+/// goes offline, which it stays until the process ends.
 async fn run_checkpoints(broker: Arc<Broker>) {
     let mut ticks = tokio::time::interval(CHECKPOINT_POLL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // The first at once: it also takes the room that is kept for a full disk.
     let mut last: Option<tokio::time::Instant> = None;
+    let mut failed = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = broker.stopping.cancelled() => return,
         }
-        let recent = last.is_some_and(|last| last.elapsed() < CHECKPOINT_INTERVAL);
-        if recent && broker.dir.unrecorded_bytes() < CHECKPOINT_BYTES {
+        if let Some(offline) = broker.dir.offline() {
+            tracing::warn!(%offline, "no more checkpoints are written; the next start will scan more");
+            return;
+        }
+        let since_last = last.map(|last| last.elapsed());
+        if !checkpoint_is_due(since_last, failed, broker.dir.unrecorded_bytes()) {
             continue;
         }
         last = Some(tokio::time::Instant::now());
         let working = broker.clone();
         let done = tokio::task::spawn_blocking(move || working.dir.write_checkpoints()).await;
+        failed = !matches!(done, Ok(Ok(())));
         match done {
             Ok(Ok(())) => {}
+            // Said once, above.
+            Ok(Err(_)) if broker.dir.offline().is_some() => {}
             Ok(Err(error)) => tracing::warn!(%error, "checkpoints can't be written; the next start will scan more"),
             Err(error) => tracing::error!(%error, "writing checkpoints failed"),
         }
@@ -62,7 +80,7 @@ async fn run_rounds(broker: Arc<Broker>) {
 /// broker stops.
 pub async fn run_interval_flush(broker: Arc<Broker>) {
     let mut last: std::collections::HashMap<(String, i32), i64> = std::collections::HashMap::new();
-    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(100));
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -100,6 +118,7 @@ fn round(broker: &Broker) {
     }
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     broker.metrics.log_bytes.set(bytes as f64);
+    broker.partitions.count();
     if let Ok(available) = broker.dir.available_bytes() {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         broker.metrics.disk_available_bytes.set(available as f64);
@@ -127,4 +146,19 @@ fn look_after(partition: &Arc<Partition>, now: i64) {
         Err(error) => tracing::warn!(partition = ?name(), %error, "retention failed"),
     }
     log.expire_producers(now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_checkpoints_are_not_tried_at_every_poll() {
+        let soon = Some(CHECKPOINT_INTERVAL / 10);
+        assert!(checkpoint_is_due(None, false, 0), "at once after the start");
+        assert!(!checkpoint_is_due(soon, false, CHECKPOINT_BYTES - 1));
+        assert!(checkpoint_is_due(soon, false, CHECKPOINT_BYTES));
+        assert!(!checkpoint_is_due(soon, true, u64::MAX));
+        assert!(checkpoint_is_due(Some(CHECKPOINT_INTERVAL), true, 0));
+    }
 }

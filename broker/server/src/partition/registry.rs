@@ -34,6 +34,8 @@ pub struct Partitions {
     metrics: Arc<Metrics>,
     /// Partitions opened so far and to be opened, for the readiness report.
     opening: (AtomicUsize, AtomicUsize),
+    /// Partitions that the metadata places here and that could not be opened.
+    unopened: AtomicUsize,
     /// Where each broker is, for those who ask here for another one's partition.
     addresses: RwLock<BTreeMap<BrokerId, String>>,
     /// One reconciliation at a time.
@@ -71,6 +73,7 @@ impl Partitions {
             flusher,
             metrics,
             opening: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            unopened: AtomicUsize::new(0),
             addresses: RwLock::default(),
             reconciling: Mutex::new(()),
         }
@@ -154,7 +157,6 @@ impl Partitions {
 
     /// Makes the partitions what the metadata says: opens, creates, leads anew, changes
     /// settings, removes.
-    ///
     pub fn reconcile(&self, cluster: &Cluster) {
         let _one = self.reconciling.lock();
         *self.addresses.write() = cluster
@@ -189,9 +191,31 @@ impl Partitions {
         }
         self.keep_topics(cluster);
         self.open_all(&openings);
-        self.metrics
-            .partitions
-            .set(i64::try_from(self.all().len()).unwrap_or(i64::MAX));
+        let unopened = {
+            let topics = self.topics.read();
+            let is_open = |topic: &Topic, number: u32| {
+                let hosted = topics.get(&topic.name);
+                hosted.is_some_and(|hosted| i32::try_from(number).is_ok_and(|n| hosted.partitions.contains_key(&n)))
+            };
+            let placed = cluster.replicas_of(self.node_id);
+            placed.filter(|(topic, number)| !is_open(topic, *number)).count()
+        };
+        self.unopened.store(unopened, Ordering::Relaxed);
+        self.count();
+    }
+
+    /// Sets the gauges of how many partitions are held, and how many of them can't be used: also those of a data
+    /// directory that went offline meanwhile.
+    pub fn count(&self) {
+        let held = self.all().len();
+        let offline = offline_partitions(
+            held,
+            self.unopened.load(Ordering::Relaxed),
+            self.dir.offline().is_some(),
+        );
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.partitions.set(gauge(held));
+        self.metrics.offline_partitions.set(gauge(offline));
     }
 
     /// Topics are known even where none of their partitions can be opened here.
@@ -269,7 +293,6 @@ impl Partitions {
                         }
                     }
                     Err(error) => {
-                        self.metrics.offline_partitions.inc();
                         tracing::error!(
                             topic = opening.topic.name, partition = opening.number, %error,
                             "a partition can't be opened and is not served"
@@ -430,6 +453,11 @@ impl Partitions {
     }
 }
 
+/// How many partitions can't be used, of `held` ones that are open and `unopened` ones that could not be.
+fn offline_partitions(held: usize, unopened: usize, directory_is_offline: bool) -> usize {
+    unopened + if directory_is_offline { held } else { 0 }
+}
+
 /// A log's settings from its topic's.
 #[must_use]
 pub fn log_config(config: &TopicConfig) -> LogConfig {
@@ -456,4 +484,16 @@ pub fn log_config(config: &TopicConfig) -> LogConfig {
 #[must_use]
 pub fn required_in_sync(config: &TopicConfig, replicas: usize) -> usize {
     (config.min_insync_replicas as usize).min(replicas.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_partitions_of_an_offline_directory_are_offline() {
+        assert_eq!(offline_partitions(5, 0, false), 0);
+        assert_eq!(offline_partitions(5, 2, false), 2);
+        assert_eq!(offline_partitions(5, 2, true), 7);
+    }
 }

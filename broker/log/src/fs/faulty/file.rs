@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -15,6 +16,8 @@ pub(super) struct FaultyFile {
     pub id: u64,
     pub generation: u64,
     pub writable: bool,
+    /// Failed writebacks that this handle has reported, or that were before it.
+    pub seen_failures: AtomicU64,
 }
 
 impl FaultyFile {
@@ -49,6 +52,10 @@ impl FaultyFile {
             if fails {
                 inode.drop_dirty();
                 return Err(eio("fsync"));
+            }
+            let failures = inode.failed_writebacks;
+            if self.seen_failures.swap(failures, Ordering::Relaxed) < failures {
+                return Err(eio("an earlier writeback"));
             }
             if !lies {
                 inode.sync();

@@ -21,6 +21,8 @@ pub(super) struct Inode {
     pub modified_ms: i64,
     /// Open handles, which keep a nameless file alive.
     pub handles: u32,
+    /// Writebacks that failed so far; each handle that was open then reports it once.
+    pub failed_writebacks: u64,
 }
 
 fn write_into(bytes: &mut Vec<u8>, pos: usize, data: &[u8]) {
@@ -38,6 +40,7 @@ impl Inode {
             dirty: Vec::new(),
             modified_ms: now_ms,
             handles: 0,
+            failed_writebacks: 0,
         }
     }
 

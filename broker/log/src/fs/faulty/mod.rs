@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex;
 
@@ -114,6 +115,34 @@ impl FaultyFileSystem {
         state.recount();
     }
 
+    /// The kernel fails to write a file's dirty pages back and drops them. The handles that are open now report it at
+    /// their next sync; those opened later never do (Rebello et al., USENIX ATC'20).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn fail_writeback(&self, path: &Path) -> io::Result<()> {
+        self.with_inode(path, |inode| {
+            inode.drop_dirty();
+            inode.failed_writebacks += 1;
+        })
+    }
+
+    /// How many handles of a file are open.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_handles(&self, path: &Path) -> io::Result<u32> {
+        self.with_inode(path, |inode| inode.handles)
+    }
+
+    fn with_inode<T>(&self, path: &Path, act: impl FnOnce(&mut Inode) -> T) -> io::Result<T> {
+        let mut state = self.0.lock();
+        let Node::File(id) = state.resolve(path)? else {
+            return Err(io::ErrorKind::IsADirectory.into());
+        };
+        state.files.get_mut(&id).map(act).ok_or_else(|| not_found(path))
+    }
+
     /// Flips one bit of a file, in the cache and on the disk.
     ///
     /// # Errors
@@ -204,10 +233,13 @@ impl FileSystem for FaultyFileSystem {
                 id
             }
         };
+        let mut failures = 0;
         if let Some(inode) = state.files.get_mut(&id) {
             inode.handles += 1;
+            failures = inode.failed_writebacks;
         }
         Ok(Arc::new(FaultyFile {
+            seen_failures: AtomicU64::new(failures),
             disk: self.clone(),
             path: path.to_owned(),
             id,

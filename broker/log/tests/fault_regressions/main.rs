@@ -1,6 +1,9 @@
 //! What random runs over the faulty disk, and reviews of what they showed, found: one named test each.
 #![allow(clippy::unwrap_used)]
 
+mod flushed_point;
+mod writeback;
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -1,0 +1,204 @@
+//! The stored flushed point and the files that it speaks of, at steps that change both.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use millrace_log::checkpoint::flushed;
+use millrace_log::fs::OpenMode;
+use millrace_log::fs::faulty::FaultPlan;
+use millrace_log::{AppendError, FollowerAppended, LogConfig, TopicPartition};
+use millrace_proto::batch::{BatchBuilder, Codec, stamp_offset_and_epoch};
+
+use super::{Broker, PARTITION, batch};
+
+/// Farther from 0 than the offsets of one segment may be.
+const FAR: i64 = i32::MAX as i64 + 10;
+
+fn stored_point(broker: &Broker) -> i64 {
+    let bytes = broker
+        .disk
+        .contents(&Path::new("/data").join(flushed::FILE_NAME))
+        .unwrap();
+    let points = flushed::decode(&bytes).unwrap();
+    points.get(&TopicPartition::new("t", 0)).map_or(0, |point| point.offset)
+}
+
+fn segment_path(base_offset: i64) -> PathBuf {
+    Path::new(PARTITION).join(format!("{base_offset:020}.log"))
+}
+
+fn bases(broker: &Broker) -> Vec<i64> {
+    let sizes = broker.log().segment_sizes();
+    sizes.into_iter().map(|(base, _)| base).collect()
+}
+
+/// A batch of `records` records as a leader stored it at `offset`.
+fn fetched(offset: i64, records: usize, value: usize) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for _ in 0..records {
+        builder.append(1000, None, Some(&vec![b'v'; value]), &[]).unwrap();
+    }
+    let mut bytes = builder.build().unwrap().to_vec();
+    stamp_offset_and_epoch(&mut bytes, offset, 0);
+    bytes.into()
+}
+
+impl Broker {
+    fn follow(&self, batch: &Bytes) -> Result<FollowerAppended, AppendError> {
+        self.log().append_as_follower(batch, 0, 1000)
+    }
+
+    fn limit_free_bytes(&self, free: u64) {
+        self.disk.set_plan(FaultPlan {
+            capacity_bytes: self.disk.used_bytes().saturating_add(free),
+            ..FaultPlan::default()
+        });
+    }
+
+    /// One record, and behind a gap that no segment can span an empty segment, whose batch did not fit the disk.
+    fn with_a_place_behind_a_gap() -> Broker {
+        let broker = Broker::new(LogConfig::default());
+        broker.append(&batch(1000, 10, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        broker.limit_free_bytes(2000);
+        let refused = broker.follow(&fetched(FAR, 1, 4000));
+        assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
+        broker.disk.set_plan(FaultPlan::default());
+        assert_eq!((broker.log().log_end_offset(), stored_point(&broker)), (FAR, FAR));
+        assert_eq!(bases(&broker), [0, FAR]);
+        broker
+    }
+}
+
+/// The empty segment of which the stored point speaks must outlive the attempt to store a later one.
+#[test]
+fn a_segment_is_not_removed_before_the_flushed_point_has_left_it() {
+    for end in ["kill", "crash"] {
+        let mut broker = Broker::with_a_place_behind_a_gap();
+        broker.fail_next_sync_of(flushed::FILE_NAME);
+        let failed = broker.follow(&fetched(2 * FAR, 1, 10));
+        assert!(matches!(failed, Err(AppendError::Offline(_))), "{failed:?}");
+        match end {
+            "kill" => broker.kill(),
+            _ => broker.crash(),
+        }
+        assert_eq!(broker.log().damage(), [], "after a {end}");
+        assert_eq!(broker.log().log_end_offset(), FAR, "after a {end}");
+        broker.follow(&fetched(2 * FAR, 1, 10)).unwrap();
+        broker.log().flush().unwrap();
+        broker.crash();
+        assert_eq!(broker.log().damage(), []);
+        assert_eq!(broker.log().log_end_offset(), 2 * FAR + 1);
+        assert_eq!(bases(&broker), [0, 2 * FAR]);
+    }
+}
+
+/// A crash right after the point was stored leaves the segment that was replaced beside the new one.
+#[test]
+fn an_empty_segment_that_was_being_replaced_is_removed() {
+    let mut broker = Broker::with_a_place_behind_a_gap();
+    let fs = broker.disk.shared();
+    fs.open(&segment_path(1), OpenMode::CreateNew).unwrap();
+    fs.sync_dir(Path::new(PARTITION)).unwrap();
+    broker.crash();
+    assert_eq!(broker.log().damage(), []);
+    assert_eq!(broker.log().log_end_offset(), FAR);
+    assert_eq!(bases(&broker), [0, FAR]);
+    assert!(!fs.exists(&segment_path(1)).unwrap());
+    assert!(fs.exists(&segment_path(0)).unwrap());
+}
+
+/// A flush on a full disk may leave the leader epochs unwritten, and then the flushed point may not move; a truncation
+/// that writes them, or leaves none, must let it go again.
+#[test]
+fn a_truncation_lets_the_flushed_point_move_again() {
+    for fully in [false, true] {
+        let mut broker = Broker::new(LogConfig::default());
+        for _ in 0..3 {
+            broker.append(&batch(1000, 10, None)).unwrap();
+        }
+        broker.limit_free_bytes(0);
+        broker.log().flush().unwrap();
+        broker.disk.set_plan(FaultPlan::default());
+        broker.dir().write_checkpoints().unwrap();
+        assert_eq!(stored_point(&broker), 0, "the epochs could not be stored");
+        let end = if fully {
+            broker.log().truncate_fully_and_start_at(10).unwrap();
+            10
+        } else {
+            broker.log().truncate_to(2).unwrap()
+        };
+        broker.dir().write_checkpoints().unwrap();
+        assert_eq!(stored_point(&broker), end, "fully: {fully}");
+        broker.close();
+        let report = broker.log().recovery_report();
+        assert_eq!((report.scanned_bytes, report.unclean), (0, false));
+        assert_eq!(broker.log().log_end_offset(), end);
+    }
+}
+
+/// A follower's empty log that begins within the leader's first batch takes it whole. Until it is durable the flushed
+/// point must not lie above its base.
+#[test]
+fn a_log_that_begins_lower_than_it_did_lost_nothing() {
+    for end in ["crash", "checkpoint, crash", "flush, checkpoint, crash"] {
+        let mut broker = Broker::new(LogConfig::default());
+        broker.log().truncate_fully_and_start_at(10).unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        assert_eq!(stored_point(&broker), 10);
+        broker.follow(&fetched(8, 4, 10)).unwrap();
+        let log = broker.log();
+        assert_eq!((log.log_start_offset(), log.log_end_offset()), (10, 12));
+        assert_eq!(bases(&broker), [8]);
+        if end.contains("flush") {
+            broker.log().flush().unwrap();
+        }
+        if end.contains("checkpoint") {
+            broker.dir().write_checkpoints().unwrap();
+        }
+        let flushed = end.contains("flush");
+        assert_eq!(stored_point(&broker), if flushed { 12 } else { 8 }, "{end}");
+        broker.crash();
+        let log = broker.log();
+        assert!(!log.recovery_report().flushed_point_unknown, "{end}");
+        assert_eq!(log.damage(), [], "{end}");
+        assert_eq!(log.log_end_offset(), if flushed { 12 } else { 8 }, "{end}");
+    }
+}
+
+/// A batch that is refused must not have moved anything, or only what a second attempt, a flush and a crash can take.
+#[test]
+fn a_refused_batch_leaves_an_empty_log_where_it_was() {
+    let mut broker = Broker::new(LogConfig::default());
+    broker.log().truncate_fully_and_start_at(10).unwrap();
+    let ends = |broker: &Broker| (broker.log().log_start_offset(), broker.log().log_end_offset());
+    let mut newer = fetched(8, 4, 10).to_vec();
+    stamp_offset_and_epoch(&mut newer, 8, 5);
+    let refused = broker.follow(&newer.into());
+    assert!(
+        matches!(refused, Err(AppendError::InvalidLeaderEpoch { .. })),
+        "{refused:?}"
+    );
+    assert_eq!((ends(&broker), bases(&broker)), ((10, 10), vec![10]));
+
+    broker.limit_free_bytes(2000);
+    let large = fetched(8, 4, 1000);
+    for _ in 0..2 {
+        let refused = broker.follow(&large);
+        assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
+        assert_eq!(ends(&broker), (10, 10));
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        assert_eq!(stored_point(&broker), 8, "recovery lets the log end there");
+    }
+    broker.disk.set_plan(FaultPlan::default());
+    broker.follow(&large).unwrap();
+    assert_eq!(ends(&broker), (10, 12));
+    broker.dir().write_checkpoints().unwrap();
+    broker.crash();
+    assert_eq!(broker.log().damage(), []);
+    assert_eq!(broker.log().log_end_offset(), 8);
+    broker.follow(&large).unwrap();
+    assert_eq!(broker.log().log_end_offset(), 12);
+}
