@@ -123,7 +123,15 @@ async fn ask(
             .collect(),
     };
     let mut log = client.inner.connections.log(address)?;
-    let answer = within(deadline, async { Ok(log.list_offsets(request).await?.into_inner()) }).await?;
+    let reach = &client.inner.connections.reach;
+    let answer = within(deadline, async { Ok(log.list_offsets(request).await?.into_inner()) })
+        .await
+        .inspect(|_| reach.reached(address))
+        .inspect_err(|error| reach.failed(address, error))
+        .map_err(|error| match error.kind() {
+            ErrorKind::Connection => Error::connection(address, error),
+            _ => error,
+        })?;
     if answer.partitions.len() != wanted.len() {
         return Err(Error::new(
             ErrorKind::Connection,
