@@ -55,8 +55,8 @@ pub const MAX_PRODUCE_IN_FLIGHT: usize = 64;
 pub const PRODUCE_ANSWERS_AHEAD: usize = 4;
 
 /// What a partition's place in an answer takes in memory at most, in bytes: an error with its text
-/// and facts, and the same encoded.
-pub const ANSWER_PART_BYTES: usize = 1 << 10;
+/// and facts, and the same encoded; apart from the topic's name.
+pub const ANSWER_PART_BYTES: usize = 768;
 
 /// An answer's memory apart from records up to this is not counted, so that usual requests need not
 /// wait for those who do not take their answers.

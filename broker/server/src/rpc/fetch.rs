@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     convert,
-    produce::check_partitions,
+    produce::{answer_part_bytes, check_partitions},
     read_ahead::{Next, ReadAhead},
 };
 use crate::{
@@ -241,7 +241,7 @@ impl FetchSession {
     /// readers that do not take theirs must not hold up the others. `None` if even that is too
     /// much, as it has very many partitions.
     async fn allow(&self, fetch: &Fetch) -> Option<Allowance> {
-        let heads = fetch.partitions.len() * limits::ANSWER_PART_BYTES;
+        let heads: usize = fetch.partitions.iter().map(|part| answer_part_bytes(&part.topic)).sum();
         let heads = if heads > limits::SMALL_ANSWER_BYTES { heads } else { 0 };
         let Some(budget) = &self.budget else {
             return Some(Allowance {

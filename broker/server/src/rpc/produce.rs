@@ -64,7 +64,13 @@ impl Stream for ProduceAnswers {
     type Item = Result<v1::ProduceResponse, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some(answer) = ready!(self.answers.poll_recv(context)) else {
+        let polled = self.answers.poll_recv(context);
+        if polled.is_pending() {
+            // The next request may wait for just this memory; at most one answer, encoded, is still
+            // with the connection.
+            self.on_the_way.clear();
+        }
+        let Some(answer) = ready!(polled) else {
             return Poll::Ready(None);
         };
         Poll::Ready(Some(answer.map(|answer| {
@@ -150,7 +156,8 @@ async fn admitted(admitting: &mut Option<Admitted>) -> Result<(v1::ProduceReques
 /// thousands of partitions is a lot more than the request. It counts as the request's, so that
 /// writers do not depend on readers.
 fn admit(budget: Option<ConnectionBudget>, request: v1::ProduceRequest) -> Admitted {
-    let bytes = request.partitions.len().min(limits::MAX_PARTITIONS_PER_REQUEST) * limits::ANSWER_PART_BYTES;
+    let named = request.partitions.iter().take(limits::MAX_PARTITIONS_PER_REQUEST);
+    let bytes: usize = named.map(|part| answer_part_bytes(&part.topic)).sum();
     let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
         return futures::future::ready(Ok((request, None))).boxed();
     };
@@ -223,6 +230,12 @@ fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
             .map(|part| (part.topic.as_str(), part.partition)),
     )?;
     Ok((acks, timeout))
+}
+
+/// About what an answer takes in memory at most for one partition of `topic`, apart from records:
+/// the topic's name, and the same in an error's text and facts, and all of it encoded.
+pub fn answer_part_bytes(topic: &str) -> usize {
+    limits::ANSWER_PART_BYTES + 6 * topic.len()
 }
 
 /// Checks that a request names 1 to 10,000 partitions.
@@ -384,7 +397,19 @@ mod tests {
             assert!(answers.next().await.is_some());
             assert_eq!(memory.used(), left * 10_000 * limits::ANSWER_PART_BYTES);
         }
-        drop(answers);
+        let (_, third) = admit(budget.clone(), request(10_000)).await.unwrap();
+        let response = v1::ProduceResponse::default();
+        sender
+            .send(Ok(ProduceAnswer {
+                response,
+                permit: third,
+            }))
+            .await
+            .unwrap();
+        assert!(answers.next().await.is_some());
+        assert!(memory.used() > 0);
+        // Nothing that was taken holds up the next request.
+        assert!(answers.next().now_or_never().is_none());
         assert_eq!(memory.used(), 0);
     }
 }
