@@ -1,25 +1,32 @@
-//! Generates the gRPC code from `millrace/v1/*.proto`, without a `protoc` binary.
+//! Generates the gRPC code from the `.proto` files, without a `protoc` binary.
 use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const FILES: [&str; 4] = [
+/// What clients speak.
+const PUBLIC: [&str; 4] = [
     "millrace/v1/types.proto",
     "millrace/v1/messaging.proto",
     "millrace/v1/log.proto",
     "millrace/v1/admin.proto",
 ];
 
+/// What brokers speak among themselves.
+const INTERNAL: [&str; 1] = ["millrace/internal/v1/quorum.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=millrace");
-    let descriptors = protox::compile(FILES, ["."])?;
+    let descriptors = protox::compile(PUBLIC, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    // Server reflection answers from this; `compile_fds` does not write it itself.
+    // Server reflection answers from this; `compile_fds` does not write it itself. It tells
+    // nothing of what brokers speak among themselves.
     fs::write(out.join("millrace.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        // Payloads as slices of the receive buffer, not copies.
-        .bytes(".")
-        .codec_path("crate::codec::MillraceCodec")
-        .compile_fds(descriptors)?;
+    for descriptors in [descriptors, protox::compile(INTERNAL, ["."])?] {
+        tonic_prost_build::configure()
+            // Payloads as slices of the receive buffer, not copies.
+            .bytes(".")
+            .codec_path("crate::codec::MillraceCodec")
+            .compile_fds(descriptors)?;
+    }
     Ok(())
 }

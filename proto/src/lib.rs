@@ -5,5 +5,6 @@
 
 pub mod batch;
 pub mod codec;
+pub mod internal;
 pub mod partitioner;
 pub mod v1;

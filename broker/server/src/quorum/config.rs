@@ -41,6 +41,8 @@ pub(super) fn raft_config(options: &QuorumOptions) -> Result<Config, QuorumError
         // lag behind, or one snapshot would only lead to the next.
         replication_lag_threshold: kept.saturating_mul(2),
         max_payload_entries: 256,
+        // The network has its own limits, on the time without progress.
+        install_snapshot_timeout: millis(super::network::SNAPSHOT_WITHIN),
         ..Config::default()
     };
     let config = config

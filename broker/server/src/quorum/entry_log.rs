@@ -22,6 +22,7 @@ use bytes::BytesMut;
 use millrace_log::{FileSystem, Log, LogConfig, LogDir, OpenLogError};
 use millrace_proto::batch::batches;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
 use super::{
     error::QuorumError,
@@ -298,6 +299,21 @@ impl EntryLog {
     /// Stores the vote; on return it is on the disk.
     pub(super) fn save_vote(&self, vote: &Vote) -> io::Result<()> {
         self.change_state(|state| state.with_vote(vote))
+    }
+
+    /// What this voter has drawn when it first wrote to its disk.
+    pub(super) fn state_id(&self) -> Uuid {
+        self.state.lock().state_id()
+    }
+
+    /// Whether the quorum was begun with this voter on this disk.
+    pub(super) fn is_founder(&self) -> bool {
+        self.state.lock().is_founder()
+    }
+
+    /// Notes that the quorum is begun with this voter; on return it is on the disk.
+    pub(super) fn become_founder(&self) -> io::Result<()> {
+        self.change_state(QuorumState::as_founder)
     }
 
     fn change_state(&self, change: impl FnOnce(&QuorumState) -> QuorumState) -> io::Result<()> {

@@ -91,6 +91,39 @@ pub enum QuorumError {
         /// How long.
         within: Duration,
     },
+    /// Another change of the members is under way; nothing was changed.
+    #[error("the members of the metadata quorum are being changed: try again when that is done")]
+    ChangeInProgress,
+    /// The member lacks too much to become a voter: a majority that needs it would stand still.
+    #[error(
+        "member {voter_id} lacks {lag_entries} entries of the metadata log, or was not heard of lately: make it a voter once it has caught up"
+    )]
+    NotCaughtUp {
+        /// Which member.
+        voter_id: u64,
+        /// How many entries it lacks, as far as is known.
+        lag_entries: u64,
+    },
+    /// The change makes no sense for this member; nothing was changed.
+    #[error("member {voter_id} of the metadata quorum: {reason}")]
+    Member {
+        /// Which member.
+        voter_id: u64,
+        /// Why.
+        reason: String,
+    },
+    /// So few of the voters that would be left are there that they could decide nothing.
+    #[error(
+        "without voter {voter_id} only {present} of {voters} voters would be there, which is no majority: bring the others back first"
+    )]
+    QuorumAtRisk {
+        /// Who was to go.
+        voter_id: u64,
+        /// How many of those left were heard of lately.
+        present: usize,
+        /// How many would be left.
+        voters: usize,
+    },
     /// The quorum's storage or its core has stopped: the process must stop too.
     #[error("the metadata quorum has stopped: {reason}")]
     Stopped {

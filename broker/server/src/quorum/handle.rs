@@ -1,7 +1,7 @@
 //! The handle by which the broker uses its metadata quorum.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,18 +11,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use millrace_engine::{Cluster, Command, Outcome, Rejection};
+use millrace_engine::Cluster;
 use millrace_log::LogDir;
+use millrace_proto::internal::v1::quorum_server::QuorumServer;
 use openraft::{
-    Raft, RaftMetrics, RaftNetworkFactory, ReadPolicy,
-    errors::{
-        ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
-    },
+    Raft, RaftMetrics, RaftNetworkFactory,
+    errors::Fatal,
     network::NetSnapshot,
     type_config::{alias::WatchReceiverOf, async_runtime::watch::WatchReceiver},
 };
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use uuid::Uuid;
 
 use super::{
     config::raft_config,
@@ -30,19 +30,12 @@ use super::{
     error::QuorumError,
     io_thread,
     log_store::LogStore,
-    network::NoPeers,
+    network::{Identity, Network, Peers, QuorumService},
     options::QuorumOptions,
-    record::{self, MAX_ENTRY_BYTES},
     snapshot_store::SnapshotStore,
-    state_machine::StateMachine,
-    types::{Proposal, TypeConfig, Voter},
+    state_machine::{StateMachine, UsedIds},
+    types::{LogId, TypeConfig, Voter},
 };
-
-/// What an entry may hold beside its command: batch header, record framing, term and index.
-const ENTRY_OVERHEAD_BYTES: usize = 512;
-
-/// Room on the disk that a command leaves: for votes, and entries that are on their way already.
-const MIN_ROOM_BYTES: u64 = 1 << 20;
 
 /// How long a shutdown waits for the disk to finish what was begun.
 const SHUTDOWN_WITHIN: Duration = Duration::from_secs(10);
@@ -54,8 +47,11 @@ type MetricsWatch = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 pub struct Quorum(Arc<Inner>);
 
 struct Inner {
-    voter_id: u64,
+    identity: Identity,
     voter: Voter,
+    /// The way to other members; none in a quorum that is cut off by design.
+    peers: Option<Arc<Peers>>,
+    election_timeout: Duration,
     request_timeout: Duration,
     max_pending: usize,
     raft: Raft<TypeConfig, StateMachine>,
@@ -69,51 +65,52 @@ struct Inner {
     snapshots: Arc<SnapshotStore>,
     /// The index of the last entry that was on the disk when this voter was opened.
     found_last: Option<u64>,
-    #[cfg(test)]
     log: Arc<EntryLog>,
-}
-
-/// What a voter knows of its quorum.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QuorumStatus {
-    /// Who leads, as far as this voter knows.
-    pub leader: Option<u64>,
-    /// The newest term that this voter has heard of.
-    pub term: u64,
-    /// All voters, in order.
-    pub voters: Vec<u64>,
-    /// The last entry that this voter has applied.
-    pub applied_index: Option<u64>,
+    used_ids: UsedIds,
+    /// Held while the members are changed.
+    changing: tokio::sync::Mutex<()>,
 }
 
 impl Quorum {
-    /// Opens a voter: reads its vote, its newest snapshot and its log, and begins to take part.
+    /// Opens a member: reads its vote, its newest snapshot and its log, and begins to take part.
     /// A voter that is the only one stands for election at once.
     ///
-    /// Needs no other voter. Until a leader is known, [`Quorum::cluster`] may be as old as the
-    /// newest snapshot; [`Quorum::wait_for_leader`] waits until it is not.
+    /// Needs no other member. Until a leader is known, [`Quorum::cluster`] may be as old as the
+    /// newest snapshot; [`Quorum::wait_for_leader`] waits until it is not. Where there is or may
+    /// be more than one member, [`Quorum::service`] must be served at [`QuorumOptions::address`].
+    ///
+    /// A member whose disk is empty does nothing until it is made a member, with an id that was
+    /// never used: what it had promised under its old one is forgotten (KIP-853).
     ///
     /// # Errors
     /// [`QuorumError::Damaged`] and [`QuorumError::OtherVoter`] call for a human;
     /// [`QuorumError::Io`], [`QuorumError::Config`].
     pub async fn open(options: QuorumOptions) -> Result<Self, QuorumError> {
-        Self::open_with(options, NoPeers).await
-    }
-
-    /// As [`Quorum::open`], with a way to reach other voters.
-    pub(super) async fn open_with<N>(options: QuorumOptions, network: N) -> Result<Self, QuorumError>
-    where
-        N: RaftNetworkFactory<TypeConfig>,
-        N::Network: NetSnapshot<TypeConfig, SnapshotData = Bytes>,
-    {
         let config = raft_config(&options)?;
-        Self::open_with_config(options, config, network).await
+        let peers = Peers::new(identity(&options));
+        let network = Network::new(Arc::clone(&peers), options.election_timeout * 2);
+        Self::open_over(options, config, network, Some(peers)).await
     }
 
+    /// As [`Quorum::open`], over a network that carries what openraft sends and nothing else.
+    #[cfg(test)]
     pub(super) async fn open_with_config<N>(
         options: QuorumOptions,
         config: openraft::Config,
         network: N,
+    ) -> Result<Self, QuorumError>
+    where
+        N: RaftNetworkFactory<TypeConfig>,
+        N::Network: NetSnapshot<TypeConfig, SnapshotData = Bytes>,
+    {
+        Self::open_over(options, config, network, None).await
+    }
+
+    pub(super) async fn open_over<N>(
+        options: QuorumOptions,
+        config: openraft::Config,
+        network: N,
+        peers: Option<Arc<Peers>>,
     ) -> Result<Self, QuorumError>
     where
         N: RaftNetworkFactory<TypeConfig>,
@@ -127,6 +124,7 @@ impl Quorum {
                 reason: error.to_string(),
             })??;
         let found_last = log.end().checked_sub(1);
+        let used_ids = machine.used_ids();
         let (failed, _) = watch::channel(None);
         let (io, io_thread) = io_thread::start(Arc::clone(&log), failed.clone())
             .map_err(QuorumError::io("start of the metadata log's IO thread"))?;
@@ -135,11 +133,15 @@ impl Quorum {
             .await
             .map_err(stopped)?;
         let quorum = Self(Arc::new(Inner {
-            voter_id: options.voter_id,
+            identity: identity(&options),
             voter: Voter {
                 address: options.address,
                 directory_id: options.directory_id,
+                // Nil: of a voter that the quorum is begun with.
+                state_id: Uuid::nil(),
             },
+            peers,
+            election_timeout: options.election_timeout,
             request_timeout: options.request_timeout,
             max_pending: options.max_pending,
             pending: Semaphore::new(options.max_pending),
@@ -152,8 +154,9 @@ impl Quorum {
             snapshots,
             found_last,
             raft,
-            #[cfg(test)]
             log,
+            used_ids,
+            changing: tokio::sync::Mutex::default(),
         }));
         tokio::spawn(monitor(Arc::downgrade(&quorum.0), quorum.0.raft.metrics()));
         quorum.begin().await?;
@@ -169,80 +172,21 @@ impl Quorum {
             .await
             .map_err(stopped)?;
         self.0.bootstrapped.store(!voters.is_empty(), Ordering::Release);
-        if voters == [self.0.voter_id] {
+        if voters == [self.voter_id()] {
             self.0.raft.trigger().elect(false).await.map_err(stopped)?;
         }
         Ok(())
     }
 
-    /// Makes this voter the first and only one of a new quorum. Returns once that is in its log;
-    /// it leads soon after.
-    ///
-    /// # Errors
-    /// [`QuorumError::AlreadyBootstrapped`] if this voter has any entry or vote: two quorums
-    /// would result.
-    pub async fn bootstrap(&self) -> Result<(), QuorumError> {
-        let members = BTreeMap::from([(self.0.voter_id, self.0.voter.clone())]);
-        self.bootstrap_with(members).await
-    }
-
-    pub(super) async fn bootstrap_with(&self, members: BTreeMap<u64, Voter>) -> Result<(), QuorumError> {
-        match self.0.raft.initialize(members).await {
-            Ok(()) => {
-                self.0.bootstrapped.store(true, Ordering::Release);
-                Ok(())
-            }
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Err(QuorumError::AlreadyBootstrapped),
-            Err(RaftError::APIError(InitializeError::NotInMembers(error))) => {
-                Err(QuorumError::Config(error.to_string()))
-            }
-            Err(RaftError::Fatal(error)) => Err(stopped(error)),
-        }
+    /// What other members ask of this one, to be served at [`QuorumOptions::address`]. Serve it
+    /// from when the quorum is opened until after [`Quorum::shutdown`].
+    pub fn service(&self) -> QuorumServer<QuorumService> {
+        QuorumService::server(self.clone())
     }
 
     /// Whether this voter belongs to a quorum.
     pub fn is_bootstrapped(&self) -> bool {
         self.0.bootstrapped.load(Ordering::Acquire) || !self.status().voters.is_empty()
-    }
-
-    /// Has a command ordered by the quorum and applied. The inner result is the command's own;
-    /// [`Quorum::cluster`] shows its effect when this returns.
-    ///
-    /// # Errors
-    /// [`QuorumError::NotLeader`], [`QuorumError::NoMajority`], [`QuorumError::Overloaded`],
-    /// [`QuorumError::TooLarge`] and [`QuorumError::DiskFull`]: nothing was done. [`QuorumError::OutcomeUnknown`]: it may be
-    /// applied later, or never. [`QuorumError::Stopped`].
-    pub async fn submit(&self, command: Command) -> Result<Result<Outcome, Rejection>, QuorumError> {
-        let Ok(_permit) = self.0.pending.try_acquire() else {
-            return Err(QuorumError::Overloaded {
-                limit: self.0.max_pending,
-            });
-        };
-        let size = record::command_bytes(&command).map_err(|error| QuorumError::Config(error.to_string()))?;
-        let limit = MAX_ENTRY_BYTES - ENTRY_OVERHEAD_BYTES;
-        if size > limit {
-            return Err(QuorumError::TooLarge { size, limit });
-        }
-        // An entry that can't be written ends this voter; better not to begin.
-        let available = self.0.log_dir.available_bytes();
-        if let Ok(available_bytes) = available
-            && available_bytes < MIN_ROOM_BYTES + size as u64
-        {
-            return Err(QuorumError::DiskFull { available_bytes });
-        }
-        let within = self.0.request_timeout;
-        let write = self.0.raft.client_write(Proposal(command));
-        let response = match tokio::time::timeout(within, write).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(write_error(error)),
-            Err(_) => {
-                let reason = format!("no majority confirmed it within {within:?}");
-                return Err(QuorumError::OutcomeUnknown { reason });
-            }
-        };
-        response.data.0.ok_or_else(|| QuorumError::Stopped {
-            reason: format!("entry {} lost its command", response.log_id.index),
-        })
     }
 
     /// The metadata as of the last entry applied here.
@@ -253,40 +197,6 @@ impl Quorum {
     /// Tells of each new state. States may be skipped; the last one never is.
     pub fn watch(&self) -> watch::Receiver<Arc<Cluster>> {
         self.0.cluster.clone()
-    }
-
-    /// What this voter knows of its quorum.
-    pub fn status(&self) -> QuorumStatus {
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        QuorumStatus {
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-            voters: metrics.membership_config.voter_ids().collect(),
-            applied_index: metrics.last_applied.as_ref().map(|last| last.index),
-        }
-    }
-
-    /// Returns once [`Quorum::cluster`] shows everything that was acknowledged anywhere before
-    /// this call (ReadIndex, Raft's thesis section 6.4): a majority confirms the leader anew. No
-    /// clock is trusted.
-    ///
-    /// # Errors
-    /// [`QuorumError::NotLeader`], [`QuorumError::NoMajority`], [`QuorumError::Timeout`],
-    /// [`QuorumError::Stopped`].
-    pub async fn read_index(&self) -> Result<(), QuorumError> {
-        let within = self.0.request_timeout;
-        let read = self.0.raft.ensure_linearizable(ReadPolicy::ReadIndex);
-        match tokio::time::timeout(within, read).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
-            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(error)))) => Err(not_leader(&error)),
-            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)))) => Err(QuorumError::NoMajority),
-            Err(_) => Err(QuorumError::Timeout {
-                what: "majority",
-                within,
-            }),
-        }
     }
 
     /// Waits until a leader is known and everything that this voter had on its disk when it was
@@ -321,13 +231,41 @@ impl Quorum {
         }
     }
 
-    /// Stops taking part. What was acknowledged is on the disk; when this returns, nothing more
-    /// is written, so that the log directory can be closed.
-    pub async fn shutdown(&self) {
+    /// Turns from `None` to the reason once storage has failed or the quorum's core has stopped
+    /// without being asked to. The process must stop then: this voter no longer knows what it
+    /// has promised (KAFKA-14644).
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.0.failed.subscribe()
+    }
+
+    pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
+        &self.0.raft
+    }
+
+    #[cfg(test)]
+    pub(super) fn log(&self) -> &EntryLog {
+        &self.0.log
+    }
+
+    pub(super) fn entry_log(&self) -> Arc<EntryLog> {
+        Arc::clone(&self.0.log)
+    }
+
+    /// This member as one that the quorum is begun with.
+    pub(super) fn voter(&self) -> &Voter {
+        &self.0.voter
+    }
+
+    pub(super) fn set_bootstrapped(&self) {
+        self.0.bootstrapped.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_stopping(&self) {
         self.0.stopping.store(true, Ordering::Release);
-        if let Err(error) = self.0.raft.shutdown().await {
-            tracing::warn!(%error, "metadata quorum ended badly");
-        }
+    }
+
+    /// Waits for what is being written; after this nothing is.
+    pub(super) async fn end_io(&self) {
         let io = self.0.io.lock().take();
         let snapshots = Arc::clone(&self.0.snapshots);
         let ended = tokio::task::spawn_blocking(move || {
@@ -339,21 +277,70 @@ impl Quorum {
         }
     }
 
-    /// Turns from `None` to the reason once storage has failed or the quorum's core has stopped
-    /// without being asked to. The process must stop then: this voter no longer knows what it
-    /// has promised (KAFKA-14644).
-    pub fn failed(&self) -> watch::Receiver<Option<String>> {
-        self.0.failed.subscribe()
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
     }
 
-    #[cfg(test)]
-    pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
-        &self.0.raft
+    pub(super) fn voter_id(&self) -> u64 {
+        self.0.identity.voter_id
     }
 
-    #[cfg(test)]
-    pub(super) fn log(&self) -> &EntryLog {
-        &self.0.log
+    /// What was drawn when the disk was first written to, and whether the quorum was begun with
+    /// it.
+    pub(super) fn own_state(&self) -> (Uuid, bool) {
+        (self.0.log.state_id(), self.0.log.is_founder())
+    }
+
+    pub(super) fn peers(&self) -> Option<&Arc<Peers>> {
+        self.0.peers.as_ref()
+    }
+
+    pub(super) fn is_networked(&self) -> bool {
+        self.0.peers.is_some()
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn log_dir(&self) -> &LogDir {
+        &self.0.log_dir
+    }
+
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
+    }
+
+    pub(super) fn election_timeout(&self) -> Duration {
+        self.0.election_timeout
+    }
+
+    pub(super) fn changing(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.changing
+    }
+
+    pub(super) fn used_ids(&self) -> BTreeSet<u64> {
+        self.0.used_ids.lock().clone()
+    }
+
+    /// The last entry that is known here to be committed.
+    pub(super) fn committed(&self) -> Option<LogId> {
+        self.0.raft.metrics().borrow_watched().local_committed
+    }
+
+    /// Room for one more command.
+    pub(super) fn permit(&self) -> Result<SemaphorePermit<'_>, QuorumError> {
+        self.0.pending.try_acquire().map_err(|_| QuorumError::Overloaded {
+            limit: self.0.max_pending,
+        })
+    }
+}
+
+fn identity(options: &QuorumOptions) -> Identity {
+    Identity {
+        cluster_id: options.log_dir.identity().cluster_id.clone(),
+        voter_id: options.voter_id,
+        directory_id: options.directory_id,
     }
 }
 
@@ -389,7 +376,7 @@ pub(super) fn recover(
 }
 
 /// Waits until the metrics are as `wanted`; `None` if they end before.
-async fn until(
+pub(super) async fn until(
     mut metrics: MetricsWatch,
     wanted: impl Fn(&RaftMetrics<TypeConfig>) -> bool,
 ) -> Option<RaftMetrics<TypeConfig>> {
@@ -430,28 +417,8 @@ pub(super) fn report(failed: &watch::Sender<Option<String>>, reason: String) {
     });
 }
 
-fn stopped(error: Fatal<TypeConfig>) -> QuorumError {
+pub(super) fn stopped(error: Fatal<TypeConfig>) -> QuorumError {
     QuorumError::Stopped {
         reason: error.to_string(),
-    }
-}
-
-fn not_leader(error: &ForwardToLeader<TypeConfig>) -> QuorumError {
-    match error.reason {
-        ForwardReason::LeaseExpired => QuorumError::NoMajority,
-        ForwardReason::NotLeader | ForwardReason::LeadershipTransfer => QuorumError::NotLeader {
-            leader: error.leader_id,
-        },
-    }
-}
-
-fn write_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> QuorumError {
-    match error {
-        RaftError::Fatal(error) => stopped(error),
-        RaftError::APIError(ClientWriteError::ForwardToLeader(error)) => not_leader(&error),
-        // The entry was in this leader's log; a later leader may still commit it.
-        RaftError::APIError(error) => QuorumError::OutcomeUnknown {
-            reason: error.to_string(),
-        },
     }
 }

@@ -21,14 +21,20 @@
 //!   to another entry. The configuration that openraft gets sees to that.
 //! - The state lives in memory and is rebuilt from snapshot and log at each start, so an
 //!   applied index and the state it belongs to can't diverge (etcd #13766).
+//! - Members are added, promoted and removed one at a time ([`members`]); each request between
+//!   them names whom it is for ([`network`]), so that neither a wrong address nor an emptied disk
+//!   takes part.
 //! - Log is given up only behind a snapshot that is on the disk (KIP-630).
 
+mod ask;
+mod bootstrap;
 mod config;
 mod entry_log;
 mod error;
 mod handle;
 mod io_thread;
 mod log_store;
+mod members;
 mod membership;
 mod network;
 mod options;
@@ -37,11 +43,16 @@ mod snapshot;
 mod snapshot_store;
 mod state_file;
 mod state_machine;
+mod status;
+mod stop;
 mod types;
 
 pub use error::QuorumError;
-pub use handle::{Quorum, QuorumStatus};
+pub use handle::Quorum;
+pub use members::{MAX_VOTERS, NewMember};
+pub use network::QuorumService;
 pub use options::{METADATA_PARTITION, METADATA_TOPIC, METADATA_TOPIC_ID, QuorumOptions};
+pub use status::{MemberStatus, QuorumStatus};
 
 #[cfg(test)]
 mod tests;

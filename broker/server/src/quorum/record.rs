@@ -192,6 +192,7 @@ mod tests {
                 Voter {
                     address: format!("h:{id}"),
                     directory_id: uuid::Uuid::from_u128(7),
+                    state_id: uuid::Uuid::from_u128(8),
                 },
             )
         };

@@ -1,7 +1,8 @@
 //! A snapshot of the metadata, as a file and as it travels to a follower.
 //!
 //! ```text
-//!   {"format":"millrace-metadata-snapshot","version":1,"last":{...},"membership":{...},"stateBytes":N}\n
+//!   {"format":"millrace-metadata-snapshot","version":1,"last":{...},"membership":{...},
+//!    "usedIds":[...],"stateBytes":N}\n
 //!   N bytes: the state as JSON
 //!   \ncrc32c 0a1b2c3d\n
 //! ```
@@ -9,7 +10,7 @@
 //! The checksum covers everything before its line. `last` is the last entry in it, not the next
 //! one: an off-by-one between the two lost or repeated an entry elsewhere (KAFKA-14618).
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use millrace_engine::Cluster;
@@ -38,6 +39,8 @@ struct Header {
     version: u32,
     last: LogIdRecord,
     membership: StoredMembershipRecord,
+    #[serde(default)]
+    used_ids: BTreeSet<u64>,
     state_bytes: usize,
 }
 
@@ -48,6 +51,8 @@ pub(super) struct Snapshot {
     pub(super) last: LogId,
     /// The last membership in it.
     pub(super) membership: StoredMembership,
+    /// The ids of all members that there ever were: none is given a second time.
+    pub(super) used_ids: BTreeSet<u64>,
     /// The metadata.
     pub(super) cluster: Arc<Cluster>,
 }
@@ -69,6 +74,7 @@ impl Snapshot {
             version: VERSION,
             last: (&self.last).into(),
             membership: (&self.membership).into(),
+            used_ids: self.used_ids.clone(),
             state_bytes: state.len(),
         };
         let mut bytes = serde_json::to_vec(&header)?;
@@ -107,9 +113,13 @@ impl Snapshot {
             return Err(fail("the state's length does not match"));
         }
         let cluster: Cluster = serde_json::from_slice(state).map_err(|error| fail(&error.to_string()))?;
+        let membership = header.membership.decode().map_err(SnapshotError)?;
+        let mut used_ids = header.used_ids;
+        used_ids.extend(membership.nodes().map(|(id, _)| *id));
         Ok(Self {
             last: header.last.into(),
-            membership: header.membership.decode().map_err(SnapshotError)?,
+            membership,
+            used_ids,
             cluster: Arc::new(cluster),
         })
     }
@@ -117,7 +127,7 @@ impl Snapshot {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use super::{
         super::types::{Membership, Voter, log_id},
@@ -137,6 +147,7 @@ pub(super) mod tests {
         Snapshot {
             last: log_id(term, index),
             membership: StoredMembership::new(Some(log_id(0, 0)), membership),
+            used_ids: BTreeSet::from([1, 7]),
             cluster: Arc::new(cluster),
         }
     }

@@ -1,7 +1,8 @@
 //! `quorum-state`: what a voter must not forget besides its log.
 //!
 //! ```text
-//!   {"version":1,"voterId":1,"directoryId":"...","vote":{...},"purged":{"term":3,"index":41}}\n
+//!   {"version":1,"voterId":1,"directoryId":"...","stateId":"...","founder":false,
+//!    "vote":{...},"purged":{"term":3,"index":41}}\n
 //!   crc32c 0a1b2c3d\n
 //! ```
 //!
@@ -36,6 +37,12 @@ pub(super) struct QuorumState {
     voter_id: u64,
     /// The disk that it votes with.
     directory_id: Uuid,
+    /// Drawn with this file. Nil in files from before there was more than one voter.
+    #[serde(default)]
+    state_id: Uuid,
+    /// Whether the quorum was begun with this voter on this disk. True in older files.
+    #[serde(default = "yes")]
+    founder: bool,
     vote: Option<VoteRecord>,
     purged: Option<LogIdRecord>,
 }
@@ -50,6 +57,10 @@ struct VoteRecord {
     committed: bool,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl QuorumState {
     /// The state of a voter that has never voted.
     pub(super) fn new(voter_id: u64, directory_id: Uuid) -> Self {
@@ -57,8 +68,28 @@ impl QuorumState {
             version: VERSION,
             voter_id,
             directory_id,
+            state_id: Uuid::new_v4(),
+            founder: false,
             vote: None,
             purged: None,
+        }
+    }
+
+    /// What was drawn when this state was first made.
+    pub(super) fn state_id(&self) -> Uuid {
+        self.state_id
+    }
+
+    /// Whether the quorum was begun with this state.
+    pub(super) fn is_founder(&self) -> bool {
+        self.founder
+    }
+
+    /// The same as a voter that the quorum is begun with.
+    pub(super) fn as_founder(&self) -> Self {
+        Self {
+            founder: true,
+            ..self.clone()
         }
     }
 
@@ -177,6 +208,19 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(QuorumState::decode(&bytes[..end]).is_err(), "cut at {end}");
         }
+    }
+
+    /// Files from before there was more than one voter.
+    #[test]
+    fn an_older_file_is_a_founders() {
+        let json = r#"{"version":1,"voterId":3,"directoryId":"00000000-0000-0000-0000-000000000009","vote":null,"purged":null}"#;
+        let file = format!("{json}\ncrc32c {:08x}\n", crc32c(json.as_bytes()));
+        let state = QuorumState::decode(file.as_bytes()).unwrap();
+        assert!(state.is_founder() && state.state_id().is_nil());
+        let new = QuorumState::new(3, Uuid::from_u128(9));
+        assert!(!new.is_founder() && !new.state_id().is_nil());
+        let begun = QuorumState::decode(&new.as_founder().encode().unwrap()).unwrap();
+        assert!(begun.is_founder() && begun.state_id() == new.state_id());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Applies committed entries to the metadata and publishes each new state.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -9,6 +9,7 @@ use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder,
     storage::{EntryResponder, RaftStateMachine},
 };
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::{
@@ -18,10 +19,14 @@ use super::{
     types::{LogId, RaftSnapshot, Response, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
+/// The ids of all members that there ever were, as of the last entry applied.
+pub(super) type UsedIds = Arc<Mutex<BTreeSet<u64>>>;
+
 /// The metadata in memory: `snapshot ≤ applied`.
 pub(super) struct StateMachine {
     applied: Option<LogId>,
     membership: StoredMembership,
+    used_ids: UsedIds,
     published: watch::Sender<Arc<Cluster>>,
     snapshots: Arc<SnapshotStore>,
     log: Arc<EntryLog>,
@@ -39,6 +44,7 @@ impl StateMachine {
         let mut machine = Self {
             applied: None,
             membership: StoredMembership::default(),
+            used_ids: UsedIds::default(),
             published,
             snapshots,
             log,
@@ -47,6 +53,11 @@ impl StateMachine {
             machine.replace(snapshot);
         }
         machine
+    }
+
+    /// The ids of all members that there ever were.
+    pub(super) fn used_ids(&self) -> UsedIds {
+        Arc::clone(&self.used_ids)
     }
 
     /// Makes the entry after `last` the next to apply. For openraft's suite, which leaves gaps.
@@ -60,6 +71,7 @@ impl StateMachine {
         self.log.set_snapshot(snapshot.last.index);
         self.applied = Some(snapshot.last);
         self.membership = snapshot.membership;
+        *self.used_ids.lock() = snapshot.used_ids;
         self.published.send_replace(snapshot.cluster);
     }
 }
@@ -93,6 +105,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Blank => None,
                 EntryPayload::Normal(proposal) => Some(cluster.apply(index, &proposal.0)),
                 EntryPayload::Membership(membership) => {
+                    self.used_ids.lock().extend(membership.nodes().map(|(id, _)| *id));
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     None
                 }
@@ -123,6 +136,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let snapshot = self.applied.map(|last| Snapshot {
             last,
             membership: self.membership.clone(),
+            used_ids: self.used_ids.lock().clone(),
             cluster: Arc::clone(&self.published.borrow()),
         });
         SnapshotBuilder {

@@ -33,7 +33,7 @@ pub(super) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(term.into(), index)
 }
 
-/// A voter as the membership names it: where it answers and which disk it votes with. The disk
+/// A member as the membership names it: where it answers and which disk it votes with. The disk
 /// is part of a voter's identity, because one that comes back empty could vote twice (KIP-853).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -42,6 +42,11 @@ pub struct Voter {
     pub address: String,
     /// The id of its log directory.
     pub directory_id: Uuid,
+    /// What the member has drawn when it first wrote to that directory: a directory that was
+    /// emptied and kept its id is another disk all the same. Nil for the voters that the quorum
+    /// was begun with.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
+    pub state_id: Uuid,
 }
 
 /// A command on its way into the log.

@@ -7,6 +7,7 @@ mod multi;
 mod router;
 mod single;
 mod suite;
+mod wired;
 
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
@@ -183,11 +184,12 @@ impl Voters {
                 Voter {
                     address: format!("voter-{id}:9653"),
                     directory_id: directory_id(id),
+                    state_id: Uuid::nil(),
                 },
             )
         };
         let members = (1..=count).map(member).collect();
-        nodes[&1].quorum.bootstrap_with(members).await.unwrap();
+        nodes[&1].quorum.initialize(members).await.unwrap();
         let voters = Self { router, nodes };
         voters.leader().await;
         voters

@@ -1,0 +1,26 @@
+//! How members reach each other: gRPC on the brokers' internal port.
+//!
+//! [`Peers`] keeps the connections, [`Link`](link::Link) is what openraft sends by, and
+//! [`QuorumService`] is the other end. Every request names the member it is meant for, with its
+//! cluster and its disk; whoever is not that member refuses (KIP-853), so that neither an address
+//! that went to another broker nor a disk that came back empty ever takes part.
+
+mod failure;
+mod header;
+mod limits;
+mod link;
+mod peers;
+mod requests;
+mod service;
+mod wire;
+
+pub use service::QuorumService;
+
+#[cfg(test)]
+pub(super) use self::service::CHUNKS_RECEIVED;
+pub(super) use self::{
+    header::Identity,
+    limits::{MAX_ADDRESS_BYTES, SNAPSHOT_WITHIN},
+    link::Network,
+    peers::{Connection, Lane, PeerError, Peers},
+};

@@ -1,0 +1,92 @@
+//! What a member knows of its quorum.
+
+use std::time::Duration;
+
+use openraft::{RaftMetrics, type_config::async_runtime::watch::WatchReceiver};
+use uuid::Uuid;
+
+use super::{
+    handle::Quorum,
+    members::{lags, last_heard},
+    types::TypeConfig,
+};
+
+/// What a voter knows of its quorum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumStatus {
+    /// Who leads, as far as this voter knows.
+    pub leader: Option<u64>,
+    /// The newest term that this voter has heard of.
+    pub term: u64,
+    /// All voters, in order.
+    pub voters: Vec<u64>,
+    /// All members that have no vote, in order.
+    pub learners: Vec<u64>,
+    /// All members, in order of their ids.
+    pub members: Vec<MemberStatus>,
+    /// The last entry that is known here to be committed.
+    pub committed_index: Option<u64>,
+    /// The last entry that this voter has applied.
+    pub applied_index: Option<u64>,
+}
+
+/// A member as another sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its number.
+    pub voter_id: u64,
+    /// The id of its log directory.
+    pub directory_id: Uuid,
+    /// HOST:PORT for other brokers.
+    pub address: String,
+    /// Whether it has a vote.
+    pub is_voter: bool,
+    /// How many entries its log lacks; only the leader knows.
+    pub lag_entries: Option<u64>,
+    /// How long ago it last answered; only the leader knows. Zero for the leader itself.
+    pub last_heard: Option<Duration>,
+}
+
+impl Quorum {
+    /// What this voter knows of its quorum.
+    pub fn status(&self) -> QuorumStatus {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        QuorumStatus {
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+            voters: metrics.membership_config.voter_ids().collect(),
+            learners: metrics.membership_config.membership().learner_ids().collect(),
+            members: members(&metrics),
+            committed_index: metrics.local_committed.as_ref().map(|committed| committed.index),
+            applied_index: metrics.last_applied.as_ref().map(|last| last.index),
+        }
+    }
+}
+
+fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<MemberStatus> {
+    let (lags, heard) = (lags(metrics), last_heard(metrics));
+    let leads = metrics.current_leader == Some(metrics.id);
+    let is_voter = |id: u64| metrics.membership_config.voter_ids().any(|voter| voter == id);
+    let mut members: Vec<MemberStatus> = metrics
+        .membership_config
+        .nodes()
+        .map(|(id, voter)| {
+            let is_leader = leads && *id == metrics.id;
+            MemberStatus {
+                voter_id: *id,
+                directory_id: voter.directory_id,
+                address: voter.address.clone(),
+                is_voter: is_voter(*id),
+                lag_entries: if is_leader { Some(0) } else { lags.get(id).copied() },
+                last_heard: if is_leader {
+                    Some(Duration::ZERO)
+                } else {
+                    heard.get(id).copied()
+                },
+            }
+        })
+        .collect();
+    members.sort_unstable_by_key(|member| member.voter_id);
+    members
+}

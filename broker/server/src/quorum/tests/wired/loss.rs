@@ -1,0 +1,90 @@
+//! Cut connections and lost answers.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    super::{PATIENCE, create_topic, eventually, register_broker},
+    QuorumError, converge, founded, leader, stop_all, unchanged,
+};
+
+/// A follower that was cut off catches up, and its return deposes no one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_was_cut_off_catches_up() {
+    let members = founded(3, unchanged).await;
+    let leading = leader(members.values()).await;
+    let quorum = members[&leading].quorum.clone();
+    quorum.submit(register_broker()).await.unwrap().unwrap();
+    let cut = *members.keys().find(|id| **id != leading).unwrap();
+    let term = quorum.status().term;
+    // No one reaches it, and with pre-vote its own campaigns come to nothing.
+    members[&cut].proxy.cut();
+    for number in 0..200 {
+        quorum.submit(create_topic(number)).await.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!members[&cut].quorum.cluster().topics.contains_key("topic-199"));
+    members[&cut].proxy.heal();
+    eventually(|| members[&cut].quorum.cluster().topics.contains_key("topic-199")).await;
+    converge(members.values()).await;
+    assert_eq!((quorum.status().leader, quorum.status().term), (Some(leading), term));
+    stop_all(members.into_values()).await;
+}
+
+/// What was sent and not answered may be done: here it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_leaves_the_outcome_unknown() {
+    let members = founded(3, |options| options.request_timeout = Duration::from_millis(1_500)).await;
+    let leading = leader(members.values()).await;
+    members[&leading]
+        .quorum
+        .submit(register_broker())
+        .await
+        .unwrap()
+        .unwrap();
+    let follower = members.values().find(|member| member.id != leading).unwrap();
+    follower.quorum.submit(create_topic(1)).await.unwrap().unwrap();
+    members[&leading].proxy.lose_answers();
+    let error = follower.quorum.submit(create_topic(2)).await.unwrap_err();
+    assert!(matches!(error, QuorumError::OutcomeUnknown { .. }), "{error}");
+    eventually(|| follower.quorum.cluster().topics.contains_key("topic-2")).await;
+    // A read is asked for again instead, and finds no one.
+    let error = follower.quorum.read_index().await.unwrap_err();
+    assert!(
+        matches!(error, QuorumError::NotLeader { .. } | QuorumError::Timeout { .. }),
+        "{error}"
+    );
+    members[&leading].proxy.heal();
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(error) = follower.quorum.read_index().await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
+    follower.quorum.submit(create_topic(3)).await.unwrap().unwrap();
+    stop_all(members.into_values()).await;
+}
+
+/// Nothing is sent to a leader that can't be reached, so nothing is done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_way_to_the_leader_nothing_is_done() {
+    let members = founded(3, |options| options.request_timeout = Duration::from_millis(600)).await;
+    let leading = leader(members.values()).await;
+    members[&leading]
+        .quorum
+        .submit(register_broker())
+        .await
+        .unwrap()
+        .unwrap();
+    let follower = members.values().find(|member| member.id != leading).unwrap();
+    eventually(|| follower.quorum.status().leader == Some(leading)).await;
+    // The leader reaches the others, no one reaches it.
+    members[&leading].proxy.cut();
+    let error = follower.quorum.submit(create_topic(1)).await.unwrap_err();
+    assert!(
+        matches!(error, QuorumError::NotLeader { leader: Some(id) } if id == leading),
+        "{error}"
+    );
+    members[&leading].quorum.submit(create_topic(2)).await.unwrap().unwrap();
+    assert!(!members[&leading].quorum.cluster().topics.contains_key("topic-1"));
+    stop_all(members.into_values()).await;
+}
