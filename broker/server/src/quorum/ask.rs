@@ -231,7 +231,7 @@ impl Quorum {
         &self,
         ask: &Ask,
         leader: u64,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         deadline: Instant,
     ) -> Result<Answer, QuorumError> {
         let within = deadline.saturating_duration_since(Instant::now());

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::{
     error::QuorumError,
     handle::{Quorum, stopped},
-    members::{MAX_VOTERS, NewMember},
+    member_rules::MAX_VOTERS,
+    members::NewMember,
     network::MAX_ADDRESS_BYTES,
     types::Voter,
 };

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -45,6 +45,16 @@ type MetricsWatch = WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 /// A voter of the metadata quorum. Clones share one voter.
 #[derive(Clone)]
 pub struct Quorum(Arc<Inner>);
+
+/// A voter that may be gone.
+#[derive(Clone)]
+pub(super) struct WeakQuorum(Weak<Inner>);
+
+impl WeakQuorum {
+    pub(super) fn upgrade(&self) -> Option<Quorum> {
+        self.0.upgrade().map(Quorum)
+    }
+}
 
 struct Inner {
     identity: Identity,
@@ -181,7 +191,7 @@ impl Quorum {
     /// What other members ask of this one, to be served at [`QuorumOptions::address`]. Serve it
     /// from when the quorum is opened until after [`Quorum::shutdown`].
     pub fn service(&self) -> QuorumServer<QuorumService> {
-        QuorumService::server(self.clone())
+        QuorumService::server(WeakQuorum(Arc::downgrade(&self.0)))
     }
 
     /// Whether this voter belongs to a quorum.
@@ -324,7 +334,7 @@ impl Quorum {
     }
 
     /// The last entry that is known here to be committed.
-    pub(super) fn committed(&self) -> Option<LogId> {
+    pub(super) fn last_committed(&self) -> Option<LogId> {
         self.0.raft.metrics().borrow_watched().local_committed
     }
 
@@ -392,7 +402,7 @@ pub(super) async fn until(
 }
 
 /// Tells of a core that has stopped by itself.
-async fn monitor(inner: std::sync::Weak<Inner>, metrics: MetricsWatch) {
+async fn monitor(inner: Weak<Inner>, metrics: MetricsWatch) {
     let ended = until(metrics, |metrics| metrics.running_state.is_err()).await;
     let reason = match ended.map(|metrics| metrics.running_state) {
         Some(Err(error)) => error.to_string(),

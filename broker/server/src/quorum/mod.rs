@@ -34,6 +34,7 @@ mod error;
 mod handle;
 mod io_thread;
 mod log_store;
+mod member_rules;
 mod members;
 mod membership;
 mod network;
@@ -49,7 +50,8 @@ mod types;
 
 pub use error::QuorumError;
 pub use handle::Quorum;
-pub use members::{MAX_VOTERS, NewMember};
+pub use member_rules::MAX_VOTERS;
+pub use members::NewMember;
 pub use network::QuorumService;
 pub use options::{METADATA_PARTITION, METADATA_TOPIC, METADATA_TOPIC_ID, QuorumOptions};
 pub use status::{MemberStatus, QuorumStatus};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     handle::Quorum,
-    members::{lags, last_heard},
+    member_rules::{lags, last_heard},
     types::TypeConfig,
 };
 

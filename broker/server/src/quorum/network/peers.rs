@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use millrace_proto::internal::v1::{Header, Refusal, quorum_client::QuorumClient};
+use millrace_proto::internal::v1::{Header, IdentifyRequest, Refusal, quorum_client::QuorumClient};
 use parking_lot::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tonic::{
     Response, Status,
     transport::{Channel, Endpoint},
@@ -113,7 +116,9 @@ impl Peers {
         let connection = Arc::new(Connection {
             header: self.me.header(target, voter),
             voter: voter.clone(),
-            channel: tokio::sync::Mutex::default(),
+            // A command that was sent into a connection that leads nowhere may have arrived.
+            greets: lane == Lane::Requests,
+            open: Mutex::default(),
         });
         connections.insert((target, lane), Arc::downgrade(&connection));
         connection
@@ -127,11 +132,34 @@ impl Peers {
     }
 }
 
+/// How an attempt to connect ended: with the connection and which one it is, counted from the
+/// first, or without.
+type Connected = Result<(Channel, u64), NotConnected>;
+
+/// Why there is no connection: nothing was sent on it.
+#[derive(Clone, Debug)]
+struct NotConnected {
+    /// What the peer had against it, if it was that.
+    refusal: Option<Refusal>,
+    reason: String,
+}
+
+impl NotConnected {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            refusal: None,
+            reason: reason.into(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Open {
-    /// Which connection it is, counted from the first.
+    /// How many connections were made.
     generation: u64,
     channel: Option<Channel>,
+    /// The attempt that is under way.
+    attempt: Option<watch::Receiver<Option<Connected>>>,
 }
 
 /// The way to one member. Broken connections are made anew, to where the name leads then.
@@ -139,7 +167,9 @@ struct Open {
 pub(in super::super) struct Connection {
     header: Header,
     voter: Voter,
-    channel: tokio::sync::Mutex<Open>,
+    /// Whether a new connection is first asked who is there.
+    greets: bool,
+    open: Mutex<Open>,
 }
 
 impl Connection {
@@ -154,28 +184,32 @@ impl Connection {
     }
 
     /// Sends a request and waits for its answer, both within `within`.
-    pub(super) async fn call<T, F>(&self, within: Duration, ask: impl FnOnce(Client) -> F) -> Result<T, PeerError>
+    pub(super) async fn call<T, F>(
+        self: &Arc<Self>,
+        within: Duration,
+        ask: impl FnOnce(Client) -> F,
+    ) -> Result<T, PeerError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let address = || self.voter.address.clone();
         let deadline = Instant::now() + within;
-        let connected = timeout_at(deadline.min(Instant::now() + CONNECT_WITHIN), self.client());
-        let (client, generation) = match connected.await {
-            Ok(Ok(connected)) => connected,
-            Ok(Err(error)) => {
-                return Err(PeerError::Unreachable {
-                    address: address(),
-                    reason: in_full(&error),
-                });
-            }
-            Err(_) => {
-                return Err(PeerError::Unreachable {
-                    address: address(),
-                    reason: "it does not take the connection in time".into(),
-                });
-            }
-        };
+        let connected = timeout_at(deadline, self.connected()).await;
+        let in_time = connected.unwrap_or_else(|_| Err(NotConnected::new("it does not take the connection in time")));
+        let (channel, generation) = in_time.map_err(|NotConnected { refusal, reason }| match refusal {
+            Some(refusal) => PeerError::Refused {
+                address: address(),
+                refusal,
+                message: reason,
+            },
+            None => PeerError::Unreachable {
+                address: address(),
+                reason,
+            },
+        })?;
+        let client = QuorumClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let error = match timeout_at(deadline, ask(client)).await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
             Ok(Err(status)) => match refusal(&status) {
@@ -192,6 +226,11 @@ impl Connection {
                     refusal,
                     message: status.message().into(),
                 },
+                // The connection was broken, and no other could be made.
+                None if is_connect_error(&status) => PeerError::Unreachable {
+                    address: address(),
+                    reason: in_full(&status),
+                },
                 None => PeerError::Lost {
                     address: address(),
                     reason: in_full(&status),
@@ -202,7 +241,7 @@ impl Connection {
                 within,
             },
         };
-        self.disconnect(generation).await;
+        self.disconnect(generation);
         Err(error)
     }
 
@@ -214,21 +253,63 @@ impl Connection {
         }
     }
 
-    async fn client(&self) -> Result<(Client, u64), tonic::transport::Error> {
-        let mut open = self.channel.lock().await;
-        let channel = match &open.channel {
-            Some(channel) => channel.clone(),
-            None => {
-                let channel = self.endpoint()?.connect().await?;
-                open.generation += 1;
-                open.channel = Some(channel.clone());
-                channel
+    /// The present connection, or a new one. Whoever stops waiting for it does not end the
+    /// attempt: a heartbeat has less time than a slow name server may take.
+    async fn connected(self: &Arc<Self>) -> Connected {
+        let mut attempt = {
+            let mut open = self.open.lock();
+            if let Some(channel) = &open.channel {
+                return Ok((channel.clone(), open.generation));
+            }
+            match &open.attempt {
+                Some(attempt) => attempt.clone(),
+                None => {
+                    let (done, attempt) = watch::channel(None);
+                    open.attempt = Some(attempt.clone());
+                    tokio::spawn(Arc::clone(self).connect(done));
+                    attempt
+                }
             }
         };
-        let client = QuorumClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        Ok((client, open.generation))
+        match attempt.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(connected)) => connected.clone(),
+            Ok(None) | Err(_) => Err(NotConnected::new("the attempt to connect was given up")),
+        }
+    }
+
+    async fn connect(self: Arc<Self>, done: watch::Sender<Option<Connected>>) {
+        let connecting = tokio::time::timeout(CONNECT_WITHIN, self.new_channel());
+        let made = connecting.await.unwrap_or_else(|_| {
+            let reason = format!("it does not take the connection within {CONNECT_WITHIN:?}");
+            Err(NotConnected::new(reason))
+        });
+        let connected = {
+            let mut open = self.open.lock();
+            open.attempt = None;
+            made.map(|channel| {
+                open.generation += 1;
+                open.channel = Some(channel.clone());
+                (channel, open.generation)
+            })
+        };
+        // Whoever waited may have gone.
+        done.send_replace(Some(connected));
+    }
+
+    async fn new_channel(&self) -> Result<Channel, NotConnected> {
+        let failed = |error: tonic::transport::Error| NotConnected::new(in_full(&error));
+        let endpoint = self.endpoint().map_err(failed)?;
+        let channel = endpoint.connect().await.map_err(failed)?;
+        if self.greets {
+            let header = Some(self.header());
+            let mut client = QuorumClient::new(channel.clone());
+            let greeted = client.identify(IdentifyRequest { header }).await;
+            greeted.map_err(|status| NotConnected {
+                refusal: refusal(&status),
+                reason: in_full(&status),
+            })?;
+        }
+        Ok(channel)
     }
 
     fn endpoint(&self) -> Result<Endpoint, tonic::transport::Error> {
@@ -242,12 +323,24 @@ impl Connection {
     }
 
     /// Gives up a connection, unless it was made anew already.
-    async fn disconnect(&self, generation: u64) {
-        let mut open = self.channel.lock().await;
+    fn disconnect(&self, generation: u64) {
+        let mut open = self.open.lock();
         if open.generation == generation {
             open.channel = None;
         }
     }
+}
+
+/// Whether nothing was sent, for want of a connection.
+fn is_connect_error(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(cause) = next {
+        if cause.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error and what caused it: tonic's own text is "transport error".
@@ -299,6 +392,41 @@ mod tests {
             let _ = peers.connection(id, &voter("a:1"), Lane::Control);
         }
         assert!(peers.connections.lock().len() <= 2, "closed connections are forgotten");
+    }
+
+    /// A peer that takes connections and closes them is not there: nothing is sent to it that
+    /// must not be sent twice.
+    #[tokio::test]
+    async fn a_connection_that_leads_nowhere_is_none() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        let connection = peers().connection(2, &voter(&address), Lane::Requests);
+        let asked = connection
+            .call(Duration::from_secs(5), |_| async { Ok(Response::new(())) })
+            .await;
+        assert!(matches!(asked, Err(PeerError::Unreachable { .. })), "{asked:?}");
+    }
+
+    /// A peer that is slow to take connections is reached all the same by those in a hurry.
+    #[tokio::test]
+    async fn one_attempt_to_connect_outlives_those_who_wait_for_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let peers = peers();
+        let connection = peers.connection(2, &voter(&address), Lane::Control);
+        for _ in 0..20 {
+            let hasty = connection.connected();
+            tokio::time::timeout(Duration::ZERO, hasty).await.ok();
+        }
+        let (channel, generation) = connection.connected().await.unwrap();
+        drop(channel);
+        assert_eq!(generation, 1);
+        let first = connection.connected().await.unwrap().1;
+        connection.disconnect(first);
+        assert_eq!(connection.connected().await.unwrap().1, 2);
+        connection.disconnect(first);
+        assert_eq!(connection.connected().await.unwrap().1, 2, "the newer one stays");
     }
 
     #[tokio::test]

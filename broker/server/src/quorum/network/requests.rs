@@ -1,6 +1,6 @@
 //! What is asked of the leader, and of a broker that is to become a member.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use millrace_engine::Command;
@@ -31,7 +31,7 @@ fn unknown(reason: impl ToString) -> QuorumError {
 
 impl Connection {
     /// Has the leader apply a command.
-    pub(in super::super) async fn submit(&self, command: &Command, within: Duration) -> Answered {
+    pub(in super::super) async fn submit(self: &Arc<Self>, command: &Command, within: Duration) -> Answered {
         let command = match serde_json::to_vec(command) {
             Ok(json) => Bytes::from(json),
             Err(error) => return Ok(Err(QuorumError::Config(error.to_string()))),
@@ -51,7 +51,7 @@ impl Connection {
     }
 
     /// Asks the leader which entry to wait for.
-    pub(in super::super) async fn read_index(&self, within: Duration) -> Answered {
+    pub(in super::super) async fn read_index(self: &Arc<Self>, within: Duration) -> Answered {
         let request = ReadIndexRequest {
             header: Some(self.header()),
         };
@@ -70,7 +70,7 @@ impl Connection {
     }
 
     /// Has the leader change the members.
-    pub(in super::super) async fn change_member(&self, change: &MemberChange, within: Duration) -> Answered {
+    pub(in super::super) async fn change_member(self: &Arc<Self>, change: &MemberChange, within: Duration) -> Answered {
         let change = match change {
             MemberChange::Add(member) => Change::AddLearner(AddLearner {
                 voter_id: member.voter_id,
@@ -97,7 +97,7 @@ impl Connection {
     }
 
     /// Asks a broker what it has drawn when it first wrote to its disk.
-    pub(in super::super) async fn identify(&self, within: Duration) -> Result<Uuid, PeerError> {
+    pub(in super::super) async fn identify(self: &Arc<Self>, within: Duration) -> Result<Uuid, PeerError> {
         let request = IdentifyRequest {
             header: Some(self.header()),
         };

@@ -20,7 +20,7 @@ use super::{
     super::{
         ask::{Answer, Ask},
         error::QuorumError,
-        handle::Quorum,
+        handle::{Quorum, WeakQuorum},
         members::{MemberChange, NewMember},
         snapshot::Snapshot,
         types::{LogId, RaftSnapshot, Vote},
@@ -41,7 +41,8 @@ pub(in super::super) static CHUNKS_RECEIVED: std::sync::atomic::AtomicU64 = std:
 /// A member as other members see it. Clones are one.
 #[derive(Clone)]
 pub struct QuorumService {
-    quorum: Quorum,
+    /// A server that lingers keeps nothing open.
+    quorum: WeakQuorum,
     requests: Arc<Semaphore>,
     /// One snapshot at a time is held in memory.
     snapshots: Arc<Semaphore>,
@@ -49,7 +50,7 @@ pub struct QuorumService {
 
 impl QuorumService {
     /// The service of `quorum`, to be added to the internal listener's router.
-    pub(in super::super) fn server(quorum: Quorum) -> quorum_server::QuorumServer<Self> {
+    pub(in super::super) fn server(quorum: WeakQuorum) -> quorum_server::QuorumServer<Self> {
         let service = Self {
             quorum,
             requests: Arc::new(Semaphore::new(MAX_REQUESTS)),
@@ -60,15 +61,20 @@ impl QuorumService {
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    /// Who sent a request that is meant for this member with this disk.
-    fn check(&self, header: Option<Header>) -> Result<u64, Status> {
+    fn quorum(&self) -> Result<Quorum, Status> {
+        self.quorum.upgrade().ok_or_else(stopping)
+    }
+
+    /// Who sent a request that is meant for this member with this disk, and the member.
+    fn check(&self, header: Option<Header>) -> Result<(u64, Quorum), Status> {
         let header = header.ok_or_else(|| invalid(Malformed("there is no header".into())))?;
-        let (state_id, founder) = self.quorum.own_state();
-        self.quorum.identity().check(&header, state_id, founder)?;
-        if self.quorum.is_stopping() {
-            return Err(refuse(Refusal::Stopping, "This broker is shutting down."));
+        let quorum = self.quorum()?;
+        let (state_id, founder) = quorum.own_state();
+        quorum.identity().check(&header, state_id, founder)?;
+        if quorum.is_stopping() {
+            return Err(stopping());
         }
-        Ok(header.from)
+        Ok((header.from, quorum))
     }
 
     fn permit(&self) -> Result<SemaphorePermit<'_>, Status> {
@@ -101,19 +107,23 @@ impl QuorumService {
         }
         Ok(bytes.freeze())
     }
+}
 
-    /// Whether openraft may be given this snapshot: it panics on one that contradicts its log.
-    fn fits(&self, last: LogId, vote: &Vote) -> Result<(), Status> {
-        if last.leader_id.term > vote.leader_id.term {
-            return Err(invalid(Malformed("the snapshot is newer than the leadership".into())));
-        }
-        match self.quorum.committed() {
-            Some(committed) if last > committed && last.index <= committed.index => Err(invalid(Malformed(format!(
-                "{last} contradicts {committed}, which is committed"
-            )))),
-            _ => Ok(()),
-        }
+/// Whether openraft may be given this snapshot: it panics on one that contradicts its log.
+fn fits(quorum: &Quorum, last: LogId, vote: &Vote) -> Result<(), Status> {
+    if last.leader_id.term > vote.leader_id.term {
+        return Err(invalid(Malformed("the snapshot is newer than the leadership".into())));
     }
+    match quorum.last_committed() {
+        Some(committed) if last > committed && last.index <= committed.index => Err(invalid(Malformed(format!(
+            "{last} contradicts {committed}, which is committed"
+        )))),
+        _ => Ok(()),
+    }
+}
+
+fn stopping() -> Status {
+    refuse(Refusal::Stopping, "This broker is shutting down.")
 }
 
 fn invalid(error: Malformed) -> Status {
@@ -141,7 +151,7 @@ impl quorum_server::Quorum for QuorumService {
     ) -> Result<Response<v1::AppendEntriesResponse>, Status> {
         let _permit = self.permit()?;
         let request = request.into_inner();
-        let from = self.check(request.header)?;
+        let (from, quorum) = self.check(request.header)?;
         let vote = wire::leadership_in(request.vote, from).map_err(invalid)?;
         let term = vote.leader_id.term;
         let id = |id: Option<v1::LogId>| match id.map(wire::log_id_in).transpose() {
@@ -156,17 +166,17 @@ impl quorum_server::Quorum for QuorumService {
             entries,
             leader_commit: id(request.committed).map_err(invalid)?,
         };
-        let response = self.quorum.raft().append_entries(append).await.map_err(stopped)?;
+        let response = quorum.raft().append_entries(append).await.map_err(stopped)?;
         Ok(Response::new(wire::append_out(response)))
     }
 
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
         let _permit = self.permit()?;
         let mut request = request.into_inner();
-        let from = self.check(request.header.take())?;
+        let (from, quorum) = self.check(request.header.take())?;
         let pre_vote = request.pre_vote;
         let asked = wire::vote_request_in(request, from).map_err(invalid)?;
-        let raft = self.quorum.raft();
+        let raft = quorum.raft();
         let response = if pre_vote {
             raft.pre_vote(asked).await
         } else {
@@ -184,14 +194,14 @@ impl quorum_server::Quorum for QuorumService {
         let Some(Part::Begin(mut begin)) = next_part(&mut parts, deadline).await? else {
             return Err(invalid(Malformed("a snapshot begins with its description".into())));
         };
-        let from = self.check(begin.header.take())?;
+        let (from, quorum) = self.check(begin.header.take())?;
         let vote = wire::leadership_in(begin.vote, from).map_err(invalid)?;
         let last = begin.last.ok_or_else(|| Malformed("there is no last entry".into()));
         let last = last.and_then(wire::log_id_in).map_err(invalid)?;
         if begin.size_bytes > MAX_SNAPSHOT_BYTES {
             return Err(invalid(Malformed("the snapshot is larger than one may be".into())));
         }
-        self.fits(last, &vote)?;
+        fits(&quorum, last, &vote)?;
         let _permit = self
             .snapshots
             .try_acquire()
@@ -208,9 +218,9 @@ impl quorum_server::Quorum for QuorumService {
             return Err(invalid(Malformed("the snapshot does not end where announced".into())));
         }
         // More may have been committed while it travelled.
-        self.fits(last, &vote)?;
+        fits(&quorum, last, &vote)?;
         let snapshot = RaftSnapshot { meta, snapshot: bytes };
-        let response = self.quorum.raft().install_full_snapshot(vote, snapshot).await;
+        let response = quorum.raft().install_full_snapshot(vote, snapshot).await;
         Ok(Response::new(InstallSnapshotResponse {
             vote: Some(wire::vote_out(&response.map_err(stopped)?.vote)),
         }))
@@ -222,11 +232,11 @@ impl quorum_server::Quorum for QuorumService {
     ) -> Result<Response<TransferLeaderResponse>, Status> {
         let _permit = self.permit()?;
         let request = request.into_inner();
-        let from = self.check(request.header)?;
+        let (from, quorum) = self.check(request.header)?;
         let vote = wire::leadership_in(request.vote, from).map_err(invalid)?;
         let last = request.last.map(wire::log_id_in).transpose().map_err(invalid)?;
         let transfer = TransferLeaderRequest::new(vote, request.successor, last);
-        let accepted = self.quorum.raft().handle_transfer_leader(transfer).await;
+        let accepted = quorum.raft().handle_transfer_leader(transfer).await;
         Ok(Response::new(TransferLeaderResponse {
             accepted: accepted.map_err(stopped)?.is_ok(),
         }))
@@ -234,9 +244,9 @@ impl quorum_server::Quorum for QuorumService {
 
     async fn submit(&self, request: Request<SubmitRequest>) -> Result<Response<SubmitResponse>, Status> {
         let request = request.into_inner();
-        self.check(request.header)?;
+        let (_, quorum) = self.check(request.header)?;
         let answer = match Ask::submit_encoded(request.command) {
-            Ok(ask) => self.quorum.answer(ask).await,
+            Ok(ask) => quorum.answer(ask).await,
             Err(error) => Err(error),
         };
         let result = match answer {
@@ -247,8 +257,8 @@ impl quorum_server::Quorum for QuorumService {
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
-        self.check(request.into_inner().header)?;
-        let result = match self.quorum.answer(Ask::ReadIndex).await {
+        let (_, quorum) = self.check(request.into_inner().header)?;
+        let result = match quorum.answer(Ask::ReadIndex).await {
             Ok(answer) => read_index_response::Result::Index(answer.index),
             Err(error) => read_index_response::Result::Failure(failure_out(&error)),
         };
@@ -260,7 +270,7 @@ impl quorum_server::Quorum for QuorumService {
         request: Request<ChangeMemberRequest>,
     ) -> Result<Response<ChangeMemberResponse>, Status> {
         let request = request.into_inner();
-        self.check(request.header)?;
+        let (_, quorum) = self.check(request.header)?;
         let change = match request.change {
             Some(Change::AddLearner(added)) if added.address.len() <= MAX_ADDRESS_BYTES => {
                 MemberChange::Add(NewMember {
@@ -275,7 +285,7 @@ impl quorum_server::Quorum for QuorumService {
                 return Err(invalid(Malformed("no change that can be made".into())));
             }
         };
-        Ok(Response::new(match self.quorum.answer(Ask::Change(change)).await {
+        Ok(Response::new(match quorum.answer(Ask::Change(change)).await {
             Ok(answer) => ChangeMemberResponse {
                 failure: None,
                 index: answer.index,
@@ -290,11 +300,12 @@ impl quorum_server::Quorum for QuorumService {
     async fn identify(&self, request: Request<IdentifyRequest>) -> Result<Response<IdentifyResponse>, Status> {
         let header = request.into_inner().header;
         let header = header.ok_or_else(|| invalid(Malformed("there is no header".into())))?;
-        self.quorum.identity().check_name(&header)?;
-        let (state_id, _) = self.quorum.own_state();
+        let quorum = self.quorum()?;
+        quorum.identity().check_name(&header)?;
+        let (state_id, _) = quorum.own_state();
         Ok(Response::new(IdentifyResponse {
             state_id: wire::uuid_out(state_id),
-            has_quorum: self.quorum.is_bootstrapped(),
+            has_quorum: quorum.is_bootstrapped(),
         }))
     }
 }

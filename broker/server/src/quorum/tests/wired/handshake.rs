@@ -52,7 +52,8 @@ async fn a_request_for_another_is_refused_and_changes_nothing() {
     one.quorum.wait_for_leader(PATIENCE).await.unwrap();
     let before = one.quorum.status();
     let mut client = client(&one).await;
-    let wrong: [(fn(&mut Header), Refusal); 4] = [
+    type Spoil = fn(&mut Header);
+    let wrong: [(Spoil, Refusal); 4] = [
         (|header| header.cluster_id = "other".into(), Refusal::WrongCluster),
         (|header| header.to = 2, Refusal::WrongMember),
         (
