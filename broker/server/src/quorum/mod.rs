@@ -21,8 +21,8 @@
 //!   to another entry. The configuration that openraft gets sees to that.
 //! - The state lives in memory and is rebuilt from snapshot and log at each start, so an
 //!   applied index and the state it belongs to can't diverge (etcd #13766).
-//! - Members are added, promoted and removed one at a time ([`members`]); each request between
-//!   them names whom it is for ([`network`]), so that neither a wrong address nor an emptied disk
+//! - Members are added, promoted and removed one at a time (`members`); each request between
+//!   them names whom it is for (`network`), so that neither a wrong address nor an emptied disk
 //!   takes part.
 //! - Log is given up only behind a snapshot that is on the disk (KIP-630).
 
