@@ -47,8 +47,9 @@ bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of r
 	./e2e/setup.sh
 	./e2e/bench/run
 
-simulate: ## Random storage runs over a faulty disk: SEEDS=n.
+simulate: ## Random runs of the storage and of whole clusters under faults: SEEDS=n.
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log --test simulation -- --nocapture
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-simulator --test seeds -- --nocapture
 
 fuzz: ## Each fuzz target for SECONDS=n (needs a nightly compiler).
 	./e2e/fuzz.sh $(SECONDS)

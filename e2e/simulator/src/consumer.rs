@@ -1,0 +1,89 @@
+//! Consumers: each reads every partition from its beginning, at the leader or at a follower.
+
+use std::time::Duration;
+
+use crate::{
+    message::{Body, Node, ReadRequest},
+    world::{Event, TOPIC, World},
+};
+
+const READ_EVERY: Duration = Duration::from_millis(300);
+
+/// How far a consumer is in one partition.
+#[derive(Debug, Default)]
+pub(crate) struct Position {
+    pub next: i64,
+    /// The latest leader epoch that an answer came from.
+    epoch: i32,
+    attempt: u64,
+}
+
+impl World {
+    pub(crate) fn on_consumer_tick(&mut self, consumer: usize, partition: u32) {
+        let delay = self.up_to(READ_EVERY * 2);
+        self.schedule(delay, Event::ConsumerTick { consumer, partition });
+        let asked = self.below(self.brokers.len() as u64);
+        let record = self.brokers[asked].process.as_ref().and_then(|process| {
+            process
+                .image
+                .topics
+                .get(TOPIC)?
+                .partitions
+                .get(partition as usize)
+                .cloned()
+        });
+        let Some(record) = record else { return };
+        let leader = record.leader;
+        let follower = record.replicas[self.below(record.replicas.len() as u64)];
+        let to = if self.below(3) == 0 { Some(follower) } else { leader };
+        let Some(to) = to else { return };
+        self.next_attempt += 1;
+        let position = &mut self.positions[consumer][partition as usize];
+        position.attempt = self.next_attempt;
+        let request = ReadRequest {
+            consumer,
+            partition,
+            attempt: position.attempt,
+            offset: position.next,
+            // The latest that it has seen, in metadata or in an answer (KIP-320): one who leads no
+            // more can't know that.
+            leader_epoch: Some(record.leader_epoch.max(position.epoch)),
+        };
+        self.send(
+            Node::Client,
+            Node::Broker(crate::quorum::index_of(to)),
+            Body::Read(request),
+        );
+    }
+
+    pub(crate) fn on_read_answer(
+        &mut self,
+        consumer: usize,
+        partition: u32,
+        attempt: u64,
+        records: &[(i64, u64)],
+        next: i64,
+        epoch: i32,
+    ) {
+        let position = &mut self.positions[consumer][partition as usize];
+        if position.attempt != attempt {
+            return;
+        }
+        // An answer that arrives twice counts once.
+        position.attempt = 0;
+        // From the position on, without a gap.
+        let contiguous = (position.next..)
+            .zip(records)
+            .all(|(offset, record)| offset == record.0);
+        position.next = position.next.max(next);
+        position.epoch = position.epoch.max(epoch);
+        if !records.is_empty() {
+            self.seen("records consumed");
+        }
+        if !contiguous {
+            self.observer.violate("a consumer gets every record, in order", || {
+                format!("partition {partition}: {records:?}")
+            });
+        }
+    }
+}

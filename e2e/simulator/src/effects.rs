@@ -1,0 +1,351 @@
+//! Carrying out what a replica asks for.
+
+use millrace_engine::{
+    Command,
+    cluster::{AlterPartitions, IsrChange, IsrMember, PartitionRef},
+    partition::{Alarm, Effect, Event as Step, FetchRequest, FetchVerdict, Proposal, ProposalAnswer, ProposalError},
+};
+use millrace_proto::v1::ErrorReason;
+
+use crate::{
+    error::{Error, WriteOutcome},
+    message::{Body, Call, FetchPayload, Node},
+    quorum::index_of,
+    world::{TOPIC, World, topic_id},
+};
+
+impl World {
+    pub(crate) fn carry_out(&mut self, at: usize, partition: u32, effect: Effect) {
+        if !matches!(
+            effect,
+            Effect::Fetch { .. } | Effect::Acknowledge { .. } | Effect::AnswerFetch { .. }
+        ) {
+            self.note([20, at as u64, u64::from(partition)], || {
+                format!("broker {at} partition {partition}: {effect:?}")
+            });
+        }
+        match effect {
+            Effect::BecameLeader { leader_epoch, .. } => self.became_leader(at, partition, leader_epoch),
+            Effect::AssignEpoch { leader_epoch, .. } => {
+                let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+                    return;
+                };
+                if hosted.log.assign_epoch(leader_epoch).is_err() {
+                    self.directory_failed(at);
+                }
+            }
+            Effect::BecameFollower { .. } => {
+                if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
+                    hosted.lost.clear();
+                }
+                self.fail_parked(at, partition);
+            }
+            Effect::GoOffline(reason) => {
+                self.seen("replica offline");
+                self.note([23, at as u64, 0], || {
+                    format!("broker {at} partition {partition} offline: {reason:?}")
+                });
+                self.fail_parked(at, partition);
+            }
+            Effect::HighWatermark(to) => self.watermark(at, partition, to),
+            Effect::FailWaiters(_) => self.fail_waiters(at, partition),
+            Effect::Flush => self.flush_soon(at, partition),
+            Effect::ProposeIsr(proposal) => self.send_proposal(at, partition, &proposal),
+            Effect::AnswerFetch {
+                replica,
+                sequence,
+                verdict,
+            } => {
+                self.answer_follower(at, partition, replica, sequence, verdict);
+            }
+            Effect::Fetch { to, request } => self.send_fetch(at, partition, to, request, true),
+            Effect::Acknowledge { to, request } => self.send_fetch(at, partition, to, request, false),
+            Effect::AdvanceLogStart { to } => self.advance_log_start(at, partition, to),
+            Effect::Alarm(alarm) => self.alarm(at, partition, alarm),
+            Effect::Append { .. } | Effect::Truncate { .. } | Effect::TruncateFully { .. } => {
+                self.asked_of_log(at, partition, &effect);
+            }
+        }
+    }
+
+    fn became_leader(&mut self, at: usize, partition: u32, leader_epoch: i32) {
+        let cluster = self.quorum.cluster();
+        let record = cluster
+            .topics
+            .get(TOPIC)
+            .and_then(|topic| topic.partitions.get(partition as usize));
+        let newest = record.is_some_and(|record| record.leader_epoch == leader_epoch);
+        let unclean = record.is_some_and(|record| record.recovering);
+        let (id, life) = (self.brokers[at].id, self.brokers[at].life().unwrap_or(0));
+        let shadow = self.brokers[at].disk.shadow(partition).clone();
+        self.observer
+            .leads(partition, leader_epoch, (id, life), newest && !unclean, &shadow);
+    }
+
+    fn watermark(&mut self, at: usize, partition: u32, to: i64) {
+        let id = self.brokers[at].id;
+        let Some(hosted) = self.brokers[at].hosted(partition) else {
+            return;
+        };
+        let leads = hosted.replica.leader().is_some();
+        let enough = hosted
+            .replica
+            .leader()
+            .is_none_or(|leader| leader.isr().len() >= leader.required());
+        let required = hosted
+            .replica
+            .leader()
+            .map_or(0, millrace_engine::partition::Leader::required);
+        let before = self.observer.tracks[partition as usize].end();
+        // Taken out and put back: the observer looks at it while it changes itself.
+        let shadow = self.brokers[at].disk.shadows[partition as usize]
+            .take()
+            .unwrap_or_default();
+        self.observer.watermark(partition, id, leads, to, &shadow);
+        self.brokers[at].disk.shadows[partition as usize] = Some(shadow);
+        if leads && to > before {
+            if !enough {
+                self.observer
+                    .violate("a high watermark moves only while enough are in sync", || {
+                        format!("partition {partition}: broker {id} moves to {to}")
+                    });
+            }
+            let track = &self.observer.tracks[partition as usize];
+            let holders = self.brokers.iter().filter(|broker| {
+                broker.disk.shadows[partition as usize]
+                    .as_ref()
+                    .is_some_and(|shadow| track.is_held_by(shadow))
+            });
+            let holders = holders.count();
+            if holders + self.losses < required {
+                self.observer.violate("what is committed is on enough disks", || {
+                    format!("partition {partition}: {holders} hold all below {to}, {required} must")
+                });
+            }
+            self.check_members();
+        }
+        self.complete_waiters(at, partition);
+        if leads {
+            self.wake_parked(at, partition, None);
+        }
+    }
+
+    fn complete_waiters(&mut self, at: usize, partition: u32) {
+        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+            return;
+        };
+        let high_watermark = hosted.replica.high_watermark();
+        let (done, waiting) = std::mem::take(&mut hosted.waiters)
+            .into_iter()
+            .partition(|waiter| waiter.end_offset <= high_watermark);
+        hosted.waiters = waiting;
+        for waiter in done {
+            self.acknowledge(at, partition, waiter);
+        }
+    }
+
+    fn fail_waiters(&mut self, at: usize, partition: u32) {
+        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+            return;
+        };
+        for waiter in std::mem::take(&mut hosted.waiters) {
+            let error = Error::server(ErrorReason::NotLeader, "the lead was lost").with_outcome(WriteOutcome::Unknown);
+            self.answer_produce(at, partition, waiter.producer, waiter.batch, waiter.attempt, Err(error));
+        }
+    }
+
+    fn fail_parked(&mut self, at: usize, partition: u32) {
+        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+            return;
+        };
+        for (request, life, _) in std::mem::take(&mut hosted.parked) {
+            self.answer_fetch(at, partition, &request, life, FetchPayload::Failed);
+        }
+    }
+
+    fn send_fetch(&mut self, at: usize, partition: u32, to: i32, request: FetchRequest, wants_records: bool) {
+        let life = self.brokers[at].life().unwrap_or(0);
+        let body = Body::Fetch {
+            partition,
+            life,
+            request,
+            wants_records,
+        };
+        self.send(Node::Broker(at), Node::Broker(index_of(to)), body);
+    }
+
+    fn answer_follower(&mut self, at: usize, partition: u32, replica: i32, sequence: u64, verdict: FetchVerdict) {
+        let now = self.now;
+        let fetch_bytes = self.settings.fetch_bytes;
+        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+            return;
+        };
+        let place = hosted
+            .parked
+            .iter()
+            .position(|(known, _, _)| known.replica == replica && known.sequence == sequence);
+        let Some(place) = place else { return };
+        let payload = match verdict {
+            FetchVerdict::Serve { at_once: false, .. } if hosted.parked[place].2 > now => return,
+            FetchVerdict::Serve {
+                up_to,
+                high_watermark,
+                log_start,
+                ..
+            } => {
+                let offset = hosted.parked[place].0.offset;
+                match hosted.log.read(offset, fetch_bytes, true, up_to) {
+                    Ok(data) => FetchPayload::Records {
+                        bytes: data.bytes,
+                        high_watermark,
+                        log_start,
+                    },
+                    Err(_) => FetchPayload::Failed,
+                }
+            }
+            FetchVerdict::Diverged(end) => FetchPayload::Diverged(end),
+            FetchVerdict::Refused(refusal) => FetchPayload::Refused(refusal),
+        };
+        let (request, life, _) = hosted.parked.remove(place);
+        if let FetchPayload::Diverged(_) = payload {
+            self.seen("logs diverged");
+        }
+        self.answer_fetch(at, partition, &request, life, payload);
+    }
+
+    fn advance_log_start(&mut self, at: usize, partition: u32, to: i64) {
+        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
+            return;
+        };
+        if hosted.log.advance_log_start(to).is_err() {
+            return;
+        }
+        let log_start = hosted.log.log_start_offset();
+        self.brokers[at].disk.shadow(partition).advance_start(log_start);
+        self.step(at, partition, Step::LogStartMoved { log_start });
+    }
+
+    fn alarm(&mut self, at: usize, partition: u32, alarm: Alarm) {
+        match alarm {
+            Alarm::ReplicaLostData { replica, .. } => {
+                self.seen("a follower was found to have lost data");
+                let broker = &self.brokers[index_of(replica)];
+                let truly = broker.lost_data || broker.process.as_ref().is_some_and(|process| process.failed);
+                if !truly {
+                    self.observer
+                        .violate("nobody is said to have lost data who has not", || {
+                            format!("partition {partition}: broker {at} says it of {replica}")
+                        });
+                }
+                if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
+                    hosted.lost.push(replica);
+                }
+            }
+            // Each would be true only after an unclean election or with a disk that lies.
+            Alarm::CutBelowFloor { .. }
+            | Alarm::CutBelowHighWatermark { .. }
+            | Alarm::LogBelowFloor { .. }
+            | Alarm::ContradictoryMetadata { .. }
+            | Alarm::InvalidAnswer { .. }
+            | Alarm::SuspectLeader { .. } => {
+                self.alarms.push((at, partition, alarm));
+                if !self.expects_alarms {
+                    self.observer.violate("no false alarm", || {
+                        format!("partition {partition}: broker {at}: {alarm:?}")
+                    });
+                }
+            }
+        }
+    }
+
+    fn send_proposal(&mut self, at: usize, partition: u32, proposal: &Proposal) {
+        let Some(process) = &self.brokers[at].process else {
+            return;
+        };
+        let (life, broker_epoch) = (process.life, proposal.broker_epoch);
+        let lost = process.hosted.get(&partition).map_or_else(Vec::new, |hosted| {
+            let is_out = |id: &&i32| proposal.isr.iter().all(|member| member.0 != **id);
+            hosted.lost.iter().filter(is_out).copied().collect()
+        });
+        if proposal.supersedes {
+            self.seen("superseding proposal");
+        }
+        let change = IsrChange {
+            partition: PartitionRef {
+                topic: TOPIC.into(),
+                topic_id: topic_id(),
+                partition,
+            },
+            leader_epoch: proposal.leader_epoch,
+            partition_epoch: proposal.partition_epoch,
+            isr: proposal
+                .isr
+                .iter()
+                .map(|(broker_id, broker_epoch)| IsrMember {
+                    broker_id: *broker_id,
+                    broker_epoch: *broker_epoch,
+                })
+                .collect(),
+            recovering: false,
+            high_watermark: proposal.floor.offset,
+            lost,
+        };
+        let command = Command::AlterPartitions(AlterPartitions {
+            broker_id: proposal.leader,
+            broker_epoch,
+            changes: vec![change],
+        });
+        let call = Call::Proposal {
+            partition,
+            id: proposal.id,
+        };
+        let to = Node::Broker(self.quorum.leader);
+        self.send(Node::Broker(at), to, Body::Command { life, call, command });
+    }
+
+    /// The controller's answer to a proposal.
+    pub(crate) fn on_proposal_answer(
+        &mut self,
+        at: usize,
+        partition: u32,
+        id: u64,
+        result: Result<millrace_engine::Outcome, millrace_engine::Rejection>,
+        required: usize,
+    ) {
+        use millrace_engine::cluster::IsrError as E;
+        let failed = ProposalAnswer::Failed;
+        match result.map(Self::altered) {
+            Ok(Some(Ok(record))) => {
+                let answer = ProposalAnswer::Applied {
+                    partition: &record,
+                    required,
+                };
+                self.step(at, partition, Step::ProposalAnswered { id, answer });
+            }
+            Ok(Some(Err(error))) => {
+                let error = match error {
+                    E::Partition(_) => ProposalError::UnknownPartition,
+                    E::StateBehind => ProposalError::NotController,
+                    E::FencedLeaderEpoch { .. } => ProposalError::FencedLeaderEpoch,
+                    E::NotLeader { .. } => ProposalError::NotLeader,
+                    E::InvalidUpdateVersion { .. } => ProposalError::InvalidUpdateVersion,
+                    E::InvalidIsr { .. } | E::InvalidRecovery { .. } => ProposalError::InvalidRequest,
+                    E::IneligibleReplica { .. } => ProposalError::IneligibleReplica,
+                };
+                self.seen("proposal refused");
+                self.step(
+                    at,
+                    partition,
+                    Step::ProposalAnswered {
+                        id,
+                        answer: failed(error),
+                    },
+                );
+            }
+            Ok(None) | Err(_) => {
+                let answer = failed(ProposalError::StaleBrokerEpoch);
+                self.step(at, partition, Step::ProposalAnswered { id, answer });
+            }
+        }
+    }
+}

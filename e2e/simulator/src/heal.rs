@@ -1,0 +1,291 @@
+//! The second phase: the faults stop, a core that is enough heals, and it must make progress.
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_engine::{Command, cluster::Move, cluster::PartitionRef};
+
+use crate::{
+    quorum::index_of,
+    registration::read_all,
+    settings::NetworkFaults,
+    world::{Event, TOPIC, World, topic_id},
+};
+
+/// In how much virtual time the core must be whole again.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+impl World {
+    /// Runs faults for as long as the settings say, then heals and demands progress.
+    pub(crate) fn run_phases(&mut self) {
+        self.producing = true;
+        self.faulty = true;
+        self.schedule(Duration::ZERO, Event::Fault);
+        let faulty_for = self.settings.faulty_for;
+        self.run_until(faulty_for, |_| false);
+        if self.observer.violation.is_some() {
+            return;
+        }
+        self.heal();
+        if !self.run_until(PATIENCE, World::is_whole) {
+            return self.stuck("a healed core comes back into service");
+        }
+        self.producing = false;
+        if !self.run_until(PATIENCE, |world| world.is_whole() && world.is_quiet()) {
+            return self.stuck("a healed core commits all that was sent");
+        }
+        let values: Vec<(u32, Vec<u64>)> = (0..self.settings.partitions)
+            .map(|partition| (partition, self.push(0, partition)))
+            .collect();
+        for partition in 0..self.settings.partitions {
+            self.pump(0, partition);
+        }
+        let told = self.run_until(PATIENCE, |world| {
+            values.iter().all(|(partition, values)| {
+                let consumed = |offset: i64| world.positions.iter().all(|all| all[*partition as usize].next > offset);
+                values
+                    .iter()
+                    .all(|value| world.observer.acked.get(value).is_some_and(|place| consumed(place.1)))
+            }) && world.is_whole()
+                && world.is_quiet()
+        });
+        if !told {
+            return self.stuck("each partition takes a record and gives it to a consumer");
+        }
+        self.check_end();
+    }
+
+    /// Everything works again but for brokers that stay down, where the rest is enough.
+    fn heal(&mut self) {
+        self.faulty = false;
+        self.note([41, 0, 0], || "heal".to_owned());
+        self.network.mend_all();
+        self.settings.network = NetworkFaults {
+            delay_max: self.settings.network.delay_max.min(Duration::from_millis(5)),
+            ..NetworkFaults::default()
+        };
+        self.settings.disk_delay_max = self.settings.disk_delay_max.min(Duration::from_millis(20));
+        self.settings.fetch_bytes = self.settings.fetch_bytes.max(4_096);
+        for at in 0..self.brokers.len() {
+            if let Some(other) = self.brokers[at].swapped_with {
+                self.swap_back(at, other);
+            }
+        }
+        for at in 0..self.brokers.len() {
+            self.make_room(at);
+            self.brokers[at].paused_until = None;
+        }
+        self.retire();
+        for at in 0..self.brokers.len() {
+            if self.brokers[at].retired {
+                continue;
+            }
+            self.schedule(Duration::from_millis(10), Event::Start { at });
+            if self.brokers[at].needs_permission {
+                self.schedule(Duration::from_millis(20), Event::Permit { at });
+            }
+        }
+        let cluster = Arc::clone(self.quorum.cluster());
+        let partitions = cluster.topics.get(TOPIC).map_or(&[][..], |topic| &topic.partitions);
+        for (partition, record) in (0u32..).zip(partitions) {
+            if record.is_moving() {
+                let partition = PartitionRef {
+                    topic: TOPIC.into(),
+                    topic_id: topic_id(),
+                    partition,
+                };
+                let moves = vec![Move {
+                    partition,
+                    target: None,
+                }];
+                self.propose(Command::ReassignPartitions { moves }, None);
+            }
+        }
+    }
+
+    /// Leaves some of those that are down where they are.
+    fn retire(&mut self) {
+        let cluster = Arc::clone(self.quorum.cluster());
+        let Some(topic) = cluster.topics.get(TOPIC) else { return };
+        for at in 0..self.brokers.len() {
+            let id = self.brokers[at].id;
+            let down = self.brokers[at].process.is_none() && cluster.brokers.get(&id).is_some_and(|known| known.fenced);
+            if !down || self.below(2) == 0 {
+                continue;
+            }
+            self.brokers[at].retired = true;
+            let live = |id: &&i32| !self.brokers[index_of(**id)].retired;
+            let sound = |id: &&i32| live(id) && !self.brokers[index_of(**id)].lost_data;
+            let enough = topic.partitions.iter().all(|record| {
+                record.replicas.iter().filter(live).count() >= record.required(cluster.min_insync_replicas(topic))
+                    && record.isr.iter().chain(&record.elr).any(|id| sound(&id))
+                    && !record.is_moving()
+            });
+            // One that waits for an operator does not vote.
+            let votes =
+                |broker: &&crate::broker::Broker| !broker.retired && !broker.lost_data && !broker.needs_permission;
+            let voters = self.brokers.iter().filter(votes).count();
+            if enough && voters > self.brokers.len() / 2 {
+                self.seen("left down");
+            } else {
+                self.brokers[at].retired = false;
+            }
+        }
+    }
+
+    /// Each partition is led, and each replica that is up is in sync with all that is written.
+    pub(crate) fn is_whole(&self) -> bool {
+        let cluster = self.quorum.cluster();
+        let Some(topic) = cluster.topics.get(TOPIC) else {
+            return false;
+        };
+        self.controller_works()
+            && (0u32..).zip(&topic.partitions).all(|(number, record)| {
+                let live = |id: &&i32| !self.brokers[index_of(**id)].retired;
+                let Some(leader) = record.leader else { return false };
+                let hosted = self.brokers[index_of(leader)].hosted(number);
+                record.replicas.iter().filter(live).all(|id| record.isr.contains(id))
+                    && hosted.is_some_and(|hosted| {
+                        hosted
+                            .replica
+                            .leader()
+                            .is_some_and(|rules| rules.leader_epoch() == record.leader_epoch)
+                    })
+            })
+    }
+
+    /// Nothing is under way: producers have their answers, and all that is written is committed.
+    fn is_quiet(&self) -> bool {
+        let cluster = self.quorum.cluster();
+        let Some(topic) = cluster.topics.get(TOPIC) else {
+            return false;
+        };
+        self.lanes.iter().flatten().all(crate::producer::Lane::is_empty)
+            && (0u32..).zip(&topic.partitions).all(|(number, record)| {
+                let end = record
+                    .leader
+                    .and_then(|leader| self.brokers[index_of(leader)].hosted(number));
+                let end = end.map(|hosted| (hosted.replica.high_watermark(), hosted.log.log_end_offset()));
+                end.is_some_and(|(high_watermark, log_end)| high_watermark == log_end)
+                    && record.isr.iter().all(|id| {
+                        let hosted = self.brokers[index_of(*id)].hosted(number);
+                        hosted.is_some_and(|hosted| Some(hosted.log.log_end_offset()) == end.map(|end| end.1))
+                    })
+            })
+    }
+
+    fn stuck(&mut self, rule: &'static str) {
+        let cluster = Arc::clone(self.quorum.cluster());
+        let brokers: Vec<String> = self
+            .brokers
+            .iter()
+            .map(|broker| {
+                let hosted = broker.process.iter().flat_map(|process| &process.hosted);
+                let replicas: Vec<String> = hosted
+                    .map(|(number, hosted)| {
+                        let replica = &hosted.replica;
+                        format!(
+                            "{number}: {:?} epoch {} hw {} leads {} offline {:?}",
+                            replica.log(),
+                            replica.leader_epoch(),
+                            replica.high_watermark(),
+                            replica.leader().is_some(),
+                            replica.offline()
+                        )
+                    })
+                    .collect();
+                let known = cluster.brokers.get(&broker.id).map(|known| (known.epoch, known.fenced));
+                format!(
+                    "broker {} up {} retired {} {known:?} {replicas:?}",
+                    broker.id,
+                    broker.process.is_some(),
+                    broker.retired
+                )
+            })
+            .collect();
+        let partitions = cluster.topics.get(TOPIC).map(|topic| topic.partitions.clone());
+        self.observer.violate(rule, || format!("{brokers:#?} {partitions:?}"));
+    }
+
+    /// All logs hold the same, and nothing else than what was committed; all acknowledged is there.
+    fn check_end(&mut self) {
+        let cluster = Arc::clone(self.quorum.cluster());
+        let partitions = cluster.topics.get(TOPIC).map_or(&[][..], |topic| &topic.partitions);
+        for (number, record) in (0u32..).zip(partitions) {
+            let mut producers = None;
+            for id in &record.isr {
+                let Some(hosted) = self.brokers[index_of(*id)].hosted(number) else {
+                    continue;
+                };
+                let found = read_all(&hosted.log);
+                let start = hosted.log.log_start_offset();
+                let state: Vec<_> = hosted
+                    .log
+                    .producer_state()
+                    .entries()
+                    .iter()
+                    // A snapshot keeps only the last batch of each (Kafka's format).
+                    .map(|(id, entry)| (*id, entry.epoch, entry.last_batch().copied()))
+                    .collect();
+                let known = producers.get_or_insert_with(|| state.clone());
+                let differ = known
+                    .iter()
+                    .zip(&state)
+                    .find(|(one, other)| one != other)
+                    .map(|pair| format!("{pair:?}"));
+                let same_producers = *known == state;
+                let differ = differ.unwrap_or_else(|| format!("{} and {}", known.len(), state.len()));
+                let committed: Vec<(i64, i32, u64)> = (0i64..)
+                    .zip(&self.observer.tracks[number as usize].committed)
+                    .map(|(offset, entry)| (offset, entry.epoch, entry.value))
+                    .filter(|record| record.0 >= start)
+                    .collect();
+                if found != committed {
+                    self.observer.violate("in the end each log is what was committed", || {
+                        format!(
+                            "partition {number} on broker {id}: {} records, {} committed",
+                            found.len(),
+                            committed.len()
+                        )
+                    });
+                }
+                if !same_producers {
+                    self.observer.violate("replicas know the same of producers", || {
+                        format!("partition {number} on broker {id}: {differ}")
+                    });
+                }
+            }
+        }
+        let acked: Vec<(u64, (u32, i64))> = self
+            .observer
+            .acked
+            .iter()
+            .map(|(value, place)| (*value, *place))
+            .collect();
+        for (value, (partition, offset)) in acked {
+            let there = self.observer.tracks[partition as usize]
+                .committed_at(offset)
+                .map(|entry| entry.value);
+            if there != Some(value) {
+                self.observer.violate("what was acknowledged is there in the end", || {
+                    format!("partition {partition}: {value:#x} at {offset}")
+                });
+            }
+        }
+        // One producer's records of one partition, in the order in which it sent them. What it gave
+        // up, outcome unknown, may have come late.
+        let told: Vec<(u64, i64)> = self
+            .observer
+            .told
+            .iter()
+            .map(|(value, offset)| (*value, *offset))
+            .collect();
+        for pair in told.windows(2) {
+            let ((before, place), (value, offset)) = (pair[0], pair[1]);
+            if before >> 32 == value >> 32 && place >= offset {
+                self.observer.violate("what one producer sent is in its order", || {
+                    format!("{before:#x} at {place}, {value:#x} at {offset}")
+                });
+            }
+        }
+    }
+}

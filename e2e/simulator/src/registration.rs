@@ -1,0 +1,486 @@
+//! A process's life: it opens its disk, registers, catches up, serves, leaves.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use millrace_engine::{
+    Command, Outcome, Rejection,
+    cluster::{
+        DirectoryReport, ExpectedDirectory, FenceReason, LogEnd, RegisterBroker, StartBroker, TopicLogEnds,
+        UnfenceBroker,
+    },
+    partition::Event as Step,
+};
+use millrace_log::{DirOptions, FileSystem, Log, LogConfig, LogDir, PartitionState};
+use uuid::Uuid;
+
+use crate::{
+    broker::Process,
+    disk::{CLUSTER, DIR},
+    message::{Body, Call, Node},
+    quorum::index_of,
+    shadow::records_of,
+    world::{Event, TOPIC, World, topic_id},
+};
+
+/// What a process does again and again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Timer {
+    Heartbeat,
+    Poll,
+    Checkpoint,
+}
+
+const POLL_EVERY: Duration = Duration::from_millis(500);
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for others to take over.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
+
+impl World {
+    pub(crate) fn log_config(&self) -> LogConfig {
+        LogConfig {
+            segment_bytes: self.settings.segment_bytes,
+            retention_ms: None,
+            index_interval_bytes: 200,
+            ..LogConfig::default()
+        }
+    }
+
+    /// Starts a broker's process: opens the disk and all logs on it, and begins to register.
+    pub(crate) fn start(&mut self, at: usize) {
+        if self.brokers[at].process.is_some() || self.brokers[at].retired {
+            return;
+        }
+        let fs: Arc<dyn FileSystem> = self.brokers[at].disk.fs.shared();
+        // Half of the time the disk's own identity would not have been looked at, as after a
+        // hand has edited it: the controller must see it too.
+        let trusting = self.below(2) == 0;
+        let options = DirOptions {
+            expected_cluster_id: Some(CLUSTER.into()),
+            expected_node_id: (!trusting).then(|| self.brokers[at].id),
+            ..DirOptions::default()
+        };
+        let dir = match LogDir::open(&fs, Path::new(DIR), &options) {
+            Ok(dir) => dir,
+            Err(error) => {
+                self.seen("disk refused by the process");
+                self.note([30, at as u64, 0], || format!("broker {at} does not start: {error}"));
+                return;
+            }
+        };
+        let Some((logs, damaged)) = self.open_logs(at, &dir) else {
+            return;
+        };
+        self.next_life += 1;
+        let life = self.next_life;
+        let last_epoch = dir.stored_broker_epoch();
+        let report = DirectoryReport {
+            clean_shutdown_epoch: last_epoch.filter(|_| dir.was_clean()),
+            last_epoch,
+            damaged,
+        };
+        self.note([31, at as u64, life], || {
+            format!("broker {at} starts life {life}: {report:?}")
+        });
+        let incarnation = self.draw_uuid();
+        // It reads the metadata that its own disk holds, which may be old.
+        let newest = self.quorum.version();
+        let applied = newest.saturating_sub(self.below(6));
+        self.brokers[at].process = Some(Process {
+            life,
+            incarnation,
+            hosted: BTreeMap::new(),
+            logs,
+            dir,
+            report,
+            broker_epoch: None,
+            applied,
+            image: Arc::clone(&self.quorum.images[applied]),
+            shutting_down: false,
+            shutdown_by: None,
+            failed: false,
+        });
+        self.brokers[at].paused_until = None;
+        for timer in [Timer::Heartbeat, Timer::Poll, Timer::Checkpoint] {
+            self.schedule(Duration::ZERO, Event::Process { at, life, timer });
+        }
+    }
+
+    /// Opens what is on the disk and compares it with what must be there.
+    fn open_logs(&mut self, at: usize, dir: &LogDir) -> Option<(BTreeMap<u32, Log>, bool)> {
+        let mut logs = BTreeMap::new();
+        let mut damaged = false;
+        for found in dir.partitions().ok()? {
+            let (Some(name), PartitionState::Present { .. }) = (found.name, found.state) else {
+                continue;
+            };
+            let number = u32::try_from(name.partition).ok()?;
+            match dir.open_log(TOPIC, name.partition, topic_id(), self.log_config()) {
+                Ok(log) => {
+                    damaged |= !log.recovery_report().damage.is_empty();
+                    logs.insert(number, log);
+                }
+                Err(error) => {
+                    let id = self.brokers[at].id;
+                    self.observer.violate("a log opens after any crash", || {
+                        format!("broker {id} partition {number}: {error}")
+                    });
+                    return None;
+                }
+            }
+        }
+        let id = self.brokers[at].id;
+        for number in 0..self.settings.partitions {
+            let found = logs.get(&number).map(read_all).unwrap_or_default();
+            let (start, durable) = logs
+                .get(&number)
+                .map_or((0, 0), |log| (log.log_start_offset(), log.durable_end_offset()));
+            let Some(before) = self.brokers[at].disk.shadows[number as usize].clone() else {
+                continue;
+            };
+            self.observer.opened(number, id, &before, &found);
+            let chain = if start == before.start {
+                self.observer.tracks[number as usize].chain_before(start)
+            } else {
+                before.at(start - 1).map_or(0, |entry| entry.chain)
+            };
+            let shadow = self.brokers[at].disk.shadow(number);
+            shadow.begin_anew(start);
+            for (_, epoch, value) in &found {
+                shadow.push(*epoch, *value, chain);
+            }
+            shadow.durable = durable;
+        }
+        Some((logs, damaged))
+    }
+
+    pub(crate) fn on_timer(&mut self, at: usize, life: u64, timer: Timer) {
+        if !self.brokers[at].is_life(life) {
+            return;
+        }
+        match timer {
+            Timer::Heartbeat => {
+                self.heartbeat(at);
+                let delay = self.settings.heartbeat_every;
+                self.schedule(delay, Event::Process { at, life, timer });
+            }
+            Timer::Poll => {
+                self.poll(at);
+                if self.lacks_a_replica(at) {
+                    // Its log could not be made, for want of room perhaps.
+                    self.seen("replica made late");
+                    self.host(at);
+                }
+                self.schedule(POLL_EVERY, Event::Process { at, life, timer });
+            }
+            Timer::Checkpoint => {
+                let Some(process) = &self.brokers[at].process else {
+                    return;
+                };
+                let _ = process.dir.write_checkpoints();
+                if process.dir.offline().is_some() {
+                    self.directory_failed(at);
+                }
+                self.schedule(CHECKPOINT_EVERY, Event::Process { at, life, timer });
+            }
+        }
+    }
+
+    fn command(&mut self, at: usize, call: Call, command: Command) {
+        let life = self.brokers[at].life().unwrap_or(0);
+        let to = Node::Broker(self.quorum.leader);
+        self.send(Node::Broker(at), to, Body::Command { life, call, command });
+    }
+
+    fn heartbeat(&mut self, at: usize) {
+        let broker_id = self.brokers[at].id;
+        let Some(process) = &self.brokers[at].process else {
+            return;
+        };
+        let Some(broker_epoch) = process.broker_epoch else {
+            let command = self.registration(at);
+            return self.command(at, Call::Register, command);
+        };
+        if process.failed {
+            let reason = FenceReason::DirectoryFailed;
+            return self.command(
+                at,
+                Call::Unanswered,
+                Command::FenceBroker {
+                    broker_id,
+                    broker_epoch,
+                    reason,
+                },
+            );
+        }
+        if process.shutting_down {
+            if process.shutdown_by.is_some_and(|by| by <= self.now) {
+                self.seen("shutdown did not wait longer");
+                return self.exit(at);
+            }
+            return self.command(
+                at,
+                Call::Shutdown,
+                Command::ControlledShutdown {
+                    broker_id,
+                    broker_epoch,
+                },
+            );
+        }
+        let (version, own) = (process.image.version, process.image.brokers.get(&broker_id));
+        let waits = own.is_some_and(|own| own.epoch == broker_epoch && own.fenced);
+        let to = Node::Broker(self.quorum.leader);
+        self.send(
+            Node::Broker(at),
+            to,
+            Body::Heartbeat {
+                broker_id,
+                broker_epoch,
+            },
+        );
+        if waits && version >= broker_epoch.unsigned_abs() {
+            let command = self.unfence(at, broker_epoch, version);
+            self.command(at, Call::Unfence, command);
+        }
+    }
+
+    fn registration(&self, at: usize) -> Command {
+        let broker = &self.brokers[at];
+        let (incarnation, directory) = broker
+            .process
+            .as_ref()
+            .map_or((Uuid::nil(), DirectoryReport::default()), |process| {
+                (process.incarnation, process.report)
+            });
+        Command::StartBroker(StartBroker {
+            registration: RegisterBroker {
+                broker_id: broker.id,
+                incarnation,
+                cluster_id: CLUSTER.into(),
+                directory_id: broker.disk.directory_id,
+                address: "a:1".into(),
+                rack: String::new(),
+                version: "1".into(),
+                now_ms: self.now_ms(),
+            },
+            internal_address: "a:2".into(),
+            directory,
+        })
+    }
+
+    fn unfence(&self, at: usize, broker_epoch: i64, applied_index: u64) -> Command {
+        let process = self.brokers[at].process.as_ref();
+        let ends = process
+            .into_iter()
+            .flat_map(|process| &process.logs)
+            .map(|(number, log)| LogEnd {
+                partition: *number,
+                log_end: log.durable_end_offset(),
+                last_epoch: log.last_record_epoch().unwrap_or(-1),
+            });
+        Command::UnfenceBroker(UnfenceBroker {
+            broker_id: self.brokers[at].id,
+            broker_epoch,
+            applied_index,
+            log_ends: vec![TopicLogEnds {
+                topic_id: topic_id(),
+                ends: ends.collect(),
+            }],
+        })
+    }
+
+    /// The controller has admitted a disk: from now on it knows what that disk lost.
+    pub(crate) fn admitted(&mut self, new: &RegisterBroker) {
+        let broker = &mut self.brokers[index_of(new.broker_id)];
+        // Not a registration from before the loss that arrives late.
+        if broker
+            .process
+            .as_ref()
+            .is_some_and(|process| process.incarnation == new.incarnation)
+        {
+            broker.lost_data = false;
+        }
+        let owner = self
+            .brokers
+            .iter()
+            .find(|other| other.disk.directory_id == new.directory_id);
+        if let Some(owner) = owner
+            .map(|other| other.disk.owner)
+            .filter(|owner| *owner != new.broker_id)
+        {
+            let id = new.broker_id;
+            self.observer.violate("a disk is one broker's", || {
+                format!("the disk of broker {owner} was registered for broker {id}")
+            });
+        }
+    }
+
+    pub(crate) fn on_command_answer(
+        &mut self,
+        at: usize,
+        life: u64,
+        call: Call,
+        result: Result<Outcome, Rejection>,
+        required: usize,
+    ) {
+        if !self.brokers[at].is_life(life) {
+            return;
+        }
+        match (call, result) {
+            (Call::Register, Ok(Outcome::Registered { broker_epoch })) => self.registered(at, broker_epoch),
+            (Call::Register, Err(rejection)) => self.not_registered(at, &rejection),
+            (Call::Shutdown, Ok(Outcome::Shutdown(progress))) if progress.remaining.is_empty() => self.exit(at),
+            (Call::Proposal { partition, id }, result) => self.on_proposal_answer(at, partition, id, result, required),
+            (Call::Unfence, Ok(Outcome::Unfenced { lost })) if !lost.is_empty() => self.seen("log below the floor"),
+            (_, Err(Rejection::StaleBrokerEpoch { .. })) => self.kill_and_restart(at),
+            _ => {}
+        }
+    }
+
+    fn registered(&mut self, at: usize, broker_epoch: i64) {
+        let Some(process) = self.brokers[at].process.as_mut() else {
+            return;
+        };
+        if process.broker_epoch.is_some() {
+            return;
+        }
+        // Durable before the life serves: the next one must be able to say which was the last.
+        if process.dir.set_broker_epoch(broker_epoch).is_err() {
+            return self.kill_and_restart(at);
+        }
+        process.broker_epoch = Some(broker_epoch);
+        self.poll(at);
+        self.host(at);
+    }
+
+    fn not_registered(&mut self, at: usize, rejection: &Rejection) {
+        self.seen("registration refused");
+        self.note([32, at as u64, 0], || format!("broker {at} is refused: {rejection}"));
+        self.kill(at);
+        if matches!(rejection, Rejection::OtherDirectory { .. }) && self.brokers[at].swapped_with.is_none() {
+            self.brokers[at].needs_permission = true;
+            self.schedule(Duration::from_secs(1), Event::Permit { at });
+        } else {
+            self.schedule(Duration::from_secs(1), Event::Start { at });
+        }
+    }
+
+    /// An operator says that a broker's disk is new, and starts it.
+    pub(crate) fn on_permit(&mut self, at: usize) {
+        if !self.brokers[at].needs_permission {
+            return;
+        }
+        let directory = ExpectedDirectory::Id(self.brokers[at].disk.directory_id);
+        let broker_id = self.brokers[at].id;
+        let known = self.quorum.cluster().brokers.get(&broker_id);
+        if known.is_none_or(|known| ExpectedDirectory::Id(known.directory_id) == directory) {
+            self.brokers[at].needs_permission = false;
+        } else if self.controller_works() {
+            let command = Command::ReplaceDirectory {
+                broker_id,
+                directory,
+                accept_data_loss: false,
+            };
+            self.propose(command, None);
+        }
+        self.schedule(Duration::from_millis(700), Event::Start { at });
+    }
+
+    /// A write, a cut or a flush failed: nothing that this directory says counts any more.
+    pub(crate) fn directory_failed(&mut self, at: usize) {
+        let Some(process) = self.brokers[at].process.as_mut() else {
+            return;
+        };
+        if std::mem::replace(&mut process.failed, true) {
+            return;
+        }
+        let (life, numbers): (u64, Vec<u32>) = (process.life, process.hosted.keys().copied().collect());
+        self.seen("directory failed");
+        for number in numbers {
+            self.step(at, number, Step::DirectoryFailed);
+        }
+        let delay = self.up_to(Duration::from_secs(3));
+        self.schedule(delay, Event::RestartFailed { at, life });
+    }
+
+    pub(crate) fn on_restart_failed(&mut self, at: usize, life: u64) {
+        if self.brokers[at].is_life(life) {
+            self.kill_and_restart(at);
+        }
+    }
+
+    pub(crate) fn kill_and_restart(&mut self, at: usize) {
+        self.kill(at);
+        let delay = self.up_to(Duration::from_secs(2));
+        self.schedule(delay, Event::Start { at });
+    }
+
+    /// The process dies; its machine and page cache live.
+    pub(crate) fn kill(&mut self, at: usize) {
+        if self.brokers[at].process.take().is_some() {
+            self.brokers[at].disk.fs.kill_process();
+            self.brokers[at].paused_until = None;
+            self.note([34, at as u64, 0], || format!("broker {at} is killed"));
+        }
+    }
+
+    /// The power goes.
+    pub(crate) fn crash(&mut self, at: usize) {
+        self.brokers[at].process = None;
+        self.brokers[at].disk.fs.crash();
+        self.brokers[at].paused_until = None;
+        self.note([35, at as u64, 0], || format!("broker {at} loses power"));
+    }
+
+    pub(crate) fn begin_shutdown(&mut self, at: usize) {
+        let by = self.now + SHUTDOWN_LIMIT;
+        if let Some(process) = self.brokers[at].process.as_mut()
+            && process.broker_epoch.is_some()
+        {
+            process.shutting_down = true;
+            process.shutdown_by = Some(by);
+        }
+    }
+
+    /// The end of a shutdown in order: everything is flushed, the clean mark comes last.
+    fn exit(&mut self, at: usize) {
+        let Some(process) = self.brokers[at].process.as_ref() else {
+            return;
+        };
+        let epoch = process.broker_epoch.unwrap_or(-1);
+        let clean = process.dir.close_clean(epoch).is_ok();
+        let ends: Vec<(u32, i64)> = process
+            .logs
+            .iter()
+            .map(|(number, log)| (*number, log.durable_end_offset()))
+            .collect();
+        if clean {
+            self.seen("clean shutdown");
+            for (number, durable) in ends {
+                if self.brokers[at].disk.shadows[number as usize].is_some() {
+                    self.brokers[at].disk.shadow(number).durable = durable;
+                }
+            }
+        }
+        self.kill(at);
+        let delay = self.up_to(Duration::from_secs(2));
+        self.schedule(delay, Event::Start { at });
+    }
+}
+
+/// All records of a log.
+pub(crate) fn read_all(log: &Log) -> Vec<(i64, i32, u64)> {
+    let mut found = Vec::new();
+    let mut offset = log.log_start_offset();
+    while offset < log.log_end_offset() {
+        let Ok(data) = log.read(offset, 1 << 20, true, log.log_end_offset()) else {
+            break;
+        };
+        let Ok(records) = records_of(&data.bytes) else { break };
+        if records.is_empty() {
+            break;
+        }
+        found.extend(records.into_iter().filter(|record| record.0 >= offset));
+        offset = data.next_offset;
+    }
+    found
+}

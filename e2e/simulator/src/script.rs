@@ -1,0 +1,260 @@
+//! What scenarios do by hand, and what they ask. Brokers are named by their index.
+
+use std::time::Duration;
+
+use millrace_engine::{Command, Partition, cluster::ExpectedDirectory, partition::Alarm};
+
+use crate::{
+    message::Envelope,
+    observer::Violation,
+    quorum::index_of,
+    world::{TOPIC, World},
+};
+
+impl World {
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Duration) {
+        self.run_until(time, |_| false);
+    }
+
+    /// Waits until each partition is led and every broker's replicas are in sync.
+    pub fn run_until_whole(&mut self) -> bool {
+        self.run_until(Duration::from_secs(60), |world| world.is_whole())
+    }
+
+    /// Has a producer send a batch; its values name it.
+    pub fn produce(&mut self, partition: u32) -> Vec<u64> {
+        let values = self.push(0, partition);
+        self.pump(0, partition);
+        // Retries need a clock.
+        for millis in [50_u64, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000, 10_000] {
+            let event = crate::world::Event::Pump { producer: 0, partition };
+            self.schedule(Duration::from_millis(millis), event);
+        }
+        values
+    }
+
+    /// Sends a batch and waits for its acknowledgement; whether it came.
+    pub fn produce_and_wait(&mut self, partition: u32) -> bool {
+        let values = self.produce(partition);
+        self.run_until(Duration::from_secs(12), |world| world.is_acknowledged(&values))
+    }
+
+    /// Whether a broker has acknowledged these values.
+    #[must_use]
+    pub fn is_acknowledged(&self, values: &[u64]) -> bool {
+        values.iter().all(|value| self.observer.acked.contains_key(value))
+    }
+
+    /// The partition's record in the newest metadata.
+    #[must_use]
+    pub fn record(&self, partition: u32) -> Option<&Partition> {
+        self.quorum
+            .cluster()
+            .topics
+            .get(TOPIC)?
+            .partitions
+            .get(partition as usize)
+    }
+
+    /// Who leads by the newest metadata.
+    #[must_use]
+    pub fn leader(&self, partition: u32) -> Option<usize> {
+        self.record(partition)?.leader.map(index_of)
+    }
+
+    /// Whether a broker is in sync by the newest metadata.
+    #[must_use]
+    pub fn is_in_sync(&self, at: usize, partition: u32) -> bool {
+        self.record(partition)
+            .is_some_and(|record| record.isr.contains(&self.brokers[at].id))
+    }
+
+    /// Where a broker's log ends; `None` if the broker does not serve the partition.
+    #[must_use]
+    pub fn log_end(&self, at: usize, partition: u32) -> Option<i64> {
+        self.brokers[at]
+            .hosted(partition)
+            .map(|hosted| hosted.log.log_end_offset())
+    }
+
+    /// Up to where a broker takes the log for committed.
+    #[must_use]
+    pub fn high_watermark(&self, at: usize, partition: u32) -> Option<i64> {
+        self.brokers[at]
+            .hosted(partition)
+            .map(|hosted| hosted.replica.high_watermark())
+    }
+
+    /// Whether a broker takes itself for the leader.
+    #[must_use]
+    pub fn believes_to_lead(&self, at: usize, partition: u32) -> bool {
+        self.brokers[at]
+            .hosted(partition)
+            .is_some_and(|hosted| hosted.replica.leader().is_some())
+    }
+
+    /// How many records were ever committed.
+    #[must_use]
+    pub fn committed(&self, partition: u32) -> i64 {
+        self.observer.tracks[partition as usize].end()
+    }
+
+    /// On which broker's machine the controller runs.
+    #[must_use]
+    pub fn controller(&self) -> usize {
+        self.quorum.leader
+    }
+
+    /// Has another broker lead the metadata quorum.
+    pub fn move_controller(&mut self, to: usize) {
+        if to != self.quorum.leader {
+            self.depose(to);
+        }
+    }
+
+    /// The first rule that was broken, if one was.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.observer.violation.as_ref()
+    }
+
+    /// Alarms that replicas raised: broker, partition, alarm. Without this an alarm breaks a rule.
+    pub fn expect_alarms(&mut self) {
+        self.expects_alarms = true;
+    }
+
+    /// The alarms so far.
+    #[must_use]
+    pub fn alarms(&self) -> &[(usize, u32, Alarm)] {
+        &self.alarms
+    }
+
+    /// How often something rare was met.
+    #[must_use]
+    pub fn times(&self, what: &str) -> u64 {
+        self.reached.get(what).copied().unwrap_or(0)
+    }
+
+    /// Holds back messages from now on.
+    pub fn hold(&mut self, which: impl Fn(&Envelope) -> bool + 'static) {
+        self.hold = Some(Box::new(which));
+    }
+
+    /// Holds nothing back any more, and delivers what was held, in its order. How many those were.
+    pub fn release(&mut self) -> usize {
+        self.hold = None;
+        let held = std::mem::take(&mut self.held);
+        let count = held.len();
+        for envelope in held {
+            self.deliver(envelope);
+        }
+        count
+    }
+
+    /// Holds nothing back any more; what was held is lost.
+    pub fn drop_held(&mut self) -> usize {
+        self.hold = None;
+        std::mem::take(&mut self.held).len()
+    }
+
+    /// The power of a machine goes.
+    pub fn power_off(&mut self, at: usize) {
+        self.crash(at);
+    }
+
+    /// A process is killed.
+    pub fn kill_process(&mut self, at: usize) {
+        self.kill(at);
+    }
+
+    /// A process is started.
+    pub fn start_process(&mut self, at: usize) {
+        self.start(at);
+    }
+
+    /// A process stands still for a while.
+    pub fn pause_process(&mut self, at: usize, time: Duration) {
+        self.pause(at, time);
+    }
+
+    /// A broker leaves in order, and is started again within two seconds.
+    pub fn shut_down(&mut self, at: usize) {
+        self.begin_shutdown(at);
+    }
+
+    /// Nothing gets from one broker to another any more.
+    pub fn cut_link(&mut self, from: usize, to: usize) {
+        self.network.cut(from, to);
+    }
+
+    /// A broker is cut off from all others.
+    pub fn cut_off(&mut self, at: usize) {
+        self.isolate(at);
+    }
+
+    /// All cuts heal.
+    pub fn mend_links(&mut self) {
+        self.network.mend_all();
+    }
+
+    /// A process dies, and its machine comes back with an empty disk.
+    pub fn replace_disk(&mut self, at: usize) {
+        self.lose_disk(at);
+    }
+
+    /// The operator permits whatever disk the broker has now.
+    pub fn permit_disk(&mut self, at: usize) {
+        let directory = ExpectedDirectory::Id(self.brokers[at].disk.directory_id);
+        let broker_id = self.brokers[at].id;
+        self.propose(
+            Command::ReplaceDirectory {
+                broker_id,
+                directory,
+                accept_data_loss: false,
+            },
+            None,
+        );
+    }
+
+    /// Keeps a copy of a disk.
+    pub fn save_disk(&mut self, at: usize) {
+        self.save(at);
+    }
+
+    /// A process dies, and its machine comes back with the disk as it was saved.
+    pub fn restore_saved_disk(&mut self, at: usize) {
+        self.restore_disk(at);
+    }
+
+    /// Two processes die, and their machines come back with each other's disks.
+    pub fn exchange_disks(&mut self, one: usize, other: usize) {
+        self.swap_disks(one, other);
+    }
+
+    /// Whether a broker's process runs.
+    #[must_use]
+    pub fn is_up(&self, at: usize) -> bool {
+        self.brokers[at].process.is_some()
+    }
+
+    /// Two processes die, and their machines have their own disks again; both start.
+    pub fn put_disks_right(&mut self, one: usize, other: usize) {
+        self.swap_back(one, other);
+    }
+
+    /// Holds no further message back, and keeps those that are held.
+    pub fn hold_nothing_more(&mut self) {
+        self.hold = None;
+    }
+
+    /// The epoch of a broker's life in the newest metadata.
+    #[must_use]
+    pub fn broker_epoch(&self, at: usize) -> Option<i64> {
+        self.quorum
+            .cluster()
+            .brokers
+            .get(&self.brokers[at].id)
+            .map(|broker| broker.epoch)
+    }
+}

@@ -1,0 +1,199 @@
+//! What one run is like: each seed draws its own, and some faults have rate zero, so that runs
+//! get deep in different places (FoundationDB's swarm testing, TigerBeetle's VOPR).
+
+use std::time::Duration;
+
+use millrace_log::fs::faulty::SplitMix64;
+
+/// How the network misbehaves. Rates are per million messages.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkFaults {
+    /// Messages that get lost.
+    pub drop_per_million: u32,
+    /// Messages that arrive twice.
+    pub repeat_per_million: u32,
+    /// Messages that take up to `slow_max`.
+    pub slow_per_million: u32,
+    /// How long a slow message takes at most.
+    pub slow_max: Duration,
+    /// How long any other message takes at most: above zero, messages overtake each other.
+    pub delay_max: Duration,
+}
+
+/// How often each fault is drawn, relative to the others; zero means never.
+#[derive(Clone, Debug, Default)]
+pub struct FaultWeights {
+    /// The power of one machine goes: what was not synced is lost, in part or in whole.
+    pub crash: u32,
+    /// The power of all machines goes at one instant.
+    pub crash_all: u32,
+    /// A process is killed; its machine lives on.
+    pub kill: u32,
+    /// A process stands still for a while and goes on with its old timers.
+    pub pause: u32,
+    /// A broker leaves in order, and comes back.
+    pub shutdown: u32,
+    /// A disk is lost; after a refusal the operator permits the new one.
+    pub wipe: u32,
+    /// Two stopped brokers get each other's disks for a while.
+    pub swap: u32,
+    /// A disk comes back as it was some lives ago.
+    pub restore: u32,
+    /// A disk has no room for a while.
+    pub full: u32,
+    /// An fsync fails, and the directory with it.
+    pub sync_error: u32,
+    /// Two brokers can't talk to each other, in one direction or both.
+    pub cut: u32,
+    /// One broker can't talk to anybody.
+    pub isolate: u32,
+    /// One of the cuts heals, in any order.
+    pub mend: u32,
+    /// The metadata quorum gets another leader.
+    pub depose: u32,
+    /// An operator has the preferred replicas lead.
+    pub elect: u32,
+    /// An operator moves a replica, or cancels a move.
+    pub reassign: u32,
+}
+
+/// What one run is like.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How many brokers, each of which is also a voter of the metadata quorum.
+    pub brokers: usize,
+    /// How many partitions the one topic has.
+    pub partitions: u32,
+    /// On how many brokers each partition is.
+    pub replication: usize,
+    /// `min.insync.replicas`.
+    pub min_insync: usize,
+    /// How many producers write to all partitions.
+    pub producers: usize,
+    /// How many consumers read all partitions.
+    pub consumers: usize,
+    /// How long the faults last, by the virtual clock.
+    pub faulty_for: Duration,
+    /// The mean time between two faults.
+    pub fault_every: Duration,
+    /// The mean time between two records of a producer for a partition.
+    pub produce_every: Duration,
+    /// How often a broker is heard of by the controller.
+    pub heartbeat_every: Duration,
+    /// How long a broker that is not heard of stays in service.
+    pub lease: Duration,
+    /// `replica.lag.time.max.ms`.
+    pub lag_max: Duration,
+    /// How long an fsync or another change of a log takes at most.
+    pub disk_delay_max: Duration,
+    /// `segment.bytes` of every log.
+    pub segment_bytes: u32,
+    /// How many bytes a fetch answers with at most.
+    pub fetch_bytes: usize,
+    /// How long a producer tries before it gives a record up.
+    pub delivery_timeout: Duration,
+    /// Whether a registration can arrive after the process that sent it has died and another has
+    /// registered. Off in random runs: the metadata's rules take it for a new life, with a report
+    /// of the disk that is out of date.
+    pub late_registrations: bool,
+    /// The network.
+    pub network: NetworkFaults,
+    /// The machines.
+    pub faults: FaultWeights,
+}
+
+impl Settings {
+    /// A small cluster in which nothing happens by chance: for scenarios.
+    #[must_use]
+    pub fn calm() -> Self {
+        Self {
+            brokers: 3,
+            partitions: 1,
+            replication: 3,
+            min_insync: 2,
+            producers: 0,
+            consumers: 0,
+            faulty_for: Duration::ZERO,
+            fault_every: Duration::from_secs(1),
+            produce_every: Duration::from_millis(100),
+            heartbeat_every: Duration::from_millis(200),
+            lease: Duration::from_secs(1),
+            lag_max: Duration::from_secs(2),
+            disk_delay_max: Duration::from_millis(2),
+            segment_bytes: 1 << 20,
+            fetch_bytes: 1 << 20,
+            delivery_timeout: Duration::from_secs(120),
+            late_registrations: false,
+            network: NetworkFaults {
+                delay_max: Duration::from_millis(1),
+                ..NetworkFaults::default()
+            },
+            faults: FaultWeights::default(),
+        }
+    }
+
+    /// The settings of a seed.
+    #[must_use]
+    pub fn draw(rng: &mut SplitMix64) -> Self {
+        let mut pick = |choices: &[u64]| choices[index(rng, choices.len())];
+        let brokers = usize::try_from(pick(&[3, 3, 3, 4, 5])).unwrap_or(3);
+        let most = brokers as u64;
+        let replication = usize::try_from(pick(&[3, 3, 3, 2, most.min(4), most])).unwrap_or(3);
+        let min_insync = usize::try_from(pick(&[2, 2, 2, 1, 3])).unwrap_or(2).min(replication);
+        let network = NetworkFaults {
+            drop_per_million: narrow(pick(&[0, 0, 1_000, 20_000, 100_000])),
+            repeat_per_million: narrow(pick(&[0, 0, 10_000, 100_000])),
+            slow_per_million: narrow(pick(&[0, 0, 1_000, 20_000])),
+            slow_max: Duration::from_millis(pick(&[500, 5_000, 60_000, 180_000])),
+            delay_max: Duration::from_millis(pick(&[1, 5, 50])),
+        };
+        let mut weight = || narrow(pick(&[0, 0, 1, 3]));
+        let faults = FaultWeights {
+            crash: weight(),
+            crash_all: weight().min(1),
+            kill: weight(),
+            pause: weight(),
+            shutdown: weight(),
+            wipe: weight().min(1),
+            swap: weight().min(1),
+            restore: weight().min(1),
+            full: weight(),
+            sync_error: weight(),
+            cut: weight(),
+            isolate: weight(),
+            mend: 3,
+            depose: weight(),
+            elect: weight(),
+            reassign: weight(),
+        };
+        Self {
+            brokers,
+            partitions: narrow(pick(&[1, 1, 2, 4])),
+            replication,
+            min_insync,
+            producers: usize::try_from(pick(&[1, 2])).unwrap_or(1),
+            consumers: 1,
+            faulty_for: Duration::from_secs(pick(&[15, 30, 60])),
+            fault_every: Duration::from_millis(pick(&[300, 1_000, 3_000])),
+            produce_every: Duration::from_millis(pick(&[50, 200, 500])),
+            heartbeat_every: Duration::from_millis(500),
+            lease: Duration::from_secs(pick(&[2, 5])),
+            lag_max: Duration::from_secs(pick(&[1, 3, 30])),
+            disk_delay_max: Duration::from_millis(pick(&[1, 20, 300])),
+            segment_bytes: narrow(pick(&[1_024, 4_096, 1 << 20])),
+            fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
+            delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),
+            late_registrations: false,
+            network,
+            faults,
+        }
+    }
+}
+
+fn index(rng: &mut SplitMix64, len: usize) -> usize {
+    usize::try_from(rng.below(len as u64)).unwrap_or(0)
+}
+
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}

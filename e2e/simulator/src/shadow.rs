@@ -1,0 +1,95 @@
+//! What a log must hold, by what was done to it: compared with the log itself whenever a process
+//! opens it.
+
+use bytes::Bytes;
+use millrace_proto::batch::{BatchError, DecodeLimits, batches};
+
+use crate::trace::mix;
+
+/// A record as the observer knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub epoch: i32,
+    /// What the producer wrote; no two records have the same.
+    pub value: u64,
+    /// Of this record and all before it: equal chains are equal logs.
+    pub chain: u64,
+}
+
+/// The records of one replica on one disk.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shadow {
+    /// The offset of the first entry.
+    pub start: i64,
+    pub entries: Vec<Entry>,
+    /// All below was reported to be on the disk.
+    pub durable: i64,
+    /// An operation failed half-way, and only opening the log will tell what it holds.
+    pub unsure: bool,
+}
+
+impl Shadow {
+    pub(crate) fn end(&self) -> i64 {
+        self.start + i64::try_from(self.entries.len()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn at(&self, offset: i64) -> Option<&Entry> {
+        usize::try_from(offset.checked_sub(self.start)?)
+            .ok()
+            .and_then(|at| self.entries.get(at))
+    }
+
+    /// Adds a record; `before` is the chain of the record before an emptied log's start.
+    pub(crate) fn push(&mut self, epoch: i32, value: u64, before: u64) -> Entry {
+        let last = self.entries.last().map_or(before, |last| last.chain);
+        let place = mix(u64::try_from(self.end()).unwrap_or(0), u64::from(epoch.unsigned_abs()));
+        let entry = Entry {
+            epoch,
+            value,
+            chain: mix(mix(last, place), value),
+        };
+        self.entries.push(entry);
+        entry
+    }
+
+    pub(crate) fn truncate(&mut self, to: i64) {
+        let keep = usize::try_from(to.saturating_sub(self.start)).unwrap_or(0);
+        self.entries.truncate(keep);
+        self.durable = self.durable.min(to);
+    }
+
+    pub(crate) fn begin_anew(&mut self, start: i64) {
+        *self = Self {
+            start,
+            durable: start,
+            ..Self::default()
+        };
+    }
+
+    pub(crate) fn advance_start(&mut self, to: i64) {
+        let gone = usize::try_from(to.saturating_sub(self.start)).unwrap_or(0);
+        self.entries.drain(..gone.min(self.entries.len()));
+        self.start = self.start.max(to);
+        self.durable = self.durable.max(self.start);
+    }
+}
+
+/// The records in stored batches: offset, leader epoch, value.
+pub(crate) fn records_of(bytes: &Bytes) -> Result<Vec<(i64, i32, u64)>, BatchError> {
+    let mut found = Vec::new();
+    for batch in batches(bytes) {
+        let batch = batch?;
+        batch.verify_crc()?;
+        let epoch = batch.header().partition_leader_epoch;
+        for record in batch.records(&DecodeLimits::default())?.iter() {
+            let record = record?;
+            let value = record.value.and_then(|value| value.first_chunk::<8>());
+            found.push((
+                record.offset,
+                epoch,
+                value.map_or(0, |value| u64::from_be_bytes(*value)),
+            ));
+        }
+    }
+    Ok(found)
+}

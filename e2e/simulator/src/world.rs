@@ -1,0 +1,409 @@
+//! The simulated world: brokers, clients, network, clock, and the loop that lets one thing happen
+//! after the other.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use millrace_engine::{Command, cluster::CreateTopic, partition::Alarm};
+use millrace_log::fs::faulty::SplitMix64;
+use uuid::Uuid;
+
+use crate::{
+    broker::Broker,
+    consumer::Position,
+    disk::Disk,
+    message::{Body, Envelope, Node},
+    network::Network,
+    observer::Observer,
+    partition::Due,
+    producer::Lane,
+    quorum::Quorum,
+    registration::Timer,
+    sequencer::BatchId,
+    settings::Settings,
+    trace::Trace,
+};
+
+pub(crate) const TOPIC: &str = "events";
+
+/// The one topic's id.
+pub(crate) fn topic_id() -> Uuid {
+    Uuid::from_u128(0x7001)
+}
+
+/// The broker's clock at the run's start, in milliseconds since 1970.
+const EPOCH_MS: i64 = 1_700_000_000_000;
+
+/// Something that is due.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Deliver(Box<Envelope>),
+    Partition {
+        at: usize,
+        life: u64,
+        partition: u32,
+        due: Due,
+    },
+    Process {
+        at: usize,
+        life: u64,
+        timer: Timer,
+    },
+    PollOnce {
+        at: usize,
+        life: u64,
+    },
+    RestartFailed {
+        at: usize,
+        life: u64,
+    },
+    Start {
+        at: usize,
+    },
+    Resume {
+        at: usize,
+    },
+    Permit {
+        at: usize,
+    },
+    SwapBack {
+        one: usize,
+        other: usize,
+    },
+    MakeRoom {
+        at: usize,
+    },
+    Commit {
+        term: u64,
+    },
+    ControllerTick,
+    ProducerTick {
+        producer: usize,
+        partition: u32,
+    },
+    Pump {
+        producer: usize,
+        partition: u32,
+    },
+    RequestTimedOut {
+        producer: usize,
+        partition: u32,
+        batch: BatchId,
+        attempt: u64,
+    },
+    ConsumerTick {
+        consumer: usize,
+        partition: u32,
+    },
+    Fault,
+}
+
+pub(crate) type Hold = Box<dyn Fn(&Envelope) -> bool>;
+
+/// A simulated cluster. See the crate's documentation.
+pub struct World {
+    pub(crate) settings: Settings,
+    pub(crate) rng: SplitMix64,
+    pub(crate) now: Duration,
+    queue: BTreeMap<(Duration, u64), Event>,
+    next_event: u64,
+    /// Instants are only compared with each other: the client's rules take them.
+    pub(crate) base: Instant,
+    pub(crate) brokers: Vec<Broker>,
+    pub(crate) quorum: Quorum,
+    pub(crate) network: Network,
+    pub(crate) lanes: Vec<Vec<Lane>>,
+    pub(crate) positions: Vec<Vec<Position>>,
+    pub(crate) producing: bool,
+    pub(crate) faulty: bool,
+    pub(crate) observer: Observer,
+    pub(crate) trace: Trace,
+    pub(crate) reached: BTreeMap<&'static str, u64>,
+    pub(crate) next_life: u64,
+    pub(crate) next_attempt: u64,
+    pub(crate) next_producer_id: i64,
+    /// How many disks lost data that they had acknowledged.
+    pub(crate) losses: usize,
+    pub(crate) hold: Option<Hold>,
+    pub(crate) held: Vec<Envelope>,
+    pub(crate) alarms: Vec<(usize, u32, Alarm)>,
+    pub(crate) expects_alarms: bool,
+}
+
+impl World {
+    /// A cluster whose brokers are about to start for the first time. `text` keeps the trace as
+    /// text too.
+    #[must_use]
+    pub fn new(seed: u64, settings: Option<Settings>, text: bool) -> Self {
+        let mut rng = SplitMix64::new(seed);
+        let settings = settings.unwrap_or_else(|| Settings::draw(&mut rng));
+        let mut world = Self {
+            queue: BTreeMap::new(),
+            next_event: 0,
+            now: Duration::ZERO,
+            base: Instant::now(),
+            brokers: Vec::new(),
+            quorum: Quorum::new(),
+            network: Network::default(),
+            lanes: (0..settings.producers.max(1))
+                .map(|_| (0..settings.partitions).map(|_| Lane::new()).collect())
+                .collect(),
+            positions: (0..settings.consumers)
+                .map(|_| (0..settings.partitions).map(|_| Position::default()).collect())
+                .collect(),
+            producing: false,
+            faulty: false,
+            observer: Observer::new(settings.partitions),
+            trace: Trace::new(text),
+            reached: BTreeMap::new(),
+            next_life: 0,
+            next_attempt: 0,
+            next_producer_id: 0,
+            losses: 0,
+            hold: None,
+            held: Vec::new(),
+            alarms: Vec::new(),
+            expects_alarms: false,
+            rng,
+            settings,
+        };
+        world.note([0, seed, 0], || "begin".to_owned());
+        let settings = world.settings.clone();
+        world.note([0, 0, 0], || format!("{settings:?}"));
+        for at in 0..world.settings.brokers {
+            let id = i32::try_from(at).unwrap_or(i32::MAX);
+            let (disk_seed, directory_id) = (world.rng.next_u64(), world.draw_uuid());
+            world.brokers.push(Broker {
+                id,
+                disk: Disk::format(disk_seed, id, directory_id, world.settings.partitions),
+                process: None,
+                paused_until: None,
+                lost_data: false,
+                needs_permission: false,
+                swapped_with: None,
+                retired: false,
+                saved: None,
+            });
+            world.schedule(Duration::from_millis(at as u64), Event::Start { at });
+        }
+        world.schedule(Duration::ZERO, Event::ControllerTick);
+        world.create_topic();
+        world
+    }
+
+    /// Lets the brokers register and come into service, then makes the topic.
+    fn create_topic(&mut self) {
+        let everybody = self.settings.brokers;
+        let network = std::mem::take(&mut self.settings.network);
+        self.run_until(Duration::from_secs(60), |world| {
+            let cluster = world.quorum.cluster();
+            cluster.brokers.len() == everybody && cluster.brokers.values().all(|broker| !broker.fenced)
+        });
+        self.settings.network = network;
+        let replicas = |partition: u32| {
+            (0..self.settings.replication)
+                .map(|at| i32::try_from((partition as usize + at) % everybody).unwrap_or(0))
+                .collect()
+        };
+        let create = Command::CreateTopic(CreateTopic {
+            name: TOPIC.into(),
+            id: topic_id(),
+            assignments: (0..self.settings.partitions).map(replicas).collect(),
+            configs: [("min.insync.replicas".to_owned(), self.settings.min_insync.to_string())].into(),
+            now_ms: self.now_ms(),
+        });
+        self.propose(create, None);
+        self.run_until(Duration::from_secs(5), |world| {
+            world.quorum.cluster().topics.contains_key(TOPIC)
+        });
+        for partition in 0..self.settings.partitions {
+            for producer in 0..self.settings.producers {
+                self.schedule(Duration::ZERO, Event::ProducerTick { producer, partition });
+            }
+            for consumer in 0..self.settings.consumers {
+                self.schedule(Duration::ZERO, Event::ConsumerTick { consumer, partition });
+            }
+        }
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        EPOCH_MS + i64::try_from(self.now.as_millis()).unwrap_or(0)
+    }
+
+    pub(crate) fn schedule(&mut self, delay: Duration, event: Event) {
+        self.next_event += 1;
+        self.queue.insert((self.now + delay, self.next_event), event);
+    }
+
+    pub(crate) fn note(&mut self, numbers: [u64; 3], line: impl FnOnce() -> String) {
+        self.trace.note(self.now, numbers, line);
+    }
+
+    pub(crate) fn seen(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_insert(0) += 1;
+    }
+
+    /// A number below `bound`, or 0.
+    pub(crate) fn below(&mut self, bound: u64) -> usize {
+        usize::try_from(self.rng.below(bound)).unwrap_or(0)
+    }
+
+    /// A time of at most `most`, to the microsecond.
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX - 1);
+        Duration::from_micros(self.rng.below(most + 1))
+    }
+
+    pub(crate) fn draw_uuid(&mut self) -> Uuid {
+        Uuid::from_u64_pair(self.rng.next_u64(), self.rng.next_u64())
+    }
+
+    /// Lets things happen until `done` holds; whether it did within `most`, or something that must
+    /// not be was seen.
+    pub fn run_until(&mut self, most: Duration, done: impl Fn(&World) -> bool) -> bool {
+        let end = self.now + most;
+        loop {
+            if self.observer.violation.is_some() {
+                return false;
+            }
+            if done(self) {
+                return true;
+            }
+            match self.queue.first_key_value() {
+                Some(((due, _), _)) if *due <= end => {}
+                _ => {
+                    self.now = end;
+                    return false;
+                }
+            }
+            if let Some(((due, _), event)) = self.queue.pop_first() {
+                self.now = self.now.max(due);
+                self.dispatch(event);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        if let Some(at) = target(&event)
+            && let Some(until) = self.brokers[at].paused_until
+            && until > self.now
+        {
+            let delay = until - self.now;
+            return self.schedule(delay, event);
+        }
+        match event {
+            Event::Deliver(envelope) => self.deliver(*envelope),
+            Event::Partition {
+                at,
+                life,
+                partition,
+                due,
+            } => self.on_due(at, life, partition, due),
+            Event::Process { at, life, timer } => self.on_timer(at, life, timer),
+            Event::PollOnce { at, life } => self.on_poll_once(at, life),
+            Event::RestartFailed { at, life } => self.on_restart_failed(at, life),
+            Event::Start { at } => self.start(at),
+            Event::Resume { at } => {
+                if self.brokers[at].paused_until.is_some_and(|until| until <= self.now) {
+                    self.brokers[at].paused_until = None;
+                }
+            }
+            Event::Permit { at } => self.on_permit(at),
+            Event::SwapBack { one, other } => self.swap_back(one, other),
+            Event::MakeRoom { at } => self.make_room(at),
+            Event::Commit { term } => self.on_commit(term),
+            Event::ControllerTick => self.on_controller_tick(),
+            Event::ProducerTick { producer, partition } => self.on_producer_tick(producer, partition),
+            Event::Pump { producer, partition } => self.pump(producer, partition),
+            Event::RequestTimedOut {
+                producer,
+                partition,
+                batch,
+                attempt,
+            } => {
+                self.on_request_timed_out(producer, partition, batch, attempt);
+            }
+            Event::ConsumerTick { consumer, partition } => self.on_consumer_tick(consumer, partition),
+            Event::Fault => self.on_fault(),
+        }
+    }
+
+    pub(crate) fn deliver(&mut self, envelope: Envelope) {
+        let (from, to) = (envelope.from, envelope.to);
+        let place = |node| match node {
+            Node::Broker(at) => at as u64,
+            Node::Client => 99,
+        };
+        self.note([1, place(from), place(to)], || {
+            format!("{from:?} -> {to:?}: {:?}", envelope.body)
+        });
+        let to = match to {
+            Node::Broker(at) if self.brokers[at].process.is_none() => return,
+            Node::Broker(at) => at,
+            Node::Client => 0,
+        };
+        match envelope.body {
+            Body::Fetch {
+                partition,
+                life,
+                request,
+                wants_records,
+            } => {
+                self.on_fetch(to, partition, life, request, wants_records);
+            }
+            body @ Body::FetchAnswer { .. } => self.on_fetch_answer(to, body),
+            Body::Command { life, call, command } => {
+                if let Node::Broker(from) = from {
+                    self.on_command(to, from, life, call, command);
+                }
+            }
+            Body::CommandAnswer {
+                life,
+                call,
+                result,
+                required,
+            } => {
+                self.on_command_answer(to, life, call, result, required);
+            }
+            Body::Heartbeat {
+                broker_id,
+                broker_epoch,
+            } => self.on_heartbeat(to, broker_id, broker_epoch),
+            Body::Produce(request) => self.on_produce(to, &request),
+            Body::ProduceAnswer {
+                producer,
+                partition,
+                batch,
+                attempt,
+                answer,
+            } => {
+                self.on_produce_answer(producer, partition, batch, attempt, answer);
+            }
+            Body::Read(request) => self.on_read(to, &request),
+            Body::ReadAnswer {
+                consumer,
+                partition,
+                attempt,
+                records,
+                next,
+                epoch,
+            } => {
+                self.on_read_answer(consumer, partition, attempt, &records, next, epoch);
+            }
+        }
+    }
+}
+
+/// The broker that an event happens at: it waits while that stands still.
+fn target(event: &Event) -> Option<usize> {
+    match event {
+        Event::Deliver(envelope) => envelope.to(),
+        Event::Partition { at, .. }
+        | Event::Process { at, .. }
+        | Event::PollOnce { at, .. }
+        | Event::RestartFailed { at, .. } => Some(*at),
+        _ => None,
+    }
+}

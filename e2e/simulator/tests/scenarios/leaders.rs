@@ -1,0 +1,186 @@
+//! Leaders that die, come back, and do not know that they lead no more.
+
+use millrace_simulator::MessageKind;
+
+use crate::{A, B, C, cluster, cluster_with_records, ends_well, seconds};
+
+/// A follower has a record but has not heard that it is committed. It restarts and must not cut
+/// it: the leader dies before the follower has fetched again, and the follower leads (KIP-101).
+#[test]
+fn a_follower_that_restarts_keeps_what_lies_above_its_high_watermark() {
+    let mut world = cluster_with_records();
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer);
+    let values = world.produce(0);
+    world.run_for(seconds(1));
+    world.release();
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.to() == Some(B));
+    assert!(world.run_until(seconds(3), |world| world.is_acknowledged(&values)));
+    world.kill_process(B);
+    world.kill_process(A);
+    world.drop_held();
+    world.start_process(B);
+    world.run_for(seconds(3));
+    world.start_process(A);
+    ends_well(&mut world);
+}
+
+/// Two brokers lose power; the one that comes back first leads and takes other records at the
+/// same offsets. The other must find out and cut (KIP-101).
+#[test]
+fn two_lose_power_and_the_second_to_return_cuts_its_own_history() {
+    let mut world = cluster_with_records();
+    // Only A writes it: its followers get no answer.
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer);
+    world.produce(0);
+    world.run_for(seconds(1) / 10);
+    let ahead = world.log_end(A, 0);
+    assert!(ahead > world.log_end(B, 0));
+    world.power_off(A);
+    world.drop_held();
+    assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.start_process(A);
+    ends_well(&mut world);
+}
+
+/// A dies, B leads, takes a record that nobody else gets, and dies; A leads again. B returns with
+/// an epoch that A never had (KIP-279).
+#[test]
+fn leaders_that_follow_each_other_fast_end_with_equal_logs() {
+    let mut world = cluster_with_records();
+    world.kill_process(A);
+    assert!(world.run_until(seconds(10), |world| world.leader(0) == Some(B)
+        && world.believes_to_lead(B, 0)));
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.from() == Some(B));
+    world.produce(0);
+    world.run_for(seconds(1) / 2);
+    world.power_off(B);
+    world.drop_held();
+    world.start_process(A);
+    world.run_for(seconds(5));
+    world.start_process(B);
+    ends_well(&mut world);
+}
+
+/// The leader is killed and is back within 50 ms, its unsynced tail lost, while followers hold
+/// more. It must not lead on under its old epoch (KIP-631, the class of KAFKA-10527).
+#[test]
+fn a_leader_that_is_back_at_once_leads_under_a_new_epoch_or_not_at_all() {
+    let mut world = cluster_with_records();
+    let epoch = world.record(0).unwrap().leader_epoch;
+    world.produce(0);
+    world.run_for(seconds(1) / 500);
+    world.power_off(A);
+    world.run_for(seconds(1) / 20);
+    world.start_process(A);
+    world.run_for(seconds(3));
+    assert!(world.record(0).unwrap().leader_epoch > epoch);
+    ends_well(&mut world);
+}
+
+/// The leader stands still for a minute, another leads; it goes on with its old timers and with
+/// batches that clients had sent to it.
+#[test]
+fn a_paused_leader_acknowledges_nothing_when_it_goes_on() {
+    let mut world = cluster_with_records();
+    world.pause_process(A, seconds(60));
+    world.produce(0);
+    world.run_for(seconds(20));
+    assert!(world.leader(0).is_some_and(|leader| leader != A));
+    assert!(world.believes_to_lead(A, 0), "it has heard of nothing");
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.run_for(seconds(45));
+    assert!(!world.believes_to_lead(A, 0));
+    ends_well(&mut world);
+}
+
+/// A follower's fetch of an earlier leader epoch arrives when the same broker leads in a later
+/// one: it must not count (the first model of KIP-320 in hachikuji/kafka-specification).
+#[test]
+fn a_fetch_of_an_earlier_epoch_does_not_count() {
+    let mut world = cluster_with_records();
+    world.hold(|message| message.kind() == MessageKind::Fetch && message.from() == Some(C));
+    world.run_for(seconds(1));
+    world.kill_process(A);
+    assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    world.start_process(A);
+    world.run_for(seconds(3));
+    assert!(world.release() > 0);
+    ends_well(&mut world);
+}
+
+/// A fetch answer waits while the follower cuts and appends up to the same offset; it must not be
+/// appended then (KAFKA-13207).
+#[test]
+fn an_answer_that_waited_too_long_is_not_appended() {
+    let mut world = cluster_with_records();
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.to() == Some(C));
+    let values = world.produce(0);
+    world.run_for(seconds(1));
+    world.kill_process(A);
+    assert!(world.run_until(seconds(10), |world| world.leader(0) == Some(B)));
+    world.run_for(seconds(1));
+    assert!(world.release() > 0);
+    world.start_process(A);
+    ends_well(&mut world);
+    assert!(world.is_acknowledged(&values));
+}
+
+/// A consumer's position is ahead of what a new leader knows to be committed: it is never told to
+/// start over (KIP-207). The observer looks at every read.
+#[test]
+fn a_consumer_ahead_of_a_new_leader_keeps_its_position() {
+    let settings = millrace_simulator::Settings {
+        consumers: 1,
+        ..millrace_simulator::Settings::calm()
+    };
+    let mut world = millrace_simulator::World::new(3, Some(settings), true);
+    assert!(world.run_until_whole());
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+        world.run_for(seconds(1));
+        let leader = world.leader(0).unwrap();
+        world.kill_process(leader);
+        assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|next| next != leader)));
+        world.start_process(leader);
+        assert!(world.run_until_whole(), "{:?}", world.violation());
+    }
+    ends_well(&mut world);
+}
+
+/// A broker that stops in order leaves the in-sync set, and nobody waits for it (KAFKA-15021).
+#[test]
+fn an_orderly_stop_does_not_hold_the_high_watermark() {
+    let mut world = cluster_with_records();
+    world.shut_down(C);
+    assert!(
+        world.run_until(seconds(10), |world| world.times("clean shutdown") == 1),
+        "{:?}",
+        world.record(0)
+    );
+    let values = world.produce(0);
+    assert!(
+        world.run_until(seconds(1), |world| world.is_acknowledged(&values)),
+        "nobody waits for it"
+    );
+    ends_well(&mut world);
+}
+
+/// The power of all machines goes at one instant under load: all that was acknowledged is there.
+#[test]
+fn the_power_of_all_goes_under_load() {
+    for batches in 1..12 {
+        let mut world = cluster();
+        for _ in 0..batches {
+            world.produce(0);
+        }
+        world.run_for(seconds(1) / 400 * batches);
+        for at in [A, B, C] {
+            world.power_off(at);
+        }
+        for at in [C, B, A] {
+            world.start_process(at);
+        }
+        ends_well(&mut world);
+    }
+}

@@ -1,0 +1,47 @@
+//! Known ways to lose, double or reorder records, each told in words. A leads unless said: the
+//! broker with index 0; B and C are 1 and 2.
+#![allow(clippy::unwrap_used)]
+
+mod disks;
+mod leaders;
+mod proposals;
+
+use std::time::Duration;
+
+use millrace_simulator::{Settings, World};
+
+const A: usize = 0;
+const B: usize = 1;
+const C: usize = 2;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Three brokers, one partition on all of them, two must be in sync; all are.
+fn cluster() -> World {
+    let mut world = World::new(1, Some(Settings::calm()), true);
+    assert!(world.run_until_whole(), "{:?}", world.violation());
+    assert_eq!(world.leader(0), Some(A));
+    world
+}
+
+/// The cluster with some acknowledged records.
+fn cluster_with_records() -> World {
+    let mut world = cluster();
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    world.run_for(seconds(1));
+    world
+}
+
+/// All is well again: no rule was broken, everybody is in sync, and a record is taken.
+fn ends_well(world: &mut World) {
+    assert!(world.run_until_whole(), "{:?} {:?}", world.violation(), world.record(0));
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.run_for(seconds(2));
+    assert_eq!(world.violation(), None);
+    let end = world.log_end(A, 0);
+    assert_eq!((world.log_end(B, 0), world.log_end(C, 0)), (end, end));
+}

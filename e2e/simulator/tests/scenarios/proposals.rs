@@ -1,0 +1,112 @@
+//! In-sync sets: proposals that are lost, late, repeated, or of a controller that is none.
+
+use millrace_simulator::MessageKind;
+
+use crate::{A, B, C, cluster_with_records, ends_well, seconds};
+
+/// The leader proposes a set without C; the proposal is under way for long. Until it is known
+/// what became of it C counts: the controller may still elect it (KIP-497).
+#[test]
+fn a_member_counts_until_its_removal_is_confirmed() {
+    let mut world = cluster_with_records();
+    // C is heard of by the controller, and not by the leader.
+    world.move_controller(B);
+    world.hold(|message| message.kind() == MessageKind::Proposal);
+    world.cut_link(C, A);
+    let values = world.produce(0);
+    world.run_for(seconds(6));
+    assert!(
+        !world.is_acknowledged(&values),
+        "C is still a member for the controller"
+    );
+    world.release();
+    assert!(
+        world.run_until(seconds(5), |world| world.is_acknowledged(&values)),
+        "{:?}",
+        world.violation()
+    );
+    world.mend_links();
+    ends_well(&mut world);
+}
+
+/// The set with C is accepted, the answer is lost; the leader dies and C is elected. C must hold
+/// what was acknowledged meanwhile (KIP-841).
+#[test]
+fn an_accepted_proposal_whose_answer_is_lost_counts() {
+    let mut world = cluster_with_records();
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.hold(|message| message.kind() == MessageKind::ProposalAnswer);
+    world.start_process(C);
+    assert!(world.run_until(seconds(20), |world| world.is_in_sync(C, 0)));
+    world.produce(0);
+    world.run_for(seconds(1));
+    world.kill_process(A);
+    world.drop_held();
+    world.run_for(seconds(5));
+    world.start_process(A);
+    ends_well(&mut world);
+}
+
+/// The proposal that lets B in is delayed; B dies, loses its disk, and registers anew. The late
+/// proposal names a life of B that is over (KIP-903).
+#[test]
+fn a_late_proposal_does_not_let_in_a_later_life() {
+    let mut world = cluster_with_records();
+    world.kill_process(B);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
+    world.hold(|message| message.kind() == MessageKind::Proposal);
+    world.start_process(B);
+    world.run_for(seconds(5));
+    world.replace_disk(B);
+    world.start_process(B);
+    assert!(world.run_until(seconds(30), |world| world.times("registration refused") > 0));
+    world.run_for(seconds(4));
+    assert!(world.release() > 0);
+    // The observer looks at each member of each set.
+    assert!(
+        world.run_until(seconds(30), |world| world.is_in_sync(B, 0)),
+        "{:?}",
+        world.record(0)
+    );
+    ends_well(&mut world);
+}
+
+/// The quorum's leader changes while a proposal is under way: whether it was committed or lost,
+/// leader and controller agree in the end (KAFKA-14154).
+#[test]
+fn the_controller_moves_while_a_proposal_is_under_way() {
+    let mut world = cluster_with_records();
+    world.kill_process(C);
+    world.hold(|message| message.kind() == MessageKind::Proposal);
+    world.run_for(seconds(4));
+    let other = if world.controller() == A { B } else { A };
+    world.move_controller(other);
+    world.release();
+    world.start_process(C);
+    ends_well(&mut world);
+}
+
+/// Below the required number nothing is committed and nothing acknowledged; whoever left then may
+/// still lead, and nothing is lost when the last one dies (KIP-966).
+#[test]
+fn the_last_replica_standing_commits_nothing_alone() {
+    let mut world = cluster_with_records();
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    // A controller needs a majority of brokers: B can talk to it, and not to A.
+    world.cut_link(A, B);
+    world.cut_link(B, A);
+    let committed = world.committed(0);
+    let values = world.produce(0);
+    world.run_for(seconds(8));
+    assert!(!world.is_acknowledged(&values));
+    assert_eq!(world.committed(0), committed);
+    world.power_off(A);
+    world.mend_links();
+    world.start_process(C);
+    world.run_for(seconds(10));
+    world.start_process(A);
+    ends_well(&mut world);
+}

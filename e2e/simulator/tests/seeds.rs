@@ -1,0 +1,87 @@
+//! Random runs of whole clusters.
+//!
+//! `MILLRACE_SIM_SEEDS` says how many seeds and `MILLRACE_SIM_FIRST_SEED` where they begin;
+//! `MILLRACE_SIM_SEED` replays one and prints its settings and the end of its trace.
+#![allow(clippy::unwrap_used)]
+
+use std::{collections::BTreeMap, time::Instant};
+
+use millrace_simulator::{Failure, run};
+
+const DEFAULT_SEEDS: u64 = 40;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+fn print(failure: &Failure) {
+    let told = run(failure.seed, None, true).expect_err("it failed before");
+    for line in &told.trace {
+        println!("{line}");
+    }
+    println!(
+        "seed {}: {}: {}",
+        failure.seed, told.violation.rule, told.violation.seen
+    );
+    println!(
+        "replay: MILLRACE_SIM_SEED={} cargo test --release -p millrace-simulator --test seeds -- --nocapture",
+        failure.seed
+    );
+}
+
+#[test]
+fn every_seed_keeps_every_rule() {
+    let seeds = match number("MILLRACE_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => {
+            let first = number("MILLRACE_SIM_FIRST_SEED").unwrap_or(0);
+            first..first + number("MILLRACE_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS)
+        }
+    };
+    let began = Instant::now();
+    let count = seeds.end - seeds.start;
+    let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut failed: Vec<Failure> = Vec::new();
+    let (mut events, mut stored) = (0, 0);
+    for seed in seeds {
+        match run(seed, None, false) {
+            Ok(summary) => {
+                events += summary.events;
+                stored += summary.stored;
+                for (what, times) in summary.reached {
+                    *reached.entry(what).or_insert(0) += times;
+                }
+            }
+            Err(failure) => failed.push(*failure),
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{reached:#?}");
+    println!(
+        "{count} seeds, {events} events, {stored} batches stored, {:.1} seeds a second",
+        count as f64 / seconds
+    );
+    if let Some(first) = failed.first() {
+        print(first);
+        let list: Vec<String> = failed
+            .iter()
+            .map(|one| format!("{}: {}", one.seed, one.violation.rule))
+            .collect();
+        panic!("{} of {count} seeds failed:\n{}", failed.len(), list.join("\n"));
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..6 {
+        let (one, other) = (run(seed, None, true), run(seed, None, true));
+        match (one, other) {
+            (Ok(one), Ok(other)) => {
+                assert_eq!((one.hash, one.events), (other.hash, other.events), "seed {seed}");
+                assert_eq!(one.reached, other.reached, "seed {seed}");
+            }
+            (Err(one), Err(other)) => assert_eq!(one.trace, other.trace, "seed {seed}"),
+            _ => panic!("seed {seed} fails only once"),
+        }
+    }
+}
