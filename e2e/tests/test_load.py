@@ -59,8 +59,8 @@ class Watch:
                 self.most_memory = max(self.most_memory, process.rss_anonymous_bytes())
 
     @contextlib.contextmanager
-    def unharmed(self) -> Iterator[None]:
-        """The block under which the other client must go on as ever."""
+    def unharmed(self, memory_limit: int = MEMORY_LIMIT) -> Iterator[None]:
+        """The block under which the other client must go on as ever, and memory stay within a limit."""
         with Client(self._broker.address) as client:
             client.create_topic("watched")
         self._thread.start()
@@ -79,7 +79,7 @@ class Watch:
             raise self.failure
         assert self.rounds > 10
         assert self.slowest < 10.0, f"another client waited {self.slowest:.1f} s"
-        assert 0 < self.most_memory < MEMORY_LIMIT, f"{self.most_memory >> 20} MiB"
+        assert 0 < self.most_memory < memory_limit, f"{self.most_memory >> 20} MiB"
 
 
 @pytest.fixture
@@ -254,10 +254,7 @@ def test_slow_readers_cost_bounded_memory(
             assert problem.reason == "OVERLOADED" and problem.retry_delay_seconds is not None, problem
         assert len(served) >= 4, f"{len(served)} of {len(calls)} got an answer"
     finally:
-        for call in calls:
-            call.cancel()
-        for client in clients:
-            client.close()
+        _end(calls, clients)
     # What the slow ones held is free again for one who reads.
     with Client(broker.address) as client:
         assert len(client.read("large")) == end
@@ -280,12 +277,16 @@ def test_slow_readers_of_compressed_batches_cost_bounded_memory(broker: Broker, 
                 assert list(pool.map(_first_answer, calls)) == [None] * len(calls)
             time.sleep(5)
     finally:
-        for call in calls:
-            call.cancel()
-        for client in clients:
-            client.close()
+        _end(calls, clients)
     with Client(broker.address) as client:
         assert [message.message.value for message in client.read("zeros")] == values * 4
+
+
+def _end(calls: list[grpc.Call], clients: list[Client]) -> None:
+    for call in calls:
+        call.cancel()
+    for client in clients:
+        client.close()
 
 
 def _first_answer(call: Iterator) -> ApiError | None:
@@ -411,6 +412,30 @@ def test_produce_answers_that_are_not_taken_are_bounded(broker: Broker, watch: W
             assert [part.partition for part in answer.partitions] == list(partitions)
             assert all(part.error.code == grpc.StatusCode.NOT_FOUND.value[0] for part in answer.partitions)
         call.cancel()
+
+
+def test_fetches_of_many_partitions_from_many_connections_are_bounded(broker: Broker, watch: Watch) -> None:
+    """Each request takes many times its bytes once it is decoded, and so does its answer."""
+    parts = [log_pb2.FetchPartition(topic="x", partition=p) for p in range(10_000)]
+    request = log_pb2.FetchRequest(partitions=parts)
+    clients = [Client(broker.address) for _ in range(40)]
+    calls = []
+    try:
+        with watch.unharmed(memory_limit=150 * MIB):
+            for client in clients:
+                calls += [client.log.Fetch(iter([request] * 3), timeout=100) for _ in range(4)]
+            with ThreadPoolExecutor(len(calls)) as pool:
+                problems = list(pool.map(_first_answer, calls))
+        for problem in problems:
+            if problem is not None:
+                problem.check_typed()
+                assert problem.reason == "OVERLOADED" and problem.retry_delay_seconds is not None, problem
+        assert problems.count(None) > 0
+    finally:
+        _end(calls, clients)
+    with Client(broker.address) as client:
+        (answer,) = list(client.log.Fetch(iter([request]), timeout=30))
+        assert len(answer.partitions) == len(parts)
 
 
 def test_metadata_that_is_not_taken_is_the_same_memory_for_all(broker: Broker) -> None:

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::BufMut as _;
+use bytes::{Buf, BufMut as _, Bytes};
 use prost::Message;
 use tonic::{
     Code, Status,
@@ -84,8 +84,30 @@ impl<U: Message + Default> Decoder for MessageDecoder<U> {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
-        U::decode(buffer).map(Some).map_err(|error| undecodable(&error))
+        decode(buffer).map(Some)
     }
+}
+
+/// Gives messages as they came: for a receiver that must know what one becomes in memory before
+/// it decodes it by [`decode`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EncodedDecoder;
+
+impl Decoder for EncodedDecoder {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+/// Decodes one message.
+///
+/// # Errors
+/// What is no message is its sender's fault, and the status says so.
+pub fn decode<U: Message + Default>(buffer: impl Buf) -> Result<U, Status> {
+    U::decode(buffer).map_err(|error| undecodable(&error))
 }
 
 fn undecodable(error: &prost::DecodeError) -> Status {

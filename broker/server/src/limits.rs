@@ -58,6 +58,15 @@ pub const PRODUCE_ANSWERS_AHEAD: usize = 4;
 /// and facts, and the same encoded; apart from the topic's name.
 pub const ANSWER_PART_BYTES: usize = 768;
 
+/// What a partition's place in a decoded fetch takes in memory apart from the request's own bytes,
+/// at most: the message, in a list that may be half empty as it grows by doubling, and the
+/// allocation of its topic's name.
+pub const FETCH_PART_MEMORY_BYTES: usize = 2 * size_of::<millrace_proto::v1::FetchPartition>() + 48;
+
+/// A decoded fetch up to this is not counted, as with `UNCOUNTED_ANSWER_BYTES`: some hundred
+/// partitions.
+pub const UNCOUNTED_FETCH_BYTES: usize = 64 << 10;
+
 /// An answer's memory apart from records up to this is not counted, so that usual requests need not
 /// wait for those who do not take their answers.
 pub const UNCOUNTED_ANSWER_BYTES: usize = 16 << 10;

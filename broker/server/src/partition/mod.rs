@@ -16,7 +16,6 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, Ordering},
 };
 
-use bytes::Bytes;
 use millrace_engine::{
     TopicConfig,
     config::FlushPolicy,
@@ -165,17 +164,6 @@ impl Partition {
         leader.check_epoch(epoch)?;
         let (start, end) = (self.log.log_start_offset(), self.log.log_end_offset());
         Ok(leader.check_fetch(offset, start, end, i64::MAX)?)
-    }
-
-    /// Reads whole batches from `offset` on, below `up_to`.
-    ///
-    /// # Errors
-    /// Damage, or a failed disk.
-    pub fn read(&self, offset: i64, max_bytes: usize, at_least_one: bool, up_to: i64) -> Result<Bytes, ApiError> {
-        match self.log.read(offset, max_bytes, at_least_one, up_to) {
-            Ok(data) => Ok(data.bytes),
-            Err(error) => Err(self.read_error(error)),
-        }
     }
 
     /// Reads whole batches from `offset` on, at most `max_bytes` of them, below `up_to`. Where the

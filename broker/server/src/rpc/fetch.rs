@@ -7,15 +7,20 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
 use millrace_engine::partition::FetchBound;
 use millrace_log::ReadData;
-use millrace_proto::v1::{self, ErrorReason};
+use millrace_proto::{
+    codec,
+    v1::{self, ErrorReason},
+};
+use prost::encoding::{DecodeContext, decode_key, skip_field};
 use tokio::{sync::Notify, time::Instant};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::{
     convert,
-    produce::{answer_part_bytes, check_partitions},
+    produce::{answer_part_bytes, check_partition_count, check_partitions},
     read_ahead::{Next, ReadAhead},
 };
 use crate::{
@@ -28,6 +33,9 @@ use crate::{
 
 /// Partitions that a reader may have been told of beyond twice those it asks for.
 const TOLD_BESIDE: usize = 64;
+
+/// Field number of the contract.
+const PARTITIONS_FIELD: u32 = 6;
 
 /// An answer, and the memory it counts until all of it is sent.
 #[derive(Debug)]
@@ -49,6 +57,13 @@ impl FetchAnswer {
         }
         self.response
     }
+}
+
+/// A decoded request, and the memory it counts until it is answered.
+#[derive(Debug)]
+struct Admitted {
+    request: v1::FetchRequest,
+    _permit: Option<MemoryPermit>,
 }
 
 /// A checked request.
@@ -153,10 +168,10 @@ impl FetchSession {
         }
     }
 
-    /// Answers the stream's requests in their order.
+    /// Answers the stream's requests, which come encoded, in their order.
     pub async fn serve(
         mut self,
-        mut requests: Streaming<v1::FetchRequest>,
+        mut requests: impl Stream<Item = Result<Bytes, Status>> + Unpin,
         answers: tokio::sync::mpsc::Sender<Result<FetchAnswer, Status>>,
     ) {
         let stopping = self.broker.stopping.clone();
@@ -194,18 +209,19 @@ impl FetchSession {
     /// The next request. What was read ahead of it is not kept for long.
     async fn request(
         &mut self,
-        requests: &mut Streaming<v1::FetchRequest>,
-    ) -> Result<Option<v1::FetchRequest>, Status> {
+        requests: &mut (impl Stream<Item = Result<Bytes, Status>> + Unpin),
+    ) -> Result<Option<Bytes>, Status> {
         if self.ahead.is_some() {
-            if let Ok(request) = tokio::time::timeout(limits::READ_AHEAD_KEPT, requests.message()).await {
+            if let Ok(request) = tokio::time::timeout(limits::READ_AHEAD_KEPT, requests.try_next()).await {
                 return request;
             }
             self.ahead = None;
         }
-        requests.message().await
+        requests.try_next().await
     }
 
-    async fn answer(&mut self, request: v1::FetchRequest) -> Result<FetchAnswer, Status> {
+    async fn answer(&mut self, request: Bytes) -> Result<FetchAnswer, Status> {
+        let Admitted { request, _permit } = admit(self.budget.as_ref(), request).await?;
         let fetch = check(request)?;
         self.forget_others(&fetch);
         let deadline = Instant::now() + fetch.max_wait;
@@ -452,7 +468,10 @@ impl FetchSession {
 }
 
 /// Reads at most `max_bytes`, off the async threads where the disk may have to be waited for.
-async fn read_within(
+///
+/// # Errors
+/// As of the log.
+pub async fn read_within(
     partition: &Arc<Partition>,
     offset: i64,
     max_bytes: usize,
@@ -468,35 +487,50 @@ async fn read_within(
 }
 
 /// Readers that do not take their answers hold all memory there is for large ones.
-fn no_memory() -> ApiError {
+pub fn no_memory() -> ApiError {
     ApiError::new(
         ErrorReason::Overloaded,
         "The broker's memory is used up by readers that do not take their answers: try again later.",
     )
 }
 
-/// Reads off the async threads where the disk may have to be waited for.
+/// Decodes a request once it has the memory that it will take: a few bytes name a partition, and
+/// its place in memory is many times as large. It counts as the answers' memory, so that requests
+/// that wait for data leave room for writers.
 ///
 /// # Errors
-/// As of the log.
-pub async fn read_records(
-    broker: &Broker,
-    partition: &Arc<Partition>,
-    offset: i64,
-    max_bytes: usize,
-    at_least_one: bool,
-    up_to: i64,
-) -> Result<Bytes, ApiError> {
-    let records = if partition.likely_cached(offset) {
-        partition.read(offset, max_bytes, at_least_one, up_to)?
-    } else {
-        let partition = partition.clone();
-        tokio::task::spawn_blocking(move || partition.read(offset, max_bytes, at_least_one, up_to))
-            .await
-            .map_err(|error| ApiError::internal("reading", &error))??
+/// Too many partitions, no memory for them, or no message.
+async fn admit(budget: Option<&ConnectionBudget>, encoded: Bytes) -> Result<Admitted, Status> {
+    let partitions = count_partitions(&encoded);
+    check_partition_count(partitions)?;
+    let bytes = encoded.len() + partitions * limits::FETCH_PART_MEMORY_BYTES;
+    let permit = match budget.filter(|_| bytes > limits::UNCOUNTED_FETCH_BYTES) {
+        None => None,
+        Some(budget) => match budget.acquire_for_answer(bytes).await {
+            Some(permit) => Some(permit),
+            None => Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?),
+        },
     };
-    broker.metrics.count_fetched(partition.topic(), records.len());
-    Ok(records)
+    Ok(Admitted {
+        request: codec::decode(encoded)?,
+        _permit: permit,
+    })
+}
+
+/// The partitions that an encoded request names; up to where it is no message, which is as far as
+/// it can be decoded.
+fn count_partitions(mut encoded: &[u8]) -> usize {
+    let mut count = 0;
+    while !encoded.is_empty() {
+        let Ok((field, wire_type)) = decode_key(&mut encoded) else {
+            break;
+        };
+        count += usize::from(field == PARTITIONS_FIELD);
+        if skip_field(wire_type, field, &mut encoded, DecodeContext::default()).is_err() {
+            break;
+        }
+    }
+    count
 }
 
 /// Whether the reader's log was cut behind its back (KIP-320, KIP-595).
@@ -546,4 +580,59 @@ fn check(request: v1::FetchRequest) -> Result<Fetch, ApiError> {
         max_bytes: usize::try_from(max_bytes).unwrap_or(1),
         partitions: request.partitions,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::memory::MemoryBudget;
+
+    fn encoded(partitions: usize) -> Bytes {
+        let request = v1::FetchRequest {
+            correlation_id: 7,
+            partitions: vec![v1::FetchPartition::default(); partitions],
+            ..Default::default()
+        };
+        request.encode_to_vec().into()
+    }
+
+    #[tokio::test]
+    async fn a_request_is_decoded_once_it_has_the_memory_for_it() {
+        let memory = MemoryBudget::new(20 << 20, 10 << 20);
+        let budget = memory.connection();
+        let small = admit(Some(&budget), encoded(16)).await.unwrap();
+        assert_eq!((small.request.partitions.len(), memory.used()), (16, 0));
+        let large = admit(Some(&budget), encoded(10_000)).await.unwrap();
+        assert_eq!(large.request.partitions.len(), 10_000);
+        let held = large.request.partitions.capacity() * size_of::<v1::FetchPartition>();
+        assert!(
+            held > 1 << 20 && memory.used() >= held,
+            "{held} bytes count {}",
+            memory.used()
+        );
+        drop(large);
+        assert_eq!(memory.used(), 0);
+        let all = budget.try_for_answer(usize::MAX);
+        let rest = budget.acquire_for_large_answer(usize::MAX).await;
+        assert!(all.is_some() && rest.is_some());
+        let waiting = admit(Some(&budget), encoded(10_000));
+        assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err());
+        drop(rest);
+        assert!(admit(Some(&budget), encoded(10_000)).await.is_ok());
+    }
+
+    /// Two bytes name a partition: an allowed message could name eight million.
+    #[tokio::test]
+    async fn too_many_partitions_are_refused_before_they_take_memory() {
+        for (partitions, allowed) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
+            let admitted = admit(None, encoded(partitions)).await;
+            assert_eq!(admitted.is_ok(), allowed, "{partitions}");
+        }
+        let torn = encoded(10_001);
+        assert_eq!(count_partitions(&torn[..torn.len() - 1]), 10_001);
+        let torn = admit(None, encoded(3).slice(..5)).await.unwrap_err();
+        assert_eq!(torn.code(), tonic::Code::InvalidArgument);
+    }
 }

@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream, StreamExt as _};
 use millrace_engine::partition::OffsetQuery;
 use millrace_proto::v1::{self, log_server::Log, start::At};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -102,7 +103,10 @@ impl Log for LogService {
     ) -> Result<Response<Self::FetchStream>, Status> {
         let session = FetchSession::new(self.broker.clone(), budget(&request));
         let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
-        self.broker.spawn(session.serve(request.into_inner(), answers));
+        // The client port has its own way (`RawLogServer`), where requests come encoded.
+        let requests = request.into_inner();
+        let requests = requests.map(|request| request.map(|request| request.encode_to_vec().into()));
+        self.broker.spawn(session.serve(requests, answers));
         let stream = ReceiverStream::new(stream).map(|answer| answer.map(FetchAnswer::into_response));
         Ok(Response::new(Box::pin(stream)))
     }

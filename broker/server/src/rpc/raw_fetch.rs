@@ -18,15 +18,15 @@ use http_body::{Body, Frame};
 use http_body_util::StreamBody;
 use millrace_proto::{
     batch::batches,
-    codec::MessageDecoder,
-    v1::{FetchRequest, FetchResponse, FetchedPartition, MetadataRequest, log_server::LogServer},
+    codec::{EncodedDecoder, MessageDecoder},
+    v1::{FetchResponse, FetchedPartition, MetadataRequest, log_server::LogServer},
 };
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, body::Body as GrpcBody, server::NamedService};
+use tonic::{Status, Streaming, body::Body as GrpcBody, codec::Decoder, server::NamedService};
 use tower::Service;
 
 use super::{
@@ -63,7 +63,7 @@ impl RawLogServer {
 
     fn fetch(&self, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
         let budget = request.extensions().get::<ConnectionBudget>().cloned();
-        let requests: Streaming<FetchRequest> = messages(request);
+        let requests = messages(request, EncodedDecoder);
         let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         let broker = self.service.broker();
         broker.spawn(FetchSession::new(broker.clone(), budget).serve(requests, sender));
@@ -78,7 +78,7 @@ impl RawLogServer {
     /// Answers with the encoded metadata as it is: what waits to be taken is the same memory for
     /// all who follow it.
     async fn metadata(service: LogService, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
-        let mut requests: Streaming<MetadataRequest> = messages(request);
+        let mut requests = messages(request, MessageDecoder::<MetadataRequest>::default());
         let request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) => return Status::from(ApiError::field("request", "must be sent")).into_http(),
@@ -101,9 +101,12 @@ impl RawLogServer {
 }
 
 /// The messages of a request.
-fn messages<T: prost::Message + Default + 'static>(request: http::Request<GrpcBody>) -> Streaming<T> {
+fn messages<D>(request: http::Request<GrpcBody>, decoder: D) -> Streaming<D::Item>
+where
+    D: Decoder<Error = Status> + Send + 'static,
+{
     let limit = Some(limits::MAX_RPC_MESSAGE_BYTES);
-    Streaming::new_request(MessageDecoder::default(), request.into_body(), None, limit)
+    Streaming::new_request(decoder, request.into_body(), None, limit)
 }
 
 /// An answer of messages.

@@ -12,12 +12,16 @@ use tokio::sync::{Notify, mpsc};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, fetch::read_records, log::resolve};
+use super::{
+    convert,
+    fetch::{no_memory, read_within},
+    log::resolve,
+};
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping, unknown_topic},
     limits,
-    memory::ConnectionBudget,
+    memory::{ConnectionBudget, MemoryPermit},
     partition::Partition,
 };
 
@@ -209,7 +213,7 @@ impl Reader {
         let next = cursor.next;
         // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
         // without: readers that do not take theirs must not hold up the others.
-        let permit = match &self.budget {
+        let mut permit = match &self.budget {
             Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
             None => None,
         };
@@ -219,22 +223,32 @@ impl Reader {
         } else {
             limits::READ_RESPONSE_BYTES
         };
-        let bytes = read_records(&self.broker, &partition, next, size, true, bound).await?;
-        // A batch is read whole however large it is.
-        let _large = match &self.budget {
-            Some(budget) if bytes.len() > limits::READ_RESPONSE_BYTES => {
-                let held = budget.try_for_answer(bytes.len());
-                small |= held.is_none();
-                held
+        let mut data = read_within(&partition, next, size, bound).await?;
+        if let Some(bytes) = data.first_batch_too_large {
+            // A batch is read whole however large it is, once it has its memory.
+            if let Some(budget) = &self.budget {
+                drop(permit.take());
+                if !small {
+                    permit = budget.try_for_answer(3 * limits::READ_RESPONSE_BYTES + bytes);
+                    small = permit.is_none();
+                }
+                if small {
+                    permit = Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?);
+                }
             }
-            _ => None,
-        };
-        self.decode(at, bytes, bound, small, answers).await?;
+            data = read_within(&partition, next, bytes, bound).await?;
+            if data.first_batch_too_large.is_some() {
+                // It is another one now, to be looked at anew.
+                return Ok(true);
+            }
+        }
+        self.broker.metrics.count_fetched(partition.topic(), data.bytes.len());
+        self.decode(at, data.bytes, permit, bound, small, answers).await?;
         self.cursors[at].told = true;
         Ok(true)
     }
 
-    /// Decodes batches and sends their messages, in answers of bounded size.
+    /// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
     ///
     /// With `few`, only one small answer of copied messages: then nothing of a large batch is
     /// kept while a slow reader takes them.
@@ -242,6 +256,7 @@ impl Reader {
         &mut self,
         at: usize,
         bytes: Bytes,
+        permit: Option<MemoryPermit>,
         bound: i64,
         few: bool,
         answers: &Answers,
@@ -299,6 +314,8 @@ impl Reader {
             }
             self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
         }
+        // Of few messages, what is left are copies.
+        let _permit = permit.filter(|_| !few);
         self.send(at, messages, answers).await
     }
 
