@@ -30,7 +30,8 @@ pub struct DiskFull {
 }
 
 /// Why an append did not happen. Nothing was written, except with [`AppendError::Offline`], after which the batch may
-/// or may not be found in the log.
+/// or may not be found in the log, and with [`AppendError::DiskFull`] where a follower appends to several segments at
+/// once (see [`Log::append_as_follower`](crate::Log::append_as_follower)).
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AppendError {
     /// The bytes are not one valid batch.

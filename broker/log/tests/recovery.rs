@@ -1,33 +1,19 @@
 //! Recovery of one log: the tail cut and garbled at every byte, damage below the flushed point, lost checkpoints.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_log::{
-    AppendError, AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, FormatDirError, Log, LogConfig,
-    LogDir, OpenDirError, ReadError,
+    AppendError, AppendOptions, DirIdentity, DirOptions, FaultyFileSystem, FormatDirError, Log, LogConfig, LogDir,
+    OpenDirError, ReadError,
 };
 use millrace_proto::batch::{BatchBuilder, Codec, batches};
 use uuid::Uuid;
 
-const TOPIC_ID: Uuid = Uuid::from_u128(9);
-
-fn format(disk: &FaultyFileSystem) -> Arc<dyn FileSystem> {
-    let fs = disk.shared();
-    let identity = DirIdentity {
-        cluster_id: "c".into(),
-        node_id: 1,
-        directory_id: Uuid::from_u128(7),
-    };
-    LogDir::format(&fs, Path::new("/data"), &identity).unwrap();
-    fs
-}
-
-fn open(fs: &Arc<dyn FileSystem>) -> LogDir {
-    LogDir::open(fs, Path::new("/data"), &DirOptions::default()).unwrap()
-}
+use common::{TOPIC_ID, format, open};
 
 fn batch(records: usize) -> Bytes {
     let mut builder = BatchBuilder::new(Codec::None);

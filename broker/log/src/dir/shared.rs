@@ -240,15 +240,19 @@ impl DirShared {
         self.store_flushed(&mut checkpoints, name, lowered)
     }
 
-    /// Stores that everything below `offset` is durable, where recovery could not find that out by itself.
-    pub(crate) fn raise_flushed(&self, name: &TopicPartition, offset: i64) -> io::Result<()> {
+    /// Stores that everything below `offset` is durable, where recovery could not find that out by itself. Only if
+    /// that succeeds, `publish` makes the log say the same, and no checkpoint is written between the two: one that
+    /// asks the log would store an older point over this one, or keep this one for a log that never came so far.
+    pub(crate) fn raise_flushed(&self, name: &TopicPartition, offset: i64, publish: impl FnOnce()) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let before = checkpoints.flushed.get(name).copied();
         let raised = FlushedPoint {
             offset,
             indexed: before.map_or(0, |point| point.indexed.min(offset)),
         };
-        self.store_flushed(&mut checkpoints, name, raised)
+        self.store_flushed(&mut checkpoints, name, raised)?;
+        publish();
+        Ok(())
     }
 
     fn store_flushed(

@@ -190,7 +190,8 @@ pub fn temporary_path(path: &Path) -> PathBuf {
 /// fsync, rename, fsync of the directory (torn checkpoints: KAFKA-3968, KAFKA-16541).
 ///
 /// # Errors
-/// Whatever the file system says. The old contents are untouched unless the last step, the directory's fsync, failed.
+/// Whatever the file system says. The old contents are untouched unless the last step, the directory's fsync, failed;
+/// its error never counts as a full disk ([`is_disk_full`]).
 pub fn write_atomic(fs: &dyn FileSystem, path: &Path, contents: &[u8]) -> io::Result<()> {
     let temporary = temporary_path(path);
     let file = fs.open(&temporary, OpenMode::CreateOrTruncate)?;
@@ -198,7 +199,7 @@ pub fn write_atomic(fs: &dyn FileSystem, path: &Path, contents: &[u8]) -> io::Re
     file.sync_all()?;
     drop(file);
     fs.rename(&temporary, path)?;
-    fs.sync_dir(parent_of(path))
+    fs.sync_dir(parent_of(path)).map_err(io::Error::other)
 }
 
 /// Reads a whole file of at most `limit` bytes.

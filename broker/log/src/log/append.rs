@@ -166,11 +166,16 @@ impl Log {
 
     /// Appends whole batches as a follower fetched them: offsets and epochs stay as the leader set them. They must
     /// follow the log end (a gap is what compaction at the leader leaves), epochs must not fall, and none may be
-    /// above `max_epoch`, the epoch the fetch was made under (KAFKA-18723). Either all are appended, or none unless
-    /// the directory fails.
+    /// above `max_epoch`, the epoch the fetch was made under (KAFKA-18723).
+    ///
+    /// The batches of one segment are appended all or not at all. Where they need several segments and the disk is
+    /// full before the last, those before stay, as after a crash: they are whole batches as the leader has them, in
+    /// order, and to take them back needed a truncation, which a full disk may refuse as well. So after
+    /// [`AppendError::DiskFull`] the caller goes on from where the log then ends ([`Log::log_end_offset`]) and not
+    /// from where it did before.
     ///
     /// # Errors
-    /// See [`AppendError`].
+    /// See [`AppendError`]. Wrong batches are found before anything is written.
     pub fn append_as_follower(
         &self,
         bytes: &Bytes,

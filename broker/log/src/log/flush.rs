@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Log, LogInner};
-use crate::checkpoint::leader_epochs;
 use crate::error::FlushError;
-use crate::fs::{OpenMode, write_atomic};
+use crate::fs::OpenMode;
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::{Segment, names};
 
@@ -41,7 +40,7 @@ struct Work {
     segments: Vec<Dirty>,
     snapshots: Vec<i64>,
     sync_dir: bool,
-    epochs: Option<Vec<u8>>,
+    epochs: bool,
 }
 
 impl Log {
@@ -118,10 +117,6 @@ impl LogInner {
             self.durable_end.store(self.log_end(), Ordering::Release);
             return Ok(None);
         }
-        let epochs = writer
-            .epochs_dirty
-            .then(|| leader_epochs::encode(self.epochs.read().entries()));
-        writer.epochs_dirty = false;
         Ok(Some(Work {
             end: self.log_end(),
             bytes: std::mem::take(&mut writer.bytes_since_flush),
@@ -137,7 +132,7 @@ impl LogInner {
                 .collect(),
             snapshots: writer.unsynced_snapshots.clone(),
             sync_dir: std::mem::take(&mut writer.dir_unsynced),
-            epochs,
+            epochs: std::mem::take(&mut writer.epochs_dirty),
         }))
     }
 
@@ -148,8 +143,8 @@ impl LogInner {
         let fs = &*self.shared.fs;
         let mut epochs_stored = true;
         let mut indexes_stored = true;
-        if let Some(epochs) = &work.epochs {
-            match write_atomic(fs, &self.dir.join(leader_epochs::FILE_NAME), epochs) {
+        if work.epochs {
+            match self.write_epochs() {
                 Err(error) if crate::fs::is_disk_full(&error) => epochs_stored = false,
                 other => other.map_err(|error| ("writing leader epochs", error))?,
             }

@@ -26,6 +26,7 @@ mod roll;
 mod scrub;
 mod truncate;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -34,12 +35,13 @@ use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::checkpoint::flushed::FlushedPoint;
-use crate::checkpoint::leader_epochs::EpochEntry;
+use crate::checkpoint::leader_epochs::{self, EpochEntry};
 use crate::checkpoint::topic_partition::TopicPartition;
 use crate::config::LogConfig;
 use crate::dir::shared::DirShared;
 use crate::epochs::EpochCache;
 use crate::error::{ChangeError, Offline, ReadError};
+use crate::fs::write_atomic;
 use crate::producer::ProducerState;
 use crate::segment::Segment;
 
@@ -93,6 +95,9 @@ pub(crate) struct LogInner {
     /// Oldest first; the last one is active. Never empty.
     pub segments: RwLock<Arc<Vec<Arc<Segment>>>>,
     pub epochs: RwLock<EpochCache>,
+    /// Taken to write the epoch checkpoint, as a flush and an append that begins the log anew behind a gap may both do
+    /// so at once: they would share the temporary file, and the older contents could come last.
+    pub epochs_file: Mutex<()>,
     pub log_start: AtomicI64,
     pub log_end: AtomicI64,
     pub durable_end: AtomicI64,
@@ -180,6 +185,13 @@ impl LogInner {
             return Err(ReadError::Closed);
         }
         Ok(self.shared.check_online()?)
+    }
+
+    /// Brings the epoch cache, as it is now, onto the disk.
+    pub(crate) fn write_epochs(&self) -> io::Result<()> {
+        let _only_one = self.epochs_file.lock();
+        let epochs = leader_epochs::encode(self.epochs.read().entries());
+        write_atomic(&*self.shared.fs, &self.dir.join(leader_epochs::FILE_NAME), &epochs)
     }
 
     /// Notes that the epoch checkpoint is what the cache is.

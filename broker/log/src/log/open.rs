@@ -19,7 +19,7 @@ use crate::checkpoint::{Loaded, load};
 use crate::config::LogConfig;
 use crate::dir::shared::DirShared;
 use crate::epochs::EpochCache;
-use crate::fs::{FileSystem, OpenMode, is_disk_full, read_whole, remove_if_exists, write_atomic};
+use crate::fs::{FileSystem, OpenMode, is_disk_full, read_whole, remove_if_exists};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::scan::{Chain, Scan};
 use crate::segment::{Segment, names};
@@ -117,6 +117,7 @@ impl LogInner {
             writer: Mutex::new(new_writer()),
             segments: RwLock::new(Arc::new(recovered.segments.clone())),
             epochs: RwLock::new(EpochCache::default()),
+            epochs_file: Mutex::new(()),
             log_start: AtomicI64::new(log_start),
             log_end: AtomicI64::new(recovered.log_end),
             durable_end: AtomicI64::new(recovered.log_end),
@@ -142,8 +143,7 @@ impl LogInner {
         inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
         if inner.load_epochs(&recovered)? {
             // All that was found counts as durable, so the epochs of it must be, too.
-            let epochs = leader_epochs::encode(inner.epochs.read().entries());
-            match write_atomic(&**fs, &dir.join(leader_epochs::FILE_NAME), &epochs) {
+            match inner.write_epochs() {
                 Err(error) if is_disk_full(&error) => {
                     writer.epochs_dirty = true;
                     inner.epochs_behind.store(true, Ordering::Release);

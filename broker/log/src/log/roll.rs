@@ -7,10 +7,9 @@ use std::sync::atomic::Ordering;
 use millrace_proto::batch::BatchHeader;
 
 use super::{Log, LogInner, Writer};
-use crate::checkpoint::leader_epochs;
 use crate::config::{LogConfig, MAX_SEGMENT_BYTES};
 use crate::error::{AppendError, ChangeError};
-use crate::fs::{OpenMode, is_disk_full, write_atomic};
+use crate::fs::{OpenMode, is_disk_full};
 use crate::index::IndexEntry;
 use crate::index::{OffsetEntry, TimeEntry};
 use crate::segment::{Segment, names};
@@ -176,6 +175,7 @@ impl LogInner {
     /// segments for a lost one, unless the flushed point lies behind it: so all before it is synced, here and now,
     /// and the flushed point is stored. The old, empty segment goes last: without it a point that could not be
     /// stored would lie in a segment that is gone. Of both recovery keeps the one that the stored point speaks of.
+    /// A disk too full for one of these steps leaves the log as it was.
     pub(super) fn replace_empty_active(
         &self,
         writer: &mut Writer,
@@ -189,7 +189,6 @@ impl LogInner {
             fs.sync_dir(&self.dir)
                 .map_err(|error| self.fail("syncing the partition's directory", &error))?;
         }
-        let next = self.create_segment(base_offset)?;
         let synced = || -> io::Result<()> {
             // The old one among them: what a refused append left in it must stay erased.
             for segment in &writer.unsynced {
@@ -199,20 +198,30 @@ impl LogInner {
                 let path = names::snapshot_path(&self.dir, *offset);
                 fs.open(&path, OpenMode::ReadWrite)?.sync_all()?;
             }
-            // Recovery will not look at the batches before the gap: their epochs must be in the file.
-            let epochs = leader_epochs::encode(self.epochs.read().entries());
-            write_atomic(fs, &self.dir.join(leader_epochs::FILE_NAME), &epochs)?;
-            next.sync_data()?;
-            fs.sync_dir(&self.dir)
+            Ok(())
         };
         synced().map_err(|error| self.fail("syncing before a gap", &error))?;
-        self.replace_last_segment(writer, active, next.clone());
-        self.log_end.store(base_offset, Ordering::Release);
-        // Before it is stored: a checkpoint that is written meanwhile must not store an older one over it.
-        self.durable_end.fetch_max(base_offset, Ordering::AcqRel);
-        self.shared
-            .raise_flushed(&self.name, base_offset)
-            .map_err(|error| self.fail("storing the flushed point", &error))?;
+        // Recovery will not look at the batches before the gap: their epochs must be in the file.
+        self.write_epochs()
+            .map_err(|error| self.shared.refuse_or_fail("writing leader epochs", &error))?;
+        let next = self.create_segment(base_offset)?;
+        next.sync_data()
+            .and_then(|()| fs.sync_dir(&self.dir))
+            .map_err(|error| self.fail("syncing a segment behind a gap", &error))?;
+        let raised = self.shared.raise_flushed(&self.name, base_offset, || {
+            self.replace_last_segment(writer, active, next);
+            self.log_end.store(base_offset, Ordering::Release);
+            self.durable_end.fetch_max(base_offset, Ordering::AcqRel);
+        });
+        if let Err(error) = raised {
+            if is_disk_full(&error) {
+                // Beside records that the old segment may still get, a later one would look like a lost part of the log.
+                self.remove_segment_files(base_offset, false)
+                    .and_then(|()| fs.sync_dir(&self.dir))
+                    .map_err(|error| self.fail("removing a segment behind a gap", &error))?;
+            }
+            return Err(self.shared.refuse_or_fail("storing the flushed point", &error));
+        }
         self.remove_segment_files(active.base_offset, false)
             .and_then(|()| fs.sync_dir(&self.dir))
             .map_err(|error| self.fail("removing an empty segment", &error))?;

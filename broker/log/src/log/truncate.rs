@@ -164,12 +164,8 @@ impl LogInner {
         self.has_damage.store(!damage.is_empty(), Ordering::Release);
         drop(damage);
         self.epochs.write().truncate_to(new_end);
-        write_atomic(
-            &*self.shared.fs,
-            &self.dir.join(leader_epochs::FILE_NAME),
-            &leader_epochs::encode(self.epochs.read().entries()),
-        )
-        .map_err(|error| self.fail("writing leader epochs", &error))?;
+        self.write_epochs()
+            .map_err(|error| self.fail("writing leader epochs", &error))?;
         self.note_epochs_stored(writer);
         // The producers before the new end is published (KAFKA-12153).
         self.reload_producers(writer, new_end)

@@ -1,6 +1,7 @@
 //! The stored flushed point and the files that it speaks of, at steps that change both.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use millrace_log::checkpoint::flushed;
@@ -92,6 +93,83 @@ fn a_segment_is_not_removed_before_the_flushed_point_has_left_it() {
         assert_eq!(broker.log().log_end_offset(), 2 * FAR + 1);
         assert_eq!(bases(&broker), [0, 2 * FAR]);
     }
+}
+
+/// Whichever of its steps finds the disk full: a place behind a gap is taken or it is not, and the log goes on.
+#[test]
+fn a_disk_too_full_for_a_place_behind_a_gap_leaves_the_log_as_it_was() {
+    let (mut appended, mut refused) = (0, 0);
+    for free in 0..300 {
+        let mut broker = Broker::with_seed(LogConfig::default(), free);
+        broker.append(&batch(1000, 10, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        broker.limit_free_bytes(free);
+        let mut expected = match broker.follow(&fetched(FAR, 1, 10)) {
+            Ok(_) => FAR + 1,
+            Err(AppendError::DiskFull(_)) => broker.log().log_end_offset(),
+            Err(error) => panic!("{free} bytes are free: {error}"),
+        };
+        broker.disk.set_plan(FaultPlan::default());
+        if expected == 1 {
+            assert_eq!(bases(&broker).first(), Some(&0));
+            broker.follow(&fetched(1, 1, 10)).unwrap();
+            expected = 2;
+            refused += 1;
+        } else {
+            appended += 1;
+        }
+        // What is not synced survives or not, as the seed has it.
+        let flushed = free % 2 == 0;
+        if flushed {
+            broker.log().flush().unwrap();
+        }
+        broker.crash_by_chance();
+        let end = broker.log().log_end_offset();
+        assert_eq!(broker.log().damage(), [], "{free} bytes were free");
+        assert!(
+            end == expected || !flushed && end < expected,
+            "{free} bytes were free: {end}"
+        );
+        broker.follow(&fetched(2 * FAR, 1, 10)).unwrap();
+    }
+    assert!(
+        appended > 0 && refused > 20,
+        "{appended} times appended, {refused} times refused"
+    );
+}
+
+/// Both write the leader epochs, and recovery finds those before a gap only there.
+#[test]
+fn a_flush_and_an_append_behind_a_gap_may_write_the_epochs_at_once() {
+    const APPENDS: i32 = 800;
+    let mut broker = Broker::new(LogConfig::default());
+    let log = broker.log().clone();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                log.flush().unwrap();
+            }
+        });
+        let appended: Vec<_> = (1..=APPENDS)
+            .map(|epoch| {
+                let mut next = fetched(i64::from(epoch) * FAR, 1, 10).to_vec();
+                stamp_offset_and_epoch(&mut next, i64::from(epoch) * FAR, epoch);
+                log.append_as_follower(&next.into(), epoch, 1000)
+            })
+            .collect();
+        done.store(true, Ordering::Relaxed);
+        appended
+            .into_iter()
+            .for_each(|appended| assert!(appended.is_ok(), "{appended:?}"));
+    });
+    drop(log);
+    broker.crash();
+    let found: Vec<i32> = broker.log().epochs().iter().map(|entry| entry.epoch).collect();
+    let all: Vec<i32> = (1..=APPENDS).collect();
+    // The last one's record need not have survived.
+    assert_eq!(found[..all.len() - 1], all[..all.len() - 1]);
 }
 
 /// A crash right after the point was stored leaves the segment that was replaced beside the new one.

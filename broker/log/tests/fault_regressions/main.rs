@@ -1,21 +1,21 @@
 //! What random runs over the faulty disk, and reviews of what they showed, found: one named test each.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod flushed_point;
 mod writeback;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use millrace_log::fs::faulty::FaultPlan;
-use millrace_log::{
-    AppendError, AppendOptions, Appended, DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir,
-};
+use millrace_log::{AppendError, AppendOptions, Appended, FaultyFileSystem, Log, LogConfig, LogDir};
 use millrace_proto::batch::{BatchBuilder, Codec, stamp_offset_and_epoch};
 use uuid::Uuid;
 
-const TOPIC_ID: Uuid = Uuid::from_u128(9);
+use common::{TOPIC_ID, open};
+
 const PARTITION: &str = "/data/t-0";
 
 struct Broker {
@@ -32,14 +32,7 @@ impl Broker {
 
     fn with_seed(config: LogConfig, seed: u64) -> Broker {
         let disk = FaultyFileSystem::new(seed);
-        let fs = disk.shared();
-        let identity = DirIdentity {
-            cluster_id: "c".into(),
-            node_id: 1,
-            directory_id: Uuid::from_u128(7),
-        };
-        LogDir::format(&fs, Path::new("/data"), &identity).unwrap();
-        let dir = open(&fs);
+        let dir = open(&common::format(&disk));
         let log = dir.create_log("t", 0, TOPIC_ID, config.clone()).unwrap();
         log.flush().unwrap();
         Broker {
@@ -80,6 +73,12 @@ impl Broker {
         self.reopen();
     }
 
+    /// The power goes, and of what was not synced the seed says what is left.
+    fn crash_by_chance(&mut self) {
+        self.disk.crash();
+        self.reopen();
+    }
+
     fn kill(&mut self) {
         self.disk.kill_process();
         self.reopen();
@@ -103,10 +102,6 @@ impl Broker {
     fn append(&self, batch: &Bytes) -> Result<Appended, AppendError> {
         self.log().append_as_leader(batch, 0, 1000, &AppendOptions::default())
     }
-}
-
-fn open(fs: &Arc<dyn FileSystem>) -> LogDir {
-    LogDir::open(fs, Path::new("/data"), &DirOptions::default()).unwrap()
 }
 
 /// A batch of one record, of producer 7 if a sequence is given.
@@ -264,8 +259,8 @@ fn a_lost_time_index_is_not_taken_for_records_without_times() {
     assert_eq!(found.map(|found| found.offset), Some(0));
 }
 
-/// A follower's append is all or nothing: the first batches of a write that did not fit are whole on the disk, and
-/// their erasure must not be lost.
+/// A follower's append to one segment is all or nothing: the first batches of a write that did not fit are whole on the
+/// disk, and their erasure must not be lost.
 #[test]
 fn batches_of_a_refused_append_do_not_come_back() {
     let mut bytes = Vec::new();
@@ -287,9 +282,48 @@ fn batches_of_a_refused_append_do_not_come_back() {
         });
         let refused = broker.log().append_as_follower(&bytes, 0, 1000);
         assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
-        broker.disk.crash();
-        broker.reopen();
+        broker.crash_by_chance();
         assert_eq!(broker.log().log_end_offset(), 1, "seed {seed}");
+    }
+}
+
+/// What did fit before a segment for which there was no room is the leader's, and the follower goes on behind it.
+#[test]
+fn a_follower_whose_disk_is_full_half_way_goes_on_where_its_log_ends() {
+    let fetched = |offset: i64| {
+        let mut next = batch(1000, 100, None).to_vec();
+        stamp_offset_and_epoch(&mut next, offset, 0);
+        next
+    };
+    for seed in 0..20 {
+        // A batch for each segment.
+        let config = LogConfig {
+            segment_bytes: 200,
+            ..LogConfig::default()
+        };
+        let mut broker = Broker::with_seed(config, seed);
+        broker.append(&batch(1000, 10, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        let all: Vec<u8> = (1..4).flat_map(fetched).collect();
+        let room = broker.disk.used_bytes() + 2 * fetched(1).len() as u64;
+        broker.disk.set_plan(FaultPlan {
+            capacity_bytes: room,
+            ..FaultPlan::default()
+        });
+        let refused = broker.log().append_as_follower(&all.into(), 0, 1000);
+        assert!(matches!(refused, Err(AppendError::DiskFull(_))), "{refused:?}");
+        let end = broker.log().log_end_offset();
+        assert!((2..4).contains(&end), "the log ends at {end}");
+        broker.log().flush().unwrap();
+        broker.crash_by_chance();
+        assert_eq!((broker.log().log_end_offset(), broker.log().damage()), (end, vec![]));
+        broker.disk.set_plan(FaultPlan::default());
+        let rest: Vec<u8> = (end..4).flat_map(fetched).collect();
+        broker.log().append_as_follower(&rest.into(), 0, 1000).unwrap();
+        let read = broker.log().read(1, usize::MAX, true, i64::MAX).unwrap();
+        assert_eq!(read.bytes, fetched(1), "as the leader has it");
+        assert_eq!(broker.log().log_end_offset(), 4);
     }
 }
 
