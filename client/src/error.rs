@@ -151,7 +151,7 @@ impl Error {
 
     pub(crate) fn server(reason: ErrorReason, message: impl Into<String>) -> Self {
         let mut error = Self::new(ErrorKind::Server(reason), message);
-        Arc::make_mut(&mut error.inner).retriable = is_retriable(reason);
+        Arc::make_mut(&mut error.inner).retriable = reason.is_retriable();
         error
     }
 
@@ -231,7 +231,7 @@ impl Error {
                 matches!(code, Code::Unavailable | Code::DeadlineExceeded),
             )
         } else {
-            (ErrorKind::Server(reason), is_retriable(reason))
+            (ErrorKind::Server(reason), reason.is_retriable())
         };
         Self {
             inner: Arc::new(Inner {
@@ -244,27 +244,6 @@ impl Error {
             }),
         }
     }
-}
-
-/// Whether waiting helps, or fetching metadata again, which this client does by itself.
-fn is_retriable(reason: ErrorReason) -> bool {
-    use ErrorReason as R;
-    matches!(
-        reason,
-        R::NotLeader
-            | R::LeaderNotAvailable
-            | R::FencedLeaderEpoch
-            | R::UnknownLeaderEpoch
-            | R::OffsetNotAvailable
-            | R::NotEnoughReplicas
-            | R::NotEnoughReplicasAfterAppend
-            | R::BrokerNotReady
-            | R::StorageFailed
-            | R::QuorumUnavailable
-            | R::TimedOut
-            | R::DiskFull
-            | R::Overloaded
-    )
 }
 
 impl From<Status> for Error {

@@ -30,4 +30,27 @@ impl ErrorReason {
     pub fn from_reason_name(name: &str) -> Option<Self> {
         Self::from_str_name(name).or_else(|| Self::from_str_name(&format!("ERROR_REASON_{name}")))
     }
+
+    /// Whether the same call may succeed later without anything else being changed: waiting helps, or fetching
+    /// metadata again and going to another broker (Kafka's `RetriableException`). For a write this says nothing of
+    /// whether the first attempt may still show up; that is the error's `outcome`.
+    #[must_use]
+    pub fn is_retriable(self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader
+                | Self::LeaderNotAvailable
+                | Self::FencedLeaderEpoch
+                | Self::UnknownLeaderEpoch
+                | Self::OffsetNotAvailable
+                | Self::NotEnoughReplicas
+                | Self::NotEnoughReplicasAfterAppend
+                | Self::BrokerNotReady
+                | Self::StorageFailed
+                | Self::QuorumUnavailable
+                | Self::TimedOut
+                | Self::DiskFull
+                | Self::Overloaded
+        )
+    }
 }

@@ -39,6 +39,9 @@ impl ApiError {
     pub fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
         let code = code_of(reason);
         let retry_delay = match code {
+            _ if !reason.is_retriable() => None,
+            // Here it does not get better; the partition's next leader is found by asking for metadata.
+            _ if reason == ErrorReason::StorageFailed => None,
             Code::Unavailable => Some(Duration::from_millis(100)),
             Code::ResourceExhausted => Some(Duration::from_secs(1)),
             _ => None,
@@ -48,9 +51,7 @@ impl ApiError {
             reason,
             message: message.into(),
             metadata: BTreeMap::new(),
-            // Where a person must do something first, asking again in a moment is no help.
-            retry_delay: retry_delay
-                .filter(|_| !matches!(reason, ErrorReason::LimitReached | ErrorReason::StorageFailed)),
+            retry_delay,
             fields: Vec::new(),
         }
     }
@@ -339,6 +340,20 @@ mod tests {
             };
             assert!(!matches!(code_of(reason), Code::Ok | Code::Unknown), "{reason:?}");
         }
+    }
+
+    /// Clients that do not know a reason go by its code.
+    #[test]
+    fn what_codes_and_advice_say_of_coming_again_is_what_reasons_say() {
+        let all = (0..=200).filter_map(|number| ErrorReason::try_from(number).ok());
+        for reason in all {
+            let by_code = matches!(code_of(reason), Code::Unavailable | Code::DeadlineExceeded);
+            let advised = ApiError::new(reason, "Wait.").retry_delay.is_some();
+            assert!(reason.is_retriable() || !(by_code || advised), "{reason:?}");
+        }
+        let advised = |reason| ApiError::new(reason, "Wait.").retry_delay.is_some();
+        assert!(advised(ErrorReason::DiskFull) && advised(ErrorReason::NotLeader));
+        assert!(!advised(ErrorReason::LimitReached) && !advised(ErrorReason::StorageFailed));
     }
 
     #[test]

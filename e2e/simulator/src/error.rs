@@ -40,7 +40,7 @@ impl Error {
 
     pub(crate) fn server(reason: ErrorReason, message: impl Into<String>) -> Self {
         Self {
-            retriable: is_retriable(reason),
+            retriable: reason.is_retriable(),
             ..Self::new(ErrorKind::Server(reason), message)
         }
     }
@@ -75,25 +75,4 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
-}
-
-/// The client's table.
-fn is_retriable(reason: ErrorReason) -> bool {
-    use ErrorReason as R;
-    matches!(
-        reason,
-        R::NotLeader
-            | R::LeaderNotAvailable
-            | R::FencedLeaderEpoch
-            | R::UnknownLeaderEpoch
-            | R::OffsetNotAvailable
-            | R::NotEnoughReplicas
-            | R::NotEnoughReplicasAfterAppend
-            | R::BrokerNotReady
-            | R::StorageFailed
-            | R::QuorumUnavailable
-            | R::TimedOut
-            | R::DiskFull
-            | R::Overloaded
-    )
 }
