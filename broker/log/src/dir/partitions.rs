@@ -33,12 +33,7 @@ impl LogDir {
         topic_id: Uuid,
         config: LogConfig,
     ) -> Result<Log, OpenLogError> {
-        self.shared.check_online()?;
-        if !is_legal_topic(topic) || partition < 0 {
-            return Err(OpenLogError::InvalidName(format!("{topic}-{partition}")));
-        }
-        let name = TopicPartition::new(topic, partition);
-        let path = self.partition_path(&name);
+        let (name, path) = self.place_of(topic, partition)?;
         let fs = &*self.shared.fs;
         match fs.create_dir(&path) {
             Ok(()) => {}
@@ -72,9 +67,7 @@ impl LogDir {
         topic_id: Uuid,
         config: LogConfig,
     ) -> Result<Log, OpenLogError> {
-        self.shared.check_online()?;
-        let name = TopicPartition::new(topic, partition);
-        let path = self.partition_path(&name);
+        let (name, path) = self.place_of(topic, partition)?;
         let fs = &*self.shared.fs;
         if !fs.exists(&path).map_err(log_error(&path))? {
             return Err(OpenLogError::NotFound(name.to_string()));
@@ -102,6 +95,17 @@ impl LogDir {
             }
         }
         self.open_inner(name, topic_id, config)
+    }
+
+    /// A partition's name and the path that its directory has or would have.
+    fn place_of(&self, topic: &str, partition: i32) -> Result<(TopicPartition, PathBuf), OpenLogError> {
+        self.shared.check_online()?;
+        if !is_legal_topic(topic) || partition < 0 {
+            return Err(OpenLogError::InvalidName(format!("{topic}-{partition}")));
+        }
+        let name = TopicPartition::new(topic, partition);
+        let path = self.partition_path(&name);
+        Ok((name, path))
     }
 
     fn open_inner(&self, name: TopicPartition, topic_id: Uuid, config: LogConfig) -> Result<Log, OpenLogError> {

@@ -418,14 +418,16 @@ impl FetchSession {
         };
         let (records, cut) = match bound {
             FetchBound::UpTo(up_to) if diverging.is_none() && (reading.first || asked > 0) => {
-                self.read(&partition, part.fetch_offset, asked, up_to, reading, allowance)
-                    .await?
+                let (data, cut) = self
+                    .read(&partition, part.fetch_offset, asked, up_to, reading, allowance)
+                    .await?;
+                if reading.alone {
+                    self.next = Next::behind(&partition, &data, asked);
+                }
+                (data.bytes, cut)
             }
             _ => (Bytes::new(), false),
         };
-        if reading.alone && diverging.is_none() {
-            self.next = Next::behind(&partition, &records, asked);
-        }
         self.broker.metrics.count_fetched(partition.topic(), records.len());
         Ok(ReadOne {
             offsets: partition.offsets(),
@@ -445,12 +447,12 @@ impl FetchSession {
         up_to: i64,
         reading: Reading,
         allowance: &mut Allowance,
-    ) -> Result<(Bytes, bool), NotRead> {
+    ) -> Result<(ReadData, bool), NotRead> {
         // It has memory of its own.
         if let Some(ahead) = self.ahead.take()
-            && let Some(records) = ahead.take(partition, offset, asked).await
+            && let Some(data) = ahead.take(partition, offset, asked).await
         {
-            return Ok((records, false));
+            return Ok((data, false));
         }
         let limit = asked.min(reading.room);
         let mut data = read_within(partition, offset, limit, up_to).await?;
@@ -463,7 +465,7 @@ impl FetchSession {
             data = read_within(partition, offset, bytes, up_to).await?;
         }
         let cut = limit < asked && !data.bytes.is_empty() && data.next_offset < up_to;
-        Ok((data.bytes, cut))
+        Ok((data, cut))
     }
 }
 

@@ -7,8 +7,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use millrace_proto::batch::batches;
+use millrace_log::ReadData;
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -26,14 +25,13 @@ pub struct Next {
 }
 
 impl Next {
-    /// What follows `records`, read with room for `max_bytes`; `None` if the reader has caught
+    /// What follows `data`, read with room for `max_bytes`; `None` if the reader has caught
     /// up, or nearly so: then it waits for what is not written yet.
-    pub fn behind(partition: &Arc<Partition>, records: &[u8], max_bytes: usize) -> Option<Self> {
-        if records.len() < max_bytes / 2 {
+    pub fn behind(partition: &Arc<Partition>, data: &ReadData, max_bytes: usize) -> Option<Self> {
+        if data.bytes.is_empty() || data.bytes.len() < max_bytes / 2 {
             return None;
         }
-        let last = batches(records).map_while(Result::ok).last()?;
-        let offset = last.header().next_offset();
+        let offset = data.next_offset;
         let offsets = partition.offsets();
         (offset < offsets.high_watermark).then(|| Self {
             partition: partition.clone(),
@@ -54,14 +52,14 @@ impl Next {
             let up_to = partition.offsets().high_watermark;
             // What fails here fails again, and is told, when it is asked for.
             // A batch that is larger than what was taken is read when it is asked for.
-            let records = partition.read_within(offset, max_bytes, up_to).ok()?.bytes;
-            if records.is_empty() {
+            let mut data = partition.read_within(offset, max_bytes, up_to).ok()?;
+            if data.bytes.is_empty() {
                 return None;
             }
-            Some(match permit {
-                Some(permit) => memory::hold(records, permit),
-                None => records,
-            })
+            if let Some(permit) = permit {
+                data.bytes = memory::hold(data.bytes, permit);
+            }
+            Some(data)
         });
         Some(ReadAhead { of: self, reading })
     }
@@ -71,7 +69,7 @@ impl Next {
 #[derive(Debug)]
 pub struct ReadAhead {
     of: Next,
-    reading: JoinHandle<Option<Bytes>>,
+    reading: JoinHandle<Option<ReadData>>,
 }
 
 impl ReadAhead {
@@ -80,7 +78,7 @@ impl ReadAhead {
     ///
     /// A leader never changes what is committed, so that what was read within its epoch is what
     /// would be read now.
-    pub async fn take(self, partition: &Arc<Partition>, offset: i64, max_bytes: usize) -> Option<Bytes> {
+    pub async fn take(self, partition: &Arc<Partition>, offset: i64, max_bytes: usize) -> Option<ReadData> {
         let of = &self.of;
         let wanted = Arc::ptr_eq(&of.partition, partition)
             && of.offset == offset

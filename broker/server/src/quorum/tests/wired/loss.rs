@@ -1,21 +1,28 @@
 //! Cut connections and lost answers.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     super::{PATIENCE, create_topic, eventually, register_broker},
-    QuorumError, converge, founded, leader, stop_all, unchanged,
+    Change, QuorumError, Wired, converge, founded, leader, stop_all, unchanged,
 };
+
+/// Three members, and which of them leads; a broker is registered.
+async fn led(change: Change) -> (BTreeMap<u64, Wired>, u64) {
+    let members = founded(3, change).await;
+    let leading = leader(members.values()).await;
+    let registered = members[&leading].quorum.submit(register_broker()).await;
+    registered.unwrap().unwrap();
+    (members, leading)
+}
 
 /// A follower that was cut off catches up, and its return deposes no one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_was_cut_off_catches_up() {
-    let members = founded(3, unchanged).await;
-    let leading = leader(members.values()).await;
+    let (members, leading) = led(unchanged).await;
     let quorum = members[&leading].quorum.clone();
-    quorum.submit(register_broker()).await.unwrap().unwrap();
     let cut = *members.keys().find(|id| **id != leading).unwrap();
     let term = quorum.status().term;
     // No one reaches it, and with pre-vote its own campaigns come to nothing.
@@ -35,14 +42,7 @@ async fn a_follower_that_was_cut_off_catches_up() {
 /// What was sent and not answered may be done: here it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_leaves_the_outcome_unknown() {
-    let members = founded(3, |options| options.request_timeout = Duration::from_millis(1_500)).await;
-    let leading = leader(members.values()).await;
-    members[&leading]
-        .quorum
-        .submit(register_broker())
-        .await
-        .unwrap()
-        .unwrap();
+    let (members, leading) = led(|options| options.request_timeout = Duration::from_millis(1_500)).await;
     let follower = members.values().find(|member| member.id != leading).unwrap();
     follower.quorum.submit(create_topic(1)).await.unwrap().unwrap();
     members[&leading].proxy.lose_answers();
@@ -67,14 +67,7 @@ async fn a_lost_answer_leaves_the_outcome_unknown() {
 /// Nothing is sent to a leader that can't be reached, so nothing is done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_way_to_the_leader_nothing_is_done() {
-    let members = founded(3, |options| options.request_timeout = Duration::from_millis(600)).await;
-    let leading = leader(members.values()).await;
-    members[&leading]
-        .quorum
-        .submit(register_broker())
-        .await
-        .unwrap()
-        .unwrap();
+    let (members, leading) = led(|options| options.request_timeout = Duration::from_millis(600)).await;
     let follower = members.values().find(|member| member.id != leading).unwrap();
     eventually(|| follower.quorum.status().leader == Some(leading)).await;
     // The leader reaches the others, no one reaches it.
