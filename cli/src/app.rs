@@ -8,15 +8,20 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     args::{Cli, Command},
     bench, cluster, completion, consume, dev,
-    error::report,
-    log, produce, topic, version,
+    error::{report, report_usage},
+    log,
+    output::OutputFormat,
+    produce, topic, version,
 };
 
 /// Runs the command that the process's arguments name.
 pub fn main() -> ExitCode {
     millrace_server::process::tune_allocator();
-    // clap tells wrong usage itself and ends with 2.
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Also what was asked for and is no error, as help.
+        Err(error) => return report_usage(&error, OutputFormat::of_unparsed(std::env::args_os())),
+    };
     let format = cli.global.output;
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,9 @@ use thiserror::Error;
 
 use crate::{connect::ConnectError, output::OutputFormat};
 
+/// The reason of what the arguments make impossible.
+const WRONG_USAGE: &str = "WRONG_USAGE";
+
 /// Standard output could not be written. Told apart from other IO errors because a closed
 /// pipe (`millrace consume t | head`) is no failure.
 #[derive(Debug, Error)]
@@ -62,6 +65,29 @@ pub fn report(error: &anyhow::Error, format: OutputFormat) -> ExitCode {
     }
 }
 
+/// Tells what clap makes of the arguments: wrong usage as other failures are told, help and version as clap does.
+pub fn report_usage(error: &clap::Error, format: OutputFormat) -> ExitCode {
+    let json = match format {
+        OutputFormat::Json if error.use_stderr() => failure(WRONG_USAGE, &usage_message(error)),
+        _ => None,
+    };
+    match json {
+        Some(json) => eprintln!("{json}"),
+        // A closed pipe is no failure, and there is no other place to tell of it.
+        None => drop(error.print()),
+    }
+    ExitCode::from(if error.use_stderr() { 2 } else { 0 })
+}
+
+fn usage_message(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // clap's text is the whole help.
+        return "A command is missing: see what there is with --help.".to_owned();
+    }
+    let text = one_line(&error.render().to_string());
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
 fn failure(reason: &str, message: &str) -> Option<String> {
     let error = FailureBody { reason, message };
     serde_json::to_string(&Failure { error }).ok()
@@ -70,7 +96,7 @@ fn failure(reason: &str, message: &str) -> Option<String> {
 /// The broker's reason by the name that the contract gives it; for other failures a word of the same kind.
 fn reason(error: &anyhow::Error) -> &'static str {
     if error.is::<UsageError>() {
-        return "WRONG_USAGE";
+        return WRONG_USAGE;
     }
     if error.chain().any(|cause| cause.is::<ConnectError>()) {
         return "CONNECTION";
@@ -113,8 +139,10 @@ pub fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use anyhow::Context;
+    use clap::Parser as _;
 
     use super::*;
+    use crate::args::Cli;
 
     #[test]
     fn an_error_is_one_line() {
@@ -132,6 +160,38 @@ mod tests {
             failure("FAILED", "a \"b\"").unwrap(),
             r#"{"error":{"reason":"FAILED","message":"a \"b\""}}"#
         );
+    }
+
+    #[test]
+    fn wrong_usage_is_one_line_that_names_the_argument() {
+        let message = |args: &[&str]| {
+            let error = Cli::try_parse_from(std::iter::once(&"millrace").chain(args)).unwrap_err();
+            assert!(error.use_stderr());
+            usage_message(&error)
+        };
+        let missing = message(&["topic", "create"]);
+        assert!(missing.starts_with("the following required arguments"), "{missing}");
+        assert!(missing.contains("<NAME>") && !missing.contains('\n'), "{missing}");
+        let unknown = message(&["topic", "list", "--colour"]);
+        assert!(unknown.starts_with("unexpected argument '--colour'"), "{unknown}");
+        for args in [&[][..], &["topic"]] {
+            assert_eq!(message(args), "A command is missing: see what there is with --help.");
+        }
+    }
+
+    #[test]
+    fn the_format_is_known_of_wrong_arguments_too() {
+        for (args, json) in [
+            (&["topic", "--output", "json", "--no-such"][..], true),
+            (&["--output=json"], true),
+            (&["--output", "text", "json"], false),
+            (&["--output"], false),
+            (&["produce", "--", "--output=json"], false),
+            (&[], false),
+        ] {
+            let format = OutputFormat::of_unparsed(args.iter().map(Into::into));
+            assert_eq!(format == OutputFormat::Json, json, "{args:?}");
+        }
     }
 
     #[test]

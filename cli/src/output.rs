@@ -1,6 +1,7 @@
 //! Writing results: tables for people, JSON for programs, sizes and times in words.
 
 use std::{
+    ffi::OsString,
     fmt::Display,
     io::{self, IsTerminal, Write},
     time::Duration,
@@ -22,6 +23,20 @@ pub enum OutputFormat {
     Text,
     /// JSON for programs.
     Json,
+}
+
+impl OutputFormat {
+    /// The format that a command line asks for which as a whole is wrong.
+    pub fn of_unparsed(args: impl Iterator<Item = OsString>) -> Self {
+        let mut before = OsString::new();
+        for arg in args.take_while(|arg| arg != "--") {
+            if arg == "--output=json" || (before == "--output" && arg == "json") {
+                return Self::Json;
+            }
+            before = arg;
+        }
+        Self::Text
+    }
 }
 
 /// A sign that long work goes on, where a person watches; `template` as indicatif writes them.

@@ -286,6 +286,17 @@ def test_errors_are_json_where_results_are(shared: Broker) -> None:
     assert json.loads(text)["error"]["reason"] == "CONNECTION"
 
 
+@pytest.mark.parametrize("args", [["topic", "create"], ["topic"], ["topic", "list", "--colour"], ["no-such-command"]])
+def test_wrong_usage_is_json_where_results_are(args: list[str]) -> None:
+    done = millrace(*args, json=True)
+    assert done.code == 2 and done.out == b""
+    (line,) = done.err.decode().splitlines()
+    error = json.loads(line)["error"]
+    assert error["reason"] == "WRONG_USAGE" and error["message"]
+    done = millrace(*args)
+    assert done.code == 2 and done.err and not done.err.startswith(b"{")
+
+
 def test_a_wrong_setting_is_told_with_where_the_list_is(shared: Broker, name: str) -> None:
     for args in (("topic", "create", "never-made"), ("topic", "alter", name)):
         text = run(shared, *args, "--config", "no.such.key=1").failed()
