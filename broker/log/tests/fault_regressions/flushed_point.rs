@@ -142,7 +142,7 @@ fn a_disk_too_full_for_a_place_behind_a_gap_leaves_the_log_as_it_was() {
 /// Both write the leader epochs, and recovery finds those before a gap only there.
 #[test]
 fn a_flush_and_an_append_behind_a_gap_may_write_the_epochs_at_once() {
-    const APPENDS: i32 = 800;
+    const APPENDS: i32 = 500;
     let mut broker = Broker::new(LogConfig::default());
     let log = broker.log().clone();
     let done = AtomicBool::new(false);
