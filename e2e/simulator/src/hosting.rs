@@ -123,9 +123,10 @@ impl World {
         process.image = image;
         self.host(at);
         if superseded {
-            // A registration of an earlier life came late and has ended this one.
-            self.seen("superseded by an earlier life");
-            return self.kill_and_restart(at);
+            // Processes of one broker follow each other here: no later one can have registered.
+            return self.observer.violate("an earlier life ends no later one", || {
+                format!("broker {id}: {registered:?} is not the life that runs")
+            });
         }
         if step < behind {
             self.poll_soon(at);

@@ -84,8 +84,8 @@ impl World {
             // Whoever sent it tries again elsewhere.
             return;
         }
-        if call == Call::Register && !self.brokers[from].is_life(life) && !self.settings.late_registrations {
-            return;
+        if call == Call::Register && !self.brokers[from].is_life(life) {
+            self.seen("registration of a dead process");
         }
         self.propose(command, Some((from, life, call)));
     }

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use millrace_engine::{
     Command, Outcome, Rejection,
     cluster::{
-        DirectoryReport, ExpectedDirectory, FenceReason, LogEnd, RegisterBroker, StartBroker, TopicLogEnds,
-        UnfenceBroker,
+        DirectoryReport, ExpectedDirectory, FenceReason, LogEnd, RegisterBroker, RegistrationError, StartBroker,
+        TopicLogEnds, UnfenceBroker,
     },
     partition::Event as Step,
 };
@@ -245,12 +245,14 @@ impl World {
 
     fn registration(&self, at: usize) -> Command {
         let broker = &self.brokers[at];
-        let (incarnation, directory) = broker
-            .process
-            .as_ref()
-            .map_or((Uuid::nil(), DirectoryReport::default()), |process| {
-                (process.incarnation, process.report)
-            });
+        let (incarnation, directory, replaces) =
+            broker
+                .process
+                .as_ref()
+                .map_or((Uuid::nil(), DirectoryReport::default(), None), |process| {
+                    let replaces = process.image.replaced_epoch(broker.id, &process.report);
+                    (process.incarnation, process.report, replaces)
+                });
         Command::StartBroker(StartBroker {
             registration: RegisterBroker {
                 broker_id: broker.id,
@@ -264,6 +266,7 @@ impl World {
             },
             internal_address: "a:2".into(),
             directory,
+            replaces,
         })
     }
 
@@ -353,6 +356,9 @@ impl World {
     }
 
     fn not_registered(&mut self, at: usize, rejection: &Rejection) {
+        if let Rejection::Registration(RegistrationError::EarlierLife { current, .. }) = rejection {
+            return self.register_again(at, *current);
+        }
         self.seen("registration refused");
         self.note([32, at as u64, 0], || format!("broker {at} is refused: {rejection}"));
         self.kill(at);
@@ -361,6 +367,21 @@ impl World {
             self.schedule(Duration::from_secs(1), Event::Permit { at });
         } else {
             self.schedule(Duration::from_secs(1), Event::Start { at });
+        }
+    }
+
+    /// A life of which this process did not know has registered: it reads the metadata up to that
+    /// and asks again. With old metadata still, the next heartbeat asks.
+    fn register_again(&mut self, at: usize, current: i64) {
+        self.seen("registered again after an unknown life");
+        self.poll(at);
+        let Some(process) = &self.brokers[at].process else {
+            return;
+        };
+        let known = process.image.replaced_epoch(self.brokers[at].id, &process.report);
+        if process.broker_epoch.is_none() && known >= Some(current) {
+            let command = self.registration(at);
+            self.command(at, Call::Register, command);
         }
     }
 

@@ -92,10 +92,6 @@ pub struct Settings {
     pub fetch_bytes: usize,
     /// How long a producer tries before it gives a record up.
     pub delivery_timeout: Duration,
-    /// Whether a registration can arrive after the process that sent it has died and another has
-    /// registered. Off in random runs: the metadata's rules take it for a new life, with a report
-    /// of the disk that is out of date.
-    pub late_registrations: bool,
     /// The network.
     pub network: NetworkFaults,
     /// The machines.
@@ -123,7 +119,6 @@ impl Settings {
             segment_bytes: 1 << 20,
             fetch_bytes: 1 << 20,
             delivery_timeout: Duration::from_secs(120),
-            late_registrations: false,
             network: NetworkFaults {
                 delay_max: Duration::from_millis(1),
                 ..NetworkFaults::default()
@@ -183,7 +178,6 @@ impl Settings {
             segment_bytes: narrow(pick(&[1_024, 4_096, 1 << 20])),
             fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
             delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),
-            late_registrations: false,
             network,
             faults,
         }

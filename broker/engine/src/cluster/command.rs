@@ -177,6 +177,11 @@ pub struct StartBroker {
     pub internal_address: String,
     /// What its log directory says of its last life.
     pub directory: DirectoryReport,
+    /// The broker epoch of the life that this one comes after, as far as the process knows:
+    /// `Cluster::replaced_epoch`. One that names an earlier life than the present is refused, as
+    /// a copy of it may have been under way since before the present life began.
+    #[serde(default)]
+    pub replaces: Option<i64>,
 }
 
 /// What a log directory says of the life before this one (KIP-966).

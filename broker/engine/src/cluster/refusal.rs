@@ -63,6 +63,17 @@ pub enum RegistrationError {
         /// Whose it was.
         owner: BrokerId,
     },
+    /// The registration was made before the present life began: by a process that is dead by now,
+    /// or by one that has old metadata (KIP-631).
+    #[error(
+        "broker {id} has begun a life with epoch {current} of which this registration does not know: read the metadata up to it, and register again if this process is not the one that it replaced"
+    )]
+    EarlierLife {
+        /// The number.
+        id: BrokerId,
+        /// The epoch of the present life.
+        current: i64,
+    },
     /// There are too many brokers.
     #[error("there are {MAX_BROKERS} brokers, the most a cluster has: remove those that are gone")]
     TooManyBrokers,

@@ -94,6 +94,7 @@ impl Cluster {
             return Ok(registered(known));
         }
         let admitted = self.admit(start)?;
+        self.check_replaced(start)?;
 
         let known = self.brokers.get(&id).cloned();
         let broker = Broker {
@@ -129,6 +130,36 @@ impl Cluster {
             })
         });
         Ok(Applied::changed(Outcome::Registered { broker_epoch: epoch }))
+    }
+
+    /// The epoch that the registration of a starting process names as the one it replaces: the
+    /// present one in this metadata, or the last one on its disk if that is later, `None` if
+    /// neither knows of any. A life notes its epoch on its disk before it serves, so the restart
+    /// of one that served is accepted at the first try, however old the metadata that the new
+    /// process has read.
+    ///
+    /// Refused with `RegistrationError::EarlierLife`, a process reads the metadata up to the
+    /// epoch it was told and asks again at once: an earlier life has registered and died before
+    /// it could note that. Unless it met its own incarnation in that metadata: then a later
+    /// process has taken its place, and it must stop.
+    #[must_use]
+    pub fn replaced_epoch(&self, id: BrokerId, directory: &DirectoryReport) -> Option<i64> {
+        let known = self.brokers.get(&id).map(|broker| broker.epoch);
+        known.max(directory.last_epoch)
+    }
+
+    /// Registrations come late and twice: one that was sent before the present life began must
+    /// not end it, for its process may be long dead and its report of the disk out of date. Lives
+    /// of one broker follow each other, as each holds the lock of its directory; so each names
+    /// the life it found, and only the one that names the present life is the next.
+    fn check_replaced(&self, start: &StartBroker) -> Result<(), RegistrationError> {
+        let id = start.registration.broker_id;
+        match self.brokers.get(&id).map(|known| known.epoch) {
+            Some(current) if start.replaces.is_none_or(|epoch| epoch < current) => {
+                Err(RegistrationError::EarlierLife { id, current })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A disk is one broker's, and of this cluster (KIP-858).

@@ -1,6 +1,6 @@
 //! Disks that are lost, exchanged, or older than they should be.
 
-use millrace_simulator::{MessageKind, Settings, World};
+use millrace_simulator::MessageKind;
 
 use crate::{A, B, C, cluster_with_records, ends_well, seconds};
 
@@ -99,32 +99,50 @@ fn a_power_cut_while_another_stands_still_gives_one_history() {
     ends_well(&mut world);
 }
 
-/// Known limit of the metadata's rules: a registration of a process that is dead by now, delayed
-/// past the registration of the next one, is taken for a newer life. Its report of the disk is
-/// out of date, so that the replica loses its place although no data was lost.
+/// A registration of a process that is dead by now is delayed past the registration of the next
+/// one. It ends no life, and its old report of the disk costs the replica nothing (KIP-631).
 #[test]
-#[ignore = "the metadata's rules take a late registration of a dead process for a new life"]
 fn a_late_registration_of_a_dead_process_is_refused() {
-    let settings = Settings {
-        late_registrations: true,
-        ..Settings::calm()
-    };
-    let mut world = World::new(1, Some(settings), true);
-    assert!(world.run_until_whole());
-    assert!(world.produce_and_wait(0));
-    // A registers in a life that serves; a copy of that registration stays behind.
+    let mut world = cluster_with_records();
+    let served = world.broker_epoch(B);
     world.kill_process(B);
     world.start_process(B);
     world.hold(|message| message.kind() == MessageKind::Control && message.from() == Some(B));
     world.run_for(seconds(1));
     world.kill_process(B);
-    let controller = world.controller();
-    assert_ne!(controller, B);
+    assert_ne!(world.controller(), B);
     world.start_process(B);
     world.hold_nothing_more();
-    assert!(world.run_until_whole());
+    assert!(world.run_until(seconds(1), |world| world.broker_epoch(B) != served));
     let epoch = world.broker_epoch(B);
-    world.release();
+    assert!(world.release() > 0);
     world.run_for(seconds(1));
+    assert!(world.times("registration of a dead process") > 0);
     assert_eq!(world.broker_epoch(B), epoch, "a dead process began a life");
+    ends_well(&mut world);
+}
+
+/// The registration of a process that died before it heard of it is applied while the next one
+/// starts: that one reads of it and registers at the second try.
+#[test]
+fn a_life_that_died_unheard_of_delays_no_restart() {
+    let mut world = cluster_with_records();
+    let served = world.broker_epoch(B);
+    world.kill_process(B);
+    world.start_process(B);
+    world.hold(|message| message.kind() == MessageKind::Control && message.from() == Some(B));
+    world.run_for(seconds(1));
+    world.kill_process(B);
+    world.start_process(B);
+    // The first one's registration arrives first, and the second one has not read of it.
+    assert!(world.release() > 0);
+    assert!(world.run_until(
+        seconds(1),
+        |world| world.times("registered again after an unknown life") > 0
+    ));
+    let unheard_of = world.broker_epoch(B);
+    assert_ne!(unheard_of, served);
+    // Not by a time-out: by reading of it and asking again.
+    assert!(world.run_until(seconds(1) / 20, |world| world.broker_epoch(B) != unheard_of));
+    ends_well(&mut world);
 }

@@ -22,7 +22,7 @@ fn a_broker_goes_only_when_it_holds_nothing_and_never_comes_back() {
     assert_eq!(log.ok(&remove(2, false)), Outcome::Done, "asked again");
     assert_eq!(log.run(&remove(7, true)), Err(Rejection::UnknownBroker { id: 7 }));
 
-    let back = start(2, 9, DirectoryReport::default());
+    let back = log.start(2, 9, DirectoryReport::default());
     let directory_id = directory(2);
     let refused = RegistrationError::DirectoryOfRemovedBroker { directory_id, owner: 2 };
     assert_eq!(
@@ -248,7 +248,7 @@ fn a_voter_id_is_bound_to_a_disk_and_never_given_out_twice() {
         directory: ExpectedDirectory::Any,
         accept_data_loss: false,
     });
-    let mut new = start(1, 2, DirectoryReport::default());
+    let mut new = log.start(1, 2, DirectoryReport::default());
     new.registration.directory_id = Uuid::from_u128(55);
     log.ok(&Command::StartBroker(new));
     assert_eq!(register(&mut log, 1, 55, 0), Ok(8));

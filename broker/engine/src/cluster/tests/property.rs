@@ -18,6 +18,7 @@ enum Step {
         life: u128,
         report: u8,
         disk: u8,
+        late: bool,
     },
     Fence {
         id: BrokerId,
@@ -102,7 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
     let replicas = || proptest::sample::subsequence((0..BROKERS).collect::<Vec<_>>(), 1..=4).prop_shuffle();
     let stale = || proptest::bool::weighted(0.1);
     prop_oneof![
-        6 => (id(), 0u128..6, 0u8..5, 0u8..12).prop_map(|(id, life, report, disk)| Step::Start { id, life, report, disk }),
+        6 => (id(), 0u128..6, 0u8..5, 0u8..12, stale()).prop_map(|(id, life, report, disk, late)| Step::Start { id, life, report, disk, late }),
         5 => (id(), proptest::bool::weighted(0.1), stale()).prop_map(|(id, failed, stale)| Step::Fence { id, failed, stale }),
         12 => (id(), proptest::option::weighted(0.8, 0i64..60), stale()).prop_map(|(id, end, stale)| Step::Unfence { id, end, stale }),
         3 => (id(), stale()).prop_map(|(id, stale)| Step::ShutDown { id, stale }),
@@ -146,7 +147,13 @@ fn command(step: &Step, log: &Log) -> Command {
         unset: Vec::new(),
     };
     match step {
-        Step::Start { id, life, report, disk } => {
+        Step::Start {
+            id,
+            life,
+            report,
+            disk,
+            late,
+        } => {
             let known = log.cluster.brokers.get(id);
             let last = known.and_then(|b| b.last_served_epoch).unwrap_or(log.epoch(*id));
             let report = match report {
@@ -160,6 +167,7 @@ fn command(step: &Step, log: &Log) -> Command {
                 },
             };
             let mut start = start(*id, *life, report);
+            start.replaces = known.map(|known| known.epoch - i64::from(*late));
             start.registration.directory_id = match disk {
                 0 => Uuid::from_u128(500 + life),
                 1 => directory((id + 1) % BROKERS),

@@ -269,7 +269,7 @@ fn brokers_are_bounded() {
         Err(RegistrationError::TooManyBrokers.into())
     );
     // One that is known already may still come back.
-    let known = Command::StartBroker(start(3, 2, DirectoryReport::default()));
+    let known = Command::StartBroker(log.start(3, 2, DirectoryReport::default()));
     assert_eq!(log.cluster.check(&known), Ok(()));
 }
 
@@ -284,26 +284,26 @@ fn a_new_disk_needs_an_operators_word_and_is_nobodys_hope() {
     assert_eq!(log.run(&replace(true)), Err(BrokerError::InService { id: 0 }.into()));
     log.fence(0);
     log.ok(&replace(false));
-    let with_disk = |disk: u128, life| {
-        let mut start = start(0, life, clean(1));
+    let with_disk = |log: &Log, disk: u128, life| {
+        let mut start = log.start(0, life, clean(1));
         start.registration.directory_id = Uuid::from_u128(disk);
         Command::StartBroker(start)
     };
     assert!(matches!(
-        log.run(&with_disk(6, 2)),
+        log.run(&with_disk(&log, 6, 2)),
         Err(Rejection::OtherDirectory { .. })
     ));
-    log.ok(&with_disk(5, 2));
+    log.ok(&with_disk(&log, 5, 2));
     log.unfence(0, &[]);
     assert_eq!(log.t(), (Some(1), &[1, 2][..], &[][..], &[][..]));
     log.set_isr(&[0, 1, 2]);
     // The word was for one disk.
     assert!(matches!(
-        log.run(&with_disk(6, 3)),
+        log.run(&with_disk(&log, 6, 3)),
         Err(Rejection::OtherDirectory { .. })
     ));
     assert!(matches!(
-        log.run(&Command::StartBroker(start(0, 3, DirectoryReport::default()))),
+        log.run(&Command::StartBroker(log.start(0, 3, DirectoryReport::default()))),
         Err(Rejection::OtherDirectory { .. })
     ));
 }
@@ -329,7 +329,7 @@ fn the_only_clean_disk_is_given_up_only_expressly() {
     log.ok(&replace(true));
     assert_eq!(log.t(), (None, &[][..], &[][..], &[1, 0][..]));
     // The disk that comes is empty: nobody is to ask it for what was acknowledged.
-    let mut new = start(0, 2, DirectoryReport::default());
+    let mut new = log.start(0, 2, DirectoryReport::default());
     new.registration.directory_id = Uuid::from_u128(5);
     log.ok(&Command::StartBroker(new));
     assert_eq!(log.t(), (None, &[][..], &[][..], &[1][..]));
@@ -346,4 +346,49 @@ fn marks_of_an_operator_outlast_a_life_and_its_shutdown_does_not() {
     log.restart_clean(1, 2);
     let broker = &log.cluster.brokers[&1];
     assert!(broker.cordoned && broker.shutting_down_at.is_none());
+}
+
+#[test]
+fn a_registration_from_before_the_present_life_does_not_end_it() {
+    let mut log = Log::with_partition();
+    // Two processes start one after the other; the first one dies and its registration is late.
+    let dead = log.start(0, 2, clean(log.epoch(0)));
+    let unread = start(0, 3, DirectoryReport::default());
+    let epoch = log.restart_clean(0, 4);
+    log.unfence(0, &[]);
+    for late in [dead.clone(), unread] {
+        let refused = RegistrationError::EarlierLife { id: 0, current: epoch };
+        assert_eq!(log.run(&Command::StartBroker(late)), Err(refused.into()));
+    }
+    // The answer to the present life's own registration is repeated nevertheless.
+    let again = start(0, 4, DirectoryReport::default());
+    assert_eq!(
+        log.ok(&Command::StartBroker(again)),
+        Outcome::Registered { broker_epoch: epoch }
+    );
+    assert!(log.cluster.brokers[&0].is_active());
+}
+
+#[test]
+fn a_restart_is_accepted_at_once_and_after_a_life_that_noted_nothing_at_the_second_try() {
+    let mut log = Log::with_partition();
+    let old = log.clone();
+    let served = log.restart_clean(0, 2);
+    log.unfence(0, &[]);
+    // It has read only old metadata; the life that served has left its epoch on the disk.
+    let restarted = old.start(0, 3, crashed(served));
+    assert_eq!(restarted.replaces, Some(served));
+    let before = log.clone();
+    log.ok(&Command::StartBroker(restarted.clone()));
+
+    // In between, a process has registered and died before it noted its epoch.
+    let mut log = before;
+    let unnoted = log.begin_life(0, 4, crashed(served));
+    let refused = RegistrationError::EarlierLife {
+        id: 0,
+        current: unnoted,
+    };
+    assert_eq!(log.run(&Command::StartBroker(restarted)), Err(refused.into()));
+    log.begin_life(0, 3, crashed(served));
+    assert_eq!(log.cluster.brokers[&0].incarnation, Uuid::from_u128(3));
 }

@@ -39,6 +39,7 @@ fn an_old_broker_goes_on_by_a_lease() {
     let mut cluster = replayed();
     let known = cluster.brokers[&0].clone();
     let mut start = start(0, 3, crashed(known.epoch));
+    start.replaces = Some(known.epoch);
     start.registration.directory_id = known.directory_id;
     let registered = cluster.apply(9, &Command::StartBroker(start)).unwrap();
     assert_eq!(registered, Outcome::Registered { broker_epoch: 9 });

@@ -67,8 +67,16 @@ impl Log {
         self.cluster.brokers.get(&id).map_or(-1, |broker| broker.epoch)
     }
 
+    /// The registration that a process sends that knows the present state.
+    pub(super) fn start(&self, id: BrokerId, life: u128, directory: DirectoryReport) -> StartBroker {
+        StartBroker {
+            replaces: self.cluster.replaced_epoch(id, &directory),
+            ..start(id, life, directory)
+        }
+    }
+
     pub(super) fn begin_life(&mut self, id: BrokerId, life: u128, directory: DirectoryReport) -> i64 {
-        match self.ok(&Command::StartBroker(start(id, life, directory))) {
+        match self.ok(&Command::StartBroker(self.start(id, life, directory))) {
             Outcome::Registered { broker_epoch } => broker_epoch,
             other => panic!("{other:?}"),
         }
@@ -248,6 +256,7 @@ pub(super) fn at(topic: &str) -> PartitionRef {
     }
 }
 
+/// A registration of a process that has read no metadata.
 pub(super) fn start(id: BrokerId, life: u128, report: DirectoryReport) -> StartBroker {
     StartBroker {
         registration: RegisterBroker {
@@ -262,6 +271,7 @@ pub(super) fn start(id: BrokerId, life: u128, report: DirectoryReport) -> StartB
         },
         internal_address: format!("10.0.0.{id}:9651"),
         directory: report,
+        replaces: None,
     }
 }
 
