@@ -105,6 +105,16 @@ fn start_move(present: &Partition, target: &[BrokerId], rules: Rules<'_>) -> Res
     if !present.keeps_candidates_without(&dropped) {
         return Err(MoveError::OnlyCandidates);
     }
+    // What was committed is on all of these, and nowhere else for sure: with fewer than required
+    // it would not survive the loss of one disk less than that (KIP-966).
+    let clean = present.clean();
+    let clean_left = without(&clean, &dropped).len();
+    if clean_left < clean.len() && clean_left < required {
+        return Err(MoveError::TooFewClean {
+            clean: clean_left,
+            required,
+        });
+    }
     Ok(present.changed(rules, |next, _| {
         next.replicas = target.iter().chain(&removing).copied().collect();
         next.adding = adding;
@@ -114,10 +124,15 @@ fn start_move(present: &Partition, target: &[BrokerId], rules: Rules<'_>) -> Res
 }
 
 impl Partition {
+    /// Those who surely hold all that is committed.
+    fn clean(&self) -> Vec<BrokerId> {
+        self.isr.iter().chain(&self.elr).copied().collect()
+    }
+
     /// Whether somebody who surely holds all that is committed is left, if there is anybody;
     /// else whether somebody is left of those who held it last.
     fn keeps_candidates_without(&self, dropped: &[BrokerId]) -> bool {
-        let clean: Vec<BrokerId> = self.isr.iter().chain(&self.elr).copied().collect();
+        let clean = self.clean();
         let candidates = if clean.is_empty() { &self.last_known_elr } else { &clean };
         candidates.is_empty() || !without(candidates, dropped).is_empty()
     }

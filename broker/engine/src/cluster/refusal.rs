@@ -262,6 +262,17 @@ pub enum MoveError {
         "without the replicas that the move has added no replica is left that may hold all acknowledged records: bring another back, or choose a leader first"
     )]
     OnlyCandidates,
+    /// Without what the move under way has added, too few replicas are left that surely hold all
+    /// acknowledged records.
+    #[error(
+        "without the replicas that the move has added {clean} in sync or eligible are left and {required} are needed: wait until more have caught up"
+    )]
+    TooFewClean {
+        /// How many would be.
+        clean: usize,
+        /// How many must be.
+        required: usize,
+    },
     /// Taking back what the move has added would leave too few in sync.
     #[error(
         "without the replicas that the move has added {in_sync} are in sync and {required} are needed: wait until more have caught up"

@@ -204,7 +204,12 @@ impl<'a> Step<'a> {
         let mut required = new.required(self.min_insync_after);
         let mut required_before = old.required(self.min_insync_before);
         if !is_subset(&old.replicas, &new.replicas) {
-            // What a move has added may be taken back when it is dead: one must be left.
+            let clean = |p: &Partition| p.isr.len() + p.elr.len();
+            let fewer = clean(new) < required && clean(new) < clean(old);
+            if fewer && required == required_before && !new.recovering {
+                return Err(format!("a move left {} clean replicas of {required}", clean(new)));
+            }
+            // Of those who may have lost data a move may take back some: one must be left.
             (required, required_before) = (1, 1);
         }
         let excused = required_before != required

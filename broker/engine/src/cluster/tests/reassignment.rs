@@ -139,10 +139,15 @@ fn a_move_is_not_cancelled_when_too_few_would_be_in_sync() {
             required: 2
         }
     );
-    // 3 is gone for good: then nothing is lost by cancelling, though too few are in sync.
+    // 3 is down: what was committed with it is on 0 and 3 only.
     log.fence(3);
+    assert_eq!(log.t().2, [3]);
+    let too_few = MoveError::TooFewClean { clean: 1, required: 2 };
+    assert_eq!(refused(log.reassign(None)), too_few);
+    assert_eq!(refused(log.reassign(Some(&[0, 1]))), too_few, "nor for another move");
+    log.set_isr(&[0, 1]);
     log.reassign(None).unwrap();
-    assert_eq!((log.t().1, log.partition("t").is_moving()), (&[0][..], false));
+    assert_eq!((log.t().1, log.partition("t").is_moving()), (&[0, 1][..], false));
 }
 
 #[test]
