@@ -259,9 +259,6 @@ impl World {
                     shadow.truncate(log_end);
                 }
                 self.step(at, partition, Step::Truncated { log_start, log_end });
-                // A flush that began before the cut is not believed, and its records may be all
-                // that the log has: it is told again how far the disk reaches.
-                self.flush_soon(at, partition);
             }
             Err(_) => self.change_failed(at, partition),
         }

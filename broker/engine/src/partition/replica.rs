@@ -398,6 +398,11 @@ impl Replica {
             known.end = known.end.min(log_end);
         }
         self.busy = None;
+        // A flush that was under way is not believed after the cut, and perhaps nothing more is
+        // written: nobody else would ask for one, and the leader would wait for this disk.
+        if self.log.durable_end < self.log.end {
+            out.push(Effect::Flush);
+        }
         self.resume(now, epochs, out);
     }
 

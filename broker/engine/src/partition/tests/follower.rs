@@ -546,3 +546,30 @@ fn a_log_that_grew_out_of_turn_is_where_it_is() {
     );
     assert_eq!(subject.replica.next_deadline(), None, "nobody to fetch from");
 }
+
+/// A flush that began before a cut is not believed after it, and perhaps nothing more is written:
+/// the leader would wait for this disk until new records come.
+#[test]
+fn what_a_cut_leaves_unflushed_is_flushed_again() {
+    for (cut, flushes) in [(18, true), (16, true), (15, false), (12, false)] {
+        let mut subject = Subject::with_log(&Table::new(&[(3, 0)], 20), 15, 10);
+        subject.metadata(0, &view(Some(1), 5, 7, &[0, 1, 2]));
+        assert_eq!(subject.reply(1, 1, diverged(3, cut)), [Effect::Truncate { to: cut }]);
+        subject.table.truncate(cut);
+        let began_before = subject.replica.generation();
+        let truncated = Event::Truncated {
+            log_start: 0,
+            log_end: cut,
+        };
+        let out = subject.step(2, truncated);
+        assert_eq!(out.contains(&Effect::Flush), flushes, "{cut}: {out:?}");
+        assert_eq!(fetches(&out)[0].durable_end, cut.min(15));
+        let late = Event::Flushed {
+            durable_end: 20,
+            generation: began_before,
+        };
+        assert_eq!(subject.step(3, late), []);
+        let acknowledged = subject.flushed(4, cut);
+        assert_eq!(acknowledged.len(), usize::from(flushes), "{acknowledged:?}");
+    }
+}
