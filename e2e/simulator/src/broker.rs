@@ -62,8 +62,6 @@ pub(crate) struct Hosted {
     pub fetched: Bytes,
     pub tick_at: Option<Duration>,
     pub flush_begins: bool,
-    /// Followers that the rules found to have lost data, for the next proposals.
-    pub lost: Vec<BrokerId>,
 }
 
 /// A producer that waits for the high watermark.

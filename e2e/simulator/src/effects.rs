@@ -2,7 +2,7 @@
 
 use millrace_engine::{
     Command,
-    cluster::{AlterPartitions, IsrChange, IsrMember, PartitionRef},
+    cluster::{AlterPartitions, PartitionRef},
     partition::{Alarm, Effect, Event as Step, FetchRequest, FetchVerdict, Proposal, ProposalAnswer, ProposalError},
 };
 use millrace_proto::v1::ErrorReason;
@@ -34,12 +34,7 @@ impl World {
                     self.directory_failed(at);
                 }
             }
-            Effect::BecameFollower { .. } => {
-                if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
-                    hosted.lost.clear();
-                }
-                self.fail_parked(at, partition);
-            }
+            Effect::BecameFollower { .. } => self.fail_parked(at, partition),
             Effect::GoOffline(reason) => {
                 self.seen("replica offline");
                 self.note([23, at as u64, 0], || {
@@ -237,9 +232,6 @@ impl World {
                             format!("partition {partition}: broker {at} says it of {replica}")
                         });
                 }
-                if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
-                    hosted.lost.push(replica);
-                }
             }
             // Each would be true only after an unclean election or with a disk that lies.
             Alarm::CutBelowFloor { .. }
@@ -263,33 +255,14 @@ impl World {
             return;
         };
         let (life, broker_epoch) = (process.life, proposal.broker_epoch);
-        let lost = process.hosted.get(&partition).map_or_else(Vec::new, |hosted| {
-            let is_out = |id: &&i32| proposal.isr.iter().all(|member| member.0 != **id);
-            hosted.lost.iter().filter(is_out).copied().collect()
-        });
         if proposal.supersedes {
             self.seen("superseding proposal");
         }
-        let change = IsrChange {
-            partition: PartitionRef {
-                topic: TOPIC.into(),
-                topic_id: topic_id(),
-                partition,
-            },
-            leader_epoch: proposal.leader_epoch,
-            partition_epoch: proposal.partition_epoch,
-            isr: proposal
-                .isr
-                .iter()
-                .map(|(broker_id, broker_epoch)| IsrMember {
-                    broker_id: *broker_id,
-                    broker_epoch: *broker_epoch,
-                })
-                .collect(),
-            recovering: false,
-            high_watermark: proposal.floor.offset,
-            lost,
-        };
+        let change = proposal.change(PartitionRef {
+            topic: TOPIC.into(),
+            topic_id: topic_id(),
+            partition,
+        });
         let command = Command::AlterPartitions(AlterPartitions {
             broker_id: proposal.leader,
             broker_epoch,

@@ -75,7 +75,6 @@ impl World {
                 fetched: bytes::Bytes::new(),
                 tick_at: None,
                 flush_begins: false,
-                lost: Vec::new(),
             };
             process.hosted.insert(number, hosted);
         }

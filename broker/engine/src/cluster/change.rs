@@ -25,6 +25,8 @@ pub(super) struct Notes {
     pub(super) gone: Vec<BrokerId>,
     /// A new history begins: who was eligible by the old one is not by the new.
     pub(super) new_history: bool,
+    /// The record gets a new version even if it stays as it is.
+    pub(super) new_version: bool,
 }
 
 impl Rules<'_> {
@@ -66,7 +68,7 @@ impl Partition {
                 .or(self.last_known_leader)
                 .filter(|id| self.replicas.contains(id)),
         };
-        self.settle_epochs(before);
+        self.settle_epochs(before, notes);
     }
 
     /// Who leaves the in-sync set while fewer than required stay is eligible: the high
@@ -144,8 +146,8 @@ impl Partition {
     /// Every change is a new version. A change of the leader, also to nobody, is a new term; so
     /// is a replica's removal: one that is taken away and added again in one update of the
     /// metadata would else keep its old log end at the leader (KAFKA-9672).
-    fn settle_epochs(&mut self, before: &Self) {
-        if self == before {
+    fn settle_epochs(&mut self, before: &Self, notes: &Notes) {
+        if self == before && !notes.new_version {
             return;
         }
         self.partition_epoch = before.partition_epoch.saturating_add(1);

@@ -268,10 +268,14 @@ pub struct IsrChange {
     /// The leader's high watermark: all below it is committed.
     #[serde(default)]
     pub high_watermark: i64,
-    /// Members that leave because the leader saw that they have lost data: they are not
-    /// eligible to lead.
+    /// Replicas outside of the new set of which the leader saw that they have lost data: they are
+    /// not eligible to lead.
     #[serde(default)]
     pub lost: Vec<BrokerId>,
+    /// The partition epoch must rise although the set is the present one: a copy of an earlier
+    /// proposal may be under way, and must be refused when it arrives.
+    #[serde(default)]
+    pub supersedes: bool,
 }
 
 /// A member of a proposed in-sync set.

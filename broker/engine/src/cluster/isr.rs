@@ -67,6 +67,7 @@ impl Cluster {
             next.isr = change.isr.iter().map(|member| member.broker_id).collect();
             next.recovering = change.recovering;
             notes.lost.clone_from(&change.lost);
+            notes.new_version = change.supersedes;
             if change.high_watermark > next.floor.offset {
                 next.floor = CommittedFloor {
                     offset: change.high_watermark,
@@ -81,7 +82,8 @@ impl Cluster {
 impl Partition {
     /// Whether the change is the repetition of one that was applied. Its answer was lost; to
     /// refuse it for what has happened to its members since would tell the leader that it was
-    /// not applied (KAFKA-14144).
+    /// not applied (KAFKA-14144). One that supersedes another was applied if the version has risen
+    /// since.
     fn has_already(&self, sender: BrokerId, change: &IsrChange) -> bool {
         let isr: Vec<BrokerId> = change.isr.iter().map(|member| member.broker_id).collect();
         self.leader == Some(sender)
@@ -89,6 +91,7 @@ impl Partition {
             && self.recovering == change.recovering
             && same_members(&self.isr, &isr)
             && !change.lost.iter().any(|id| self.elr.contains(id))
+            && (!change.supersedes || change.partition_epoch < self.partition_epoch)
     }
 }
 

@@ -28,7 +28,7 @@
 use std::time::Duration;
 
 use super::{leader::Leader, log_state::LogPositions, progress::Progress, watermark::Clock};
-use crate::cluster::{BrokerId, CommittedFloor, Partition};
+use crate::cluster::{BrokerId, CommittedFloor, IsrChange, IsrMember, Partition, PartitionRef};
 
 /// A leader asks the controller for another in-sync set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,30 @@ pub struct Proposal {
     /// The set is the committed one, and the partition epoch must rise nevertheless: so that a
     /// copy of an earlier proposal that is still under way comes to nothing.
     pub supersedes: bool,
+    /// Replicas outside of the new set whose disks lost what they had acknowledged
+    /// (`Alarm::ReplicaLostData`): they must not be eligible to lead either.
+    pub lost: Vec<BrokerId>,
+}
+
+impl Proposal {
+    /// The proposal as a change for the controller, with nothing left out.
+    #[must_use]
+    pub fn change(&self, partition: PartitionRef) -> IsrChange {
+        let member = |&(broker_id, broker_epoch): &(BrokerId, i64)| IsrMember {
+            broker_id,
+            broker_epoch,
+        };
+        IsrChange {
+            partition,
+            leader_epoch: self.leader_epoch,
+            partition_epoch: self.partition_epoch,
+            isr: self.isr.iter().map(member).collect(),
+            recovering: false,
+            high_watermark: self.floor.offset,
+            lost: self.lost.clone(),
+            supersedes: self.supersedes,
+        }
+    }
 }
 
 /// What became of a proposal.
@@ -141,6 +165,8 @@ struct Pending {
 pub(super) struct InSync {
     /// As the controller last told it.
     pub committed: Vec<BrokerId>,
+    /// Who may lead beside the committed set (KIP-966).
+    eligible: Vec<BrokerId>,
     pub partition_epoch: i32,
     pub recovering: bool,
     pub floor: CommittedFloor,
@@ -155,6 +181,7 @@ impl InSync {
     pub(super) fn new(committed: Vec<BrokerId>) -> Self {
         Self {
             committed,
+            eligible: Vec::new(),
             partition_epoch: -1,
             recovering: false,
             floor: CommittedFloor::default(),
@@ -172,6 +199,7 @@ impl InSync {
             self.doubtful.clear();
         }
         self.committed.clone_from(&partition.isr);
+        self.eligible.clone_from(&partition.elr);
         self.partition_epoch = partition.partition_epoch;
         self.recovering = partition.recovering;
         // After an unclean election what was committed before is no bound any more.
@@ -238,6 +266,7 @@ impl Leader {
         }
         let mut isr = vec![(self.id, self.broker_epoch)];
         let mut changed = false;
+        let mut lost = Vec::new();
         for follower in &self.followers {
             let was_in = self.isr.committed.contains(&follower.id);
             let is_in = if was_in {
@@ -248,6 +277,9 @@ impl Leader {
             changed |= is_in != was_in;
             if is_in {
                 isr.push((follower.id, follower.broker_epoch));
+            } else if follower.lost_data {
+                changed |= self.isr.eligible.contains(&follower.id);
+                lost.push(follower.id);
             }
         }
         let supersedes = !changed && !self.isr.recovering && !self.isr.doubtful.is_empty();
@@ -274,6 +306,7 @@ impl Leader {
             isr,
             floor,
             supersedes,
+            lost,
         };
         self.isr.pending = Some(Pending {
             proposal: proposal.clone(),
@@ -321,31 +354,9 @@ impl Leader {
         true
     }
 
-    /// The controller found nothing to change and did not raise the partition epoch: the doubt
-    /// remains, but another proposal need not wait for it.
-    pub(super) fn superseding_changed_nothing(
-        &mut self,
-        now: Duration,
-        id: u64,
-        partition: &Partition,
-        timing: ProposalTiming,
-    ) -> bool {
-        let found = self.isr.pending.as_ref().is_some_and(|pending| {
-            pending.proposal.id == id
-                && pending.proposal.supersedes
-                && partition.leader_epoch == self.leader_epoch
-                && partition.partition_epoch == pending.proposal.partition_epoch
-        });
-        if found {
-            self.isr.pending = None;
-            self.isr.not_before = now.saturating_add(timing.timeout);
-        }
-        found
-    }
-
     /// Whether the answer `Applied` can be true: the record is not older than what the leader
     /// knew when it asked (KAFKA-14154: a controller that had been deposed answered with its old
-    /// record), and it changed unless the proposal was the very same set.
+    /// record): each proposal that is applied raises the partition epoch.
     pub(super) fn believes(&self, id: u64, partition: &Partition) -> bool {
         let Some(pending) = self.isr.pending.as_ref().filter(|pending| pending.proposal.id == id) else {
             return false;

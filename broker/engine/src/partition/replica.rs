@@ -457,7 +457,7 @@ impl Replica {
                     if let Role::Leader(leader) = &mut self.role {
                         leader.required = required;
                     }
-                } else if !leader.superseding_changed_nothing(now, id, partition, timing) {
+                } else {
                     leader.proposal_failed(now, id, ProposalError::Unknown, timing);
                 }
             }

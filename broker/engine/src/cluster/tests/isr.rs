@@ -336,3 +336,40 @@ fn an_unclean_recovery_takes_the_longest_log_of_the_latest_epoch() {
     );
     assert_eq!(longest_log(&[answer(2, 4, 10), answer(1, 4, 10)]), Some(1));
 }
+
+#[test]
+fn a_superseding_proposal_makes_a_copy_of_the_earlier_one_come_to_nothing() {
+    let mut log = alone();
+    let earlier = log.proposal(&[0, 1]);
+    log.fence(1);
+    assert!(log.alter(0, earlier.clone()).is_err());
+    let superseding = IsrChange {
+        supersedes: true,
+        ..log.proposal(&[0])
+    };
+    let version = log.partition("t").partition_epoch;
+    let applied = log.alter(0, superseding.clone()).unwrap();
+    assert_eq!((applied.partition_epoch, &applied.isr[..]), (version + 1, &[0][..]));
+    // Its answer is lost, and it is sent again.
+    assert_eq!(log.alter(0, superseding).unwrap(), applied);
+    // Broker 1 is eligible again when the other copy arrives.
+    log.unfence(1, &[]);
+    let late = log.alter(0, earlier);
+    assert!(matches!(late, Err(IsrError::InvalidUpdateVersion { .. })), "{late:?}");
+    assert_eq!(log.t().1, [0]);
+}
+
+#[test]
+fn an_eligible_replica_that_lost_data_is_not_eligible_any_more() {
+    let mut log = Log::with_partition();
+    log.set_isr(&[0, 1]);
+    log.set_isr(&[0]);
+    assert_eq!(log.t(), (Some(0), &[0][..], &[1][..], &[][..]));
+    let change = IsrChange {
+        lost: vec![1],
+        ..log.proposal(&[0])
+    };
+    let applied = log.alter(0, change.clone()).unwrap();
+    assert_eq!(log.t(), (Some(0), &[0][..], &[][..], &[1][..]));
+    assert_eq!(log.alter(0, change).unwrap(), applied);
+}

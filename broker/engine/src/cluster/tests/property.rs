@@ -237,6 +237,7 @@ fn command(step: &Step, log: &Log) -> Command {
                     recovering: *flaw == 6 || *flaw == 7 && present.is_some_and(|p| p.recovering),
                     high_watermark: *high_watermark,
                     lost: lost.collect(),
+                    supersedes: *flaw == 8,
                 }],
             })
         }

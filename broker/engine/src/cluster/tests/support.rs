@@ -166,6 +166,7 @@ impl Log {
             recovering: false,
             high_watermark: 0,
             lost: Vec::new(),
+            supersedes: false,
         }
     }
 

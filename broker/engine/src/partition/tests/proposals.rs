@@ -1,8 +1,11 @@
 //! Proposals for the in-sync set: when they are made, and what their answers do.
 
+use uuid::Uuid;
+
 use super::harness::{Subject, floor, life, members, ms, proposals, record, request, view};
-use crate::partition::{
-    Effect, Event, FetchRequest, PartitionView, Proof, Proposal, ProposalAnswer, ProposalError as E,
+use crate::{
+    cluster::PartitionRef,
+    partition::{Effect, Event, FetchRequest, PartitionView, Proof, Proposal, ProposalAnswer, ProposalError as E},
 };
 
 const LAG: u64 = 30_000;
@@ -44,6 +47,7 @@ fn a_replica_that_has_caught_up_is_proposed_with_its_life() {
             isr: vec![(0, life(0)), (1, life(1)), (2, life(2))],
             floor: floor(20, 5),
             supersedes: false,
+            lost: vec![],
         }
     );
 }
@@ -284,17 +288,12 @@ fn who_was_refused_counts_until_no_copy_can_be_applied_any_more() {
     assert_eq!(members(&superseding), [0, 1]);
     assert!(superseding.supersedes && superseding.id == 2 && superseding.partition_epoch == 7);
     assert_eq!(subject.replica.high_watermark(), 20);
-    // A controller that knows no such thing finds nothing to change: the doubt stays, and another
-    // proposal is free to be made.
-    let mut doubting = Subject {
-        replica: subject.replica.clone(),
-        table: subject.table.clone(),
-    };
-    assert_eq!(applied(&mut doubting, 114, 2, 7, &[0, 1]), []);
-    assert!(doubting.replica.leader().unwrap().in_maximal_isr(2));
-    assert_eq!(proposals(&doubting.step(1114, Event::Tick)).len(), 1);
+    // A controller that did not raise it has not done it.
+    assert_eq!(applied(&mut subject, 114, 2, 7, &[0, 1]), []);
+    assert!(subject.replica.leader().unwrap().in_maximal_isr(2));
+    assert_eq!(proposals(&subject.step(164, Event::Tick)), [superseding]);
     // It is done, by the answer or by any other change of the record.
-    assert_eq!(applied(&mut subject, 114, 2, 8, &[0, 1]), [Effect::HighWatermark(25)]);
+    assert_eq!(applied(&mut subject, 165, 2, 8, &[0, 1]), [Effect::HighWatermark(25)]);
     assert!(!subject.replica.leader().unwrap().in_maximal_isr(2));
 }
 
@@ -334,4 +333,40 @@ fn after_a_refusal_the_next_proposal_waits() {
     assert_eq!(subject.replica.next_deadline(), Some(ms(53)));
     let out = subject.step(53, Event::Tick);
     assert_eq!(proposals(&out)[0].id, 2);
+}
+
+/// Who has lost what it had acknowledged must not be eligible to lead, in sync or not; and the
+/// controller is told again by the next leadership that knows of it.
+#[test]
+fn a_proposal_names_who_has_lost_data() {
+    let mut subject = Subject::leading(&[0, 1]);
+    subject.fetch(1, request(1, 1, 20, 3));
+    let out = subject.fetch(2, request(1, 2, 15, 3));
+    let proposal = proposals(&out).remove(0);
+    assert_eq!((members(&proposal), &proposal.lost[..]), (vec![0], &[1][..]));
+    let change = proposal.change(PartitionRef {
+        topic: "t".into(),
+        topic_id: Uuid::nil(),
+        partition: 0,
+    });
+    assert_eq!(
+        (&change.lost[..], change.supersedes, change.isr.len()),
+        (&[1][..], false, 1)
+    );
+
+    // Out of the set already, and eligible to lead by the controller's record.
+    let mut subject = Subject::new();
+    let mut seen = view(Some(0), 5, 7, &[0]);
+    seen.partition.elr = vec![1];
+    subject.metadata(0, &seen);
+    subject.produce(1, 5);
+    subject.fetch(2, request(1, 1, 20, 3));
+    let out = subject.fetch(3, request(1, 2, 15, 3));
+    let proposal = proposals(&out).remove(0);
+    assert_eq!((members(&proposal), &proposal.lost[..]), (vec![0], &[1][..]));
+    // Neither in sync nor eligible: there is nothing to tell.
+    let mut seen = view(Some(0), 5, 8, &[0]);
+    seen.partition.last_known_elr = vec![1];
+    subject.metadata(4, &seen);
+    assert_eq!(proposals(&subject.step(5_000, Event::Tick)), []);
 }

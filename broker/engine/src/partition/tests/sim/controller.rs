@@ -153,7 +153,8 @@ impl Controller {
         let mut sorted = (members.clone(), partition.isr.clone());
         sorted.0.sort_unstable();
         sorted.1.sort_unstable();
-        if sorted.0 == sorted.1 && !proposal.supersedes {
+        let forgets = proposal.lost.iter().any(|id| partition.elr.contains(id));
+        if sorted.0 == sorted.1 && !proposal.supersedes && !forgets {
             seen.note("equal proposal");
             return Ok((partition.clone(), self.required));
         }
@@ -175,6 +176,7 @@ impl Controller {
             seen.note("superseded");
         }
         self.set_isr(members);
+        self.partition.elr.retain(|id| !proposal.lost.contains(id));
         if proposal.floor.offset > self.partition.floor.offset {
             self.partition.floor = proposal.floor;
         }
