@@ -13,6 +13,8 @@ use crate::{
 
 /// In how much virtual time the core must be whole again.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How often it is looked at whether it is.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 impl World {
     /// Runs faults for as long as the settings say, then heals and demands progress.
@@ -26,11 +28,11 @@ impl World {
             return;
         }
         self.heal();
-        if !self.run_until(PATIENCE, World::is_whole) {
+        if !self.run_until_looking(LOOK_EVERY, PATIENCE, World::is_whole) {
             return self.stuck("a healed core comes back into service");
         }
         self.producing = false;
-        if !self.run_until(PATIENCE, |world| world.is_whole() && world.is_quiet()) {
+        if !self.run_until_looking(LOOK_EVERY, PATIENCE, |world| world.is_whole() && world.is_quiet()) {
             return self.stuck("a healed core commits all that was sent");
         }
         let values: Vec<(u32, Vec<u64>)> = (0..self.settings.partitions)
@@ -39,7 +41,7 @@ impl World {
         for partition in 0..self.settings.partitions {
             self.pump(0, partition);
         }
-        let told = self.run_until(PATIENCE, |world| {
+        let told = self.run_until_looking(LOOK_EVERY, PATIENCE, |world| {
             values.iter().all(|(partition, values)| {
                 let consumed = |offset: i64| world.positions.iter().all(|all| all[*partition as usize].next > offset);
                 values

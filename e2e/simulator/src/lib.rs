@@ -32,6 +32,7 @@ mod network;
 mod observer;
 mod partition;
 mod producer;
+mod queue;
 mod quorum;
 mod registration;
 mod requests;

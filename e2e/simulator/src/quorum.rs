@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a broker that leads the quorum may be away before another is chosen.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a controller that reaches no majority tries again.
+const RETRY_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Quorum {
     /// On which broker's machine the controller runs.
@@ -29,12 +31,16 @@ pub(crate) struct Quorum {
     pub images: Vec<Arc<Cluster>>,
     pending: VecDeque<Pending>,
     last_due: Duration,
+    /// When it is looked at again whether the controller works, while it does not.
+    retry_at: Option<Duration>,
     /// When each life was last heard of by the present controller.
     heard: BTreeMap<BrokerId, (i64, Duration)>,
     away_since: Option<Duration>,
 }
 
 struct Pending {
+    /// When a majority has it, if one can be reached.
+    due: Duration,
     command: Command,
     reply: Option<(usize, u64, Call)>,
 }
@@ -47,6 +53,7 @@ impl Quorum {
             images: vec![Arc::new(Cluster::default())],
             pending: VecDeque::new(),
             last_due: Duration::ZERO,
+            retry_at: None,
             heard: BTreeMap::new(),
             away_since: None,
         }
@@ -95,7 +102,7 @@ impl World {
         let most = self.settings.network.delay_max * 2;
         let due = (self.now + self.up_to(most)).max(self.quorum.last_due);
         self.quorum.last_due = due;
-        self.quorum.pending.push_back(Pending { command, reply });
+        self.quorum.pending.push_back(Pending { due, command, reply });
         let term = self.quorum.term;
         self.schedule(due - self.now, Event::Commit { term });
     }
@@ -104,11 +111,17 @@ impl World {
         if term != self.quorum.term {
             return;
         }
-        if !self.controller_works() {
-            self.schedule(Duration::from_millis(50), Event::Commit { term });
+        if self.quorum.retry_at.is_some_and(|at| at > self.now) {
             return;
         }
-        if let Some(pending) = self.quorum.pending.pop_front() {
+        if !self.controller_works() {
+            self.quorum.retry_at = Some(self.now + RETRY_EVERY);
+            self.schedule(RETRY_EVERY, Event::Commit { term });
+            return;
+        }
+        self.quorum.retry_at = None;
+        let now = self.now;
+        while let Some(pending) = self.quorum.pending.pop_front_if(|pending| pending.due <= now) {
             self.commit(&pending.command, pending.reply);
         }
     }
@@ -186,6 +199,7 @@ impl World {
         self.quorum.term += 1;
         self.quorum.leader = to;
         self.quorum.last_due = self.now;
+        self.quorum.retry_at = None;
         let term = self.quorum.term;
         self.note([11, term, to as u64], || {
             format!("broker {to} leads the quorum in term {term}")

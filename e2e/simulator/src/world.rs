@@ -19,6 +19,7 @@ use crate::{
     observer::Observer,
     partition::Due,
     producer::Lane,
+    queue::Queue,
     quorum::Quorum,
     registration::Timer,
     sequencer::BatchId,
@@ -107,8 +108,7 @@ pub struct World {
     pub(crate) settings: Settings,
     pub(crate) rng: SplitMix64,
     pub(crate) now: Duration,
-    queue: BTreeMap<(Duration, u64), Event>,
-    next_event: u64,
+    queue: Queue<Event>,
     /// Instants are only compared with each other: the client's rules take them.
     pub(crate) base: Instant,
     pub(crate) brokers: Vec<Broker>,
@@ -140,8 +140,7 @@ impl World {
         let mut rng = SplitMix64::new(seed);
         let settings = settings.unwrap_or_else(|| Settings::draw(&mut rng));
         let mut world = Self {
-            queue: BTreeMap::new(),
-            next_event: 0,
+            queue: Queue::new(),
             now: Duration::ZERO,
             base: Instant::now(),
             brokers: Vec::new(),
@@ -233,8 +232,7 @@ impl World {
     }
 
     pub(crate) fn schedule(&mut self, delay: Duration, event: Event) {
-        self.next_event += 1;
-        self.queue.insert((self.now + delay, self.next_event), event);
+        self.queue.add(self.now + delay, event);
     }
 
     pub(crate) fn note(&mut self, numbers: [u64; 3], line: impl FnOnce() -> String) {
@@ -263,22 +261,28 @@ impl World {
     /// Lets things happen until `done` holds; whether it did within `most`, or something that must
     /// not be was seen.
     pub fn run_until(&mut self, most: Duration, done: impl Fn(&World) -> bool) -> bool {
+        self.run_until_looking(Duration::ZERO, most, done)
+    }
+
+    /// `run_until` for a question that takes long: it is asked at most once in `every`.
+    pub(crate) fn run_until_looking(&mut self, every: Duration, most: Duration, done: impl Fn(&World) -> bool) -> bool {
         let end = self.now + most;
+        let mut look_at = self.now;
         loop {
             if self.observer.violation.is_some() {
                 return false;
             }
-            if done(self) {
-                return true;
-            }
-            match self.queue.first_key_value() {
-                Some(((due, _), _)) if *due <= end => {}
-                _ => {
-                    self.now = end;
-                    return false;
+            if self.now >= look_at {
+                if done(self) {
+                    return true;
                 }
+                look_at = self.now + every;
             }
-            if let Some(((due, _), event)) = self.queue.pop_first() {
+            if self.queue.next_due().is_none_or(|due| due > end) {
+                self.now = end;
+                return false;
+            }
+            if let Some((due, event)) = self.queue.pop() {
                 self.now = self.now.max(due);
                 self.dispatch(event);
             }
