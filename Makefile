@@ -7,7 +7,7 @@ SECONDS ?= 60
 CRATES := -p millrace-proto -p millrace-log -p millrace-engine -p millrace-placement \
 	-p millrace-server -p millrace-client -p millrace-cli
 
-.PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate fuzz clean
+.PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate mutants fuzz clean
 
 help: ## This list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of r
 simulate: ## Random runs of the storage and of whole clusters under faults: SEEDS=n.
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log --test simulation -- --nocapture
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-simulator --test seeds -- --nocapture
+
+mutants: ## Takes one safety rule away at a time; the simulator must notice each.
+	./e2e/simulator/mutants.sh
 
 fuzz: ## Each fuzz target for SECONDS=n (needs a nightly compiler).
 	./e2e/fuzz.sh $(SECONDS)

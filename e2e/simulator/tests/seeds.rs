@@ -1,7 +1,8 @@
 //! Random runs of whole clusters.
 //!
 //! `MILLRACE_SIM_SEEDS` says how many seeds and `MILLRACE_SIM_FIRST_SEED` where they begin;
-//! `MILLRACE_SIM_SEED` replays one and prints its settings and the end of its trace.
+//! `MILLRACE_SIM_SEED` replays one and prints its settings and the end of its trace;
+//! `MILLRACE_SIM_FAIL_FAST=1` ends with the first seed that fails.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, time::Instant};
@@ -38,6 +39,7 @@ fn every_seed_keeps_every_rule() {
             first..first + number("MILLRACE_SIM_SEEDS").unwrap_or(DEFAULT_SEEDS)
         }
     };
+    let fail_fast = number("MILLRACE_SIM_FAIL_FAST").is_some_and(|on| on > 0);
     let began = Instant::now();
     let count = seeds.end - seeds.start;
     let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
@@ -53,6 +55,9 @@ fn every_seed_keeps_every_rule() {
                 }
             }
             Err(failure) => failed.push(*failure),
+        }
+        if fail_fast && !failed.is_empty() {
+            break;
         }
     }
     let seconds = began.elapsed().as_secs_f64();
