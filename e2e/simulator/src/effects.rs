@@ -208,7 +208,7 @@ impl World {
         self.answer_fetch(at, partition, &request, life, payload);
     }
 
-    fn advance_log_start(&mut self, at: usize, partition: u32, to: i64) {
+    pub(crate) fn advance_log_start(&mut self, at: usize, partition: u32, to: i64) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };

@@ -143,6 +143,9 @@ impl World {
         if let (Command::StartBroker(start), Ok(_)) = (command, &result) {
             self.admitted(&start.registration);
         }
+        if let (Command::UnfenceBroker(unfence), Ok(_)) = (command, &result) {
+            self.unfenced(unfence.broker_id, unfence.broker_epoch);
+        }
         let required = match reply {
             Some((_, _, Call::Proposal { partition, .. })) => required(&after, partition),
             _ => 0,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use millrace_engine::{
-    Command, Outcome, Rejection,
+    BrokerId, Command, Outcome, Rejection,
     cluster::{
         DirectoryReport, ExpectedDirectory, FenceReason, LogEnd, RegisterBroker, RegistrationError, StartBroker,
         TopicLogEnds, UnfenceBroker,
@@ -291,17 +291,22 @@ impl World {
         })
     }
 
-    /// The controller has admitted a disk: from now on it knows what that disk lost.
-    pub(crate) fn admitted(&mut self, new: &RegisterBroker) {
-        let broker = &mut self.brokers[index_of(new.broker_id)];
-        // Not a registration from before the loss that arrives late.
+    /// The controller has put a life into service: from now on it knows what that life's disk has
+    /// lost. Before, nobody chooses it.
+    pub(crate) fn unfenced(&mut self, id: BrokerId, broker_epoch: i64) {
+        let broker = &mut self.brokers[index_of(id)];
+        // Not the life before the loss, which asked late.
         if broker
             .process
             .as_ref()
-            .is_some_and(|process| process.incarnation == new.incarnation)
+            .is_some_and(|process| process.broker_epoch == Some(broker_epoch))
         {
             broker.lost_data = false;
         }
+    }
+
+    /// The controller has admitted a disk.
+    pub(crate) fn admitted(&mut self, new: &RegisterBroker) {
         let owner = self
             .brokers
             .iter()

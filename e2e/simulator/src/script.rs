@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use millrace_engine::{Command, Partition, cluster::ExpectedDirectory, partition::Alarm};
+use millrace_engine::{
+    Command, Partition,
+    cluster::{ExpectedDirectory, Move, PartitionRef},
+    partition::Alarm,
+};
 
 use crate::{
     message::Envelope,
     observer::Violation,
     quorum::index_of,
-    world::{TOPIC, World},
+    world::{TOPIC, World, topic_id},
 };
 
 impl World {
@@ -246,6 +250,26 @@ impl World {
     /// Holds no further message back, and keeps those that are held.
     pub fn hold_nothing_more(&mut self) {
         self.hold = None;
+    }
+
+    /// An operator moves a partition to these brokers.
+    pub fn move_partition(&mut self, partition: u32, target: &[usize]) {
+        let target = target.iter().map(|at| self.brokers[*at].id).collect();
+        let partition = PartitionRef {
+            topic: TOPIC.into(),
+            topic_id: topic_id(),
+            partition,
+        };
+        let moves = vec![Move {
+            partition,
+            target: Some(target),
+        }];
+        self.propose(Command::ReassignPartitions { moves }, None);
+    }
+
+    /// A leader deletes its oldest records, all below `to`; that must be committed.
+    pub fn delete_records(&mut self, at: usize, partition: u32, to: i64) {
+        self.advance_log_start(at, partition, to);
     }
 
     /// The epoch of a broker's life in the newest metadata.

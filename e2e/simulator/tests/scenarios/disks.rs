@@ -1,6 +1,6 @@
 //! Disks that are lost, exchanged, or older than they should be.
 
-use millrace_simulator::MessageKind;
+use millrace_simulator::{MessageKind, Settings, World};
 
 use crate::{A, B, C, cluster_with_records, ends_well, seconds};
 
@@ -144,5 +144,46 @@ fn a_life_that_died_unheard_of_delays_no_restart() {
     assert_ne!(unheard_of, served);
     // Not by a time-out: by reading of it and asking again.
     assert!(world.run_until(seconds(1) / 20, |world| world.broker_epoch(B) != unheard_of));
+    ends_well(&mut world);
+}
+
+/// B's disk is restored from an image of its present life, which no epoch on the disk can tell
+/// from the disk itself; then only B is there. It ends below what the controller knows to be
+/// committed, and does not lead.
+#[test]
+fn an_image_of_the_present_life_is_found_out_by_what_is_known_to_be_committed() {
+    // Four more vote: a disk that has lost data does not.
+    let settings = Settings {
+        brokers: 7,
+        ..Settings::calm()
+    };
+    let mut world = World::new(1, Some(settings), true);
+    assert!(world.run_until_whole());
+    assert!(world.produce_and_wait(0));
+    world.save_disk(B);
+    let life = world.broker_epoch(B);
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0));
+    }
+    // Leaders tell what is committed whenever they change the set.
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    world.start_process(C);
+    assert!(world.run_until(seconds(10), |world| world.is_in_sync(C, 0)));
+    let floor = world.record(0).unwrap().floor.offset;
+    assert!(floor > 6, "{floor}");
+    // B is the last one in sync, and dies last.
+    for at in [A, C] {
+        world.kill_process(at);
+        assert!(world.run_until(seconds(10), |world| !world.is_in_sync(at, 0)));
+    }
+    assert_eq!((world.leader(0), world.broker_epoch(B)), (Some(B), life));
+    world.restore_saved_disk(B);
+    world.start_process(B);
+    assert!(world.run_until(seconds(10), |world| world.times("log below the floor") > 0));
+    world.run_for(seconds(5));
+    assert_eq!(world.leader(0), None, "{:?}", world.record(0));
+    world.start_process(C);
+    world.start_process(A);
     ends_well(&mut world);
 }

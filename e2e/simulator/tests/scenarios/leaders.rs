@@ -1,6 +1,6 @@
 //! Leaders that die, come back, and do not know that they lead no more.
 
-use millrace_simulator::MessageKind;
+use millrace_simulator::{MessageKind, Settings, World};
 
 use crate::{A, B, C, cluster, cluster_with_records, ends_well, seconds};
 
@@ -130,11 +130,11 @@ fn an_answer_that_waited_too_long_is_not_appended() {
 /// start over (KIP-207). The observer looks at every read.
 #[test]
 fn a_consumer_ahead_of_a_new_leader_keeps_its_position() {
-    let settings = millrace_simulator::Settings {
+    let settings = Settings {
         consumers: 1,
-        ..millrace_simulator::Settings::calm()
+        ..Settings::calm()
     };
-    let mut world = millrace_simulator::World::new(3, Some(settings), true);
+    let mut world = World::new(3, Some(settings), true);
     assert!(world.run_until_whole());
     for _ in 0..5 {
         assert!(world.produce_and_wait(0), "{:?}", world.violation());
@@ -183,4 +183,107 @@ fn the_power_of_all_goes_under_load() {
         }
         ends_well(&mut world);
     }
+}
+
+/// The high watermark of a new leader lags behind what is committed. A follower that has reached
+/// it lacks committed records as long as it has not reached where the leader's epoch began: it
+/// must not be let in (KAFKA-7128).
+#[test]
+fn who_has_only_a_new_leaders_watermark_is_not_in_sync() {
+    // Two more vote: A and B are down for a while.
+    let settings = Settings {
+        brokers: 5,
+        ..Settings::calm()
+    };
+    let mut world = World::new(1, Some(settings), true);
+    assert!(world.run_until_whole());
+    for _ in 0..3 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    world.run_for(seconds(1));
+    world.kill_process(B);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
+    // C gets records, and does not hear that they are committed.
+    let end = world.log_end(C, 0);
+    let values = world.produce(0);
+    assert!(world.run_until(seconds(1), |world| world.log_end(C, 0) > end));
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.to() == Some(C));
+    assert!(world.run_until(seconds(1), |world| world.is_acknowledged(&values)));
+    assert!(world.high_watermark(C, 0) < world.log_end(C, 0));
+    world.kill_process(A);
+    world.drop_held();
+    assert!(world.run_until(seconds(10), |world| world.believes_to_lead(C, 0)));
+    // B asks, and gets nothing yet.
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.to() == Some(B));
+    world.start_process(B);
+    world.run_for(seconds(3));
+    assert!(
+        world.log_end(B, 0) >= world.high_watermark(C, 0),
+        "the watermark alone says nothing"
+    );
+    assert!(!world.is_in_sync(B, 0));
+    world.drop_held();
+    world.start_process(A);
+    ends_well(&mut world);
+    assert!(world.is_acknowledged(&values));
+}
+
+/// A leader that was left alone comes back as a follower with a tail of its own. What it hears of
+/// the new leader's high watermark it must not apply to that tail before it has cut it
+/// (KAFKA-14704). A consumer reads at leader and followers, and the observer looks at each read.
+#[test]
+fn a_follower_shows_nothing_of_a_tail_that_it_has_to_cut() {
+    let settings = Settings {
+        consumers: 1,
+        ..Settings::calm()
+    };
+    let mut world = World::new(1, Some(settings), true);
+    assert!(world.run_until_whole());
+    assert!(world.produce_and_wait(0));
+    world.run_for(seconds(1));
+    let common = world.committed(0);
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.from() == Some(A));
+    for _ in 0..3 {
+        world.produce(0);
+    }
+    world.run_for(seconds(1) / 10);
+    assert!(world.log_end(A, 0) > Some(common));
+    world.kill_process(A);
+    world.drop_held();
+    assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    world.start_process(A);
+    assert!(world.run_until(seconds(10), |world| world.times("logs diverged") > 0));
+    assert!(world.run_until(seconds(1), |world| {
+        assert!(world.times("log cut") > 0 || world.high_watermark(A, 0) <= Some(common));
+        world.times("log cut") > 0
+    }));
+    ends_well(&mut world);
+}
+
+/// A follower's log ends below where the leader's begins, and has records that the leader never
+/// had: there is no common part to look for. It begins anew, and is not told to cut for ever
+/// (KAFKA-12996).
+#[test]
+fn a_log_that_diverged_below_the_leaders_start_begins_anew() {
+    let mut world = cluster_with_records();
+    world.hold(|message| message.kind() == MessageKind::FetchAnswer && message.from() == Some(A));
+    world.produce(0);
+    world.run_for(seconds(1) / 10);
+    let end = world.log_end(A, 0);
+    world.kill_process(A);
+    world.drop_held();
+    assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    let (leader, committed) = (world.leader(0).unwrap(), world.committed(0));
+    assert!(Some(committed) > end);
+    world.delete_records(leader, 0, committed);
+    world.start_process(A);
+    assert!(world.run_until(seconds(10), |world| world.times("log begun anew") > 0));
+    ends_well(&mut world);
+    assert_eq!(world.times("log cut"), 0);
 }

@@ -1,5 +1,7 @@
 //! In-sync sets: proposals that are lost, late, repeated, or of a controller that is none.
 
+use std::{cell::RefCell, rc::Rc};
+
 use millrace_simulator::MessageKind;
 
 use crate::{A, B, C, cluster_with_records, ends_well, seconds};
@@ -108,5 +110,66 @@ fn the_last_replica_standing_commits_nothing_alone() {
     world.start_process(C);
     world.run_for(seconds(10));
     world.start_process(A);
+    ends_well(&mut world);
+}
+
+/// No answer comes to a proposal, and meanwhile what it was made from changes. Each repetition is
+/// the same proposal: one that was made anew for a retry has come out empty (KAFKA-15353).
+#[test]
+fn a_repeated_proposal_is_the_same_however_things_have_changed() {
+    let mut world = cluster_with_records();
+    world.move_controller(B);
+    let held = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&held);
+    world.hold(move |message| {
+        let is_proposal = message.kind() == MessageKind::Proposal;
+        if is_proposal {
+            seen.borrow_mut().push(format!("{message:?}"));
+        }
+        is_proposal
+    });
+    world.cut_link(C, A);
+    world.produce(0);
+    assert!(world.run_until(seconds(6), |_| held.borrow().len() == 1));
+    // C is in sync again by all that its leader hears, and B is not any more.
+    world.mend_links();
+    world.cut_link(B, A);
+    world.produce(0);
+    world.run_for(seconds(6));
+    {
+        let copies = held.borrow();
+        assert!(copies.len() > 2, "{copies:?}");
+        assert!(copies.iter().all(|copy| *copy == copies[0]), "{copies:#?}");
+    }
+    world.mend_links();
+    assert!(world.release() > 2);
+    ends_well(&mut world);
+}
+
+/// C is taken from the partition's replicas and added again, and the leader hears of both at once.
+/// What C had told before is of a replica that is gone: it counts for nothing (KAFKA-9672).
+#[test]
+fn a_replica_that_was_removed_and_added_counts_for_nothing_at_first() {
+    let mut world = cluster_with_records();
+    world.move_controller(B);
+    let epoch = world.record(0).unwrap().leader_epoch;
+    world.hold(|message| message.kind() == MessageKind::Fetch && message.from() == Some(C));
+    // A does not hear of the metadata, for less than its lease.
+    world.cut_link(A, B);
+    world.move_partition(0, &[A, B]);
+    world.move_partition(0, &[A, B, C]);
+    assert!(world.run_until(seconds(1) / 10, |world| {
+        world.record(0).is_some_and(|record| record.adding.len() == 1)
+    }));
+    world.mend_links();
+    world.run_for(seconds(1) / 10);
+    let record = world.record(0).unwrap().clone();
+    assert!(record.leader_epoch > epoch, "{record:?}");
+    assert_eq!((world.leader(0), record.isr.len()), (Some(A), 2));
+    // Committed without C, which is not let in for what it once had.
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.run_for(seconds(3));
+    assert!(!world.is_in_sync(C, 0), "{:?}", world.record(0));
+    world.drop_held();
     ends_well(&mut world);
 }
