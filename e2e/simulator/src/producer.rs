@@ -71,7 +71,9 @@ impl World {
             self.push(producer, partition);
         }
         let every = self.settings.produce_every * 2;
-        let delay = self.up_to(every) + Duration::from_millis(5);
+        // With nothing new to send it only looks at what it tries again.
+        let least = if self.producing { 5 } else { 100 };
+        let delay = self.up_to(every) + Duration::from_millis(least);
         self.schedule(delay, Event::ProducerTick { producer, partition });
         self.pump(producer, partition);
     }

@@ -31,7 +31,6 @@ pub(crate) enum Timer {
 }
 
 const POLL_EVERY: Duration = Duration::from_millis(500);
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
@@ -180,7 +179,7 @@ impl World {
                 if process.dir.offline().is_some() {
                     self.directory_failed(at);
                 }
-                self.schedule(CHECKPOINT_EVERY, Event::Process { at, life, timer });
+                self.schedule(self.settings.checkpoint_every, Event::Process { at, life, timer });
             }
         }
     }

@@ -86,6 +86,8 @@ pub struct Settings {
     pub lag_max: Duration,
     /// How long an fsync or another change of a log takes at most.
     pub disk_delay_max: Duration,
+    /// How often a broker notes on its disk how far its logs are flushed.
+    pub checkpoint_every: Duration,
     /// `segment.bytes` of every log.
     pub segment_bytes: u32,
     /// How many bytes a fetch answers with at most.
@@ -116,6 +118,7 @@ impl Settings {
             lease: Duration::from_secs(1),
             lag_max: Duration::from_secs(2),
             disk_delay_max: Duration::from_millis(2),
+            checkpoint_every: Duration::from_secs(1),
             segment_bytes: 1 << 20,
             fetch_bytes: 1 << 20,
             delivery_timeout: Duration::from_secs(120),
@@ -175,6 +178,7 @@ impl Settings {
             lease: Duration::from_secs(pick(&[2, 5])),
             lag_max: Duration::from_secs(pick(&[1, 3, 30])),
             disk_delay_max: Duration::from_millis(pick(&[1, 20, 300])),
+            checkpoint_every: Duration::from_secs(pick(&[1, 3, 10])),
             segment_bytes: narrow(pick(&[1_024, 4_096, 1 << 20])),
             fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
             delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),

@@ -61,7 +61,8 @@ impl ReplicaConfig {
 /// What a replica is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
-    Leader(Leader),
+    /// Apart, as it is much larger than a follower, of which a broker has more.
+    Leader(Box<Leader>),
     Follower(Follower),
     Offline(OfflineReason),
 }

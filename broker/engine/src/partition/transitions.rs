@@ -142,14 +142,14 @@ impl Replica {
         }
         let leader_epoch = view.partition.leader_epoch;
         let epoch_start = self.log.end;
-        self.role = Role::Leader(Leader::begin(
+        self.role = Role::Leader(Box::new(Leader::begin(
             self.config.id,
             self.config.broker_epoch,
             view,
             self.high_watermark,
             epoch_start,
             now,
-        ));
+        )));
         self.matched = Some(Matched {
             leader_epoch,
             end: epoch_start,
