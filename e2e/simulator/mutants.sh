@@ -8,9 +8,12 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
-CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}
-copy=$CARGO_TARGET_DIR/mutants
-out=$CARGO_TARGET_DIR/mutants.out
+# Built apart: cargo takes equal paths within two workspaces for the same crate, and what is built
+# of a mutant must not pass for the real one.
+CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target}/mutants
+copy=$CARGO_TARGET_DIR/tree
+out=$CARGO_TARGET_DIR/failed
+mkdir -p "$CARGO_TARGET_DIR"
 remove() {
     git -C "$root" worktree remove --force "$copy" 2>/dev/null || true
     rm -rf "$copy"
