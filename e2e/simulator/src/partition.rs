@@ -241,7 +241,7 @@ impl World {
         }
     }
 
-    fn truncate(&mut self, at: usize, partition: u32, to: i64) {
+    pub(crate) fn truncate(&mut self, at: usize, partition: u32, to: i64) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };

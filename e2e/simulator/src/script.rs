@@ -197,6 +197,11 @@ impl World {
         self.isolate(at);
     }
 
+    /// A link works again.
+    pub fn mend_link(&mut self, from: usize, to: usize) {
+        self.network.mend(from, to);
+    }
+
     /// All cuts heal.
     pub fn mend_links(&mut self) {
         self.network.mend_all();
@@ -270,6 +275,13 @@ impl World {
     /// A leader deletes its oldest records, all below `to`; that must be committed.
     pub fn delete_records(&mut self, at: usize, partition: u32, to: i64) {
         self.advance_log_start(at, partition, to);
+    }
+
+    /// A disk loses the end of a log under a running process.
+    pub fn lose_tail(&mut self, at: usize, partition: u32, to: i64) {
+        self.losses += 1;
+        self.brokers[at].lost_data = true;
+        self.truncate(at, partition, to);
     }
 
     /// The epoch of a broker's life in the newest metadata.

@@ -187,3 +187,47 @@ fn an_image_of_the_present_life_is_found_out_by_what_is_known_to_be_committed() 
     world.start_process(A);
     ends_well(&mut world);
 }
+
+/// A follower's disk loses the end of its log while its process goes on: it asks for less than it
+/// has acknowledged. It is neither in sync nor eligible to lead from then on, however far it comes,
+/// until it registers anew.
+#[test]
+fn a_follower_that_has_less_than_it_acknowledged_is_nobodys_hope() {
+    // Four more vote: a disk that has lost data does not.
+    let settings = Settings {
+        brokers: 7,
+        ..Settings::calm()
+    };
+    let mut world = World::new(1, Some(settings), true);
+    assert!(world.run_until_whole());
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.lose_tail(B, 0, 2);
+    assert!(
+        world.run_until(seconds(5), |world| !world.is_in_sync(B, 0)),
+        "{:?}",
+        world.violation()
+    );
+    let record = world.record(0).unwrap().clone();
+    assert_eq!(
+        (&record.isr[..], &record.elr[..], &record.last_known_elr[..]),
+        (&[0][..], &[][..], &[1][..])
+    );
+    world.run_for(seconds(3));
+    assert_eq!(world.log_end(B, 0), world.log_end(A, 0));
+    assert!(!world.is_in_sync(B, 0));
+    // The only one that has all.
+    world.kill_process(A);
+    world.start_process(C);
+    world.run_for(seconds(5));
+    assert_eq!(world.leader(0), None);
+    world.start_process(A);
+    assert!(world.run_until(seconds(5), |world| world.leader(0) == Some(A)));
+    world.kill_process(B);
+    world.start_process(B);
+    ends_well(&mut world);
+}

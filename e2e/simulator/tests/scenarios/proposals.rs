@@ -173,3 +173,40 @@ fn a_replica_that_was_removed_and_added_counts_for_nothing_at_first() {
     world.drop_held();
     ends_well(&mut world);
 }
+
+/// The controller refuses to let in C, which it does not hear of, and another copy of the proposal
+/// is under way for long. When that arrives, C is in service again, in the same life, and lacks
+/// records: the leader has seen to it that the copy comes to nothing.
+#[test]
+fn a_late_copy_of_a_refused_proposal_comes_to_nothing() {
+    let mut world = cluster_with_records();
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    world.move_controller(B);
+    let held = Rc::new(RefCell::new(0));
+    let count = Rc::clone(&held);
+    world.hold(move |message| {
+        let is_proposal = message.kind() == MessageKind::Proposal;
+        *count.borrow_mut() += u32::from(is_proposal);
+        is_proposal
+    });
+    world.start_process(C);
+    assert!(world.run_until(seconds(5), |_| *held.borrow() > 0));
+    world.cut_link(C, B);
+    world.run_for(seconds(2));
+    world.hold_nothing_more();
+    assert!(world.run_until(seconds(3), |world| world.times("superseding proposal") > 0));
+    world.cut_link(C, A);
+    world.cut_link(A, C);
+    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    // In service, and without the last records.
+    world.mend_link(C, B);
+    world.run_for(seconds(1));
+    assert!(world.log_end(C, 0) < world.log_end(A, 0));
+    assert!(world.release() > 0);
+    world.run_for(seconds(1) / 10);
+    assert!(!world.is_in_sync(C, 0), "{:?}", world.record(0));
+    world.mend_links();
+    ends_well(&mut world);
+}
