@@ -22,6 +22,10 @@ impl World {
     pub(crate) fn on_consumer_tick(&mut self, consumer: usize, partition: u32) {
         let delay = self.up_to(READ_EVERY * 2);
         self.schedule(delay, Event::ConsumerTick { consumer, partition });
+        self.read_on(consumer, partition);
+    }
+
+    fn read_on(&mut self, consumer: usize, partition: u32) {
         let asked = self.below(self.brokers.len() as u64);
         let record = self.brokers[asked].process.as_ref().and_then(|process| {
             process
@@ -79,6 +83,10 @@ impl World {
         position.epoch = position.epoch.max(epoch);
         if !records.is_empty() {
             self.seen("records consumed");
+            // When all works it has to catch up, and a small segment may hold only a few records.
+            if !self.faulty {
+                self.read_on(consumer, partition);
+            }
         }
         if !contiguous {
             self.observer.violate("a consumer gets every record, in order", || {
