@@ -12,7 +12,10 @@ const PUBLIC: [&str; 4] = [
 ];
 
 /// What brokers speak among themselves.
-const INTERNAL: [&str; 1] = ["millrace/internal/v1/quorum.proto"];
+const INTERNAL: [&str; 2] = [
+    "millrace/internal/v1/quorum.proto",
+    "millrace/internal/v1/replication.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=millrace");

@@ -16,6 +16,7 @@ mod metrics;
 mod partition;
 pub mod process;
 pub mod quorum;
+mod replication;
 mod rpc;
 mod serve;
 

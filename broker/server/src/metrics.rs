@@ -34,6 +34,8 @@ pub struct Metrics {
     pub appended_bytes: Family<TopicLabel, Counter>,
     /// Batches appended, by topic.
     pub appended_batches: Family<TopicLabel, Counter>,
+    /// Bytes appended that were fetched from leaders.
+    pub replicated_bytes: Counter,
     /// Bytes read for clients, by topic.
     pub fetched_bytes: Family<TopicLabel, Counter>,
     /// Failed items of calls, by reason.
@@ -77,6 +79,7 @@ impl Default for Metrics {
         let metrics = Self {
             appended_bytes: Family::default(),
             appended_batches: Family::default(),
+            replicated_bytes: Counter::default(),
             fetched_bytes: Family::default(),
             errors: Family::default(),
             flush_seconds: Histogram::new(time_buckets()),
@@ -112,6 +115,12 @@ impl Metrics {
             "appended_batches",
             "Record batches appended by clients",
             self.appended_batches.clone(),
+        );
+        registry.register_with_unit(
+            "replicated",
+            "Bytes of record batches appended that were fetched from leaders",
+            bytes(),
+            self.replicated_bytes.clone(),
         );
         registry.register_with_unit(
             "fetched",

@@ -40,6 +40,7 @@ use crate::{
     metrics::Metrics,
     partition::{self, Flusher, Partitions},
     quorum::{Quorum, QuorumError, QuorumOptions},
+    replication::Replication,
     rpc::{
         PublishSessions, admin::AdminService, log::LogService, messaging::MessagingService, raw_fetch::RawLogServer,
     },
@@ -183,6 +184,8 @@ async fn start_broker(
     dir.set_broker_epoch(broker_epoch)?;
 
     let flusher = Flusher::start(limits::FLUSH_THREADS)?;
+    let stopping = CancellationToken::new();
+    let replication = Replication::start(config.node_id, broker_epoch, quorum.clone(), stopping.clone());
     let broker = Arc::new(Broker {
         partitions: Partitions::new(
             config.node_id,
@@ -190,6 +193,7 @@ async fn start_broker(
             config.topic_defaults.clone(),
             flusher.clone(),
             metrics.clone(),
+            replication,
         ),
         memory: MemoryBudget::new(config.memory_bytes, config.memory_bytes_per_connection),
         config,
@@ -197,7 +201,7 @@ async fn start_broker(
         quorum,
         metrics,
         sessions: PublishSessions::default(),
-        stopping: CancellationToken::new(),
+        stopping,
         broker_epoch,
         reconciled: watch::Sender::new(0),
         producer_ids: Mutex::new(ProducerIdBlock { first: 0, count: 0 }),

@@ -92,14 +92,16 @@ impl Partition {
             expected_offset: request.expected_offset,
             internal: false,
         };
+        // Until it is known who waits for these records: a new role must find them all.
+        let _roles = self.roles.read();
         let leader_epoch = {
-            let leader = self.leader.lock();
-            leader.check_epoch(request.leader_epoch)?;
-            leader.check_append(request.acks == Acks::All)?;
-            leader.leader_epoch()
+            let cell = self.cell.lock();
+            let checked = cell
+                .replica
+                .check_append(request.leader_epoch, request.acks == Acks::All);
+            checked.map_err(|error| self.refused(error))?
         };
-        // Not under the leader's lock, which flushes need too. Should a new epoch begin in
-        // between, the log refuses the old one.
+        // Not under the replica's lock, which flushes need too.
         let appended = self.log.append_checked(&batch, leader_epoch, now_ms(), &options);
         let (base_offset, last_offset, time, duplicate) = match appended {
             Ok(LogAppended::New {
@@ -124,7 +126,12 @@ impl Partition {
                 let (base_offset, last_offset) = self.find_stored(batch.header(), request.sequence_rule, error)?;
                 (base_offset, last_offset, None, true)
             }
-            Err(error) => return Err(errors::append(error)),
+            Err(error) => {
+                if matches!(error, AppendError::Offline(_)) {
+                    self.on_directory_failed();
+                }
+                return Err(errors::append(error));
+            }
         };
         if !duplicate {
             let label = TopicLabel {
@@ -144,10 +151,10 @@ impl Partition {
         } else {
             Committed::done()
         };
+        self.on_appended();
         // Looked at only now: settings that changed meanwhile have queued a flush before.
-        match self.config().flush {
-            FlushPolicy::Ack => self.queue_flush(),
-            FlushPolicy::Interval | FlushPolicy::Os => self.advance(),
+        if self.config().flush == FlushPolicy::Ack {
+            self.queue_flush();
         }
         Ok(Appended {
             base_offset,

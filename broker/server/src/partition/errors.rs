@@ -1,5 +1,6 @@
 //! From the log's errors to the caller's.
 
+use millrace_engine::{BrokerId, Cluster, partition::ReplicaError};
 use millrace_log::{AppendError, ChangeError, Offline, ReadError};
 use millrace_proto::v1::ErrorReason;
 
@@ -41,6 +42,65 @@ pub fn removed(partition: &Partition) -> ApiError {
         ErrorReason::UnknownTopic,
         format!("Topic {:?} was deleted.", partition.topic()),
     )
+}
+
+/// Another broker leads, or none.
+pub fn not_leader(
+    topic: &str,
+    number: i32,
+    leader: Option<BrokerId>,
+    leader_epoch: i32,
+    cluster: &Cluster,
+) -> ApiError {
+    match leader {
+        Some(leader) => {
+            let address = cluster
+                .brokers
+                .get(&leader)
+                .map_or("", |broker| broker.address.as_str());
+            ApiError::new(
+                ErrorReason::NotLeader,
+                format!("Broker {leader} leads partition {number}: fetch metadata and ask there."),
+            )
+            .with("leader", address)
+            .with("leader_id", leader)
+            .with("leader_epoch", leader_epoch)
+        }
+        None => ApiError::new(
+            ErrorReason::LeaderNotAvailable,
+            format!(
+                "Partition {number} of {topic:?} has no leader at the moment: try again. If that lasts, its replicas' brokers are down or could not open it; their logs say why."
+            ),
+        ),
+    }
+}
+
+/// What producers hear that wait when their leader stops leading.
+pub fn lead_lost(partition: &Partition, leader_epoch: i32) -> ApiError {
+    ApiError::new(
+        ErrorReason::NotLeader,
+        format!(
+            "This broker does not lead partition {} any more; the write may still be committed: fetch metadata, and repeat it with the same sequence.",
+            partition.number()
+        ),
+    )
+    .with("leader_epoch", leader_epoch)
+    .outcome(WriteOutcome::Unknown)
+}
+
+/// Why a replica can't serve a client.
+pub fn replica(partition: &Partition, error: ReplicaError) -> ApiError {
+    match error {
+        ReplicaError::Leader(error) => error.into(),
+        ReplicaError::NotLeader { leader, leader_epoch } => {
+            let cluster = partition.replication.cluster();
+            not_leader(partition.topic(), partition.number(), leader, leader_epoch, &cluster)
+        }
+        ReplicaError::AskLeader { offset } => ApiError::new(
+            ErrorReason::OffsetNotAvailable,
+            format!("This follower does not have offset {offset} (yet): ask the leader and keep the position."),
+        ),
+    }
 }
 
 /// Why an append failed.

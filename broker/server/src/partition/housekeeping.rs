@@ -140,6 +140,7 @@ fn look_after(partition: &Arc<Partition>, now: i64) {
                 tracing::info!(partition = ?name(), ?deleted, "retention removed a segment");
             }
             if !report.deleted.is_empty() {
+                partition.on_log_start();
                 partition.wake_readers();
             }
         }

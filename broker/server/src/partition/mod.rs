@@ -1,29 +1,32 @@
-//! The partitions that this broker leads: the engine's rules over a log on disk.
+//! The partitions that this broker holds: the engine's rules over a log on disk.
 //!
 //! An append writes to the log and is flushed by one of a few threads, which forces to the
 //! disk all that was written meanwhile at once; then the high watermark moves, those who
-//! wait for an acknowledgement are answered and readers are woken.
+//! wait for an acknowledgement are answered and readers are woken. What a follower's or a
+//! leader's rules ask for is done in `replica`.
 
 mod append;
 mod committed;
 mod errors;
 mod flusher;
+mod hosting;
 mod housekeeping;
 mod registry;
+mod replica;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicI64, Ordering},
+    atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
 };
 
 use millrace_engine::{
     TopicConfig,
-    config::FlushPolicy,
-    partition::{FetchBound, Leader, OffsetQuery},
+    partition::{FetchBound, OffsetQuery},
 };
 use millrace_log::{FlushError, Log, ReadData, ReadError};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 pub use append::{AppendRequest, Appended};
 pub use committed::Committed;
@@ -32,8 +35,13 @@ pub use housekeeping::{run as run_housekeeping, run_interval_flush};
 pub use millrace_log::SequenceRule;
 pub use registry::Partitions;
 
-use crate::{error::ApiError, metrics::Metrics};
+use crate::{
+    error::ApiError,
+    metrics::Metrics,
+    replication::{Key, Replication},
+};
 use committed::Waiters;
+use replica::ReplicaCell;
 
 /// Reads that begin this close to the log's end were written a moment ago, so they are in
 /// the page cache and cost no wait for the disk.
@@ -56,15 +64,20 @@ pub struct Offsets {
     pub leader_epoch: i32,
 }
 
-/// A partition that this broker leads.
+/// A partition of which this broker holds a replica.
 pub struct Partition {
     topic: String,
+    topic_id: Uuid,
     number: i32,
     log: Log,
-    leader: Mutex<Leader>,
+    cell: Mutex<ReplicaCell>,
+    /// Held by producers' appends, and exclusively by what may change the role.
+    roles: RwLock<()>,
     config: RwLock<Arc<TopicConfig>>,
-    /// A copy of the leader's, to be read without its lock.
+    /// Copies of the replica's, to be read without its lock.
     high_watermark: AtomicI64,
+    leader_epoch: AtomicI32,
+    leads: AtomicBool,
     /// Whether a flusher will come by.
     flush_queued: AtomicBool,
     waiters: Waiters,
@@ -73,6 +86,7 @@ pub struct Partition {
     removed: AtomicBool,
     metrics: Arc<Metrics>,
     flusher: Arc<Flusher>,
+    replication: Arc<Replication>,
 }
 
 impl std::fmt::Debug for Partition {
@@ -98,6 +112,18 @@ impl Partition {
         self.number
     }
 
+    /// What names it between brokers.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        (self.topic_id, u32::try_from(self.number).unwrap_or_default())
+    }
+
+    /// Whether this broker leads it.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leads.load(Ordering::Acquire)
+    }
+
     /// The topic's settings in force.
     #[must_use]
     pub fn config(&self) -> Arc<TopicConfig> {
@@ -107,7 +133,7 @@ impl Partition {
     /// Where it stands now.
     #[must_use]
     pub fn offsets(&self) -> Offsets {
-        let leader_epoch = self.leader.lock().leader_epoch();
+        let leader_epoch = self.leader_epoch.load(Ordering::Acquire);
         let high_watermark = self.high_watermark.load(Ordering::Acquire);
         Offsets {
             log_start: self.log.log_start_offset(),
@@ -141,7 +167,9 @@ impl Partition {
     /// # Errors
     /// Older or newer than the leader's.
     pub fn check_epoch(&self, epoch: Option<i32>) -> Result<(), ApiError> {
-        Ok(self.leader.lock().check_epoch(epoch)?)
+        let cell = self.cell.lock();
+        let leader = cell.replica.as_leader().map_err(|error| self.refused(error))?;
+        Ok(leader.check_epoch(epoch)?)
     }
 
     /// Whether a question about offsets may be answered.
@@ -149,7 +177,10 @@ impl Partition {
     /// # Errors
     /// It can't be told yet.
     pub fn check_offset_query(&self, query: OffsetQuery) -> Result<(), ApiError> {
-        Ok(self.leader.lock().check_offset_query(query)?)
+        let cell = self.cell.lock();
+        cell.replica
+            .check_offset_query(query)
+            .map_err(|error| self.refused(error))
     }
 
     /// Up to where a read at `offset` may see.
@@ -160,7 +191,8 @@ impl Partition {
         if self.removed.load(Ordering::Acquire) {
             return Err(errors::removed(self));
         }
-        let leader = self.leader.lock();
+        let cell = self.cell.lock();
+        let leader = cell.replica.as_leader().map_err(|error| self.refused(error))?;
         leader.check_epoch(epoch)?;
         let (start, end) = (self.log.log_start_offset(), self.log.log_end_offset());
         Ok(leader.check_fetch(offset, start, end, i64::MAX)?)
@@ -199,10 +231,11 @@ impl Partition {
     ///
     /// # Errors
     /// A failed disk.
-    pub fn delete_before(&self, offset: i64) -> Result<i64, ApiError> {
+    pub fn delete_before(self: &Arc<Self>, offset: i64) -> Result<i64, ApiError> {
         self.log
             .advance_log_start(offset)
             .map_err(|error| self.change_error(error))?;
+        self.on_log_start();
         self.wake_readers();
         Ok(self.log.log_start_offset())
     }
@@ -256,25 +289,6 @@ impl Partition {
         }
     }
 
-    /// The end of the log that counts for acknowledgements: what is on disk, where the
-    /// topic wants that.
-    fn counted_end(&self) -> i64 {
-        match self.config.read().flush {
-            FlushPolicy::Ack => self.log.durable_end_offset(),
-            FlushPolicy::Interval | FlushPolicy::Os => self.log.log_end_offset(),
-        }
-    }
-
-    /// Moves the high watermark as far as the log allows, answers those who waited.
-    fn advance(&self) {
-        let high_watermark = self.leader.lock().advance(self.counted_end());
-        let before = self.high_watermark.fetch_max(high_watermark, Ordering::AcqRel);
-        if high_watermark > before {
-            self.waiters.complete(high_watermark);
-            self.wake_readers();
-        }
-    }
-
     /// Asks for a flush, unless one is coming anyway.
     fn queue_flush(self: &Arc<Self>) {
         if !self.flush_queued.swap(true, Ordering::AcqRel) {
@@ -283,19 +297,22 @@ impl Partition {
     }
 
     /// Forces what is written to the disk; called by the flusher's threads.
-    fn flush(&self) {
+    fn flush(self: &Arc<Self>) {
         // Cleared first: what is appended from here on asks for the next flush.
         self.flush_queued.store(false, Ordering::Release);
         let begun = std::time::Instant::now();
+        // As it was when the flush began: a cut in between makes it say nothing.
+        let generation = self.cell.lock().replica.generation();
         match self.log.flush() {
-            Ok(_) => {
+            Ok(durable_end) => {
                 self.metrics.flush_seconds.observe(begun.elapsed().as_secs_f64());
-                self.advance();
+                self.on_flushed(durable_end, generation);
             }
             Err(FlushError::Closed) => self.fail_waiters(&errors::removed(self)),
             Err(FlushError::Offline(offline)) => {
                 tracing::error!(topic = self.topic, partition = self.number, %offline, "a flush failed: the disk is not used any more");
                 self.fail_waiters(&errors::offline(&offline));
+                self.on_directory_failed();
             }
         }
     }
@@ -306,13 +323,9 @@ impl Partition {
     }
 
     /// Takes over new settings.
-    fn update_config(self: &Arc<Self>, config: Arc<TopicConfig>, replicas: usize) {
+    fn update_config(self: &Arc<Self>, config: Arc<TopicConfig>) {
         self.log.update_config(registry::log_config(&config));
-        self.leader
-            .lock()
-            .set_required(registry::required_in_sync(&config, replicas));
         *self.config.write() = config;
-        self.advance();
         // What was appended under another flush policy may wait for one.
         self.queue_flush();
     }

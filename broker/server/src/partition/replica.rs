@@ -1,0 +1,529 @@
+//! The engine's replica over a log on disk: one lock, and what each effect of a step does.
+//!
+//! A step and the change of the log that it is about happen under the same lock
+//! ([`ReplicaCell`]). Appends of producers are the exception: they only look at it before and
+//! after, and hold [`Partition::roles`] in between, so that the role can't change meanwhile.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use millrace_engine::{
+    BrokerId,
+    config::FlushPolicy,
+    partition::{
+        Alarm, Effect, EpochEnd, EpochView, Event, FetchReply, FetchRequest, FetchVerdict, OfflineReason,
+        PartitionView, ProposalAnswer, Replica, ReplicaError,
+    },
+};
+use millrace_log::{AppendError, ChangeError, Log};
+
+use super::{Partition, errors};
+use crate::{
+    broker::now_ms,
+    error::ApiError,
+    replication::{Outlet, Ready, WATERMARK_NEWS_AFTER},
+};
+
+/// What stands under a partition's lock.
+#[derive(Debug)]
+pub struct ReplicaCell {
+    pub(super) replica: Replica,
+    /// The answer that the step in progress was given.
+    fetched: Bytes,
+    /// Followers that have lost data in their present lives.
+    lost: Vec<BrokerId>,
+    /// Fetches that wait for something to tell: at most one of each follower.
+    parked: Vec<Parked>,
+    /// When the timer will come by.
+    timer_at: Option<Duration>,
+    /// When followers are to be told of the high watermark, if no records come before.
+    news_at: Option<Duration>,
+    /// What the log is to do after the step in progress.
+    jobs: VecDeque<Job>,
+    /// Kept, so that steps do not allocate.
+    effects: Vec<Effect>,
+}
+
+#[derive(Debug)]
+struct Parked {
+    request: FetchRequest,
+    outlet: Arc<Outlet>,
+}
+
+/// What a step asks of the log; its outcome is an event of its own.
+#[derive(Debug)]
+enum Job {
+    Append { leader_epoch: i32 },
+    Truncate { to: i64 },
+    TruncateFully { start: i64 },
+    AdvanceLogStart { to: i64 },
+    CountWritten,
+    DirectoryFailed,
+}
+
+impl ReplicaCell {
+    pub(super) fn new(replica: Replica) -> Self {
+        Self {
+            replica,
+            fetched: Bytes::new(),
+            lost: Vec::new(),
+            parked: Vec::new(),
+            timer_at: None,
+            news_at: None,
+            jobs: VecDeque::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// Whether a follower waits for something to tell.
+    pub(super) fn has_parked(&self) -> bool {
+        !self.parked.is_empty()
+    }
+}
+
+/// A log's table of epochs, as the rules look at it.
+struct Epochs<'a>(&'a Log);
+
+impl EpochView for Epochs<'_> {
+    fn last_record_epoch(&self) -> Option<i32> {
+        if self.0.log_start_offset() == self.0.log_end_offset() {
+            return None;
+        }
+        self.0.last_record_epoch()
+    }
+
+    fn end_of_epoch(&self, epoch: i32) -> Option<EpochEnd> {
+        let (epoch, end_offset) = self.0.end_offset_for_epoch(epoch)?;
+        Some(EpochEnd { epoch, end_offset })
+    }
+
+    fn ends_with_empty_epoch(&self) -> bool {
+        let end = self.0.log_end_offset();
+        self.0.latest_epoch().is_some_and(|latest| latest.start_offset >= end)
+    }
+}
+
+impl Partition {
+    /// Gives the replica an event, and has done what it asks for.
+    pub(super) fn step(self: &Arc<Self>, cell: &mut ReplicaCell, event: Event<'_>) {
+        self.one_step(cell, event);
+        while let Some(job) = cell.jobs.pop_front() {
+            self.work(cell, &job);
+        }
+        self.mirror(cell);
+        self.schedule(cell);
+    }
+
+    fn one_step(self: &Arc<Self>, cell: &mut ReplicaCell, event: Event<'_>) {
+        let now = self.replication.now();
+        let mut effects = std::mem::take(&mut cell.effects);
+        cell.replica.step(now, event, &Epochs(&self.log), &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(cell, now, effect);
+        }
+        cell.effects = effects;
+    }
+
+    /// Copies what is read without the lock.
+    fn mirror(&self, cell: &ReplicaCell) {
+        self.high_watermark
+            .store(cell.replica.high_watermark(), Ordering::Release);
+        self.leader_epoch.store(cell.replica.leader_epoch(), Ordering::Release);
+        self.leads.store(cell.replica.leader().is_some(), Ordering::Release);
+    }
+
+    fn schedule(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        let deadline = match (cell.replica.next_deadline(), cell.news_at) {
+            (Some(deadline), Some(news)) => deadline.min(news),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => return,
+        };
+        // A time that has passed means now; a little later, so that others get their turn.
+        let deadline = deadline.max(self.replication.now() + Duration::from_millis(1));
+        if cell.timer_at.is_none_or(|at| at > deadline) {
+            cell.timer_at = Some(deadline);
+            self.replication.wake_at(deadline, Arc::downgrade(self));
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, cell: &mut ReplicaCell, now: Duration, effect: Effect) {
+        match effect {
+            Effect::BecameLeader {
+                leader_epoch,
+                epoch_start,
+            } => {
+                tracing::debug!(
+                    topic = self.topic,
+                    partition = self.number,
+                    leader_epoch,
+                    epoch_start,
+                    "leading"
+                );
+            }
+            Effect::AssignEpoch { leader_epoch, .. } => {
+                if let Err(error) = self.log.assign_epoch(leader_epoch) {
+                    self.log_failed(cell, &error);
+                }
+            }
+            Effect::BecameFollower { leader, leader_epoch } => {
+                tracing::debug!(
+                    topic = self.topic,
+                    partition = self.number,
+                    ?leader,
+                    leader_epoch,
+                    "following"
+                );
+                cell.lost.clear();
+                self.fail_parked(cell, "this broker does not lead any more");
+                // Those who wait for records must ask the new leader.
+                self.wake_readers();
+            }
+            Effect::GoOffline(reason) => self.went_offline(cell, reason),
+            Effect::HighWatermark(to) => {
+                self.high_watermark
+                    .store(cell.replica.high_watermark(), Ordering::Release);
+                if cell.replica.leader().is_some() {
+                    self.waiters.complete(to);
+                    if cell.has_parked() && cell.news_at.is_none() {
+                        cell.news_at = Some(now + WATERMARK_NEWS_AFTER);
+                    }
+                }
+                self.wake_readers();
+            }
+            Effect::FailWaiters(_) => self.fail_waiters(&errors::lead_lost(self, cell.replica.leader_epoch())),
+            Effect::Flush => {
+                if self.config.read().flush == FlushPolicy::Ack {
+                    self.queue_flush();
+                } else {
+                    cell.jobs.push_back(Job::CountWritten);
+                }
+            }
+            Effect::ProposeIsr(proposal) => {
+                self.replication.propose(self.clone(), proposal, cell.lost.clone());
+            }
+            Effect::AnswerFetch {
+                replica,
+                sequence,
+                verdict,
+            } => self.answer(cell, replica, sequence, verdict),
+            Effect::Fetch { to, request } => self.replication.fetch(to, self, request, true),
+            Effect::Acknowledge { to, request } => self.replication.fetch(to, self, request, false),
+            Effect::Append { leader_epoch, .. } => cell.jobs.push_back(Job::Append { leader_epoch }),
+            Effect::Truncate { to } => cell.jobs.push_back(Job::Truncate { to }),
+            Effect::TruncateFully { start } => cell.jobs.push_back(Job::TruncateFully { start }),
+            Effect::AdvanceLogStart { to } => cell.jobs.push_back(Job::AdvanceLogStart { to }),
+            Effect::Alarm(alarm) => self.alarm(cell, alarm),
+        }
+    }
+
+    fn went_offline(&self, cell: &mut ReplicaCell, reason: OfflineReason) {
+        let (topic, partition) = (&self.topic, self.number);
+        match reason {
+            OfflineReason::AwaitingMetadata | OfflineReason::NotAReplica => {}
+            OfflineReason::Superseded => {
+                tracing::error!(
+                    topic,
+                    partition,
+                    "a newer process runs under this broker's number: this one must stop"
+                );
+            }
+            OfflineReason::DirectoryFailed => {
+                tracing::error!(topic, partition, "not served any more: the disk has failed");
+            }
+            OfflineReason::CommittedAtRisk => tracing::error!(
+                topic,
+                partition,
+                "kept from its leader, which asked to cut what is known to be committed: this copy is the better one; elect its broker, or look at the leader's disk"
+            ),
+            OfflineReason::BelowFloor => tracing::error!(
+                topic,
+                partition,
+                "can't be led here: the log ends below what is known to be committed; its disk is older than it should be"
+            ),
+        }
+        self.fail_parked(cell, "this broker does not serve the partition");
+        self.wake_readers();
+    }
+
+    fn alarm(&self, cell: &mut ReplicaCell, alarm: Alarm) {
+        let (topic, partition) = (&self.topic, self.number);
+        if let Alarm::ReplicaLostData { replica, .. } = alarm {
+            cell.lost.retain(|known| *known != replica);
+            cell.lost.push(replica);
+        }
+        tracing::error!(topic, partition, ?alarm, "what should not happen");
+    }
+
+    fn answer(self: &Arc<Self>, cell: &mut ReplicaCell, replica: BrokerId, sequence: u64, verdict: FetchVerdict) {
+        let place = cell
+            .parked
+            .iter()
+            .position(|parked| parked.request.replica == replica && parked.request.sequence == sequence);
+        let Some(place) = place else { return };
+        if matches!(verdict, FetchVerdict::Serve { at_once: false, .. }) {
+            return;
+        }
+        let parked = cell.parked.swap_remove(place);
+        parked.outlet.push(Ready::of(self, &parked.request, verdict));
+    }
+
+    fn fail_parked(&self, cell: &mut ReplicaCell, why: &str) {
+        for parked in cell.parked.drain(..) {
+            parked.outlet.push(Ready::refused(self.key(), &parked.request, why));
+        }
+    }
+
+    /// Asks again about fetches that wait: there may be something to tell now.
+    pub(super) fn wake_parked(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        cell.news_at = None;
+        let requests: Vec<FetchRequest> = cell.parked.iter().map(|parked| parked.request).collect();
+        for request in requests {
+            self.step(cell, Event::ReplicaFetch(request));
+        }
+    }
+
+    fn work(self: &Arc<Self>, cell: &mut ReplicaCell, job: &Job) {
+        match job {
+            Job::Append { leader_epoch } => self.append_fetched(cell, *leader_epoch),
+            Job::Truncate { to } => match self.log.truncate_to(*to) {
+                Ok(_) => self.truncated(cell),
+                Err(error) => self.change_refused(cell, &error),
+            },
+            Job::TruncateFully { start } => match self.log.truncate_fully_and_start_at(*start) {
+                Ok(()) => self.truncated(cell),
+                Err(error) => self.change_refused(cell, &error),
+            },
+            Job::AdvanceLogStart { to } => match self.log.advance_log_start(*to) {
+                Ok(_) => {
+                    let log_start = self.log.log_start_offset();
+                    self.one_step(cell, Event::LogStartMoved { log_start });
+                }
+                Err(error) => self.log_failed(cell, &error),
+            },
+            Job::CountWritten => self.count_written(cell),
+            Job::DirectoryFailed => self.one_step(cell, Event::DirectoryFailed),
+        }
+    }
+
+    fn append_fetched(self: &Arc<Self>, cell: &mut ReplicaCell, leader_epoch: i32) {
+        let bytes = std::mem::take(&mut cell.fetched);
+        match self.log.append_as_follower(&bytes, leader_epoch, now_ms()) {
+            Ok(appended) => {
+                self.metrics.replicated_bytes.inc_by(bytes.len() as u64);
+                self.one_step(
+                    cell,
+                    Event::Appended {
+                        log_end: appended.log_end,
+                    },
+                );
+                if self.config.read().flush == FlushPolicy::Ack {
+                    self.queue_flush();
+                } else {
+                    cell.jobs.push_back(Job::CountWritten);
+                }
+            }
+            Err(AppendError::Offline(_)) => self.one_step(cell, Event::DirectoryFailed),
+            Err(AppendError::Closed) => {}
+            Err(AppendError::DiskFull(full)) => {
+                tracing::warn!(
+                    topic = self.topic,
+                    partition = self.number,
+                    ?full,
+                    "can't take in what the leader has: the disk is full"
+                );
+                let (end, told) = (self.log.log_end_offset(), cell.replica.log().end);
+                if end > told {
+                    self.one_step(cell, Event::Appended { log_end: end });
+                    self.queue_flush();
+                } else {
+                    self.one_step(cell, Event::LogRefused { damaged: false });
+                }
+            }
+            Err(error) => {
+                tracing::warn!(topic = self.topic, partition = self.number, %error, "fetched records are refused");
+                self.one_step(cell, Event::LogRefused { damaged: true });
+            }
+        }
+    }
+
+    fn truncated(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        let (log_start, log_end) = (self.log.log_start_offset(), self.log.log_end_offset());
+        tracing::info!(
+            topic = self.topic,
+            partition = self.number,
+            log_start,
+            log_end,
+            "cut to the leader's log"
+        );
+        self.one_step(cell, Event::Truncated { log_start, log_end });
+        // A flush that began before the cut is not believed: the disk is asked again.
+        self.queue_flush();
+    }
+
+    fn change_refused(self: &Arc<Self>, cell: &mut ReplicaCell, error: &ChangeError) {
+        match error {
+            ChangeError::Offline(_) => self.one_step(cell, Event::DirectoryFailed),
+            ChangeError::Closed => {}
+            error => {
+                tracing::warn!(topic = self.topic, partition = self.number, %error, "a log can't be cut now");
+                self.one_step(cell, Event::LogRefused { damaged: false });
+            }
+        }
+    }
+
+    /// A change of the log failed on which nothing waits.
+    fn log_failed(&self, cell: &mut ReplicaCell, error: &ChangeError) {
+        match error {
+            ChangeError::Offline(_) => cell.jobs.push_back(Job::DirectoryFailed),
+            ChangeError::Closed => {}
+            error => {
+                tracing::error!(topic = self.topic, partition = self.number, %error, "a change of the log failed");
+            }
+        }
+    }
+
+    /// Where the topic does not wait for the disk, what is written counts.
+    fn count_written(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        let event = Event::Flushed {
+            durable_end: self.log.log_end_offset(),
+            generation: cell.replica.generation(),
+        };
+        self.one_step(cell, event);
+    }
+
+    /// A producer's records are in the log.
+    pub(super) fn on_appended(self: &Arc<Self>) {
+        let counts_written = self.config.read().flush != FlushPolicy::Ack;
+        let mut cell = self.cell.lock();
+        let log_end = self.log.log_end_offset();
+        self.step(&mut cell, Event::Appended { log_end });
+        if counts_written {
+            cell.jobs.push_back(Job::CountWritten);
+            self.finish(&mut cell);
+        }
+        if cell.has_parked() {
+            self.wake_parked(&mut cell);
+        }
+    }
+
+    fn finish(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        while let Some(job) = cell.jobs.pop_front() {
+            self.work(cell, &job);
+        }
+        self.mirror(cell);
+        self.schedule(cell);
+    }
+
+    /// The disk holds the log up to `durable_end`, by a flush that began in `generation`.
+    pub(super) fn on_flushed(self: &Arc<Self>, durable_end: i64, generation: u64) {
+        let mut cell = self.cell.lock();
+        let log_end = self.log.log_end_offset();
+        // A flush may be faster than the producer's thread that wrote what it flushed.
+        if cell.replica.leader().is_some() && log_end > cell.replica.log().end {
+            self.step(&mut cell, Event::Appended { log_end });
+        }
+        let durable_end = match self.config.read().flush {
+            FlushPolicy::Ack => durable_end,
+            FlushPolicy::Interval | FlushPolicy::Os => log_end,
+        };
+        self.step(
+            &mut cell,
+            Event::Flushed {
+                durable_end,
+                generation,
+            },
+        );
+    }
+
+    /// The disk failed.
+    pub(super) fn on_directory_failed(self: &Arc<Self>) {
+        self.step(&mut self.cell.lock(), Event::DirectoryFailed);
+    }
+
+    /// The oldest records were deleted.
+    pub(super) fn on_log_start(self: &Arc<Self>) {
+        let mut cell = self.cell.lock();
+        let log_start = self.log.log_start_offset();
+        self.step(&mut cell, Event::LogStartMoved { log_start });
+        if cell.has_parked() {
+            self.wake_parked(&mut cell);
+        }
+    }
+
+    /// The metadata has a later version.
+    pub(super) fn on_metadata(self: &Arc<Self>, view: &PartitionView) {
+        // No producer's append spans a change of role.
+        let _roles = self.roles.write();
+        let mut cell = self.cell.lock();
+        self.step(&mut cell, Event::MetadataChanged(view));
+        if cell.has_parked() {
+            self.wake_parked(&mut cell);
+        }
+    }
+
+    /// A leader answered a fetch; `bytes` are the batches of an answer with records.
+    pub fn on_fetch_answer(self: &Arc<Self>, reply: &FetchReply<'_>, bytes: &Bytes) {
+        if self.removed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut cell = self.cell.lock();
+        cell.fetched = bytes.clone();
+        self.step(&mut cell, Event::FetchAnswered(*reply));
+        cell.fetched = Bytes::new();
+    }
+
+    /// The controller answered a proposal.
+    pub fn on_proposal_answer(self: &Arc<Self>, id: u64, answer: ProposalAnswer<'_>) {
+        let mut cell = self.cell.lock();
+        self.step(&mut cell, Event::ProposalAnswered { id, answer });
+        if cell.has_parked() {
+            self.wake_parked(&mut cell);
+        }
+    }
+
+    /// A follower asks for records; the answer goes to `outlet`, at once or when there is one.
+    pub fn on_replica_fetch(self: &Arc<Self>, request: FetchRequest, outlet: &Arc<Outlet>) {
+        let mut cell = self.cell.lock();
+        cell.parked.retain(|parked| parked.request.replica != request.replica);
+        // Parked first: the verdict decides whether it stays.
+        cell.parked.push(Parked {
+            request,
+            outlet: outlet.clone(),
+        });
+        self.step(&mut cell, Event::ReplicaFetch(request));
+    }
+
+    /// A follower tells what its disk holds.
+    pub fn on_acknowledged(self: &Arc<Self>, request: FetchRequest) {
+        self.step(&mut self.cell.lock(), Event::ReplicaAcknowledged(request));
+    }
+
+    /// A time has come that the replica, or a follower's news, waited for.
+    pub fn on_timer(self: &Arc<Self>) {
+        if self.removed.load(Ordering::Acquire) {
+            return;
+        }
+        let mut cell = self.cell.lock();
+        cell.timer_at = None;
+        let now = self.replication.now();
+        if cell.news_at.is_some_and(|at| at <= now) {
+            self.wake_parked(&mut cell);
+        }
+        if cell.replica.next_deadline().is_some_and(|at| at <= now) {
+            self.step(&mut cell, Event::Tick);
+        }
+        self.schedule(&mut cell);
+    }
+
+    /// The replica's refusal as the caller's error.
+    pub(super) fn refused(&self, error: ReplicaError) -> ApiError {
+        if let Some(offline) = self.log.offline() {
+            return errors::offline(&offline);
+        }
+        errors::replica(self, error)
+    }
+}
