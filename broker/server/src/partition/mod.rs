@@ -19,6 +19,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
 };
 
+use bytes::Bytes;
 use millrace_engine::{
     TopicConfig,
     partition::{FetchBound, OffsetQuery},
@@ -207,6 +208,16 @@ impl Partition {
         self.log
             .read(offset, max_bytes, false, up_to)
             .map_err(|error| self.read_error(error))
+    }
+
+    /// Reads whole batches for a follower from `offset` on, below `up_to`: about `max_bytes`, and
+    /// at least one.
+    ///
+    /// # Errors
+    /// Damage, or a failed disk.
+    pub fn read_for_replica(&self, offset: i64, max_bytes: usize, up_to: i64) -> Result<Bytes, ApiError> {
+        let read = self.log.read(offset, max_bytes, true, up_to);
+        Ok(read.map_err(|error| self.read_error(error))?.bytes)
     }
 
     /// The first record at or after a time, below `up_to`: its offset, time and epoch.

@@ -196,7 +196,7 @@ async fn read(partition: Arc<Partition>, offset: i64, up_to: i64) -> Result<byte
     }
     let cached = partition.likely_cached(offset);
     let reading = move || {
-        let read = partition.read(offset, limits::PARTITION_BYTES, true, up_to);
+        let read = partition.read_for_replica(offset, limits::PARTITION_BYTES, up_to);
         read.map_err(|error| error.to_message().message)
     };
     if cached {

@@ -57,6 +57,7 @@ impl Proposed {
             recovering: false,
             high_watermark: floor.offset,
             lost: self.lost.iter().filter(is_out).copied().collect(),
+            supersedes: self.proposal.supersedes,
         }
     }
 }
