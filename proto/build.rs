@@ -12,7 +12,8 @@ const PUBLIC: [&str; 4] = [
 ];
 
 /// What brokers speak among themselves.
-const INTERNAL: [&str; 2] = [
+const INTERNAL: [&str; 3] = [
+    "millrace/internal/v1/cluster.proto",
     "millrace/internal/v1/quorum.proto",
     "millrace/internal/v1/replication.proto",
 ];

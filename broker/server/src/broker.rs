@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::BrokerConfig,
+    controller::{Controller, DiskWatch},
     error::ApiError,
     limits,
     memory::MemoryBudget,
@@ -30,13 +31,20 @@ pub struct Broker {
     pub(crate) config: BrokerConfig,
     pub(crate) dir: Arc<LogDir>,
     pub(crate) quorum: Quorum,
+    pub(crate) controller: Arc<Controller>,
+    pub(crate) disk: Arc<DiskWatch>,
     pub(crate) partitions: Partitions,
     pub(crate) memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sessions: PublishSessions,
     /// Cancelled when the broker begins to stop.
     pub(crate) stopping: CancellationToken,
+    /// Why this life is over, once it is: the process must end.
+    pub(crate) ended: watch::Sender<Option<String>>,
     pub(crate) broker_epoch: i64,
+    /// Up to where all others in service have applied the metadata, as the quorum's leader told
+    /// last.
+    pub(crate) applied_by_others: AtomicU64,
     /// The metadata version that the partitions are at.
     pub(crate) reconciled: watch::Sender<u64>,
     pub(crate) producer_ids: Mutex<ProducerIdBlock>,
@@ -62,6 +70,27 @@ impl Broker {
     /// The cluster's id.
     pub(crate) fn cluster_id(&self) -> String {
         self.quorum.cluster().cluster_id.clone()
+    }
+
+    /// This life is over: another process has begun a newer one.
+    pub(crate) fn superseded(&self, newer: i64) {
+        self.end(format!(
+            "broker {} has begun a newer life (epoch {newer}, this is {}): another process runs as this broker, on this disk or a copy of it",
+            self.config.node_id, self.broker_epoch
+        ));
+    }
+
+    /// This life is over; the first reason stays.
+    pub(crate) fn end(&self, reason: impl Into<String>) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                let reason = reason.into();
+                tracing::error!(reason, "this process can't go on");
+                *ended = Some(reason);
+            }
+            first
+        });
     }
 
     /// A number that changes with each call, to spread messages without a key.

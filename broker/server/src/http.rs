@@ -9,6 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
+use millrace_engine::cluster::FenceReason;
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -65,7 +66,10 @@ impl Health {
                 if let Some(offline) = broker.dir.offline() {
                     return Err(format!("{offline}\n"));
                 }
-                match broker.quorum.status().leader {
+                if let Some(fenced) = fenced(broker) {
+                    return Err(format!("fenced: {fenced}\n"));
+                }
+                match broker.quorum.leader() {
                     None => Err("the metadata quorum has no leader\n".into()),
                     Some(_) => Ok("ok\n".into()),
                 }
@@ -84,6 +88,23 @@ impl Health {
                 .set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// Why the broker is out of service, as far as its metadata tells.
+fn fenced(broker: &Broker) -> Option<&'static str> {
+    let cluster = broker.quorum.cluster();
+    let own = cluster.brokers.get(&broker.config.node_id)?;
+    if own.epoch > broker.broker_epoch {
+        return Some("another process runs as this broker");
+    }
+    own.fenced.then_some(match own.fence_reason {
+        Some(FenceReason::Starting) | None => "it has just registered",
+        Some(FenceReason::LeaseExpired) => {
+            "the leader of the metadata quorum did not hear of it in time, or its disk took no writes"
+        }
+        Some(FenceReason::DirectoryFailed) => "its disk failed: restart it, and replace the disk if it fails again",
+        Some(FenceReason::Requested) => "an operator asked",
+    })
 }
 
 async fn livez() -> &'static str {

@@ -5,8 +5,11 @@
 //! replicas go, how a log is stored) do not belong here.
 
 pub mod broker;
+mod checksummed;
+mod client_port;
 pub mod config;
 mod connection;
+mod controller;
 mod error;
 mod http;
 mod http2;
@@ -18,6 +21,8 @@ pub mod process;
 pub mod quorum;
 mod replication;
 mod rpc;
+mod running;
 mod serve;
 
-pub use serve::{RunningBroker, StartError, format, start};
+pub use running::RunningBroker;
+pub use serve::{StartError, form, format, start};

@@ -201,3 +201,100 @@ pub const LARGE_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// A message that does not get its bytes of the memory budget within this time is refused, so
 /// that calls of one connection that wait for each other's bytes end.
 pub const REQUEST_MEMORY_WAIT: Duration = Duration::from_secs(20);
+
+/// How often the metadata quorum's leader tells its followers that it lives.
+pub const METADATA_HEARTBEAT: Duration = Duration::from_millis(60);
+
+/// The metadata quorum's election timeout. A follower stands for election when it has heard nothing
+/// for three to four times this (openraft adds the leader's lease, which is twice as long, to a
+/// random time between one and two of them): 360 to 480 ms, which with a session of 500 ms after it
+/// replaces whatever a broker led that also led the quorum within about a second. No disk is waited
+/// for in a heartbeat, so a disk that stalls costs no leader; a process that stands still for a third
+/// of a second costs the quorum's leader, but no partition's: a new one begins with whole leases.
+pub const METADATA_ELECTION: Duration = Duration::from_millis(120);
+
+/// How long a starting broker waits for the metadata quorum's leader before it says so.
+pub const METADATA_LEADER_LOOK: Duration = Duration::from_secs(1);
+
+/// How often leases are looked at: a broker is fenced at most so much of a session late.
+pub const LOOKS_PER_SESSION: u32 = 20;
+/// See [`LOOKS_PER_SESSION`]: no more often, for the processor's sake.
+pub const LEASE_LOOK_MIN: Duration = Duration::from_millis(5);
+/// See [`LOOKS_PER_SESSION`]: no more seldom, where sessions are long.
+pub const LEASE_LOOK_MAX: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether a broker should become a voter. Nobody waits for it.
+pub const VOTERS_LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// A learner that lacks no more entries than this follows closely: as many are sent in one request.
+pub const VOTER_LAG_ENTRIES: u64 = 256;
+
+/// A learner that was heard of within this time is there.
+pub const VOTER_HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Signs of life on their way at a time: one is late, others follow; more would only queue.
+pub const MAX_HEARTBEATS_IN_FLIGHT: usize = 4;
+
+/// How often a small write proves that the disk still takes them.
+pub const DISK_WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// A disk that took no write for so long costs the lease: above the interval by what a healthy disk
+/// stalls for at worst, and ten times what must not cost a leadership (300 ms).
+pub const DISK_SILENCE: Duration = Duration::from_secs(4);
+
+/// How often a broker looks whether it is in service, besides at each change of the metadata.
+pub const SERVICE_LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How soon a broker that was not put into service asks again.
+pub const UNFENCE_AGAIN: Duration = Duration::from_millis(200);
+
+/// Pauses while a starting broker waits for others: the first, and the longest.
+pub const START_PAUSE_FIRST: Duration = Duration::from_millis(20);
+/// See [`START_PAUSE_FIRST`].
+pub const START_PAUSE_LONGEST: Duration = Duration::from_secs(1);
+
+/// What a starting broker waits for is logged again after this time, or sooner if it is another
+/// thing.
+pub const START_TOLD_AGAIN: Duration = Duration::from_secs(30);
+/// See [`START_TOLD_AGAIN`].
+pub const START_TOLD_APART: Duration = Duration::from_secs(2);
+
+/// Connecting to another broker takes no longer, or it counts as not there.
+pub const INTERNAL_CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A connection between brokers without a sign of life for this long is asked for one.
+pub const INTERNAL_PING_EVERY: Duration = Duration::from_secs(2);
+
+/// It is given up if none comes within this time.
+pub const INTERNAL_PING_WITHIN: Duration = Duration::from_secs(2);
+
+/// Streams at once on a connection between brokers: each use has a few.
+pub const INTERNAL_STREAMS_PER_CONNECTION: u32 = 256;
+
+/// What one stream between brokers may send ahead of being read: records of many partitions.
+pub const INTERNAL_STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// The same for one connection.
+pub const INTERNAL_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// How long calls of other brokers may take to end when this one stops.
+pub const INTERNAL_STOP_WAIT: Duration = Duration::from_millis(200);
+
+/// A seed that does not answer within this time is asked again later: longer than it waits for the
+/// quorum itself would be of no use.
+pub const SEED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Addresses that one seed's name may stand for; any broker answers, so that a few are enough.
+pub const ADDRESSES_PER_SEED: usize = 64;
+
+/// How long a stopping broker waits for one answer of the metadata quorum.
+pub const LEAVE_ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often it asks whether others have taken over.
+pub const LEAVE_ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// A quorum that has no leader for so long while this broker stops is likely stopping too.
+pub const LEAVE_LEADER_WAIT: Duration = Duration::from_secs(2);
+
+/// How long it waits until all others know of the new leaders; they tell with their signs of life.
+pub const LEAVE_APPLIED_WAIT: Duration = Duration::from_secs(1);

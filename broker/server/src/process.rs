@@ -24,6 +24,12 @@ pub struct Flags {
     /// HOST:PORT for gRPC clients (listen.client).
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+    /// HOST:PORT for other brokers (listen.internal).
+    #[arg(long, value_name = "HOST:PORT")]
+    listen_internal: Option<String>,
+    /// Other brokers' internal listeners, to join their cluster (seeds).
+    #[arg(long, value_name = "HOST:PORT,...")]
+    seeds: Option<String>,
     /// HOST:PORT for /livez, /readyz and /metrics (listen.http).
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
@@ -33,8 +39,8 @@ pub struct Flags {
     /// Any setting; --help-config lists them.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// Give the data directory an identity if it is empty. Without this flag an empty
-    /// directory is an error: its volume may be missing.
+    /// If the data directory is empty, join the cluster of the seeds, or begin a new one if there
+    /// are none. Without this flag an empty directory is an error: its volume may be missing.
     #[arg(long)]
     format_if_empty: bool,
     /// Print all settings with their meaning, and end.
@@ -48,7 +54,9 @@ impl Flags {
             ("data.dir", &self.data_dir),
             ("listen.client", &self.listen),
             ("listen.http", &self.http),
+            ("listen.internal", &self.listen_internal),
             ("node.id", &self.node_id),
+            ("seeds", &self.seeds),
         ];
         let mut settings: Vec<(String, String)> = named
             .into_iter()
@@ -163,12 +171,20 @@ pub fn init_logging(level: &str, json: bool) {
 
 async fn run(config: BrokerConfig, format_if_empty: bool) -> Result<(), Box<dyn std::error::Error>> {
     let mut signals = Signals::new()?;
-    let running = match serve::start(config.clone()).await {
-        Err(serve::StartError::NotFormatted(_)) if format_if_empty => {
-            serve::format(&config)?;
-            serve::start(config).await?
+    let starting = async {
+        if format_if_empty {
+            serve::form(config).await
+        } else {
+            serve::start(config).await
         }
-        started => started?,
+    };
+    // Waiting for other brokers may take for ever.
+    let running = tokio::select! {
+        started = starting => started?,
+        () = signals.received() => {
+            tracing::info!("stopped before it served");
+            return Ok(());
+        }
     };
     println!("ready {}", running.address());
     let failure = tokio::select! {

@@ -19,6 +19,7 @@ use crate::checkpoint::topic_partition::TopicPartition;
 use crate::error::{ChangeError, FlushError, Offline};
 use crate::fs::{OpenMode, remove_if_exists, write_atomic};
 pub use listing::{FoundPartition, PartitionState};
+pub use open::JOIN_FILE_NAME;
 use shared::DirShared;
 
 const LOCK_FILE_NAME: &str = ".lock";

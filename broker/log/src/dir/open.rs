@@ -13,8 +13,18 @@ use crate::checkpoint::{Loaded, clean_mark, flushed, load, start_offsets};
 use crate::error::{FormatDirError, OpenDirError};
 use crate::fs::{FileSystem, remove_if_exists, write_atomic};
 
-/// What a fresh file system may hold.
-const HARMLESS_NAMES: [&str; 3] = ["lost+found", LOCK_FILE_NAME, "flushed-offset-checkpoint.tmp"];
+/// What a fresh file system may hold, and what a broker notes there before it has an identity.
+const HARMLESS_NAMES: [&str; 5] = [
+    "lost+found",
+    LOCK_FILE_NAME,
+    "flushed-offset-checkpoint.tmp",
+    JOIN_FILE_NAME,
+    "join-state.tmp",
+];
+
+/// Where a broker that joins a cluster notes how far it is: it begins before the directory can be formatted, as the
+/// cluster's id is not known yet.
+pub const JOIN_FILE_NAME: &str = "join-state";
 
 fn open_error(path: &Path) -> impl FnOnce(io::Error) -> OpenDirError + '_ {
     move |source| OpenDirError::Io {
@@ -36,6 +46,25 @@ impl LogDir {
         if identity.node_id < 0 || identity.cluster_id.is_empty() || identity.cluster_id.contains(['\n', '\r']) {
             return Err(FormatDirError::InvalidIdentity(format!("{identity:?}")));
         }
+        Self::prepare_format(fs, path)?;
+        write_atomic(
+            &**fs,
+            &path.join(flushed::FILE_NAME),
+            &flushed::encode(&flushed::FlushedPoints::new()),
+        )
+        .and_then(|()| write_atomic(&**fs, &path.join(meta_properties::FILE_NAME), &identity.encode()))
+        .map_err(io_error)
+    }
+
+    /// Checks that a directory can be formatted, and creates it if its parent exists.
+    ///
+    /// # Errors
+    /// As [`LogDir::format`].
+    pub fn prepare_format(fs: &Arc<dyn FileSystem>, path: &Path) -> Result<(), FormatDirError> {
+        let io_error = |source: io::Error| FormatDirError::Io {
+            path: path.to_owned(),
+            source,
+        };
         match fs.create_dir(path) {
             Ok(()) => fs.sync_dir(crate::fs::parent_of(path)).map_err(io_error)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -62,13 +91,7 @@ impl LogDir {
                 });
             }
         }
-        write_atomic(
-            &**fs,
-            &path.join(flushed::FILE_NAME),
-            &flushed::encode(&flushed::FlushedPoints::new()),
-        )
-        .and_then(|()| write_atomic(&**fs, &path.join(meta_properties::FILE_NAME), &identity.encode()))
-        .map_err(io_error)
+        Ok(())
     }
 
     /// Opens and locks a formatted directory. The clean mark is removed before anything else is done (KAFKA-10471).

@@ -32,9 +32,24 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "HOST:PORT under which clients reach this broker. Default: the address that it listens on, or localhost where that is all addresses (0.0.0.0, ::): then set it for clients elsewhere.",
     ),
     key(
+        "advertised.internal.address",
+        "",
+        "HOST:PORT under which other brokers reach this one; it should stay the same for the life of the data directory. Default: the address of listen.internal, or localhost where that is all addresses.",
+    ),
+    key(
+        "broker.heartbeat.interval.ms",
+        "100",
+        "How often the broker tells the leader of the metadata quorum that it lives. 10 to 60,000, and at most half of broker.session.timeout.ms.",
+    ),
+    key(
+        "broker.session.timeout.ms",
+        "500",
+        "A broker that was not heard of for so long is fenced: others take over what it led. Judged by the leader of the metadata quorum by its own setting, so all brokers should have the same. 100 to 600,000.",
+    ),
+    key(
         "cluster.id",
         "",
-        "The cluster's id. Needed only to format; default: a new one.",
+        "The cluster's id. Needed only to format; default: a new one, or that of the seeds.",
     ),
     key("data.dir", "", "The directory that holds all data. Required."),
     key(
@@ -56,6 +71,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "listen.http",
         "0.0.0.0:9652",
         "HOST:PORT for /livez, /readyz and /metrics; port 0: any free one.",
+    ),
+    key(
+        "listen.internal",
+        "0.0.0.0:9651",
+        "HOST:PORT for other brokers; port 0: any free one, which is not for brokers of a cluster of many: they are to be found again.",
     ),
     key(
         "log.format",
@@ -92,11 +112,21 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "1",
         "Partitions of a topic that names none. 1 to 10,000.",
     ),
+    key(
+        "quorum.auto.voters",
+        "3",
+        "Up to so many brokers are made voters of the metadata quorum by themselves as they join, always an odd number; nobody is removed by itself. 0: only by hand. 0 to 9.",
+    ),
     key("rack", "", "The broker's failure domain, such as a zone."),
+    key(
+        "seeds",
+        "",
+        "HOST:PORT of other brokers' internal listeners, separated by commas; a name may stand for many. An empty data directory joins their cluster; without seeds it begins a new one. Not looked at once it has joined. Up to 64.",
+    ),
     key(
         "shutdown.timeout.ms",
         "25000",
-        "How long a stopping broker waits for requests in flight before it closes their connections. 0 to 600,000.",
+        "How long a stopping broker waits until others have taken over what it leads, and then for requests in flight before it closes their connections. 0 to 600,000.",
     ),
 ];
 
@@ -111,7 +141,11 @@ pub fn documentation() -> String {
     for key in BROKER_KEYS {
         text.push_str(&format!("\n# {}\n{}={}\n", key.documentation, key.name, key.default));
     }
-    text.push_str("\n# Defaults of all topics:\n");
+    text.push_str(
+        "\n# Defaults of all topics. All brokers must judge alike, so those that are set are stored in the\n\
+         # cluster's metadata when a broker starts, for all brokers; the last one to start wins. One that\n\
+         # is left out stays as it is stored.\n",
+    );
     for key in TOPIC_KEYS {
         text.push_str(&format!(
             "\n# {}\n{TOPIC_DEFAULT_PREFIX}{}={}\n",

@@ -6,6 +6,7 @@ use millrace_engine::config::{ConfigError, check, nearest};
 use thiserror::Error;
 
 use super::keys::{BROKER_KEYS, TOPIC_DEFAULT_PREFIX};
+use crate::quorum::MAX_VOTERS;
 
 /// What begins the environment's names for settings.
 const ENVIRONMENT_PREFIX: &str = "MILLRACE_";
@@ -32,6 +33,21 @@ fn is_service_link(name: &str, value: &str) -> bool {
         || named_port
         || link(name)
         || name.match_indices("_PORT").any(|(at, _)| link(&name[at + 1..]))
+}
+
+/// The most seeds. A name may stand for many brokers, so that few are needed.
+const MAX_SEEDS: usize = 64;
+
+/// The longest HOST:PORT, in bytes: a DNS name has 253.
+const MAX_ADDRESS_BYTES: usize = 300;
+
+/// Whether a text can be HOST:PORT to connect to.
+fn is_host_and_port(text: &str) -> bool {
+    text.len() <= MAX_ADDRESS_BYTES
+        && !text.contains(|c: char| c.is_whitespace() || c == '/')
+        && text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// The longest configuration file that is read, in bytes.
@@ -122,6 +138,8 @@ pub enum ConfigProblem {
 pub struct BrokerConfig {
     /// `advertised.address`.
     pub advertised_address: Option<String>,
+    /// `advertised.internal.address`.
+    pub advertised_internal_address: Option<String>,
     /// `cluster.id`.
     pub cluster_id: Option<String>,
     /// `data.dir`.
@@ -132,8 +150,12 @@ pub struct BrokerConfig {
     pub disk_reserve_bytes: u64,
     /// `listen.client`.
     pub listen_client: SocketAddr,
+    /// `broker.heartbeat.interval.ms`.
+    pub heartbeat_interval: Duration,
     /// `listen.http`.
     pub listen_http: SocketAddr,
+    /// `listen.internal`.
+    pub listen_internal: SocketAddr,
     /// `log.format`: JSON instead of text.
     pub log_json: bool,
     /// `log.level`.
@@ -148,8 +170,14 @@ pub struct BrokerConfig {
     pub node_id: i32,
     /// `num.partitions`.
     pub num_partitions: u32,
+    /// `quorum.auto.voters`.
+    pub quorum_auto_voters: usize,
     /// `rack`.
     pub rack: String,
+    /// `seeds`.
+    pub seeds: Vec<String>,
+    /// `broker.session.timeout.ms`.
+    pub session_timeout: Duration,
     /// `shutdown.timeout.ms`.
     pub shutdown_timeout: Duration,
     /// `topic.default.*`, without the prefix.
@@ -289,6 +317,31 @@ impl Settings {
         Some(self.text(key).to_owned()).filter(|value| !value.is_empty())
     }
 
+    /// An address that others are told, if one is set.
+    fn advertised(&self, key: &str) -> Result<Option<String>, ConfigProblem> {
+        let address = self.optional(key);
+        if let Some(address) = &address
+            && !is_host_and_port(address)
+        {
+            self.parse::<SocketAddr>(key, "HOST:PORT", |_| false)?;
+        }
+        Ok(address)
+    }
+
+    fn seeds(&self) -> Result<Vec<String>, ConfigProblem> {
+        let seeds: Vec<String> = self
+            .text("seeds")
+            .split(',')
+            .map(str::trim)
+            .filter(|seed| !seed.is_empty())
+            .map(str::to_owned)
+            .collect();
+        if seeds.len() > MAX_SEEDS || !seeds.iter().all(|seed| is_host_and_port(seed)) {
+            self.parse::<SocketAddr>("seeds", "up to 64 HOST:PORT, separated by commas", |_| false)?;
+        }
+        Ok(seeds)
+    }
+
     fn check(&self) -> Result<BrokerConfig, ConfigProblem> {
         const TIB: u64 = 1 << 40;
         let address = "HOST:PORT with a numeric host, such as 0.0.0.0:9650 or [::]:9650";
@@ -312,14 +365,16 @@ impl Settings {
                 "memory.in.flight.bytes.per.connection ({memory_bytes_per_connection}) must not be above memory.in.flight.bytes ({memory_bytes})"
             )));
         }
-        let advertised_address = self.optional("advertised.address");
-        if let Some(advertised) = &advertised_address {
-            let good = advertised
-                .rsplit_once(':')
-                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-            if !good {
-                self.parse::<SocketAddr>("advertised.address", "HOST:PORT", |_| false)?;
-            }
+        let heartbeat_ms: u64 = self.parse("broker.heartbeat.interval.ms", "10 to 60,000", |n| {
+            (10..=60_000).contains(n)
+        })?;
+        let session_ms: u64 = self.parse("broker.session.timeout.ms", "100 to 600,000", |n| {
+            (100..=600_000).contains(n)
+        })?;
+        if heartbeat_ms * 2 > session_ms {
+            return Err(ConfigProblem::Contradiction(format!(
+                "broker.heartbeat.interval.ms ({heartbeat_ms}) must be at most half of broker.session.timeout.ms ({session_ms}): one heartbeat that is late must not cost the lease"
+            )));
         }
         let cluster_id = self.optional("cluster.id");
         if cluster_id
@@ -329,13 +384,16 @@ impl Settings {
             self.parse::<String>("cluster.id", "up to 64 letters, digits, '.', '_' and '-'", |_| false)?;
         }
         Ok(BrokerConfig {
-            advertised_address,
+            advertised_address: self.advertised("advertised.address")?,
+            advertised_internal_address: self.advertised("advertised.internal.address")?,
             cluster_id,
             data_dir: PathBuf::from(data_dir),
             default_replication_factor: usize::try_from(factor).ok(),
             disk_reserve_bytes: self.parse("disk.reserve.bytes", "0 to 1 TiB, in bytes", |n| *n <= TIB)?,
             listen_client: self.parse("listen.client", address, |_| true)?,
+            heartbeat_interval: Duration::from_millis(heartbeat_ms),
             listen_http: self.parse("listen.http", address, |_| true)?,
+            listen_internal: self.parse("listen.internal", address, |_| true)?,
             log_json: self.parse::<String>("log.format", "text or json", |format| {
                 format == "text" || format == "json"
             })? == "json",
@@ -347,7 +405,10 @@ impl Settings {
             memory_bytes_per_connection: usize::try_from(memory_bytes_per_connection).unwrap_or(usize::MAX),
             node_id: self.parse("node.id", "0 to 2,147,483,647", |n| *n >= 0)?,
             num_partitions: self.parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
+            quorum_auto_voters: self.parse("quorum.auto.voters", "0 to 9", |n| *n <= MAX_VOTERS)?,
             rack: self.parse("rack", "up to 255 characters", |rack: &String| rack.len() <= 255)?,
+            seeds: self.seeds()?,
+            session_timeout: Duration::from_millis(session_ms),
             shutdown_timeout: Duration::from_millis(
                 self.parse("shutdown.timeout.ms", "0 to 600,000", |n| *n <= 600_000)?,
             ),
@@ -453,6 +514,13 @@ mod tests {
             ("advertised.address", "nohost"),
             ("cluster.id", "a b"),
             ("default.replication.factor", "0"),
+            ("advertised.internal.address", "nohost"),
+            ("listen.internal", "localhost:1"),
+            ("broker.heartbeat.interval.ms", "9"),
+            ("broker.session.timeout.ms", "99"),
+            ("quorum.auto.voters", "10"),
+            ("seeds", "a:1,b"),
+            ("seeds", "a:1,http://b:2"),
         ] {
             let error = load("data.dir=/a", &[], &[(key, value)]).unwrap_err();
             assert!(matches!(error, ConfigProblem::InvalidValue { .. }), "{key}: {error:?}");
@@ -465,6 +533,15 @@ mod tests {
             load("data.dir", &[], &[]),
             Err(ConfigProblem::NotAnAssignment { .. })
         ));
+    }
+
+    #[test]
+    fn seeds_are_a_list_and_a_late_heartbeat_costs_no_lease() {
+        let config = load("data.dir=/a\nseeds= a:1, b.c:2 ,[::1]:3,", &[], &[]).unwrap();
+        assert_eq!(config.seeds, ["a:1", "b.c:2", "[::1]:3"]);
+        assert!(load("data.dir=/a", &[], &[]).unwrap().seeds.is_empty());
+        let error = load("data.dir=/a", &[], &[("broker.heartbeat.interval.ms", "300")]).unwrap_err();
+        assert!(matches!(error, ConfigProblem::Contradiction(_)), "{error:?}");
     }
 
     #[test]

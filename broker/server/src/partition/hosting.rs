@@ -11,7 +11,7 @@ use std::{
 
 use millrace_engine::{
     Cluster, Topic, TopicConfig,
-    cluster::{LogEnd, MetadataDelta, ReplicaChangeKind, TopicLogEnds},
+    cluster::{MetadataDelta, ReplicaChangeKind},
     partition::{LogPositions, PartitionView, Replica},
 };
 use millrace_log::{Log, LogConfig, OpenLogError, PartitionState, TopicPartition};
@@ -355,33 +355,5 @@ impl Partitions {
         if let Err(error) = self.dir.remove_deleted() {
             tracing::warn!(%error, "what a deletion left can't be removed");
         }
-    }
-
-    /// How far the logs of partitions reach whose records say that this broker may lead them.
-    #[must_use]
-    pub fn log_ends(&self, cluster: &Cluster) -> Vec<TopicLogEnds> {
-        let mut by_topic: Vec<TopicLogEnds> = Vec::new();
-        for (topic, number) in cluster.replicas_of(self.node_id) {
-            let Some(record) = topic.partitions.get(number as usize) else {
-                continue;
-            };
-            let eligible = record.elr.contains(&self.node_id) || record.isr.contains(&self.node_id);
-            let Some(partition) = self.present(topic, number).filter(|_| eligible) else {
-                continue;
-            };
-            let end = LogEnd {
-                partition: number,
-                log_end: partition.log.durable_end_offset(),
-                last_epoch: partition.log.last_record_epoch().unwrap_or(-1),
-            };
-            match by_topic.last_mut().filter(|last| last.topic_id == topic.id) {
-                Some(last) => last.ends.push(end),
-                None => by_topic.push(TopicLogEnds {
-                    topic_id: topic.id,
-                    ends: vec![end],
-                }),
-            }
-        }
-        by_topic
     }
 }

@@ -7,6 +7,7 @@
 
 mod append;
 mod committed;
+mod ends;
 mod errors;
 mod flusher;
 mod hosting;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::Cluster;
-use millrace_log::LogDir;
+use millrace_log::{FileSystem, LogDir};
 use millrace_proto::internal::v1::quorum_server::QuorumServer;
 use openraft::{
     Raft, RaftMetrics, RaftNetworkFactory,
@@ -31,8 +32,9 @@ use super::{
     io_thread,
     log_store::LogStore,
     network::{Identity, Network, Peers, QuorumService},
-    options::QuorumOptions,
+    options::{METADATA_PARTITION, METADATA_TOPIC, QuorumOptions},
     snapshot_store::SnapshotStore,
+    state_file::{self, QuorumState},
     state_machine::{StateMachine, UsedIds},
     types::{LogId, TypeConfig, Voter},
 };
@@ -291,7 +293,13 @@ impl Quorum {
         &self.0.identity
     }
 
-    pub(super) fn voter_id(&self) -> u64 {
+    /// The id of the cluster, and of the log directory, that this member was opened with.
+    pub fn place(&self) -> (&str, Uuid) {
+        (&self.0.identity.cluster_id, self.0.identity.directory_id)
+    }
+
+    /// This member's number.
+    pub fn voter_id(&self) -> u64 {
         self.0.identity.voter_id
     }
 
@@ -352,6 +360,17 @@ fn identity(options: &QuorumOptions) -> Identity {
         voter_id: options.voter_id,
         directory_id: options.directory_id,
     }
+}
+
+/// The number under which a data directory takes part in the quorum; `None` if it never did.
+///
+/// # Errors
+/// [`QuorumError::Io`], [`QuorumError::Damaged`].
+pub fn stored_voter_id(fs: &dyn FileSystem, data_dir: &Path) -> Result<Option<u64>, QuorumError> {
+    let path = data_dir
+        .join(format!("{METADATA_TOPIC}-{METADATA_PARTITION}"))
+        .join(state_file::FILE_NAME);
+    Ok(QuorumState::load(fs, &path)?.map(|state| state.voter_id()))
 }
 
 type Recovered = (Arc<EntryLog>, Arc<SnapshotStore>, StateMachine);

@@ -49,12 +49,12 @@ mod stop;
 mod types;
 
 pub use error::QuorumError;
-pub use handle::Quorum;
+pub use handle::{Quorum, stored_voter_id};
 pub use member_rules::MAX_VOTERS;
 pub use members::NewMember;
 pub use network::QuorumService;
 pub use options::{METADATA_PARTITION, METADATA_TOPIC, METADATA_TOPIC_ID, QuorumOptions};
-pub use status::{MemberStatus, QuorumStatus};
+pub use status::{LeaderAddress, MemberStatus, QuorumStatus};
 
 #[cfg(test)]
 mod tests;

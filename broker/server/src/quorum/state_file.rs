@@ -12,7 +12,6 @@
 use std::{io, path::Path};
 
 use millrace_log::fs::{FileSystem, read_whole, write_atomic};
-use millrace_proto::batch::crc::crc32c;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -21,6 +20,7 @@ use super::{
     membership::LogIdRecord,
     types::{LogId, Vote},
 };
+use crate::checksummed;
 
 /// The file's name, as in Kafka (KIP-595).
 pub(super) const FILE_NAME: &str = "quorum-state";
@@ -144,6 +144,11 @@ impl QuorumState {
         })
     }
 
+    /// Who votes by this file.
+    pub(super) fn voter_id(&self) -> u64 {
+        self.voter_id
+    }
+
     /// Reads the file; `None` if there is none.
     ///
     /// # Errors
@@ -166,19 +171,11 @@ impl QuorumState {
     }
 
     fn encode(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = serde_json::to_vec(self)?;
-        let checksum = crc32c(&bytes);
-        bytes.extend_from_slice(format!("\ncrc32c {checksum:08x}\n").as_bytes());
-        Ok(bytes)
+        checksummed::encode(self)
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text")?;
-        let (json, rest) = text.split_once('\n').ok_or("the checksum line is missing")?;
-        if rest != format!("crc32c {:08x}\n", crc32c(json.as_bytes())) {
-            return Err("the checksum does not match".into());
-        }
-        let state: Self = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let state: Self = checksummed::decode(bytes)?;
         if state.version != VERSION {
             return Err(format!("version {} is not {VERSION}", state.version));
         }
@@ -188,6 +185,8 @@ impl QuorumState {
 
 #[cfg(test)]
 mod tests {
+    use millrace_proto::batch::crc::crc32c;
+
     use super::{super::types::log_id, *};
 
     #[test]
@@ -200,14 +199,7 @@ mod tests {
         assert_eq!(decoded, state);
         assert_eq!(decoded.vote(), Some(Vote::new_committed(7, 2)));
         assert_eq!(decoded.purged(), Some(log_id(6, 41)));
-        for at in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[at / 8] ^= 1 << (at % 8);
-            assert!(QuorumState::decode(&damaged).is_err(), "bit {at}");
-        }
-        for end in 0..bytes.len() {
-            assert!(QuorumState::decode(&bytes[..end]).is_err(), "cut at {end}");
-        }
+        checksummed::assert_notices_damage::<QuorumState>(&bytes);
     }
 
     /// Files from before there was more than one voter.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use openraft::{RaftMetrics, type_config::async_runtime::watch::WatchReceiver};
+use openraft::{RaftMetrics, ServerState, type_config::async_runtime::watch::WatchReceiver};
 use uuid::Uuid;
 
 use super::{
@@ -30,6 +30,15 @@ pub struct QuorumStatus {
     pub applied_index: Option<u64>,
 }
 
+/// Where the leader is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaderAddress {
+    /// It is this member.
+    Here,
+    /// HOST:PORT for other brokers.
+    At(String),
+}
+
 /// A member as another sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberStatus {
@@ -48,6 +57,32 @@ pub struct MemberStatus {
 }
 
 impl Quorum {
+    /// The term in which this member leads, as far as it knows; `None` if it does not.
+    pub fn leads_in_term(&self) -> Option<u64> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+    }
+
+    /// Whom to ask what only the leader can answer.
+    pub fn leader(&self) -> Option<LeaderAddress> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let id = metrics.current_leader?;
+        if id == metrics.id {
+            return Some(LeaderAddress::Here);
+        }
+        let voter = metrics.membership_config.get_node(&id)?;
+        Some(LeaderAddress::At(voter.address.clone()))
+    }
+
+    /// The last entry that is applied here; 0 for none.
+    pub fn applied_index(&self) -> u64 {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.last_applied.as_ref().map_or(0, |last| last.index)
+    }
+
     /// What this voter knows of its quorum.
     pub fn status(&self) -> QuorumStatus {
         let metrics = self.raft().metrics();

@@ -5,7 +5,7 @@ use super::handle::{Quorum, until};
 impl Quorum {
     /// Has another voter take over, if this one leads. Returns once another leads, or when an
     /// election timeout has passed: then an election follows when this one stops.
-    async fn hand_over(&self) {
+    pub async fn hand_over(&self) {
         let me = self.voter_id();
         let Some(successor) = self.successor() else { return };
         if let Err(error) = self.raft().trigger().transfer_leader(successor).await {

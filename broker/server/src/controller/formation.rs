@@ -1,0 +1,304 @@
+//! How a broker comes into a cluster: it begins a new one, joins one, or is in one already. Never a
+//! guess: an empty disk that takes itself for a new cluster, or for the broker whose number it has,
+//! is how data was lost elsewhere (redpanda-data/redpanda #13133, nats-io/nats-server #7038).
+//!
+//! ```text
+//!  data directory      seeds    join-state        ⇒
+//!  in a quorum         any      any               starts, asks no one
+//!  empty               none     none              formats, begins a cluster
+//!  empty               some     any               asks, formats, enters
+//!  formatted only      none     none              begins a cluster (a crash came between)
+//!  formatted only      some     or there          asks if it has no answer yet, enters
+//!  empty, formatted    none     there             refused: it was joining
+//! ```
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use millrace_log::{DirIdentity, LogDir, OsFileSystem};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    join::{Applicant, be_admitted, enter},
+    join_state::{Admitted, JoinState},
+};
+use crate::{
+    config::BrokerConfig,
+    http::Health,
+    limits,
+    quorum::{Quorum, QuorumError, QuorumOptions, stored_voter_id},
+    serve::{StartError, format},
+};
+
+/// The number of the voter that a quorum is begun with. Not the broker's: a voter's number is never
+/// used for another disk, a broker's may be.
+const FIRST_VOTER_ID: u64 = 1;
+
+/// Where others are told to come.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    /// HOST:PORT for clients.
+    pub(crate) client: String,
+    /// HOST:PORT for other brokers.
+    pub(crate) internal: String,
+}
+
+impl Addresses {
+    /// As configured, or as listened at.
+    pub(crate) fn new(config: &BrokerConfig, client: SocketAddr, internal: SocketAddr) -> Self {
+        let told = |who: &str, key: &str, configured: &Option<String>, bound: SocketAddr| {
+            configured.clone().unwrap_or_else(|| {
+                let advertised = advertise(bound);
+                if bound.ip().is_unspecified() {
+                    tracing::warn!(
+                        %advertised,
+                        "{who} are told to come to this address, which only those on this machine reach: set {key} for others"
+                    );
+                }
+                advertised
+            })
+        };
+        Self {
+            client: told("clients", "advertised.address", &config.advertised_address, client),
+            internal: if config.seeds.is_empty() {
+                let configured = config.advertised_internal_address.clone();
+                configured.unwrap_or_else(|| advertise(internal))
+            } else {
+                let key = "advertised.internal.address";
+                told("other brokers", key, &config.advertised_internal_address, internal)
+            },
+        }
+    }
+}
+
+/// Where those on this machine reach a listener; an unspecified address is this host's loopback.
+fn advertise(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        format!("localhost:{}", address.port())
+    } else {
+        address.to_string()
+    }
+}
+
+/// Gives an unformatted data directory an identity: a new cluster's, or that of the seeds, which are
+/// asked until one answers. `may_form`: whether an empty directory may be taken for a new one.
+///
+/// # Errors
+/// The directory is not empty, can't be written or may not be formed; or the cluster refuses this
+/// broker.
+pub(crate) async fn prepare_directory(
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    may_form: bool,
+    health: &Health,
+) -> Result<(), StartError> {
+    let fs = OsFileSystem::shared();
+    let state = JoinState::load(&*fs, &config.data_dir)?;
+    if state.is_none() && !may_form {
+        return Err(StartError::NotFormatted(config.data_dir.clone()));
+    }
+    if config.seeds.is_empty() {
+        return match state {
+            Some(_) => Err(was_joining(config)),
+            None => Ok(format(config)?),
+        };
+    }
+    LogDir::prepare_format(&fs, &config.data_dir)?;
+    let state = match state {
+        Some(state) => state,
+        None => {
+            let state = JoinState::new(config.node_id, Uuid::new_v4());
+            state.store(&*fs, &config.data_dir)?;
+            state
+        }
+    };
+    let admitted = admission(config, applicant, state.clone(), config.cluster_id.as_deref(), health).await?;
+    let identity = DirIdentity {
+        cluster_id: admitted.cluster_id,
+        node_id: config.node_id,
+        directory_id: state.directory_id,
+    };
+    Ok(LogDir::format(&fs, &config.data_dir, &identity)?)
+}
+
+fn was_joining(config: &BrokerConfig) -> StartError {
+    StartError::Refused(format!(
+        "{} has begun to join a cluster and must not begin a new one: set seeds to HOST:PORT of brokers of that cluster",
+        config.data_dir.display()
+    ))
+}
+
+/// The answer that is noted, or a new one that is noted then.
+async fn admission(
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    mut state: JoinState,
+    cluster_id: Option<&str>,
+    health: &Health,
+) -> Result<Admitted, StartError> {
+    if state.node_id != config.node_id {
+        return Err(StartError::Refused(format!(
+            "{} has begun to join as broker {}, this is broker {}: mount the right volume",
+            config.data_dir.display(),
+            state.node_id,
+            config.node_id
+        )));
+    }
+    if let Some(admitted) = state.admitted {
+        return Ok(admitted);
+    }
+    let admitted = be_admitted(applicant, state.directory_id, cluster_id, health).await?;
+    state.admitted = Some(admitted.clone());
+    state.store(&*OsFileSystem::shared(), &config.data_dir)?;
+    Ok(admitted)
+}
+
+/// A broker's place in the metadata quorum.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    voter_id: u64,
+    /// Whether it may only enter a quorum that there is, never begin one.
+    joins: bool,
+}
+
+/// Opens this broker's member of the metadata quorum: under the number that its disk has, else that
+/// of the first voter, or of a broker that the seeds admit.
+///
+/// # Errors
+/// The disk's, or the cluster refuses this broker.
+pub(crate) async fn open_quorum(
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    dir: &Arc<LogDir>,
+    health: &Health,
+) -> Result<(Quorum, Seat), StartError> {
+    let fs = OsFileSystem::shared();
+    let state = JoinState::load(&*fs, &config.data_dir)?;
+    let joins = state.is_some() || !config.seeds.is_empty();
+    let voter_id = match stored_voter_id(&*fs, &config.data_dir)? {
+        Some(voter_id) => voter_id,
+        None if !joins => FIRST_VOTER_ID,
+        None => {
+            let identity = dir.identity();
+            let state = state.unwrap_or_else(|| JoinState::new(config.node_id, identity.directory_id));
+            if state.admitted.is_none() && config.seeds.is_empty() {
+                return Err(was_joining(config));
+            }
+            let cluster_id = Some(identity.cluster_id.as_str());
+            admission(config, applicant, state, cluster_id, health).await?.voter_id
+        }
+    };
+    health.starting("reading the metadata log");
+    let directory_id = dir.identity().directory_id;
+    let address = applicant.addresses.internal.clone();
+    let quorum = Quorum::open(QuorumOptions {
+        snapshot_every: limits::METADATA_SNAPSHOT_EVERY,
+        heartbeat_interval: limits::METADATA_HEARTBEAT,
+        election_timeout: limits::METADATA_ELECTION,
+        ..QuorumOptions::new(voter_id, directory_id, address, fs, dir.clone())
+    })
+    .await?;
+    Ok((quorum, Seat { voter_id, joins }))
+}
+
+/// Begins a quorum, enters one, or finds itself in one; returns once a leader is known and
+/// everything that was acknowledged before is seen here. The quorum's service is being served.
+///
+/// # Errors
+/// The quorum's storage fails, or this broker can't join for want of seeds. The only voter also
+/// gives up after a while: there is no one to wait for.
+pub(crate) async fn begin_or_enter(
+    quorum: &Quorum,
+    seat: Seat,
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    health: &Health,
+) -> Result<(), StartError> {
+    let (cluster_id, directory_id) = quorum.place();
+    if !quorum.is_bootstrapped() && !seat.joins {
+        tracing::info!(cluster_id, "beginning a new cluster");
+        quorum.bootstrap().await?;
+    }
+    let began = Instant::now();
+    let mut wait = Wait::new(health);
+    loop {
+        if !quorum.is_bootstrapped() {
+            if config.seeds.is_empty() {
+                return Err(was_joining(config));
+            }
+            wait.tell("entering the cluster", "its log does not come");
+            if let Err(problem) = enter(applicant, cluster_id, (seat.voter_id, directory_id)).await {
+                wait.tell("entering the cluster", &problem);
+                wait.pause().await;
+                continue;
+            }
+        }
+        let problem = match reach_leader(quorum).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !may_pass(&error) => return Err(error.into()),
+            Err(error) if began.elapsed() >= limits::METADATA_WAIT && is_alone(quorum) => return Err(error.into()),
+            Err(error) => error.to_string(),
+        };
+        if began.elapsed() >= limits::METADATA_LEADER_LOOK {
+            wait.tell("waiting for the metadata quorum's leader", &problem);
+        }
+    }
+}
+
+async fn reach_leader(quorum: &Quorum) -> Result<(), QuorumError> {
+    quorum.wait_for_leader(limits::METADATA_LEADER_LOOK).await?;
+    quorum.read_index().await
+}
+
+fn is_alone(quorum: &Quorum) -> bool {
+    quorum.status().voters == [quorum.voter_id()]
+}
+
+/// Whether it may be otherwise in a while.
+pub(super) fn may_pass(error: &QuorumError) -> bool {
+    matches!(
+        error,
+        QuorumError::NotLeader { .. }
+            | QuorumError::NoMajority
+            | QuorumError::Overloaded { .. }
+            | QuorumError::OutcomeUnknown { .. }
+            | QuorumError::Timeout { .. }
+            | QuorumError::ChangeInProgress
+    )
+}
+
+/// Tells what a starting broker waits for: in the readiness report at once, in the log when it
+/// changes and again after a while.
+pub(super) struct Wait<'a> {
+    health: &'a Health,
+    told: Option<(String, Instant)>,
+    pause: Duration,
+}
+
+impl<'a> Wait<'a> {
+    pub(super) fn new(health: &'a Health) -> Self {
+        Self {
+            health,
+            told: None,
+            pause: limits::START_PAUSE_FIRST,
+        }
+    }
+
+    pub(super) fn tell(&mut self, what: &str, problem: &str) {
+        let text = format!("{what}: {problem}");
+        self.health.starting(text.as_str());
+        let is_new = self.told.as_ref().is_none_or(|(told, at)| {
+            *told != text && at.elapsed() >= limits::START_TOLD_APART || at.elapsed() >= limits::START_TOLD_AGAIN
+        });
+        if is_new {
+            tracing::warn!(problem, "{what}");
+            self.told = Some((text, Instant::now()));
+        }
+    }
+
+    /// Longer each time, up to a bound.
+    pub(super) async fn pause(&mut self) {
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(limits::START_PAUSE_LONGEST);
+    }
+}

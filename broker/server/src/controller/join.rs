@@ -1,0 +1,116 @@
+//! Asking other brokers to be let in.
+
+use millrace_proto::internal::v1::{
+    EnterRequest, JoinRequest, cluster_client::ClusterClient, enter_response, join_response,
+};
+use tonic::{Status, transport::Channel};
+use uuid::Uuid;
+
+use super::{
+    formation::{Addresses, Wait},
+    join_state::Admitted,
+    seeds::ask_seeds,
+};
+use crate::{config::BrokerConfig, http::Health, serve::StartError};
+
+/// Who asks.
+pub(crate) struct Applicant<'a> {
+    pub(crate) config: &'a BrokerConfig,
+    pub(crate) addresses: &'a Addresses,
+    /// Drawn at the process's start.
+    pub(crate) incarnation: Uuid,
+}
+
+/// Asks the seeds until one knows the answer.
+///
+/// # Errors
+/// [`StartError::Refused`].
+pub(super) async fn be_admitted(
+    applicant: &Applicant<'_>,
+    directory_id: Uuid,
+    cluster_id: Option<&str>,
+    health: &Health,
+) -> Result<Admitted, StartError> {
+    let Applicant {
+        config,
+        addresses,
+        incarnation,
+    } = applicant;
+    let request = JoinRequest {
+        node_id: config.node_id,
+        directory_id: directory_id.as_bytes().to_vec().into(),
+        incarnation: incarnation.as_bytes().to_vec().into(),
+        cluster_id: cluster_id.unwrap_or_default().to_owned(),
+        address: addresses.client.clone(),
+        internal_address: addresses.internal.clone(),
+        rack: config.rack.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let asking = format!("asking the seeds {} to join their cluster", config.seeds.join(", "));
+    health.starting(asking.as_str());
+    let mut wait = Wait::new(health);
+    loop {
+        let answer = ask_seeds(&config.seeds, &addresses.internal, |channel| {
+            ask_to_join(channel, request.clone())
+        });
+        match answer.await {
+            Ok(Ok(admitted)) => {
+                let Admitted { cluster_id, voter_id } = &admitted;
+                tracing::info!(cluster_id, voter_id, "joining a cluster");
+                return Ok(admitted);
+            }
+            Ok(Err(refusal)) => return Err(StartError::Refused(refusal)),
+            Err(problem) => wait.tell(&asking, &problem),
+        }
+        wait.pause().await;
+    }
+}
+
+/// One broker's answer: admitted, or refused for good, in words. An error is no answer.
+async fn ask_to_join(channel: Channel, request: JoinRequest) -> Result<Result<Admitted, String>, String> {
+    let answer = ClusterClient::new(channel).join(request).await.map_err(in_words)?;
+    match answer.into_inner().result {
+        Some(join_response::Result::Admitted(admitted)) if !admitted.cluster_id.is_empty() => Ok(Ok(Admitted {
+            cluster_id: admitted.cluster_id,
+            voter_id: admitted.voter_id,
+        })),
+        Some(join_response::Result::Refused(refused)) => Ok(Err(refused.message)),
+        Some(join_response::Result::NotNow(problem)) => Err(problem),
+        Some(join_response::Result::Admitted(_)) | None => Err("an answer that makes no sense".into()),
+    }
+}
+
+/// Has one of the seeds make this broker a member of the metadata quorum.
+///
+/// # Errors
+/// In words why it is not one yet.
+pub(super) async fn enter(
+    applicant: &Applicant<'_>,
+    cluster_id: &str,
+    (voter_id, directory_id): (u64, Uuid),
+) -> Result<(), String> {
+    let Applicant { config, addresses, .. } = applicant;
+    let request = EnterRequest {
+        cluster_id: cluster_id.to_owned(),
+        voter_id,
+        directory_id: directory_id.as_bytes().to_vec().into(),
+        internal_address: addresses.internal.clone(),
+    };
+    ask_seeds(&config.seeds, &addresses.internal, |channel| {
+        ask_to_enter(channel, request.clone())
+    })
+    .await
+}
+
+async fn ask_to_enter(channel: Channel, request: EnterRequest) -> Result<(), String> {
+    let answer = ClusterClient::new(channel).enter(request).await.map_err(in_words)?;
+    match answer.into_inner().result {
+        Some(enter_response::Result::Entered(_)) => Ok(()),
+        Some(enter_response::Result::NotNow(problem)) => Err(problem),
+        None => Err("an answer that makes no sense".into()),
+    }
+}
+
+fn in_words(status: Status) -> String {
+    status.message().to_owned()
+}

@@ -1,0 +1,454 @@
+//! Who is in service: leases, judged by the clock of the metadata quorum's leader (KIP-631).
+//!
+//! Pure: events in, decisions out. The time is an argument, counted from any fixed moment.
+//!
+//! A broker's lease ends `session` after its last sign of life that came with a disk that writes.
+//! A broker that can't store is as good as dead, whatever its network says.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use millrace_engine::{
+    BrokerId, Cluster,
+    cluster::{Broker, FenceReason},
+};
+
+/// What the leader learns.
+#[derive(Debug)]
+pub(crate) enum LeaseEvent<'a> {
+    /// It has begun to lead: it has heard of nobody, which says nothing about them.
+    BeganToLead,
+    /// A broker's sign of life has come.
+    Heard(SignOfLife),
+    /// Time to look at the leases; the metadata as it is now. To be told often, in a fraction of
+    /// `session`.
+    Looked(&'a Cluster),
+}
+
+/// What a broker tells of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SignOfLife {
+    pub(crate) broker_id: BrokerId,
+    /// Its life.
+    pub(crate) broker_epoch: i64,
+    /// Up to where it has applied the metadata.
+    pub(crate) applied_index: u64,
+    /// Whether its disk has lately taken a write.
+    pub(crate) disk_writes: bool,
+    /// Whether its log directory has failed for the rest of this life.
+    pub(crate) directory_failed: bool,
+}
+
+/// A decision: this broker is not to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) broker_id: BrokerId,
+    /// The life that is meant.
+    pub(crate) broker_epoch: i64,
+    pub(crate) reason: FenceReason,
+}
+
+/// One broker's lease.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    epoch: i64,
+    until: Duration,
+    applied_index: u64,
+    directory_failed: bool,
+    /// When its fencing was last decided: the decision takes a while to show in the metadata.
+    decided_at: Option<Duration>,
+}
+
+/// All leases.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    session: Duration,
+    /// Bounded by the registered brokers: others are forgotten with each look.
+    leases: BTreeMap<BrokerId, Lease>,
+    looked_at: Option<Duration>,
+}
+
+impl Leases {
+    /// No leases yet; each will last for `session`.
+    pub(crate) fn new(session: Duration) -> Self {
+        Self {
+            session,
+            leases: BTreeMap::new(),
+            looked_at: None,
+        }
+    }
+
+    /// Takes an event in and answers with what is to be decided.
+    pub(crate) fn step(&mut self, now: Duration, event: LeaseEvent<'_>) -> Vec<Fence> {
+        match event {
+            LeaseEvent::BeganToLead => {
+                self.leases.clear();
+                self.looked_at = Some(now);
+                Vec::new()
+            }
+            LeaseEvent::Heard(sign) => {
+                self.heard(now, sign);
+                Vec::new()
+            }
+            LeaseEvent::Looked(cluster) => self.look(now, cluster),
+        }
+    }
+
+    fn heard(&mut self, now: Duration, sign: SignOfLife) {
+        let fresh = self.fresh(now, sign.broker_epoch);
+        let lease = self.leases.entry(sign.broker_id).or_insert(fresh);
+        if lease.epoch > sign.broker_epoch {
+            return;
+        }
+        if lease.epoch < sign.broker_epoch {
+            *lease = fresh;
+        }
+        if sign.disk_writes {
+            lease.until = now + self.session;
+        }
+        lease.applied_index = lease.applied_index.max(sign.applied_index);
+        lease.directory_failed |= sign.directory_failed;
+    }
+
+    fn fresh(&self, now: Duration, epoch: i64) -> Lease {
+        Lease {
+            epoch,
+            until: now + self.session,
+            applied_index: 0,
+            directory_failed: false,
+            decided_at: None,
+        }
+    }
+
+    fn look(&mut self, now: Duration, cluster: &Cluster) -> Vec<Fence> {
+        self.excuse_own_absence(now);
+        self.leases.retain(|id, _| cluster.brokers.contains_key(id));
+        let mut active = cluster.brokers.values().filter(|broker| broker.is_active()).count();
+        let mut decisions = Vec::new();
+        for broker in cluster.brokers.values().filter(|broker| broker.leased) {
+            let Some(reason) = self.why_fence(now, broker, active) else {
+                continue;
+            };
+            active -= usize::from(broker.is_active());
+            decisions.push(Fence {
+                broker_id: broker.id,
+                broker_epoch: broker.epoch,
+                reason,
+            });
+        }
+        decisions
+    }
+
+    /// While the leader itself stood still it could hear nobody: it begins anew with them.
+    fn excuse_own_absence(&mut self, now: Duration) {
+        let away = now.saturating_sub(self.looked_at.replace(now).unwrap_or(now));
+        if away > self.session / 2 {
+            for lease in self.leases.values_mut() {
+                lease.until = lease.until.max(now + self.session);
+            }
+        }
+    }
+
+    fn why_fence(&mut self, now: Duration, broker: &Broker, active: usize) -> Option<FenceReason> {
+        let fresh = self.fresh(now, broker.epoch);
+        let session = self.session;
+        let lease = self.leases.entry(broker.id).or_insert(fresh);
+        if lease.epoch > broker.epoch {
+            // A newer life has shown itself: this copy of the metadata is behind.
+            return None;
+        }
+        if lease.epoch < broker.epoch {
+            *lease = fresh;
+        }
+        // The only one in service is left there: nobody could take over, and it may serve.
+        let expired = !broker.fenced && now >= lease.until && (active > 1 || !broker.is_active());
+        let failed = lease.directory_failed && broker.fence_reason != Some(FenceReason::DirectoryFailed);
+        let reason = if lease.directory_failed && (failed || !broker.fenced) {
+            FenceReason::DirectoryFailed
+        } else if expired {
+            FenceReason::LeaseExpired
+        } else {
+            lease.decided_at = None;
+            return None;
+        };
+        let is_due = lease.decided_at.is_none_or(|at| now >= at + session);
+        if is_due {
+            lease.decided_at = Some(now);
+        }
+        is_due.then_some(reason)
+    }
+
+    /// Up to where all brokers in service but `except` have applied the metadata, as far as they
+    /// told; `u64::MAX` if there is none.
+    pub(crate) fn applied_by_others(&self, cluster: &Cluster, except: BrokerId) -> u64 {
+        let others = cluster.brokers.values().filter(|broker| broker.is_active());
+        others
+            .filter(|broker| broker.id != except)
+            .map(|broker| self.leases.get(&broker.id).map_or(0, |lease| lease.applied_index))
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_engine::{
+        Command, Outcome,
+        cluster::{DirectoryReport, RegisterBroker, StartBroker, UnfenceBroker},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SESSION: Duration = Duration::from_millis(500);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Brokers 0.. in service, and the index of the next command.
+    fn cluster(brokers: i32) -> (Cluster, u64) {
+        let mut cluster = Cluster::default();
+        let mut index = 1;
+        for id in 0..brokers {
+            start(&mut cluster, &mut index, id);
+        }
+        (cluster, index)
+    }
+
+    fn start(cluster: &mut Cluster, index: &mut u64, id: i32) {
+        let registration = RegisterBroker {
+            broker_id: id,
+            incarnation: Uuid::from_u128(u128::from(*index)),
+            cluster_id: "c".into(),
+            directory_id: Uuid::from_u128(1000 + u128::from(id.unsigned_abs())),
+            address: "h:1".into(),
+            rack: String::new(),
+            version: "1".into(),
+            now_ms: 0,
+        };
+        let started = apply(
+            cluster,
+            index,
+            Command::StartBroker(StartBroker {
+                registration,
+                internal_address: "h:2".into(),
+                directory: DirectoryReport::default(),
+            }),
+        );
+        let Outcome::Registered { broker_epoch } = started else {
+            panic!("{started:?}")
+        };
+        let unfence = UnfenceBroker {
+            broker_id: id,
+            broker_epoch,
+            applied_index: *index,
+            log_ends: Vec::new(),
+        };
+        apply(cluster, index, Command::UnfenceBroker(unfence));
+    }
+
+    fn apply(cluster: &mut Cluster, index: &mut u64, command: Command) -> Outcome {
+        let outcome = cluster.apply(*index, &command).unwrap();
+        *index += 1;
+        outcome
+    }
+
+    fn fence(cluster: &mut Cluster, index: &mut u64, decided: Fence) {
+        let Fence {
+            broker_id,
+            broker_epoch,
+            reason,
+        } = decided;
+        apply(
+            cluster,
+            index,
+            Command::FenceBroker {
+                broker_id,
+                broker_epoch,
+                reason,
+            },
+        );
+    }
+
+    fn sign(cluster: &Cluster, id: i32) -> SignOfLife {
+        SignOfLife {
+            broker_id: id,
+            broker_epoch: cluster.brokers[&id].epoch,
+            applied_index: 7,
+            disk_writes: true,
+            directory_failed: false,
+        }
+    }
+
+    fn leading() -> Leases {
+        let mut leases = Leases::new(SESSION);
+        assert!(leases.step(ms(0), LeaseEvent::BeganToLead).is_empty());
+        leases
+    }
+
+    /// Looks every 25 ms from `from` to before `to`, with what `heard` tells before each look.
+    fn run(
+        leases: &mut Leases,
+        cluster: &Cluster,
+        (from, to): (u64, u64),
+        heard: impl Fn(u64) -> Vec<SignOfLife>,
+    ) -> Vec<(u64, Fence)> {
+        let mut decisions = Vec::new();
+        for at in (from..to).step_by(25) {
+            for sign in heard(at) {
+                assert!(leases.step(ms(at), LeaseEvent::Heard(sign)).is_empty());
+            }
+            let decided = leases.step(ms(at), LeaseEvent::Looked(cluster));
+            decisions.extend(decided.into_iter().map(|fence| (at, fence)));
+        }
+        decisions
+    }
+
+    fn expired(cluster: &Cluster, id: i32) -> Fence {
+        Fence {
+            broker_id: id,
+            broker_epoch: cluster.brokers[&id].epoch,
+            reason: FenceReason::LeaseExpired,
+        }
+    }
+
+    #[test]
+    fn who_is_silent_for_a_session_is_fenced_and_nobody_else() {
+        let (mut cluster, mut index) = cluster(3);
+        let mut leases = leading();
+        let all = run(&mut leases, &cluster, (0, 1000), |_| {
+            (0..3).map(|id| sign(&cluster, id)).collect()
+        });
+        assert_eq!(all, []);
+        // The last sign of 2 came at 975.
+        let two = |_| vec![sign(&cluster, 0), sign(&cluster, 1)];
+        let decisions = run(&mut leases, &cluster, (1000, 1500), two);
+        assert_eq!(decisions, [(1475, expired(&cluster, 2))]);
+        fence(&mut cluster, &mut index, decisions[0].1);
+        let two = |_| vec![sign(&cluster, 0), sign(&cluster, 1)];
+        assert_eq!(run(&mut leases, &cluster, (1500, 4000), two), []);
+    }
+
+    #[test]
+    fn a_decision_that_does_not_show_is_made_again_after_a_session() {
+        let (cluster, _) = cluster(2);
+        let mut leases = leading();
+        let decisions = run(&mut leases, &cluster, (0, 1600), |_| vec![sign(&cluster, 0)]);
+        let times: Vec<u64> = decisions.iter().map(|(at, _)| *at).collect();
+        assert_eq!(times, [500, 1000, 1500]);
+    }
+
+    #[test]
+    fn a_new_leader_gives_everybody_a_whole_lease() {
+        let (cluster, _) = cluster(2);
+        let mut leases = leading();
+        assert_eq!(run(&mut leases, &cluster, (0, 450), |_| vec![]), []);
+        leases.step(ms(450), LeaseEvent::BeganToLead);
+        let decisions = run(&mut leases, &cluster, (450, 1000), |_| vec![sign(&cluster, 0)]);
+        assert_eq!(decisions, [(950, expired(&cluster, 1))]);
+    }
+
+    #[test]
+    fn a_leader_that_stood_still_blames_nobody() {
+        let (cluster, _) = cluster(2);
+        let mut leases = leading();
+        run(&mut leases, &cluster, (0, 500), |_| {
+            (0..2).map(|id| sign(&cluster, id)).collect()
+        });
+        // It wakes after 20 s and looks before it hears.
+        assert_eq!(run(&mut leases, &cluster, (20_500, 20_525), |_| vec![]), []);
+        let later = run(&mut leases, &cluster, (20_525, 21_025), |_| vec![sign(&cluster, 0)]);
+        assert_eq!(later, [(21_000, expired(&cluster, 1))]);
+    }
+
+    #[test]
+    fn a_disk_that_hangs_costs_the_lease_and_a_failed_one_at_once() {
+        let (mut cluster, mut index) = cluster(3);
+        let mut leases = leading();
+        let hangs = |_| {
+            let hanging = SignOfLife {
+                disk_writes: false,
+                ..sign(&cluster, 1)
+            };
+            vec![sign(&cluster, 0), hanging, sign(&cluster, 2)]
+        };
+        let decisions = run(&mut leases, &cluster, (0, 600), hangs);
+        assert_eq!(decisions, [(500, expired(&cluster, 1))]);
+        fence(&mut cluster, &mut index, decisions[0].1);
+
+        let failed = SignOfLife {
+            directory_failed: true,
+            ..sign(&cluster, 2)
+        };
+        let decisions = run(&mut leases, &cluster, (600, 650), |_| vec![sign(&cluster, 0), failed]);
+        let decided = Fence {
+            reason: FenceReason::DirectoryFailed,
+            ..expired(&cluster, 2)
+        };
+        assert_eq!(decisions, [(600, decided)]);
+        fence(&mut cluster, &mut index, decided);
+        // Also one that is fenced already: it must not come back in this life.
+        let failed = SignOfLife {
+            directory_failed: true,
+            ..sign(&cluster, 1)
+        };
+        let decisions = run(&mut leases, &cluster, (650, 700), |_| vec![sign(&cluster, 0), failed]);
+        let decided = Fence {
+            reason: FenceReason::DirectoryFailed,
+            ..expired(&cluster, 1)
+        };
+        assert_eq!(decisions, [(650, decided)]);
+        fence(&mut cluster, &mut index, decided);
+        assert_eq!(
+            run(&mut leases, &cluster, (700, 1200), |_| vec![sign(&cluster, 0), failed]),
+            []
+        );
+    }
+
+    #[test]
+    fn the_only_one_in_service_is_left_there() {
+        let (cluster, _) = cluster(2);
+        let mut leases = leading();
+        let decisions = run(&mut leases, &cluster, (0, 525), |_| vec![]);
+        assert_eq!(decisions, [(500, expired(&cluster, 0))], "both are silent, one stays");
+    }
+
+    #[test]
+    fn a_new_life_has_a_lease_of_its_own() {
+        let (mut cluster, mut index) = cluster(2);
+        let mut leases = leading();
+        run(&mut leases, &cluster, (0, 450), |_| vec![sign(&cluster, 0)]);
+        let old = sign(&cluster, 1);
+        start(&mut cluster, &mut index, 1);
+        // What the old life sent, and comes late, keeps nothing.
+        let late = |_| vec![sign(&cluster, 0), old];
+        let decisions = run(&mut leases, &cluster, (450, 1000), late);
+        assert_eq!(decisions, [(950, expired(&cluster, 1))]);
+        // The new life is heard of before the metadata shows it.
+        let (before, new) = (cluster.clone(), 99);
+        let ahead = SignOfLife {
+            broker_epoch: new,
+            ..sign(&cluster, 1)
+        };
+        assert_eq!(
+            run(&mut leases, &before, (1000, 1600), |_| vec![sign(&before, 0), ahead]),
+            []
+        );
+    }
+
+    #[test]
+    fn others_count_up_to_where_all_of_them_are() {
+        let (cluster, _) = cluster(3);
+        let mut leases = leading();
+        assert_eq!(leases.applied_by_others(&cluster, 0), 0);
+        for (id, applied_index) in [(0, 1), (1, 9), (2, 5)] {
+            let heard = SignOfLife {
+                applied_index,
+                ..sign(&cluster, id)
+            };
+            leases.step(ms(0), LeaseEvent::Heard(heard));
+        }
+        assert_eq!(leases.applied_by_others(&cluster, 0), 5);
+        assert_eq!(leases.applied_by_others(&Cluster::default(), 0), u64::MAX);
+    }
+}

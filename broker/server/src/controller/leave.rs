@@ -1,0 +1,85 @@
+//! Leaving in order (KIP-841, KAFKA-14292): what this broker leads moves to others while it still
+//! serves and applies metadata (KAFKA-14296).
+
+use std::sync::atomic::Ordering;
+
+use millrace_engine::{
+    BrokerId, Cluster, Command, Outcome,
+    cluster::{Broker as Registered, ShutdownProgress},
+};
+use tokio::time::Instant;
+
+use crate::{broker::Broker, limits};
+
+/// Has others take over what this broker leads, until `by` at the latest. Does nothing where there is
+/// no other.
+pub(crate) async fn leave(broker: &Broker, by: Instant) {
+    let me = broker.config.node_id;
+    let has_others = |cluster: &Cluster| cluster.brokers.values().any(|other| other.id != me && other.is_active());
+    if !has_others(&broker.quorum.cluster()) {
+        return;
+    }
+    // First of all: the controller that moves the leaders should be one that stays.
+    broker.quorum.hand_over().await;
+    let Some(progress) = shut_down(broker, by).await else {
+        return;
+    };
+    if !progress.below_min_isr.is_empty() {
+        tracing::warn!(partitions = %progress.below_min_isr, "these partitions have too few replicas in sync without this broker");
+    }
+    // Followers and clients are told of new leaders by brokers that know of them.
+    let patience = by.min(Instant::now() + limits::LEAVE_APPLIED_WAIT);
+    let has_spread = || broker.applied_by_others.load(Ordering::Acquire) >= progress.target_index;
+    while !has_spread() && has_others(&broker.quorum.cluster()) && Instant::now() < patience {
+        tokio::time::sleep(limits::LEAVE_ASK_EVERY).await;
+    }
+}
+
+/// Asks until nothing is left that could move; `None` if it could not be asked to the end.
+async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
+    let me = broker.config.node_id;
+    let mut without_leader: Option<Instant> = None;
+    while Instant::now() < by {
+        let command = Command::ControlledShutdown {
+            broker_id: me,
+            broker_epoch: broker.broker_epoch,
+        };
+        let until = by.min(Instant::now() + limits::LEAVE_ANSWER_WITHIN);
+        match tokio::time::timeout_at(until, broker.quorum.submit(command)).await {
+            Ok(Ok(Ok(Outcome::Shutdown(progress)))) => {
+                if progress.remaining.is_empty() || !can_move(&broker.quorum.cluster(), me) {
+                    if !progress.remaining.is_empty() {
+                        tracing::warn!(partitions = %progress.remaining, "nobody takes these partitions over");
+                    }
+                    return Some(progress);
+                }
+            }
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(rejection))) => {
+                tracing::info!(%rejection, "leaving without others taking over");
+                return None;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the shutdown was not taken"),
+            Err(_) => tracing::debug!("the shutdown was not answered in time"),
+        }
+        if broker.quorum.leader().is_some() {
+            without_leader = None;
+        } else if without_leader.get_or_insert_with(Instant::now).elapsed() >= limits::LEAVE_LEADER_WAIT {
+            // The others may be leaving as well, and with them the quorum.
+            tracing::warn!("leaving without others taking over: the metadata quorum has no leader");
+            return None;
+        }
+        tokio::time::sleep(limits::LEAVE_ASK_EVERY).await;
+    }
+    tracing::warn!("others did not take over all partitions in time");
+    None
+}
+
+/// Whether any partition that `me` leads has another replica whose broker could come into sync and
+/// take over. Waiting for others is in vain.
+fn can_move(cluster: &Cluster, me: BrokerId) -> bool {
+    let active = |id: &BrokerId| *id != me && cluster.brokers.get(id).is_some_and(Registered::is_active);
+    cluster
+        .partitions()
+        .any(|(_, _, partition)| partition.leader == Some(me) && partition.replicas.iter().any(active))
+}

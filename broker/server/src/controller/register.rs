@@ -1,0 +1,180 @@
+//! A process's registration, and what it settles in the cluster's metadata once.
+
+use std::collections::BTreeMap;
+
+use millrace_engine::{
+    BrokerId, Command, Outcome, Rejection,
+    cluster::{ConfigChange, DirectoryReport, RegisterBroker, RegistrationError, StartBroker},
+};
+use millrace_log::LogDir;
+
+use super::{
+    formation::{Wait, may_pass},
+    join::Applicant,
+    rpc::highest_voter_id,
+};
+use crate::{
+    broker::now_ms,
+    config::BrokerConfig,
+    http::Health,
+    quorum::{Quorum, QuorumError},
+    serve::StartError,
+};
+
+/// Begins this process's life in the cluster, fenced. Returns its broker epoch, which is to be on
+/// the disk before a partition is touched.
+///
+/// # Errors
+/// The cluster refuses the broker or its disk, or the quorum fails.
+pub(crate) async fn register(
+    quorum: &Quorum,
+    applicant: &Applicant<'_>,
+    dir: &LogDir,
+    health: &Health,
+) -> Result<i64, StartError> {
+    let node_id = applicant.config.node_id;
+    health.starting("registering");
+    let command = Command::StartBroker(start_broker(applicant, dir));
+    match settled(quorum, command, "registering", health).await? {
+        Ok(Outcome::Registered { broker_epoch }) => Ok(broker_epoch),
+        Ok(other) => Err(StartError::Refused(format!("unexpected answer {other:?}"))),
+        Err(rejection) => Err(StartError::Refused(in_words(node_id, &rejection))),
+    }
+}
+
+fn start_broker(applicant: &Applicant<'_>, dir: &LogDir) -> StartBroker {
+    let Applicant {
+        config,
+        addresses,
+        incarnation,
+    } = applicant;
+    let identity = dir.identity();
+    let last_epoch = dir.stored_broker_epoch();
+    StartBroker {
+        registration: RegisterBroker {
+            broker_id: config.node_id,
+            incarnation: *incarnation,
+            cluster_id: identity.cluster_id.clone(),
+            directory_id: identity.directory_id,
+            address: addresses.client.clone(),
+            rack: config.rack.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now_ms: now_ms(),
+        },
+        internal_address: addresses.internal.clone(),
+        directory: DirectoryReport {
+            clean_shutdown_epoch: last_epoch.filter(|_| dir.was_clean()),
+            last_epoch,
+            // Damage is found when logs are opened, after this: a damaged partition's log end is
+            // then not reported, which costs that partition's replica its eligibility and no other's.
+            damaged: false,
+        },
+    }
+}
+
+/// Has a command applied, waiting for the quorum as long as it takes. The command must be one that
+/// can be repeated.
+async fn settled(
+    quorum: &Quorum,
+    command: Command,
+    doing: &str,
+    health: &Health,
+) -> Result<Result<Outcome, Rejection>, QuorumError> {
+    let mut wait = Wait::new(health);
+    loop {
+        match quorum.submit(command.clone()).await {
+            Err(error) if may_pass(&error) => wait.tell(doing, &error.to_string()),
+            answered => return answered,
+        }
+        wait.pause().await;
+    }
+}
+
+/// A rejected start in words, with what to do.
+pub(super) fn in_words(node_id: BrokerId, rejection: &Rejection) -> String {
+    match rejection {
+        Rejection::OtherDirectory { .. } => format!(
+            "{rejection}. If that disk is lost for good, permit a new one with `millrace broker replace-disk {node_id}` and start this broker again"
+        ),
+        Rejection::Registration(RegistrationError::Removed { .. }) => {
+            format!("{rejection} (`millrace broker replace-disk {node_id}`)")
+        }
+        _ => rejection.to_string(),
+    }
+}
+
+/// Stores what all brokers must see alike: the number of the first voter, so that it is never given
+/// out, and the defaults of topics that this broker's configuration sets.
+///
+/// # Errors
+/// The quorum fails.
+pub(crate) async fn settle_metadata(
+    quorum: &Quorum,
+    config: &BrokerConfig,
+    dir: &LogDir,
+    health: &Health,
+) -> Result<(), StartError> {
+    let cluster = quorum.cluster();
+    let mut commands = Vec::new();
+    if cluster.voters.next == 0 {
+        commands.push(Command::RegisterVoter {
+            broker_id: config.node_id,
+            directory_id: dir.identity().directory_id,
+            highest_in_use: highest_voter_id(quorum),
+            bootstrap_id: Some(quorum.voter_id()),
+        });
+    }
+    let set = differing(&config.topic_defaults, &cluster.topic_defaults);
+    if !set.is_empty() {
+        let unset = Vec::new();
+        commands.push(Command::AlterTopicDefaults {
+            change: ConfigChange { set, unset },
+        });
+    }
+    for command in commands {
+        if let Err(rejection) = settled(quorum, command, "storing the defaults of topics", health).await? {
+            return Err(StartError::Refused(rejection.to_string()));
+        }
+    }
+    Ok(())
+}
+
+/// The settings that are not stored so.
+fn differing(wanted: &BTreeMap<String, String>, stored: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    wanted
+        .iter()
+        .filter(|(key, value)| stored.get(*key) != Some(value))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_stored() {
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        };
+        let stored = map(&[("flush", "os"), ("retention.ms", "5")]);
+        let wanted = map(&[("flush", "ack"), ("retention.ms", "5"), ("segment.ms", "9")]);
+        assert_eq!(
+            differing(&wanted, &stored),
+            map(&[("flush", "ack"), ("segment.ms", "9")])
+        );
+        assert!(differing(&map(&[]), &stored).is_empty());
+    }
+
+    #[test]
+    fn a_refused_disk_is_told_what_to_do() {
+        let rejection = Rejection::OtherDirectory {
+            id: 7,
+            expected: Uuid::from_u128(1),
+            found: Uuid::from_u128(2),
+        };
+        assert!(in_words(7, &rejection).contains("`millrace broker replace-disk 7`"));
+    }
+}

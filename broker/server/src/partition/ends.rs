@@ -1,0 +1,51 @@
+//! How far this broker's logs reach, for the metadata quorum.
+
+use std::collections::BTreeMap;
+
+use millrace_engine::{
+    Cluster, Partition as Record,
+    cluster::{LogEnd, TopicLogEnds},
+};
+use uuid::Uuid;
+
+use super::{Partition, Partitions};
+
+impl Partitions {
+    /// The durable ends of the open logs of which the metadata wants to know: of partitions that have
+    /// eligible replicas and a committed floor. A replica with damage below its flushed point is left
+    /// out where there are others, and so loses its eligibility; a partition's only replica is not
+    /// compared with anything.
+    #[must_use]
+    pub fn log_ends(&self, cluster: &Cluster) -> Vec<TopicLogEnds> {
+        let mut ends: BTreeMap<Uuid, Vec<LogEnd>> = BTreeMap::new();
+        for partition in self.all() {
+            let Some(topic) = cluster.topics.get(&partition.topic) else {
+                continue;
+            };
+            let Ok(number) = u32::try_from(partition.number) else {
+                continue;
+            };
+            let record = topic.partitions.get(number as usize);
+            if record.is_some_and(|record| wants_end(record) && partition.is_whole_for(record)) {
+                ends.entry(topic.id).or_default().push(LogEnd {
+                    partition: number,
+                    log_end: partition.log.durable_end_offset(),
+                    last_epoch: partition.log.last_record_epoch().unwrap_or(-1),
+                });
+            }
+        }
+        ends.into_iter()
+            .map(|(topic_id, ends)| TopicLogEnds { topic_id, ends })
+            .collect()
+    }
+}
+
+fn wants_end(record: &Record) -> bool {
+    record.floor.offset > 0 && !(record.elr.is_empty() && record.isr.is_empty())
+}
+
+impl Partition {
+    fn is_whole_for(&self, record: &Record) -> bool {
+        record.replicas.len() == 1 || self.log.damage().is_empty()
+    }
+}
