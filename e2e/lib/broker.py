@@ -29,6 +29,7 @@ class Broker:
         self.data = self.data or self.folder / "data"
         self.port = free_port()
         self.http_port = free_port()
+        self.internal_port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.process: Process | None = None
 
@@ -42,6 +43,8 @@ class Broker:
             self.address,
             "--http",
             f"127.0.0.1:{self.http_port}",
+            "--listen-internal",
+            f"127.0.0.1:{self.internal_port}",
             "--format-if-empty",
         ]
         for key, value in self.settings.items():

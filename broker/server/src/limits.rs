@@ -253,6 +253,10 @@ pub const START_PAUSE_FIRST: Duration = Duration::from_millis(20);
 /// See [`START_PAUSE_FIRST`].
 pub const START_PAUSE_LONGEST: Duration = Duration::from_secs(1);
 
+/// What a starting broker waits for is logged if it lasts for so long: brokers that start at the
+/// same time wait for each other a little.
+pub const START_TOLD_FIRST: Duration = Duration::from_secs(1);
+
 /// What a starting broker waits for is logged again after this time, or sooner if it is another
 /// thing.
 pub const START_TOLD_AGAIN: Duration = Duration::from_secs(30);

@@ -222,9 +222,10 @@ async fn start_broker(
     tokio::spawn(partition::run_housekeeping(broker.clone()));
     tokio::spawn(partition::run_interval_flush(broker.clone()));
     tokio::spawn(broker.clone().follow_metadata());
-    controller::wait_for_service(&broker, health)
-        .await
-        .map_err(StartError::Refused)?;
+    if let Err(problem) = controller::wait_for_service(&broker, health).await {
+        broker.stopping.cancel();
+        return Err(StartError::Refused(problem));
+    }
     tokio::spawn(controller::keep_in_service(broker.clone()));
     if broker.wait_until_current().await.is_err() {
         tracing::warn!("partitions are not yet as the metadata says");

@@ -76,6 +76,7 @@ fn config(dir: &TempDir, address: &str) -> BrokerConfig {
         ("data.dir", data.as_str()),
         ("listen.client", address),
         ("listen.http", "127.0.0.1:0"),
+        ("listen.internal", "127.0.0.1:0"),
     ];
     let values: Vec<(String, String)> = values
         .iter()

@@ -226,7 +226,7 @@ pub(crate) async fn begin_or_enter(
             if config.seeds.is_empty() {
                 return Err(was_joining(config));
             }
-            wait.tell("entering the cluster", "its log does not come");
+            health.starting("entering the cluster");
             if let Err(problem) = enter(applicant, cluster_id, (seat.voter_id, directory_id)).await {
                 wait.tell("entering the cluster", &problem);
                 wait.pause().await;
@@ -267,10 +267,11 @@ pub(super) fn may_pass(error: &QuorumError) -> bool {
     )
 }
 
-/// Tells what a starting broker waits for: in the readiness report at once, in the log when it
-/// changes and again after a while.
+/// Tells what a starting broker waits for: in the readiness report at once, in the log when it has
+/// lasted for a moment, when it changes, and again after a while.
 pub(super) struct Wait<'a> {
     health: &'a Health,
+    began: Instant,
     told: Option<(String, Instant)>,
     pause: Duration,
 }
@@ -279,6 +280,7 @@ impl<'a> Wait<'a> {
     pub(super) fn new(health: &'a Health) -> Self {
         Self {
             health,
+            began: Instant::now(),
             told: None,
             pause: limits::START_PAUSE_FIRST,
         }
@@ -287,10 +289,14 @@ impl<'a> Wait<'a> {
     pub(super) fn tell(&mut self, what: &str, problem: &str) {
         let text = format!("{what}: {problem}");
         self.health.starting(text.as_str());
-        let is_new = self.told.as_ref().is_none_or(|(told, at)| {
-            *told != text && at.elapsed() >= limits::START_TOLD_APART || at.elapsed() >= limits::START_TOLD_AGAIN
-        });
-        if is_new {
+        let is_due = match &self.told {
+            None => self.began.elapsed() >= limits::START_TOLD_FIRST,
+            Some((told, at)) => {
+                let is_new = *told != text && at.elapsed() >= limits::START_TOLD_APART;
+                is_new || at.elapsed() >= limits::START_TOLD_AGAIN
+            }
+        };
+        if is_due {
             tracing::warn!(problem, "{what}");
             self.told = Some((text, Instant::now()));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace_engine::{
-    Cluster, Command, Outcome, Rejection,
+    BrokerId, Cluster, Command, Outcome, Rejection,
     cluster::{FenceReason, UnfenceBroker, UnfenceError},
 };
 
@@ -41,7 +41,7 @@ pub(crate) async fn wait_for_service(broker: &Broker, health: &Health) -> Result
 pub(crate) async fn keep_in_service(broker: Arc<Broker>) {
     let mut changes = broker.quorum.watch();
     loop {
-        let standing = standing(&changes.borrow_and_update(), &broker);
+        let standing = standing(&changes.borrow_and_update(), broker.config.node_id, broker.broker_epoch);
         let mut again = limits::SERVICE_LOOK_EVERY;
         match standing {
             Standing::InService | Standing::Leaving => {}
@@ -49,7 +49,10 @@ pub(crate) async fn keep_in_service(broker: Arc<Broker>) {
             Standing::Removed => return broker.end("it was removed from the cluster"),
             Standing::Fenced => match unfence(&broker).await {
                 Ok(()) => tracing::info!("back in service"),
-                Err(NotInService::Never(problem)) => tracing::error!(problem, "this life serves no more"),
+                Err(NotInService::Never(problem)) => {
+                    tracing::error!(problem, "this life serves no more");
+                    return;
+                }
                 Err(NotInService::NotNow(problem)) => {
                     tracing::warn!(problem, "fenced");
                     again = limits::UNFENCE_AGAIN;
@@ -76,17 +79,17 @@ enum Standing {
     Removed,
 }
 
-fn standing(cluster: &Cluster, broker: &Broker) -> Standing {
-    let Some(own) = cluster.brokers.get(&broker.config.node_id) else {
-        return match cluster.removed_brokers.contains_key(&broker.config.node_id) {
+fn standing(cluster: &Cluster, id: BrokerId, epoch: i64) -> Standing {
+    let Some(own) = cluster.brokers.get(&id) else {
+        return match cluster.removed_brokers.contains_key(&id) {
             true => Standing::Removed,
             // This copy of the metadata is from before the registration.
             false => Standing::Leaving,
         };
     };
-    if own.epoch > broker.broker_epoch {
+    if own.epoch > epoch {
         Standing::Superseded(own.epoch)
-    } else if own.epoch < broker.broker_epoch || own.shutting_down_at.is_some() {
+    } else if own.epoch < epoch || own.shutting_down_at.is_some() {
         Standing::Leaving
     } else if !own.fenced {
         Standing::InService
@@ -131,5 +134,68 @@ async fn unfence(broker: &Broker) -> Result<(), NotInService> {
         }),
         Err(error @ QuorumError::Stopped { .. }) => Err(NotInService::Never(error.to_string())),
         Err(error) => Err(NotInService::NotNow(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_engine::cluster::{RegisterBroker, StartBroker};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_the_metadata_says_of_this_life() {
+        let mut cluster = Cluster::default();
+        assert_eq!(standing(&cluster, 3, 5), Standing::Leaving, "not yet there");
+        let mut index = 4;
+        let mut apply = |cluster: &mut Cluster, command: Command| {
+            index += 1;
+            cluster.apply(index, &command).unwrap();
+        };
+        let start = |incarnation| {
+            Command::StartBroker(StartBroker {
+                registration: RegisterBroker {
+                    broker_id: 3,
+                    incarnation: Uuid::from_u128(incarnation),
+                    cluster_id: "c".into(),
+                    directory_id: Uuid::from_u128(9),
+                    address: "h:1".into(),
+                    rack: String::new(),
+                    version: "1".into(),
+                    now_ms: 0,
+                },
+                internal_address: "h:2".into(),
+                directory: millrace_engine::cluster::DirectoryReport::default(),
+            })
+        };
+        apply(&mut cluster, start(1));
+        let epoch = cluster.brokers[&3].epoch;
+        assert_eq!(standing(&cluster, 3, epoch), Standing::Fenced);
+        assert_eq!(standing(&cluster, 3, epoch - 1), Standing::Superseded(epoch));
+        assert_eq!(standing(&cluster, 3, epoch + 1), Standing::Leaving);
+        let unfence = UnfenceBroker {
+            broker_id: 3,
+            broker_epoch: epoch,
+            applied_index: 100,
+            log_ends: Vec::new(),
+        };
+        apply(&mut cluster, Command::UnfenceBroker(unfence));
+        assert_eq!(standing(&cluster, 3, epoch), Standing::InService);
+        let fence = |reason| Command::FenceBroker {
+            broker_id: 3,
+            broker_epoch: epoch,
+            reason,
+        };
+        apply(&mut cluster, fence(FenceReason::LeaseExpired));
+        assert_eq!(standing(&cluster, 3, epoch), Standing::Fenced);
+        apply(&mut cluster, fence(FenceReason::DirectoryFailed));
+        assert_eq!(standing(&cluster, 3, epoch), Standing::Leaving);
+        let remove = Command::RemoveBroker {
+            broker_id: 3,
+            force: true,
+        };
+        apply(&mut cluster, remove);
+        assert_eq!(standing(&cluster, 3, epoch), Standing::Removed);
     }
 }

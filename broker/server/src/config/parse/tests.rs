@@ -1,0 +1,121 @@
+//! Reading and checking settings.
+
+use super::*;
+
+fn load(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Result<BrokerConfig, ConfigProblem> {
+    let path = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(path.path(), file).unwrap();
+    let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    };
+    BrokerConfig::load(Some(path.path()), own(environment).into_iter(), &own(flags))
+}
+
+#[test]
+fn flags_win_over_the_environment_and_this_over_the_file() {
+    let config = load(
+        "# comment\n\ndata.dir = /a\nnode.id=1\nrack=x\ntopic.default.retention.ms=5",
+        &[
+            ("MILLRACE_NODE_ID", "2"),
+            ("MILLRACE_RACK", "y"),
+            ("HOME", "/"),
+            ("MILLRACE_BOOTSTRAP", "h:1"),
+        ],
+        &[("node.id", "3")],
+    )
+    .unwrap();
+    assert_eq!((config.node_id, config.rack.as_str()), (3, "y"));
+    assert_eq!(config.data_dir, PathBuf::from("/a"));
+    assert_eq!(config.topic_defaults["retention.ms"], "5");
+}
+
+#[test]
+fn wrong_keys_are_refused_by_name_and_place() {
+    let error = load("data.dir=/a\nnod.id=1", &[], &[]).unwrap_err().to_string();
+    assert!(error.contains(":2: there is no setting \"nod.id\""), "{error}");
+    assert!(error.contains("did you mean \"node.id\"?"), "{error}");
+    let error = load("data.dir=/a", &[("MILLRACE_RAK", "1")], &[])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("environment MILLRACE_RAK") && error.contains("\"rack\""),
+        "{error}"
+    );
+    let error = load("data.dir=/a", &[], &[("topic.default.retention", "1")])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("topic.default.retention"), "{error}");
+}
+
+#[test]
+fn links_to_services_of_the_namespace_are_no_settings() {
+    let links = [
+        ("MILLRACE_SERVICE_HOST", "10.0.0.1"),
+        ("MILLRACE_SERVICE_PORT", "9650"),
+        ("MILLRACE_BROKER_SERVICE_HOST", "10.0.0.1"),
+        ("MILLRACE_BROKER_SERVICE_PORT_GRPC", "9650"),
+        ("MILLRACE_PORT", "tcp://10.0.0.1:9650"),
+        ("MILLRACE_BOOTSTRAP_PORT", "tcp://10.0.0.1:9650"),
+        ("MILLRACE_PORT_9650_TCP", "tcp://10.0.0.1:9650"),
+        ("MILLRACE_A_B_PORT_9650_TCP_ADDR", "10.0.0.1"),
+        ("MILLRACE_PORT_53_UDP_PROTO", "udp"),
+    ];
+    for link in links {
+        load("data.dir=/a", &[link], &[]).unwrap_or_else(|error| panic!("{link:?}: {error}"));
+    }
+    for (name, value) in [
+        ("MILLRACE_PORT", "9650"),
+        ("MILLRACE_PORT_X_TCP", "1"),
+        ("MILLRACE_PORT_1_TCP_ADR", "1"),
+        ("MILLRACE_SERVICE_HOSTS", "1"),
+    ] {
+        assert!(load("data.dir=/a", &[(name, value)], &[]).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_is_allowed() {
+    for (key, value) in [
+        ("node.id", "-1"),
+        ("listen.client", "localhost"),
+        ("memory.in.flight.bytes", "1"),
+        ("log.format", "xml"),
+        ("topic.default.flush", "never"),
+        ("advertised.address", "nohost"),
+        ("cluster.id", "a b"),
+        ("default.replication.factor", "0"),
+        ("advertised.internal.address", "nohost"),
+        ("listen.internal", "localhost:1"),
+        ("broker.heartbeat.interval.ms", "9"),
+        ("broker.session.timeout.ms", "99"),
+        ("quorum.auto.voters", "10"),
+        ("seeds", "a:1,b"),
+        ("seeds", "a:1,http://b:2"),
+    ] {
+        let error = load("data.dir=/a", &[], &[(key, value)]).unwrap_err();
+        assert!(matches!(error, ConfigProblem::InvalidValue { .. }), "{key}: {error:?}");
+    }
+    assert!(matches!(
+        load("", &[], &[]),
+        Err(ConfigProblem::Missing { key: "data.dir", .. })
+    ));
+    assert!(matches!(
+        load("data.dir", &[], &[]),
+        Err(ConfigProblem::NotAnAssignment { .. })
+    ));
+}
+
+#[test]
+fn seeds_are_a_list_and_a_late_heartbeat_costs_no_lease() {
+    let config = load("data.dir=/a\nseeds= a:1, b.c:2 ,[::1]:3,", &[], &[]).unwrap();
+    assert_eq!(config.seeds, ["a:1", "b.c:2", "[::1]:3"]);
+    assert!(load("data.dir=/a", &[], &[]).unwrap().seeds.is_empty());
+    let error = load("data.dir=/a", &[], &[("broker.heartbeat.interval.ms", "300")]).unwrap_err();
+    assert!(matches!(error, ConfigProblem::Contradiction(_)), "{error:?}");
+}
+
+#[test]
+fn every_key_is_documented_once_in_order() {
+    assert!(BROKER_KEYS.is_sorted_by(|a, b| a.name < b.name));
+    assert!(BROKER_KEYS.iter().all(|key| key.documentation.len() > 10));
+}

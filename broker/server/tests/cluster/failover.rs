@@ -1,0 +1,100 @@
+//! Brokers die, stand still, leave and come back.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    controller,
+    node::{Node, is_available},
+    three,
+};
+
+/// What a busy machine may add to what is aimed at.
+const SLACK: Duration = Duration::from_secs(3);
+
+/// Kills or freezes one broker; answers with how long it took the others to fence it and to have
+/// everything it led, as `witness` sees it.
+async fn loss_seen_by(nodes: &mut [Node; 3], lost: usize, witness: usize, take: fn(&mut Node)) -> Duration {
+    let id = nodes[lost].id;
+    let began = Instant::now();
+    take(&mut nodes[lost]);
+    nodes[witness]
+        .wait_cluster("fenced", |cluster| {
+            !is_available(cluster, id) && cluster.offline_partitions == 0
+        })
+        .await;
+    let leads = |broker: &millrace_proto::v1::BrokerDescription| broker.broker_id == id && broker.leader_partitions > 0;
+    assert!(!nodes[witness].cluster().await.brokers.iter().any(leads));
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn a_killed_broker_is_fenced_soon_and_comes_back_in_a_new_life() {
+    let (_folder, mut nodes) = three().await;
+    nodes[0].create_topic("orders", 9, 3).await;
+    let leading = controller(&nodes).await;
+    let (other, witness) = ((leading + 1) % 3, (leading + 2) % 3);
+
+    let epoch = nodes[witness].view_of(nodes[other].id).await.broker_epoch;
+    let took = loss_seen_by(&mut nodes, other, witness, Node::kill).await;
+    println!("a broker: fenced and replaced after {took:?}");
+    assert!(took < Duration::from_millis(600) + SLACK, "{took:?}");
+    nodes[other].start().await;
+    let back = nodes[witness].view_of(nodes[other].id).await;
+    assert!(back.available && back.broker_epoch > epoch, "{back:?}");
+
+    let took = loss_seen_by(&mut nodes, leading, witness, Node::kill).await;
+    println!("the quorum's leader: fenced and replaced after {took:?}");
+    assert!(took < Duration::from_millis(1_100) + SLACK, "{took:?}");
+    nodes[leading].start().await;
+    assert!(nodes[witness].view_of(nodes[leading].id).await.available);
+}
+
+#[tokio::test]
+async fn a_frozen_broker_is_fenced_and_comes_back_in_the_same_life() {
+    let (_folder, mut nodes) = three().await;
+    nodes[0].create_topic("orders", 9, 3).await;
+    let leading = controller(&nodes).await;
+    for (frozen, witness) in [((leading + 1) % 3, leading), (leading, (leading + 2) % 3)] {
+        let id = nodes[frozen].id;
+        let epoch = nodes[witness].view_of(id).await.broker_epoch;
+        loss_seen_by(&mut nodes, frozen, witness, |node| node.freeze()).await;
+        nodes[frozen].thaw();
+        nodes[witness]
+            .wait_cluster("back", |cluster| (0..3).all(|id| is_available(cluster, id)))
+            .await;
+        assert_eq!(nodes[witness].view_of(id).await.broker_epoch, epoch);
+        nodes[frozen].wait_ready().await;
+    }
+}
+
+/// Others lead before it is gone, so that nobody is ever without a leader.
+#[tokio::test]
+async fn a_stop_in_order_leaves_no_partition_without_a_leader() {
+    let (_folder, mut nodes) = three().await;
+    nodes[0].create_topic("orders", 9, 3).await;
+    nodes[0].create_topic("alone", 3, 1).await;
+    let leading = controller(&nodes).await;
+    let witness = (leading + 1) % 3;
+    nodes[witness]
+        .wait_cluster("two topics", |cluster| cluster.topics == 2)
+        .await;
+    let began = Instant::now();
+    let status = nodes[leading].stop().await;
+    let took = began.elapsed();
+    assert!(status.success(), "{}", nodes[leading].log());
+    println!("stopped in order after {took:?}");
+    assert!(took < Duration::from_secs(3) + SLACK, "partitions that nobody can take over were waited for");
+    let topic = nodes[witness].topic("orders").await.unwrap();
+    for partition in &topic.partitions {
+        assert_ne!(partition.leader_id, Some(nodes[leading].id), "{partition:?}");
+        assert!(partition.leader_id.is_some(), "{partition:?}");
+    }
+    nodes[leading].start().await;
+    // All at once, as when a machine is shut down: nobody waits for anybody.
+    let began = Instant::now();
+    let [a, b, c] = &mut nodes;
+    let stopped = tokio::join!(a.stop(), b.stop(), c.stop());
+    assert!(stopped.0.success() && stopped.1.success() && stopped.2.success());
+    println!("all stopped after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(6) + SLACK);
+}

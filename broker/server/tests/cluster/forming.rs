@@ -1,0 +1,160 @@
+//! Forming a cluster, and who is not let in.
+
+use std::time::Duration;
+
+use millrace_proto::internal::v1::{JoinRequest, cluster_client::ClusterClient, join_response::Result as Joined};
+
+use super::{
+    node::{Node, free_address, is_available},
+    three,
+};
+
+#[tokio::test]
+async fn three_brokers_see_the_same_and_restart_without_seeds() {
+    let (_folder, mut nodes) = three().await;
+    nodes[1].create_topic("orders", 3, 3).await;
+    let before = nodes[0].cluster().await;
+    for node in &nodes {
+        node.wait_cluster("a topic", |cluster| cluster.topics == 1).await;
+        let cluster = node.cluster().await;
+        assert_eq!(cluster.cluster_id, before.cluster_id);
+        let racks: Vec<&str> = cluster.brokers.iter().map(|broker| broker.rack.as_str()).collect();
+        assert_eq!(racks, ["r0", "r1", "r2"]);
+        assert_eq!(node.topic("orders").await.unwrap().partitions.len(), 3);
+    }
+    // All at once, and none of them can ask anyone.
+    for node in &mut nodes {
+        node.kill();
+        node.seeds.clear();
+    }
+    for node in &mut nodes {
+        node.launch_with(&[]);
+    }
+    for node in &mut nodes {
+        node.wait_ready().await;
+    }
+    for node in &nodes {
+        let after = node.cluster().await;
+        assert_eq!((after.cluster_id.as_str(), after.topics), (before.cluster_id.as_str(), 1));
+        let mut epochs = after.brokers.iter().zip(&before.brokers);
+        assert!(epochs.all(|(after, before)| after.broker_epoch > before.broker_epoch));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_or_foreign_disk_is_refused_with_the_next_step() {
+    let (folder, mut nodes) = three().await;
+    let cluster_id = nodes[0].cluster().await.cluster_id;
+    nodes[1].kill();
+    nodes[2].kill();
+
+    // Two directories are swapped.
+    let dirs = [nodes[1].data_dir.clone(), nodes[2].data_dir.clone()];
+    nodes[1].data_dir.clone_from(&dirs[1]);
+    nodes[1].launch();
+    assert_eq!(nodes[1].ended().await.code(), Some(1));
+    assert!(nodes[1].log().contains("broker 2"), "{}", nodes[1].log());
+    nodes[1].data_dir.clone_from(&dirs[0]);
+    nodes[1].start().await;
+
+    // The disk is gone.
+    nodes[2].data_dir = folder.path().join("empty");
+    nodes[2].launch_with(&[]);
+    assert_eq!(nodes[2].ended().await.code(), Some(1));
+    assert!(nodes[2].log().contains("--format-if-empty"), "{}", nodes[2].log());
+    nodes[2].launch();
+    assert_eq!(nodes[2].ended().await.code(), Some(1));
+    let log = nodes[2].log();
+    assert!(log.contains("millrace broker replace-disk 2"), "{log}");
+    // Not even without seeds does it begin a cluster: it was joining.
+    let seeds = std::mem::take(&mut nodes[2].seeds);
+    nodes[2].launch();
+    assert_eq!(nodes[2].ended().await.code(), Some(1));
+    assert!(nodes[2].log().contains("has begun to join a cluster"));
+    nodes[0]
+        .wait_cluster("fenced", |cluster| !is_available(cluster, 2))
+        .await;
+
+    // The right one is taken back.
+    nodes[2].seeds = seeds;
+    nodes[2].data_dir.clone_from(&dirs[1]);
+    nodes[2].start().await;
+
+    // A broker of another cluster.
+    let mut other = Node::new(&folder, 7, &[&nodes[0]]);
+    other.launch_with(&["--format-if-empty", "--set", "cluster.id=another"]);
+    assert_eq!(other.ended().await.code(), Some(1));
+    assert!(other.log().contains("another cluster"), "{}", other.log());
+    assert_eq!(nodes[0].cluster().await.cluster_id, cluster_id);
+    assert_eq!(nodes[0].cluster().await.brokers.len(), 3);
+}
+
+#[tokio::test]
+async fn a_broker_waits_for_its_seeds_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seed = Node::new(&folder, 0, &[]);
+    let mut joiner = Node::new(&folder, 1, &[&seed]);
+    joiner.launch();
+    joiner.wait_says("asking the seeds").await;
+    seed.start().await;
+    joiner.wait_ready().await;
+    assert_eq!(seed.cluster().await.brokers.len(), 2);
+    // A signal ends the waiting, too.
+    let mut alone = Node::new(&folder, 2, &[]);
+    alone.seeds.push(free_address());
+    alone.launch();
+    alone.wait_says("asking the seeds").await;
+    assert!(alone.stop().await.success());
+}
+
+/// A crash between any two steps of joining.
+#[tokio::test]
+async fn joining_is_resumed_after_a_crash_at_any_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut seed = Node::new(&folder, 0, &[]);
+    seed.start().await;
+
+    // It was admitted, and died before it knew.
+    let mut one = Node::new(&folder, 1, &[]);
+    one.seeds.push(free_address());
+    one.launch();
+    one.wait_says("asking the seeds").await;
+    one.kill();
+    let noted = std::fs::read_to_string(one.data_dir.join("join-state")).unwrap();
+    let noted: serde_json::Value = serde_json::from_str(noted.lines().next().unwrap()).unwrap();
+    let directory_id: uuid::Uuid = noted["directoryId"].as_str().unwrap().parse().unwrap();
+    let asked = JoinRequest {
+        node_id: 1,
+        directory_id: directory_id.as_bytes().to_vec().into(),
+        incarnation: uuid::Uuid::new_v4().as_bytes().to_vec().into(),
+        address: "h:1".into(),
+        internal_address: "h:2".into(),
+        ..JoinRequest::default()
+    };
+    let mut voter_ids = Vec::new();
+    for _ in 0..2 {
+        let mut client = ClusterClient::connect(format!("http://{}", seed.internal)).await.unwrap();
+        let answer = client.join(asked.clone()).await.unwrap().into_inner();
+        let Some(Joined::Admitted(admitted)) = answer.result else {
+            panic!("{answer:?}")
+        };
+        voter_ids.push(admitted.voter_id);
+    }
+    assert_eq!(voter_ids, [2, 2], "the same question has the same answer");
+    one.seeds = vec![seed.internal];
+    one.start().await;
+    assert_eq!(one.voter_id(), 2);
+    assert_eq!(one.view_of(1).await.directory_id, directory_id.to_string());
+
+    // Anywhere else.
+    let mut two = Node::new(&folder, 2, &[&seed, &one]);
+    for after_ms in (5..80).step_by(5) {
+        two.launch();
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        two.kill();
+    }
+    two.start().await;
+    assert_eq!(two.voter_id(), 3);
+    seed.wait_cluster("three brokers", |cluster| (0..3).all(|id| is_available(cluster, id)))
+        .await;
+}

@@ -1,0 +1,68 @@
+"""Clusters of several brokers: as `millrace dev` runs them, and as processes on one machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from lib import paths
+from lib.broker import Broker, millrace
+from lib.ports import free_port
+from lib.proc import Process
+
+
+def brokers(address: str) -> list[dict]:
+    """The brokers as `cluster describe` tells them."""
+    return json.loads(millrace("cluster", "describe", bootstrap=address, json=True).ok())["brokers"]
+
+
+def free_ports_in_a_row() -> int:
+    """A port from which on the ports of three brokers are likely free: apart from those given out."""
+    return 20000 + free_port() % 10000
+
+
+def test_dev_runs_a_cluster_and_keeps_it(tmp_path: Path) -> None:
+    port = free_ports_in_a_row()
+    command = [
+        *(paths.binary("millrace"), "dev", "--brokers", "3"),
+        *("--data-dir", tmp_path / "data", "--port", str(port)),
+    ]
+    for start in range(2):
+        dev = Process(command, tmp_path, "dev")
+        try:
+            address = dev.wait_for_line("ready ", 60)
+            assert address == f"127.0.0.1:{port}"
+            assert [broker["broker_id"] for broker in brokers(address)] == [0, 1, 2]
+            assert all(broker["available"] for broker in brokers(f"127.0.0.1:{port + 10}"))
+            if start == 0:
+                millrace("topic", "create", "tried", "--partitions", "3", bootstrap=address).ok()
+            listed = millrace("topic", "list", bootstrap=f"127.0.0.1:{port + 20}").ok()
+            assert b"tried" in listed
+            dev.terminate()
+            assert dev.wait(30) == 0
+        finally:
+            dev.kill()
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["broker-0", "broker-1", "broker-2"]
+    text = millrace("dev", "--data-dir", str(tmp_path / "data"), "--port", str(port)).failed()
+    assert "--brokers" in text
+
+
+def test_a_broker_joins_by_a_seed(tmp_path: Path) -> None:
+    first = Broker(tmp_path / "0")
+    second = Broker(tmp_path / "1", settings={"node.id": "1", "seeds": f"127.0.0.1:{first.internal_port}"})
+    try:
+        second.launch()
+        first.start()
+        assert second.process is not None
+        assert second.process.wait_for_line("ready ", 30) == second.address
+        assert [broker["available"] for broker in brokers(second.address)] == [True, True]
+        assert first.http("/readyz")[0] == 200 and second.http("/readyz")[0] == 200
+        assert second.stop() == 0
+        deadline = time.monotonic() + 10
+        while [broker["available"] for broker in brokers(first.address)] != [True, False]:
+            assert time.monotonic() < deadline, "a broker that has gone is still called available"
+        assert first.stop() == 0
+    finally:
+        first.end()
+        second.end()
