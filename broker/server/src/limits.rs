@@ -216,6 +216,10 @@ pub const METADATA_ELECTION: Duration = Duration::from_millis(120);
 /// How long a starting broker waits for the metadata quorum's leader before it says so.
 pub const METADATA_LEADER_LOOK: Duration = Duration::from_secs(1);
 
+/// How often a process registers anew because the metadata it went by was behind: lives of one broker
+/// follow each other, so that one look at the newest metadata is enough.
+pub const REGISTER_ATTEMPTS: usize = 5;
+
 /// How often leases are looked at: a broker is fenced at most so much of a session late.
 pub const LOOKS_PER_SESSION: u32 = 20;
 /// See [`LOOKS_PER_SESSION`]: no more often, for the processor's sake.

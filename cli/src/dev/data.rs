@@ -23,18 +23,24 @@ impl DataDir {
     pub fn new(asked: Option<PathBuf>, brokers: u16) -> anyhow::Result<Self> {
         let Some(path) = asked else {
             let dir = tempfile::Builder::new().prefix("millrace-dev-").tempdir();
-            return Ok(Self::Temporary(dir.context(
-                "can't create a temporary directory; name one with --data-dir",
-            )?));
+            return Ok(Self::Temporary(
+                dir.context("can't create a temporary directory; name one with --data-dir")?,
+            ));
         };
         std::fs::create_dir_all(&path).with_context(|| format!("can't create {}", path.display()))?;
         let is_one = is_formatted(&path);
         let is_many = is_formatted(&path.join("broker-0"));
         if brokers > 1 && is_one {
-            bail!("{} holds the data of a single broker: choose another directory", path.display());
+            bail!(
+                "{} holds the data of a single broker: choose another directory",
+                path.display()
+            );
         }
         if brokers == 1 && is_many {
-            bail!("{} holds the data of several brokers: name their number with --brokers", path.display());
+            bail!(
+                "{} holds the data of several brokers: name their number with --brokers",
+                path.display()
+            );
         }
         Ok(Self::Kept(path))
     }

@@ -33,7 +33,11 @@ impl Ports {
                     .into(),
             ));
         }
-        let no_room = || UsageError(format!("port {port} leaves no room for the brokers' other ports: choose a lower one with --port"));
+        let no_room = || {
+            UsageError(format!(
+                "port {port} leaves no room for the brokers' other ports: choose a lower one with --port"
+            ))
+        };
         let ports = (0..brokers).map(|number| {
             if port == 0 {
                 return Ok(BrokerPorts {
@@ -45,7 +49,11 @@ impl Ports {
             let client = number
                 .checked_mul(BROKER_DISTANCE)
                 .and_then(|distance| port.checked_add(distance));
-            let at = |distance: u16| client.and_then(|client| client.checked_add(distance)).ok_or_else(no_room);
+            let at = |distance: u16| {
+                client
+                    .and_then(|client| client.checked_add(distance))
+                    .ok_or_else(no_room)
+            };
             Ok(BrokerPorts {
                 client: at(0)?,
                 internal: at(INTERNAL_DISTANCE)?,
@@ -68,7 +76,9 @@ impl Ports {
 
 /// Brokers that keep their data look for each other at the ports that they had.
 pub fn ports_must_stay() -> UsageError {
-    UsageError("brokers that keep their data must keep their ports: name one with --port, or leave out --data-dir".into())
+    UsageError(
+        "brokers that keep their data must keep their ports: name one with --port, or leave out --data-dir".into(),
+    )
 }
 
 #[cfg(test)]
@@ -89,7 +99,10 @@ mod tests {
         ];
         assert_eq!(all.brokers(), wanted);
         assert!(!all.are_free());
-        assert_eq!(Ports::new(1, 9650, Some(80)).unwrap().brokers(), [ports(9650, 9651, 80)]);
+        assert_eq!(
+            Ports::new(1, 9650, Some(80)).unwrap().brokers(),
+            [ports(9650, 9651, 80)]
+        );
         let free = Ports::new(2, 0, None).unwrap();
         assert_eq!(free.brokers(), [ports(0, 0, 0); 2]);
         assert!(free.are_free());

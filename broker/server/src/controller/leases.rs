@@ -226,15 +226,13 @@ mod tests {
             version: "1".into(),
             now_ms: 0,
         };
-        let started = apply(
-            cluster,
-            index,
-            Command::StartBroker(StartBroker {
-                registration,
-                internal_address: "h:2".into(),
-                directory: DirectoryReport::default(),
-            }),
-        );
+        let start = Command::StartBroker(StartBroker {
+            registration,
+            internal_address: "h:2".into(),
+            directory: DirectoryReport::default(),
+            replaces: cluster.brokers.get(&id).map(|known| known.epoch),
+        });
+        let started = apply(cluster, index, start);
         let Outcome::Registered { broker_epoch } = started else {
             panic!("{started:?}")
         };

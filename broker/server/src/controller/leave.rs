@@ -15,7 +15,12 @@ use crate::{broker::Broker, limits};
 /// no other.
 pub(crate) async fn leave(broker: &Broker, by: Instant) {
     let me = broker.config.node_id;
-    let has_others = |cluster: &Cluster| cluster.brokers.values().any(|other| other.id != me && other.is_active());
+    let has_others = |cluster: &Cluster| {
+        cluster
+            .brokers
+            .values()
+            .any(|other| other.id != me && other.is_active())
+    };
     if !has_others(&broker.quorum.cluster()) {
         return;
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millrace_engine::{
-    BrokerId, Command, Outcome, Rejection,
+    BrokerId, Cluster, Command, Outcome, Rejection,
     cluster::{ConfigChange, DirectoryReport, RegisterBroker, RegistrationError, StartBroker},
 };
 use millrace_log::LogDir;
@@ -17,6 +17,7 @@ use crate::{
     broker::now_ms,
     config::BrokerConfig,
     http::Health,
+    limits,
     quorum::{Quorum, QuorumError},
     serve::StartError,
 };
@@ -34,15 +35,36 @@ pub(crate) async fn register(
 ) -> Result<i64, StartError> {
     let node_id = applicant.config.node_id;
     health.starting("registering");
-    let command = Command::StartBroker(start_broker(applicant, dir));
-    match settled(quorum, command, "registering", health).await? {
-        Ok(Outcome::Registered { broker_epoch }) => Ok(broker_epoch),
-        Ok(other) => Err(StartError::Refused(format!("unexpected answer {other:?}"))),
-        Err(rejection) => Err(StartError::Refused(in_words(node_id, &rejection))),
+    for attempt in 1.. {
+        let start = start_broker(applicant, dir, &quorum.cluster());
+        match settled(quorum, Command::StartBroker(start), "registering", health).await? {
+            Ok(Outcome::Registered { broker_epoch }) => return Ok(broker_epoch),
+            Ok(other) => return Err(StartError::Refused(format!("unexpected answer {other:?}"))),
+            // An earlier life has registered and died before it could note that, and this copy of
+            // the metadata did not show it yet.
+            Err(Rejection::Registration(RegistrationError::EarlierLife { .. }))
+                if attempt < limits::REGISTER_ATTEMPTS =>
+            {
+                quorum.read_index().await?;
+                if is_superseded(&quorum.cluster(), applicant) {
+                    break;
+                }
+            }
+            Err(rejection) => return Err(StartError::Refused(in_words(node_id, &rejection))),
+        }
     }
+    Err(StartError::Refused(format!(
+        "another process has begun a life of broker {node_id} meanwhile"
+    )))
 }
 
-fn start_broker(applicant: &Applicant<'_>, dir: &LogDir) -> StartBroker {
+/// Whether this process was registered once, and another after it.
+fn is_superseded(cluster: &Cluster, applicant: &Applicant<'_>) -> bool {
+    let own = cluster.brokers.get(&applicant.config.node_id);
+    own.is_some_and(|own| own.incarnation == applicant.incarnation)
+}
+
+fn start_broker(applicant: &Applicant<'_>, dir: &LogDir, cluster: &Cluster) -> StartBroker {
     let Applicant {
         config,
         addresses,
@@ -50,6 +72,13 @@ fn start_broker(applicant: &Applicant<'_>, dir: &LogDir) -> StartBroker {
     } = applicant;
     let identity = dir.identity();
     let last_epoch = dir.stored_broker_epoch();
+    let directory = DirectoryReport {
+        clean_shutdown_epoch: last_epoch.filter(|_| dir.was_clean()),
+        last_epoch,
+        // Damage is found when logs are opened, after this: a damaged partition's log end is then
+        // not reported, which costs that partition's replica its eligibility and no other's.
+        damaged: false,
+    };
     StartBroker {
         registration: RegisterBroker {
             broker_id: config.node_id,
@@ -62,13 +91,8 @@ fn start_broker(applicant: &Applicant<'_>, dir: &LogDir) -> StartBroker {
             now_ms: now_ms(),
         },
         internal_address: addresses.internal.clone(),
-        directory: DirectoryReport {
-            clean_shutdown_epoch: last_epoch.filter(|_| dir.was_clean()),
-            last_epoch,
-            // Damage is found when logs are opened, after this: a damaged partition's log end is
-            // then not reported, which costs that partition's replica its eligibility and no other's.
-            damaged: false,
-        },
+        replaces: cluster.replaced_epoch(config.node_id, &directory),
+        directory,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use millrace_engine::{
-    BrokerId, Command, Outcome, Rejection,
+    Broker, BrokerId, Command, Outcome, Rejection,
     cluster::{DirectoryReport, RegisterBroker, RegistrationError, StartBroker},
 };
 use millrace_proto::internal::v1::{
@@ -114,7 +114,8 @@ impl Candidate {
         })
     }
 
-    fn start(&self, cluster_id: &str) -> Command {
+    /// Its registration; `known` is what the number stands for so far.
+    fn start(&self, cluster_id: &str, known: Option<&Broker>) -> Command {
         Command::StartBroker(StartBroker {
             registration: RegisterBroker {
                 broker_id: self.node_id,
@@ -129,6 +130,8 @@ impl Candidate {
             internal_address: self.sent.internal_address.clone(),
             // It is empty.
             directory: DirectoryReport::default(),
+            // The disk is another one, so that only an operator's word lets it follow on that life.
+            replaces: known.map(|known| known.epoch),
         })
     }
 }
@@ -190,7 +193,7 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     // process, and this question an old one that comes late.
     let known = cluster.brokers.get(&candidate.node_id);
     if known.is_none_or(|known| known.directory_id != candidate.directory_id) {
-        match quorum.submit(candidate.start(cluster_id)).await? {
+        match quorum.submit(candidate.start(cluster_id, known)).await? {
             Ok(_) => {}
             Err(rejection) => return Err(NotAdmitted::rejected(candidate.node_id, &rejection)),
         }

@@ -167,6 +167,7 @@ mod tests {
                 },
                 internal_address: "h:2".into(),
                 directory: millrace_engine::cluster::DirectoryReport::default(),
+                replaces: None,
             })
         };
         apply(&mut cluster, start(1));

@@ -83,7 +83,10 @@ async fn a_stop_in_order_leaves_no_partition_without_a_leader() {
     let took = began.elapsed();
     assert!(status.success(), "{}", nodes[leading].log());
     println!("stopped in order after {took:?}");
-    assert!(took < Duration::from_secs(3) + SLACK, "partitions that nobody can take over were waited for");
+    assert!(
+        took < Duration::from_secs(3) + SLACK,
+        "partitions that nobody can take over were waited for"
+    );
     let topic = nodes[witness].topic("orders").await.unwrap();
     for partition in &topic.partitions {
         assert_ne!(partition.leader_id, Some(nodes[leading].id), "{partition:?}");

@@ -35,7 +35,10 @@ async fn three_brokers_see_the_same_and_restart_without_seeds() {
     }
     for node in &nodes {
         let after = node.cluster().await;
-        assert_eq!((after.cluster_id.as_str(), after.topics), (before.cluster_id.as_str(), 1));
+        assert_eq!(
+            (after.cluster_id.as_str(), after.topics),
+            (before.cluster_id.as_str(), 1)
+        );
         let mut epochs = after.brokers.iter().zip(&before.brokers);
         assert!(epochs.all(|(after, before)| after.broker_epoch > before.broker_epoch));
     }
@@ -133,7 +136,9 @@ async fn joining_is_resumed_after_a_crash_at_any_step() {
     };
     let mut voter_ids = Vec::new();
     for _ in 0..2 {
-        let mut client = ClusterClient::connect(format!("http://{}", seed.internal)).await.unwrap();
+        let mut client = ClusterClient::connect(format!("http://{}", seed.internal))
+            .await
+            .unwrap();
         let answer = client.join(asked.clone()).await.unwrap().into_inner();
         let Some(Joined::Admitted(admitted)) = answer.result else {
             panic!("{answer:?}")
