@@ -34,8 +34,6 @@ pub struct ReplicaCell {
     pub(super) replica: Replica,
     /// The answer that the step in progress was given.
     fetched: Bytes,
-    /// Followers that have lost data in their present lives.
-    lost: Vec<BrokerId>,
     /// Fetches that wait for something to tell: at most one of each follower.
     parked: Vec<Parked>,
     /// When the timer will come by.
@@ -70,7 +68,6 @@ impl ReplicaCell {
         Self {
             replica,
             fetched: Bytes::new(),
-            lost: Vec::new(),
             parked: Vec::new(),
             timer_at: None,
             news_at: None,
@@ -177,7 +174,6 @@ impl Partition {
                     leader_epoch,
                     "following"
                 );
-                cell.lost.clear();
                 self.fail_parked(cell, "this broker does not lead any more");
                 // Those who wait for records must ask the new leader.
                 self.wake_readers();
@@ -203,7 +199,7 @@ impl Partition {
                 }
             }
             Effect::ProposeIsr(proposal) => {
-                self.replication.propose(self.clone(), proposal, cell.lost.clone());
+                self.replication.propose(self.clone(), proposal);
             }
             Effect::AnswerFetch {
                 replica,
@@ -216,7 +212,7 @@ impl Partition {
             Effect::Truncate { to } => cell.jobs.push_back(Job::Truncate { to }),
             Effect::TruncateFully { start } => cell.jobs.push_back(Job::TruncateFully { start }),
             Effect::AdvanceLogStart { to } => cell.jobs.push_back(Job::AdvanceLogStart { to }),
-            Effect::Alarm(alarm) => self.alarm(cell, alarm),
+            Effect::Alarm(alarm) => self.alarm(alarm),
         }
     }
 
@@ -249,13 +245,13 @@ impl Partition {
         self.wake_readers();
     }
 
-    fn alarm(&self, cell: &mut ReplicaCell, alarm: Alarm) {
-        let (topic, partition) = (&self.topic, self.number);
-        if let Alarm::ReplicaLostData { replica, .. } = alarm {
-            cell.lost.retain(|known| *known != replica);
-            cell.lost.push(replica);
-        }
-        tracing::error!(topic, partition, ?alarm, "what should not happen");
+    fn alarm(&self, alarm: Alarm) {
+        tracing::error!(
+            topic = self.topic,
+            partition = self.number,
+            ?alarm,
+            "what should not happen"
+        );
     }
 
     fn answer(self: &Arc<Self>, cell: &mut ReplicaCell, replica: BrokerId, sequence: u64, verdict: FetchVerdict) {

@@ -116,14 +116,10 @@ impl Replication {
         link
     }
 
-    /// Asks the controller for another in-sync set. `lost`: followers that have lost data.
-    pub fn propose(&self, partition: Arc<Partition>, proposal: Proposal, lost: Vec<BrokerId>) {
+    /// Asks the controller for another in-sync set.
+    pub fn propose(&self, partition: Arc<Partition>, proposal: Proposal) {
         // Closed only when the broker stops.
-        let _ = self.proposals.send(Proposed {
-            partition,
-            proposal,
-            lost,
-        });
+        let _ = self.proposals.send(Proposed { partition, proposal });
     }
 
     /// The metadata as this broker has it.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use millrace_engine::{
     BrokerId, Cluster, Command, Outcome, Rejection,
-    cluster::{AlterPartitions, IsrChange, IsrError, IsrMember, Partition as Record, PartitionRef},
+    cluster::{AlterPartitions, IsrChange, IsrError, Partition as Record, PartitionRef},
     partition::{Proposal, ProposalAnswer, ProposalError},
 };
 use tokio::sync::mpsc;
@@ -23,42 +23,16 @@ pub struct Proposed {
     pub partition: Arc<Partition>,
     /// The proposal.
     pub proposal: Proposal,
-    /// Followers that have lost data in their present lives.
-    pub lost: Vec<BrokerId>,
 }
 
 impl Proposed {
     fn change(&self) -> IsrChange {
-        let Proposal {
-            leader_epoch,
-            partition_epoch,
-            floor,
-            ..
-        } = self.proposal;
         let (topic_id, partition) = self.partition.key();
-        let is_out = |id: &&BrokerId| self.proposal.isr.iter().all(|member| member.0 != **id);
-        IsrChange {
-            partition: PartitionRef {
-                topic: self.partition.topic().to_owned(),
-                topic_id,
-                partition,
-            },
-            leader_epoch,
-            partition_epoch,
-            isr: self
-                .proposal
-                .isr
-                .iter()
-                .map(|(broker_id, broker_epoch)| IsrMember {
-                    broker_id: *broker_id,
-                    broker_epoch: *broker_epoch,
-                })
-                .collect(),
-            recovering: false,
-            high_watermark: floor.offset,
-            lost: self.lost.iter().filter(is_out).copied().collect(),
-            supersedes: self.proposal.supersedes,
-        }
+        self.proposal.change(PartitionRef {
+            topic: self.partition.topic().to_owned(),
+            topic_id,
+            partition,
+        })
     }
 }
 
