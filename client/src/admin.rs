@@ -1,5 +1,14 @@
-//! Topics, configurations and the cluster. Answers are the contract's own messages, whose fields
-//! [`v1`] documents.
+//! Topics, configurations and the cluster; partitions, brokers and the metadata quorum are in files
+//! of their own. Answers are the contract's own messages, whose fields [`v1`] documents.
+
+mod brokers;
+mod leaders;
+mod maintenance;
+mod partitions;
+mod quorum;
+
+pub use partitions::{Election, PartitionMove};
+pub use quorum::VoterName;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -164,16 +173,51 @@ impl Admin {
     }
 
     /// All about a topic: partitions, offsets, sizes, settings that differ from the defaults.
+    /// Offsets and sizes are asked of each partition's leader; one that does not answer soon is
+    /// told in the `problem` of its partitions.
     ///
     /// # Errors
     /// UNKNOWN_TOPIC, and those of any call.
     pub async fn describe_topic(&self, name: &str) -> Result<v1::DescribeTopicResponse> {
         let request = v1::DescribeTopicRequest { name: name.to_owned() };
-        self.read(|mut admin| {
-            let request = request.clone();
-            async move { Ok(admin.describe_topic(request).await?.into_inner()) }
-        })
-        .await
+        let mut topic = self
+            .read(|mut admin| {
+                let request = request.clone();
+                async move { Ok(admin.describe_topic(request).await?.into_inner()) }
+            })
+            .await?;
+        leaders::complete_topic(self, &request, &mut topic).await;
+        Ok(topic)
+    }
+
+    /// Changes a topic's settings and how many replicas its partitions have: sets `set`, puts
+    /// `unset` back to the broker's defaults, and begins the moves that `replication_factor`
+    /// takes; [`Admin::list_reassignments`] tells when they are done.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC, INVALID_CONFIG, NOT_ENOUGH_BROKERS, PLACEMENT_BLOCKED, and those of any call.
+    pub async fn alter_topic<K, V>(
+        &self,
+        topic: &str,
+        set: impl IntoIterator<Item = (K, V)>,
+        unset: impl IntoIterator<Item = impl Into<String>>,
+        replication_factor: Option<i32>,
+    ) -> Result<v1::PlannedMoves>
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        let request = v1::AlterTopicRequest {
+            name: topic.to_owned(),
+            set_configs: entries(set),
+            unset_configs: unset.into_iter().map(Into::into).collect(),
+            validate_only: self.validate_only,
+            replication_factor,
+        };
+        let answer = self
+            .change(|mut admin| async move { Ok(admin.alter_topic(request).await?.into_inner()) })
+            .await?;
+        Ok(answer.moves.unwrap_or_default())
     }
 
     /// Changes a topic's settings: sets `set` and puts `unset` back to the broker's defaults.
@@ -301,7 +345,7 @@ impl Admin {
         Ok(answer.log_start)
     }
 
-    /// Brokers and the metadata quorum.
+    /// Brokers, the metadata quorum, and the partitions that are not as they should be.
     ///
     /// # Errors
     /// Those of any call.
@@ -345,6 +389,23 @@ impl Admin {
         let deadline = Instant::now() + self.client.inner.request_timeout;
         let admin = self.client.inner.connections.admin(&self.client.contact())?;
         within(deadline, call(admin)).await
+    }
+
+    /// One call to the broker at an address.
+    async fn at<T, F: Future<Output = Result<T>>>(
+        &self,
+        address: &str,
+        call: impl FnOnce(AdminClient<Channel>) -> F,
+    ) -> Result<T> {
+        let deadline = Instant::now() + self.client.inner.request_timeout;
+        let admin = self.client.inner.connections.admin(address)?;
+        within(deadline, call(admin)).await
+    }
+
+    /// The address of a broker, as metadata tells it.
+    fn address_of(&self, broker_id: i32) -> Option<Arc<str>> {
+        let cluster = self.client.cluster();
+        cluster.brokers.get(&broker_id).map(|broker| broker.address.clone())
     }
 
     /// Waits for this client's own picture of the cluster to show a change that was made; a little

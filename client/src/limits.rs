@@ -126,3 +126,11 @@ pub const FETCH_GRACE: Duration = Duration::from_secs(30);
 
 /// Topics in one page of a list.
 pub const PAGE_SIZE: i32 = 1_000;
+
+/// How long a leader is waited for that alone knows a detail of a description: the rest of it should
+/// not wait for one that is gone.
+pub const DETAIL_WAIT: Duration = Duration::from_secs(3);
+
+/// How often a call goes on to the broker that the last one named as the leader of the metadata quorum:
+/// a lead that moves more often than this does not settle in this call.
+pub const MAX_REDIRECTS: usize = 3;

@@ -172,7 +172,7 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::MessageTooLarge
         | R::InvalidTimestamp
         | R::InvalidResumeToken => Code::InvalidArgument,
-        R::UnknownTopic | R::UnknownPartition | R::UnknownBroker => Code::NotFound,
+        R::UnknownTopic | R::UnknownPartition | R::UnknownBroker | R::UnknownVoter => Code::NotFound,
         R::TopicExists => Code::AlreadyExists,
         R::OffsetMismatch
         | R::FencedLeaderEpoch
@@ -192,7 +192,15 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::QuorumUnavailable => Code::Unavailable,
         R::TimedOut => Code::DeadlineExceeded,
         R::DiskFull | R::Overloaded | R::LimitReached => Code::ResourceExhausted,
-        R::NotEnoughBrokers | R::NotSupported => Code::FailedPrecondition,
+        R::NotEnoughBrokers
+        | R::NotSupported
+        | R::StillNeeded
+        | R::MaintenanceTaken
+        | R::NoReassignmentInProgress
+        | R::ElectionNotNeeded
+        | R::EligibleLeaderNotAvailable
+        | R::BrokerState
+        | R::PlacementBlocked => Code::FailedPrecondition,
         R::DamagedLog => Code::DataLoss,
         R::Internal | R::Unspecified => Code::Internal,
     }
@@ -218,7 +226,7 @@ pub fn broker_stopping() -> ApiError {
 }
 
 /// "text" as a sentence: a capital in front, a full stop behind.
-fn sentence(text: impl ToString) -> String {
+pub(crate) fn sentence(text: impl ToString) -> String {
     let text = text.to_string();
     let mut characters = text.chars();
     let Some(first) = characters.next() else { return text };
@@ -294,9 +302,10 @@ impl From<Rejection> for ApiError {
             Rejection::ProducerIdsExhausted => Self::new(ErrorReason::LimitReached, message),
             Rejection::TooManyChanges => Self::new(ErrorReason::InvalidRequest, message),
             Rejection::Registration(_) | Rejection::Unfence(_) => Self::new(ErrorReason::BrokerNotReady, message),
-            Rejection::Move(_) | Rejection::Broker(_) | Rejection::Maintenance(_) | Rejection::Voter(_) => {
-                Self::new(ErrorReason::NotSupported, message)
-            }
+            Rejection::Move(refused) => refused.into(),
+            Rejection::Broker(error) => error.into(),
+            Rejection::Maintenance(error) => error.into(),
+            Rejection::Voter(error) => error.into(),
         }
     }
 }

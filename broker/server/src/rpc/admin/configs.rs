@@ -106,17 +106,11 @@ pub fn to_map(field: &str, entries: Vec<v1::ConfigEntry>) -> Result<BTreeMap<Str
     Ok(map)
 }
 
-/// Changes a topic's settings.
+/// The command that changes a topic's settings.
 ///
 /// # Errors
-/// Nothing to change, an unknown topic or key, a value that is not allowed.
-pub async fn alter(
-    service: &AdminService,
-    topic: &str,
-    set: Vec<v1::ConfigEntry>,
-    unset: Vec<String>,
-    validate_only: bool,
-) -> Result<(), ApiError> {
+/// Nothing to change, an unknown key, a value that is not allowed.
+pub fn command(topic: &str, set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Result<Command, ApiError> {
     if set.is_empty() && unset.is_empty() {
         return Err(ApiError::field("set", "names no setting, and neither does unset"));
     }
@@ -129,14 +123,22 @@ pub async fn alter(
             check(key, "")?;
         }
     }
-    let change = ConfigChange { set, unset };
-    service
-        .change(
-            Command::AlterTopicConfigs {
-                name: topic.to_owned(),
-                change,
-            },
-            validate_only,
-        )
-        .await
+    Ok(Command::AlterTopicConfigs {
+        name: topic.to_owned(),
+        change: ConfigChange { set, unset },
+    })
+}
+
+/// Changes a topic's settings.
+///
+/// # Errors
+/// As of [`command`], and an unknown topic.
+pub async fn alter(
+    service: &AdminService,
+    topic: &str,
+    set: Vec<v1::ConfigEntry>,
+    unset: Vec<String>,
+    validate_only: bool,
+) -> Result<(), ApiError> {
+    service.change(command(topic, set, unset)?, validate_only).await
 }

@@ -1,19 +1,17 @@
 //! Creating, deleting, listing and describing topics.
 
 use millrace_engine::{
-    Command, Topic,
+    Cluster, Command, Partition, Topic,
     cluster::{CreateTopic, MAX_PARTITIONS_PER_TOPIC},
     names::check_new_topic_name,
 };
-use millrace_placement::{BrokerSpot, PlacementError, place_partitions};
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
 
-use super::{AdminService, configs};
+use super::{AdminService, configs, count, drain, page_size, placement, preview};
 use crate::{
     broker::Broker,
     error::{ApiError, out_of_range, unknown_topic},
-    limits,
 };
 
 /// Replicas of a topic that names none, where there are brokers enough.
@@ -30,7 +28,8 @@ pub async fn create(
     let broker = &service.0;
     check_new_topic_name(&request.name)?;
     let configs = configs::to_map("configs", request.configs)?;
-    let spots = spots(broker);
+    let cluster = broker.quorum.cluster();
+    let view = placement::view(&cluster, &[])?;
     let partitions = match request.partitions {
         None => broker.config.num_partitions as usize,
         Some(count) => partition_count("partitions", count)?,
@@ -39,7 +38,7 @@ pub async fn create(
         None => broker
             .config
             .default_replication_factor
-            .unwrap_or_else(|| spots.len().clamp(1, USUAL_REPLICATION_FACTOR)),
+            .unwrap_or_else(|| placement::targets(&view).clamp(1, USUAL_REPLICATION_FACTOR)),
         Some(factor) => usize::try_from(factor)
             .ok()
             .filter(|factor| *factor > 0)
@@ -49,7 +48,7 @@ pub async fn create(
     let create = CreateTopic {
         name: request.name,
         id,
-        assignments: place(&spots, partitions, factor)?,
+        assignments: placement::place(&cluster, &view, id, partitions, factor)?,
         configs,
         now_ms: broker.now_ms(),
     };
@@ -63,58 +62,11 @@ pub async fn create(
     })
 }
 
-fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
-}
-
 fn partition_count(field: &str, count: i32) -> Result<usize, ApiError> {
     usize::try_from(count)
         .ok()
         .filter(|count| (1..=MAX_PARTITIONS_PER_TOPIC).contains(count))
         .ok_or_else(|| ApiError::field(field, format!("must be 1 to {MAX_PARTITIONS_PER_TOPIC}")))
-}
-
-/// The brokers that can get replicas, with what they hold.
-fn spots(broker: &Broker) -> Vec<BrokerSpot> {
-    let cluster = broker.quorum.cluster();
-    cluster
-        .brokers
-        .values()
-        .filter(|known| !known.fenced)
-        .map(|known| {
-            let (replicas, leaders) =
-                cluster
-                    .replicas_of(known.id)
-                    .fold((0, 0), |(replicas, leaders), (topic, number)| {
-                        let preferred = topic
-                            .partitions
-                            .get(number as usize)
-                            .and_then(|part| part.replicas.first());
-                        (replicas + 1, leaders + usize::from(preferred == Some(&known.id)))
-                    });
-            BrokerSpot {
-                id: known.id,
-                rack: known.rack.clone(),
-                replicas,
-                leaders,
-            }
-        })
-        .collect()
-}
-
-fn place(spots: &[BrokerSpot], partitions: usize, factor: usize) -> Result<Vec<Vec<i32>>, ApiError> {
-    place_partitions(spots, partitions, factor).map_err(|error| match error {
-        PlacementError::NotEnoughBrokers { wanted, brokers } => ApiError::new(
-            ErrorReason::NotEnoughBrokers,
-            format!(
-                "A replication factor of {wanted} needs {wanted} brokers and {brokers} can be used: add brokers or ask for fewer replicas."
-            ),
-        )
-        .with("brokers", brokers),
-        PlacementError::NoReplicas => {
-            ApiError::field("replication_factor", "must be 1 or more")
-        }
-    })
 }
 
 /// 16 bytes as an id; none if empty.
@@ -156,12 +108,7 @@ fn summary(topic: &Topic) -> v1::TopicSummary {
 /// # Errors
 /// A page size that is negative.
 pub fn list(broker: &Broker, request: &v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, ApiError> {
-    let size = match request.page_size {
-        0 => limits::MAX_PAGE_SIZE,
-        size => usize::try_from(size)
-            .map_err(|_| ApiError::field("page_size", "must be 0 or more"))?
-            .min(limits::MAX_PAGE_SIZE),
-    };
+    let size = page_size(request.page_size)?;
     let cluster = broker.quorum.cluster();
     // The token is the last name of the page before: stable while topics come and go.
     let from = request.page_token.as_str().max(request.prefix.as_str());
@@ -192,35 +139,9 @@ pub fn describe(broker: &Broker, request: &v1::DescribeTopicRequest) -> Result<v
         .topics
         .get(&request.name)
         .ok_or_else(|| unknown_topic(&request.name))?;
-    let partitions = (0..)
+    let partitions = (0u32..)
         .zip(&topic.partitions)
-        .map(|(number, partition)| {
-            let described = v1::PartitionDescription {
-                partition: number,
-                leader_id: partition.leader,
-                leader_epoch: partition.leader_epoch,
-                replicas: partition.replicas.clone(),
-                in_sync_replicas: partition.isr.clone(),
-                ..Default::default()
-            };
-            match broker.partitions.find(&topic.name, number) {
-                Ok(local) => {
-                    let offsets = local.offsets();
-                    v1::PartitionDescription {
-                        log_start: Some(offsets.log_start),
-                        high_watermark: Some(offsets.high_watermark),
-                        log_end: Some(offsets.log_end),
-                        size_bytes: Some(i64::try_from(local.size_bytes()).unwrap_or(i64::MAX)),
-                        problem: local.problem().unwrap_or_default(),
-                        ..described
-                    }
-                }
-                Err(error) => v1::PartitionDescription {
-                    problem: error.to_string(),
-                    ..described
-                },
-            }
-        })
+        .map(|(number, partition)| describe_partition(broker, &cluster, topic, number, partition))
         .collect();
     let configs = topic
         .configs
@@ -235,6 +156,116 @@ pub fn describe(broker: &Broker, request: &v1::DescribeTopicRequest) -> Result<v
         partitions,
         configs,
     })
+}
+
+fn describe_partition(
+    broker: &Broker,
+    cluster: &Cluster,
+    topic: &Topic,
+    number: u32,
+    partition: &Partition,
+) -> v1::PartitionDescription {
+    let number = super::number(number);
+    let described = describe_record(cluster, topic, number, partition);
+    if partition.leader != Some(broker.config.node_id) {
+        return described;
+    }
+    match broker.partitions.find(&topic.name, number) {
+        Ok(local) => {
+            let offsets = local.offsets();
+            v1::PartitionDescription {
+                log_start: Some(offsets.log_start),
+                high_watermark: Some(offsets.high_watermark),
+                log_end: Some(offsets.log_end),
+                size_bytes: Some(i64::try_from(local.size_bytes()).unwrap_or(i64::MAX)),
+                problem: local.problem().unwrap_or_default(),
+                ..described
+            }
+        }
+        Err(error) => v1::PartitionDescription {
+            problem: error.to_string(),
+            ..described
+        },
+    }
+}
+
+/// What the metadata says of a partition.
+fn describe_record(cluster: &Cluster, topic: &Topic, number: i32, partition: &Partition) -> v1::PartitionDescription {
+    let min_in_sync = cluster.min_insync_replicas(topic);
+    let survival = partition.survival(min_in_sync);
+    v1::PartitionDescription {
+        partition: number,
+        leader_id: partition.leader,
+        leader_epoch: partition.leader_epoch,
+        replicas: partition.replicas.clone(),
+        in_sync_replicas: partition.isr.clone(),
+        problem: match partition.leader {
+            None => without_leader(partition),
+            Some(_) => String::new(),
+        },
+        eligible_leader_replicas: partition.elr.clone(),
+        last_known_eligible_replicas: partition.last_known_elr.clone(),
+        last_known_leader_id: partition.last_known_leader,
+        adding_replicas: partition.adding.clone(),
+        removing_replicas: partition.removing.clone(),
+        partition_epoch: partition.partition_epoch,
+        required_in_sync_replicas: count(partition.required(min_in_sync)),
+        survival: Some(v1::Survival {
+            promised_losses: count(survival.promised_losses),
+            losses_now: count(survival.losses_now),
+            outages_now: count(survival.outages_now),
+            text: survival.to_string(),
+        }),
+        recovering: partition.recovering,
+        ..v1::PartitionDescription::default()
+    }
+}
+
+/// What to do for a partition that nobody leads.
+fn without_leader(partition: &Partition) -> String {
+    if !partition.elr.is_empty() {
+        return format!(
+            "it has no leader: start one of the brokers {:?}, which hold all acknowledged messages",
+            partition.elr
+        );
+    }
+    let asked = match &partition.last_known_elr[..] {
+        [] => &partition.replicas,
+        known => known,
+    };
+    format!(
+        "it has no leader, and no replica surely holds all acknowledged messages: bring the brokers {asked:?} back, or give up what is lost by an unclean election among them"
+    )
+}
+
+/// Changes settings and the replication factor.
+///
+/// # Errors
+/// Nothing to change, an unknown topic or key, a value that is not allowed, replicas that have no
+/// place to go: nothing is changed.
+pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Result<v1::AlterTopicResponse, ApiError> {
+    let (name, set, unset) = (request.name, request.set_configs, request.unset_configs);
+    let Some(factor) = request.replication_factor else {
+        configs::alter(service, &name, set, unset, request.validate_only).await?;
+        return Ok(v1::AlterTopicResponse::default());
+    };
+    let settings = match set.is_empty() && unset.is_empty() {
+        true => None,
+        false => Some(configs::command(&name, set, unset)?),
+    };
+    let cluster = service.latest().await?;
+    let (moves, notices) = drain::plan_replication_factor(&cluster, &name, factor)?;
+    if let Some(settings) = &settings {
+        preview(&cluster, settings)?;
+    }
+    let planned = placement::planned(&cluster, &moves, notices);
+    if !request.validate_only {
+        if let Some(settings) = settings {
+            service.submit(settings).await?;
+        }
+        drain::carry_out(service, moves).await?;
+    }
+    Ok(v1::AlterTopicResponse { moves: Some(planned) })
 }
 
 /// Adds partitions.
@@ -265,7 +296,13 @@ pub async fn create_partitions(
     let command = Command::CreatePartitions {
         name: request.name,
         present: u32::try_from(present).unwrap_or(u32::MAX),
-        added: place(&spots(broker), added, topic.replication_factor())?,
+        added: placement::place(
+            &cluster,
+            &placement::view(&cluster, &[])?,
+            topic.id,
+            added,
+            topic.replication_factor(),
+        )?,
     };
     service.change(command, request.validate_only).await?;
     Ok(v1::CreatePartitionsResponse {
