@@ -105,21 +105,42 @@ impl View {
             return Ok(None);
         }
         if voters.remove(&id) {
-            if voters.is_empty() {
-                let reason = "it is the only voter: add another first".into();
-                return Err(QuorumError::Member { voter_id: id, reason });
-            }
-            let there = voters.intersection(&present).count();
-            if there <= voters.len() / 2 {
-                return Err(QuorumError::QuorumAtRisk {
-                    voter_id: id,
-                    present: there,
-                    voters: voters.len(),
-                });
-            }
+            check_left(&voters, &present, id)?;
         }
         membership(voters, nodes).map(Some)
     }
+
+    /// The member stays and follows the log. `None` if it has no vote.
+    pub(super) fn without_vote(self, id: u64) -> Result<Option<Membership>, QuorumError> {
+        let Self {
+            mut voters,
+            nodes,
+            present,
+            ..
+        } = self;
+        if !voters.remove(&id) {
+            return Ok(None);
+        }
+        check_left(&voters, &present, id)?;
+        membership(voters, nodes).map(Some)
+    }
+}
+
+/// The voters that are left without `id` must be able to decide.
+fn check_left(voters: &BTreeSet<u64>, present: &BTreeSet<u64>, id: u64) -> Result<(), QuorumError> {
+    if voters.is_empty() {
+        let reason = "it is the only voter: add another first".into();
+        return Err(QuorumError::Member { voter_id: id, reason });
+    }
+    let there = voters.intersection(present).count();
+    if there <= voters.len() / 2 {
+        return Err(QuorumError::QuorumAtRisk {
+            voter_id: id,
+            present: there,
+            voters: voters.len(),
+        });
+    }
+    Ok(())
 }
 
 fn membership(voters: BTreeSet<u64>, nodes: BTreeMap<u64, Voter>) -> Result<Membership, QuorumError> {
@@ -268,6 +289,21 @@ mod tests {
         // A learner counts for nothing.
         let next = remove(&[1, 2, 3], 9, &[1]).unwrap().unwrap();
         assert_eq!(next.get_joint_config(), &[BTreeSet::from([1, 2, 3])]);
+    }
+
+    #[test]
+    fn who_loses_its_vote_stays_a_member() {
+        let demote = |voters: &[u64], id, present: &[u64]| view(voters, &[9], present).without_vote(id);
+        let next = demote(&[1, 2, 3], 3, &[1, 2]).unwrap().unwrap();
+        assert_eq!(next.get_joint_config(), &[BTreeSet::from([1, 2])]);
+        assert!(next.get_node(&3).is_some());
+        assert!(demote(&[1, 2, 3], 9, &[1]).unwrap().is_none(), "it has no vote");
+        assert!(demote(&[1], 8, &[1]).unwrap().is_none(), "it is no member");
+        assert!(refused(demote(&[1], 1, &[1])).contains("only voter"));
+        assert!(matches!(
+            demote(&[1, 2, 3], 2, &[1, 2]),
+            Err(QuorumError::QuorumAtRisk { voter_id: 2, .. })
+        ));
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub(super) enum MemberChange {
     Add(NewMember),
     /// Make a voter of a learner.
     Promote(u64),
+    /// Make a learner of a voter.
+    Demote(u64),
     /// Remove a voter or learner.
     Remove(u64),
 }
@@ -85,6 +87,16 @@ impl Quorum {
         self.ask(Ask::Change(MemberChange::Promote(voter_id))).await.map(|_| ())
     }
 
+    /// Takes a voter's vote away; it goes on following the log, and may get the vote again: its
+    /// disk knows what it has promised. A leader that is meant hands over. Asks the leader if this
+    /// member does not lead. No voter: nothing changes.
+    ///
+    /// # Errors
+    /// As [`Quorum::remove_voter`].
+    pub async fn demote(&self, voter_id: u64) -> Result<(), QuorumError> {
+        self.ask(Ask::Change(MemberChange::Demote(voter_id))).await.map(|_| ())
+    }
+
     /// Removes a member, voter or learner. A leader that is removed hands over. Asks the leader
     /// if this member does not lead. No member: nothing changes.
     ///
@@ -118,6 +130,10 @@ impl Quorum {
                 view.with_learner(member.voter_id, voter)?
             }
             MemberChange::Promote(id) => match view.with_voter(*id)? {
+                Some(next) => next,
+                None => return Ok(0),
+            },
+            MemberChange::Demote(id) => match view.without_vote(*id)? {
                 Some(next) => next,
                 None => return Ok(0),
             },

@@ -78,6 +78,7 @@ impl Connection {
                 address: member.address.clone(),
             }),
             MemberChange::Promote(id) => Change::Promote(*id),
+            MemberChange::Demote(id) => Change::Demote(*id),
             MemberChange::Remove(id) => Change::Remove(*id),
         };
         let request = ChangeMemberRequest {

@@ -280,6 +280,7 @@ impl quorum_server::Quorum for QuorumService {
                 })
             }
             Some(Change::Promote(id)) => MemberChange::Promote(id),
+            Some(Change::Demote(id)) => MemberChange::Demote(id),
             Some(Change::Remove(id)) => MemberChange::Remove(id),
             Some(Change::AddLearner(_)) | None => {
                 return Err(invalid(Malformed("no change that can be made".into())));

@@ -117,6 +117,35 @@ async fn a_quorum_grows_from_one_to_three_and_shrinks_to_another_one() {
     stop_all([one, two, three]).await;
 }
 
+/// A broker that is no voter any more still has to know what the cluster decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_its_vote_follows_on_and_may_get_it_again() {
+    let one = sole(unchanged).await;
+    let two = Wired::new(2, unchanged).await;
+    let three = Wired::new(3, unchanged).await;
+    for member in [&two, &three] {
+        add(&one.quorum, member).await;
+        promote(&one.quorum, member.id).await;
+    }
+    let members = [&one, &two, &three];
+    // The leader itself, so that another must take over.
+    let leading = leader(members).await;
+    let demoted = members.into_iter().find(|member| member.id == leading).unwrap();
+    let rest: Vec<&Wired> = members.into_iter().filter(|member| member.id != leading).collect();
+    demoted.quorum.demote(leading).await.unwrap();
+    let next = leader([rest[0], rest[1]]).await;
+    let next = rest.iter().find(|member| member.id == next).unwrap();
+    eventually(|| next.quorum.status().learners == [leading]).await;
+    next.quorum.demote(leading).await.unwrap();
+    next.quorum.submit(create_topic(1)).await.unwrap().unwrap();
+    eventually(|| demoted.quorum.cluster().topics.contains_key("topic-1")).await;
+    demoted.quorum.submit(create_topic(2)).await.unwrap().unwrap();
+    promote(&demoted.quorum, leading).await;
+    eventually(|| next.quorum.status().voters == [1, 2, 3]).await;
+    converge(members).await;
+    stop_all([one, two, three]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_there_gets_no_vote_and_no_majority_is_given_away() {
     let one = sole(unchanged).await;
