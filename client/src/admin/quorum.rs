@@ -56,11 +56,12 @@ impl Admin {
         Ok(answer.voter_id)
     }
 
-    /// Takes a voter out of the metadata quorum; answers with its voter id, which is never used again.
+    /// Takes a vote away. A broker that is registered with the voter's disk goes on following the
+    /// metadata; a voter whose broker or disk is gone for good is removed, and its id never used again.
     ///
     /// # Errors
     /// UNKNOWN_VOTER, STILL_NEEDED where the others would be no majority, and those of any call.
-    pub async fn remove_voter(&self, voter: VoterName) -> Result<i64> {
+    pub async fn remove_voter(&self, voter: VoterName) -> Result<v1::RemoveVoterResponse> {
         let request = v1::RemoveVoterRequest {
             member: Some(match voter {
                 VoterName::Broker(id) => Member::BrokerId(id),
@@ -68,9 +69,7 @@ impl Admin {
             }),
             validate_only: self.validate_only,
         };
-        let answer = self
-            .change(|mut admin| async move { Ok(admin.remove_voter(request).await?.into_inner()) })
-            .await?;
-        Ok(answer.voter_id)
+        self.change(|mut admin| async move { Ok(admin.remove_voter(request).await?.into_inner()) })
+            .await
     }
 }

@@ -143,7 +143,8 @@ fn judge_new_voter<'a>(
     Ok(member)
 }
 
-/// Takes a member out of the quorum.
+/// Takes a vote away. Who lives on goes on following the metadata: a broker that was cut off from
+/// it would act by what was true some time ago.
 ///
 /// # Errors
 /// It is unknown; the others would be no majority.
@@ -165,12 +166,29 @@ pub async fn remove(
         )
         .with("voter_id", voter_id));
     }
+    let follows = lives_on(&cluster, &status, voter_id);
     if !request.validate_only {
-        forget(service, &cluster, voter_id).await?;
+        if follows {
+            let demoted = service.0.quorum.demote(voter_id).await;
+            demoted.map_err(|error| member_error(&error))?;
+        } else {
+            forget(service, &cluster, voter_id).await?;
+        }
     }
     Ok(v1::RemoveVoterResponse {
         voter_id: signed(voter_id),
+        follows,
     })
+}
+
+/// Whether a registered broker has the member's disk.
+fn lives_on(cluster: &Cluster, status: &QuorumStatus, voter_id: u64) -> bool {
+    let member = status.members.iter().find(|member| member.voter_id == voter_id);
+    let runs = |member: &MemberStatus| {
+        let broker = broker_of(cluster, member)?;
+        member_of(cluster, status, broker).map(|current| current.voter_id == voter_id)
+    };
+    member.and_then(runs).unwrap_or(false)
 }
 
 /// The one voter that a broker runs.
@@ -297,6 +315,16 @@ mod tests {
         assert_eq!(reason(2), Err(ErrorReason::BrokerState), "fenced");
         assert_eq!(reason(3), Err(ErrorReason::BrokerState), "no member");
         assert_eq!(reason(4), Err(ErrorReason::UnknownBroker));
+    }
+
+    #[test]
+    fn a_disk_that_is_gone_does_not_follow_on() {
+        let cluster = cluster_of(&[1, 2]);
+        // Voter 9 had a former disk of broker 2, which nobody has any more.
+        let status = status_of(&[(7, 1, true), (8, 2, true), (9, 33, true)], Some(7));
+        assert!(lives_on(&cluster, &status, 8));
+        assert!(!lives_on(&cluster, &status, 9));
+        assert!(!lives_on(&cluster, &status, 10), "no member");
     }
 
     #[test]
