@@ -7,11 +7,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Cli, Command},
-    bench, cluster, completion, consume, dev,
+    bench, broker, cluster, completion, consume, dev,
     error::{report, report_usage},
     log,
     output::OutputFormat,
-    produce, topic, version,
+    partition, produce, quorum, topic, version,
 };
 
 /// Runs the command that the process's arguments name.
@@ -43,6 +43,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         match cli.command {
             Command::Topic(command) => topic::run(command, &global).await,
             Command::Cluster(command) => cluster::run(command, &global).await,
+            Command::Broker(command) => broker::run(command, &global).await,
+            Command::Partition(command) => partition::run(command, &global).await,
+            Command::Quorum(command) => quorum::run(command, &global).await,
             Command::Produce(args) => produce::run(args, &global).await,
             Command::Consume(args) => consume::run(args, &global).await,
             Command::Bench(command) => bench::run(command, &global).await,

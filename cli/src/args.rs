@@ -5,12 +5,15 @@ use millrace_engine::cluster::MAX_PARTITIONS_PER_TOPIC;
 
 use crate::{
     bench::BenchCommand,
+    broker::BrokerCommand,
     completion::CompletionArgs,
     consume::ConsumeArgs,
     dev::DevArgs,
     log::LogCommand,
     output::{OutputFormat, count},
+    partition::PartitionCommand,
     produce::ProduceArgs,
+    quorum::QuorumCommand,
     topic::TopicCommand,
 };
 
@@ -67,6 +70,15 @@ pub enum Command {
     /// Tell about brokers, the metadata quorum and what needs attention.
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// List brokers, empty and remove them, take them down in turn.
+    #[command(subcommand)]
+    Broker(BrokerCommand),
+    /// Move partitions between brokers and choose their leaders.
+    #[command(subcommand)]
+    Partition(PartitionCommand),
+    /// Show the metadata quorum, give brokers a vote or take it away.
+    #[command(subcommand)]
+    Quorum(QuorumCommand),
     /// Write lines from standard input to a topic, one message each.
     Produce(ProduceArgs),
     /// Write a topic's messages to standard output.
@@ -88,7 +100,7 @@ pub enum Command {
 /// What to do with the cluster.
 #[derive(Debug, Subcommand)]
 pub enum ClusterCommand {
-    /// Show brokers, the metadata quorum and how many partitions need attention.
+    /// Show brokers, the metadata quorum and which partitions need attention.
     #[command(visible_alias = "status")]
     Describe,
 }
@@ -202,6 +214,30 @@ mod tests {
             &["topic", "add-partitions", "t", "--partitions", "0"],
             &["topic", "create", "t", "--config", "noequals"],
             &["topic", "alter", "t"],
+            &["topic", "alter", "t", "--replication-factor", "0"],
+            &["topic", "alter", "t", "--config", "flush=os", "--wait"],
+            &["partition", "move", "t", "0"],
+            &["partition", "move", "t", "0", "--to", ""],
+            &["partition", "move", "t", "0", "--to", "1,x"],
+            &["partition", "move", "t", "0", "--to", "1,1"],
+            &["partition", "move", "t", "0", "--to", "1", "--cancel"],
+            &["partition", "move", "t", "0", "--cancel", "--wait"],
+            &["partition", "move", "t", "-1", "--to", "1"],
+            &["partition", "elect"],
+            &["partition", "elect", "t", "--all"],
+            &["partition", "elect", "t", "--to", "1"],
+            &["partition", "elect", "t", "0", "--unclean", "--to", "1"],
+            &["partition", "elect", "t", "0", "--unclean", "--accept-data-loss"],
+            &["partition", "elect", "t", "0", "--to", "1", "--accept-data-loss"],
+            &["broker", "drain"],
+            &["broker", "drain", "1", "--wait", "--cancel"],
+            &["broker", "cordon", "one"],
+            &["broker", "replace-disk", "1", "--directory-id", "no-uuid"],
+            &["broker", "maintenance", "acquire", "1"],
+            &["broker", "maintenance", "acquire", "1", "--holder", "h", "--for", "0s"],
+            &["broker", "maintenance", "acquire", "1", "--holder", "h", "--for", "25h"],
+            &["quorum", "remove"],
+            &["quorum", "remove", "1", "--voter-id", "2"],
             &["no-such-command"],
             &["produce", "x", "--acks", "7"],
             &["produce", "x", "--compression", "rar"],

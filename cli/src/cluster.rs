@@ -1,13 +1,14 @@
 //! `millrace cluster`.
 
 use jiff::Timestamp;
-use millrace_client::v1::{BrokerDescription, DescribeClusterResponse};
+use millrace_client::v1::{DescribeClusterResponse, PartitionHealth, PartitionList};
 use serde::Serialize;
 
 use crate::{
     args::{ClusterCommand, GlobalArgs},
+    broker::{Broker, Maintenance, table},
     connect,
-    output::{OutputFormat, TextTable, age, fields, ids, plural, print, print_json},
+    output::{count, fields, ids, plural, tell},
 };
 
 #[derive(Serialize)]
@@ -19,20 +20,33 @@ struct Cluster {
     under_replicated_partitions: i32,
     brokers: Vec<Broker>,
     quorum: Option<Quorum>,
+    maintenance: Option<Maintenance>,
+    health: Health,
+}
+
+/// Partitions that are not as they should be.
+#[derive(Default, Serialize)]
+struct Health {
+    offline: Partitions,
+    under_min_in_sync: Partitions,
+    at_min_in_sync: Partitions,
+    under_replicated: Partitions,
+    moving: Partitions,
+}
+
+/// Partitions, counted and the first of them named.
+#[derive(Default, Serialize)]
+pub struct Partitions {
+    /// How many there are.
+    pub count: i64,
+    first: Vec<Partition>,
 }
 
 #[derive(Serialize)]
-struct Broker {
-    broker_id: i32,
-    address: String,
-    rack: String,
-    available: bool,
-    version: String,
-    partitions: i32,
-    leader_partitions: i32,
-    broker_epoch: i64,
-    directory_id: String,
-    registered_at: Option<Timestamp>,
+struct Partition {
+    topic: String,
+    partition: i32,
+    reason: String,
 }
 
 #[derive(Serialize)]
@@ -43,22 +57,48 @@ struct Quorum {
     applied_index: i64,
 }
 
-impl From<BrokerDescription> for Broker {
-    fn from(from: BrokerDescription) -> Self {
-        let registered_at = from
-            .registered_at
-            .and_then(|time| Timestamp::new(time.seconds, time.nanos).ok());
+impl From<PartitionList> for Partitions {
+    fn from(from: PartitionList) -> Self {
         Self {
-            broker_id: from.broker_id,
-            address: from.address,
-            rack: from.rack,
-            available: from.available,
-            version: from.version,
-            partitions: from.partitions,
-            leader_partitions: from.leader_partitions,
-            broker_epoch: from.broker_epoch,
-            directory_id: from.directory_id,
-            registered_at,
+            count: from.count,
+            first: from
+                .first
+                .into_iter()
+                .map(|one| Partition {
+                    topic: one.topic,
+                    partition: one.partition,
+                    reason: one.reason,
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Partitions {
+    /// A line for each that is named, and how many are not.
+    pub fn lines(&self) -> String {
+        let mut text: String = self
+            .first
+            .iter()
+            .map(|one| format!("  {}-{}: {}\n", one.topic, one.partition, one.reason))
+            .collect();
+        let named = i64::try_from(self.first.len()).unwrap_or(i64::MAX);
+        if self.count > named {
+            text.push_str(&format!("  and {} more\n", count(self.count - named)));
+        }
+        text
+    }
+}
+
+impl From<PartitionHealth> for Health {
+    fn from(from: PartitionHealth) -> Self {
+        let list = |list: Option<PartitionList>| list.unwrap_or_default().into();
+        Self {
+            offline: list(from.offline),
+            under_min_in_sync: list(from.under_min_in_sync),
+            at_min_in_sync: list(from.at_min_in_sync),
+            under_replicated: list(from.under_replicated),
+            moving: list(from.moving),
         }
     }
 }
@@ -78,6 +118,8 @@ impl From<DescribeClusterResponse> for Cluster {
                 voters: quorum.voters,
                 applied_index: quorum.applied_index,
             }),
+            maintenance: from.maintenance.map(Maintenance::from),
+            health: from.health.unwrap_or_default().into(),
         }
     }
 }
@@ -87,14 +129,11 @@ pub async fn run(command: ClusterCommand, global: &GlobalArgs) -> anyhow::Result
     let ClusterCommand::Describe = command;
     let client = connect::client(global).await?;
     let cluster = Cluster::from(client.admin().describe_cluster().await?);
-    match global.output {
-        OutputFormat::Text => Ok(print(&text(&cluster, Timestamp::now()))?),
-        OutputFormat::Json => print_json(&cluster),
-    }
+    tell(global.output, &text(&cluster, Timestamp::now()), &cluster)
 }
 
 fn text(cluster: &Cluster, now: Timestamp) -> String {
-    let mut text = fields(&[
+    let mut rows = vec![
         ("Cluster id", cluster.cluster_id.clone()),
         ("State", state(cluster)),
         (
@@ -106,50 +145,50 @@ fn text(cluster: &Cluster, now: Timestamp) -> String {
             ),
         ),
         ("Metadata quorum", quorum(cluster.quorum.as_ref())),
-    ]);
-    let header = [
-        "BROKER",
-        "ADDRESS",
-        "STATE",
-        "RACK",
-        "PARTITIONS",
-        "LEADER OF",
-        "VERSION",
-        "UP FOR",
     ];
-    let mut table = TextTable::new(&header).right(&[0, 4, 5]);
-    for broker in &cluster.brokers {
-        let rack = if broker.rack.is_empty() { "-" } else { &broker.rack };
-        table.row([
-            broker.broker_id.to_string(),
-            broker.address.clone(),
-            if broker.available { "available" } else { "fenced" }.to_owned(),
-            rack.to_owned(),
-            broker.partitions.to_string(),
-            broker.leader_partitions.to_string(),
-            broker.version.clone(),
-            broker
-                .registered_at
-                .map_or_else(|| "?".to_owned(), |time| age(time, now)),
-        ]);
+    if let Some(maintenance) = &cluster.maintenance {
+        rows.push(("Maintenance", maintenance.text()));
     }
+    let mut text = fields(&rows);
     text.push('\n');
-    text.push_str(&table.render());
+    text.push_str(&table(&cluster.brokers, now));
+    let health = &cluster.health;
+    for (what, partitions) in [
+        ("without a leader, neither written nor read", &health.offline),
+        ("with too few replicas in sync to be written", &health.under_min_in_sync),
+        ("that stop when one more broker is down", &health.at_min_in_sync),
+        (
+            "with fewer replicas in sync than they should have",
+            &health.under_replicated,
+        ),
+        ("that move", &health.moving),
+    ] {
+        if partitions.count > 0 {
+            let counted = plural(partitions.count.unsigned_abs(), "partition");
+            text.push_str(&format!("\n{counted} {what}:\n{}", partitions.lines()));
+        }
+    }
     text
 }
 
 fn state(cluster: &Cluster) -> String {
-    let fenced = cluster.brokers.iter().filter(|broker| !broker.available).count();
     let mut faults = Vec::new();
-    if cluster.offline_partitions > 0 {
-        faults.push(format!("{} partitions have no leader", cluster.offline_partitions));
-    }
-    if cluster.under_replicated_partitions > 0 {
-        faults.push(format!(
-            "{} partitions have fewer replicas in sync than they should",
-            cluster.under_replicated_partitions
-        ));
-    }
+    let mut have = |number: i64, what: &str| {
+        if number > 0 {
+            let verb = if number == 1 { "has" } else { "have" };
+            faults.push(format!("{} {verb} {what}", plural(number.unsigned_abs(), "partition")));
+        }
+    };
+    have(i64::from(cluster.offline_partitions), "no leader");
+    have(
+        cluster.health.under_min_in_sync.count,
+        "too few replicas in sync to be written",
+    );
+    have(
+        i64::from(cluster.under_replicated_partitions),
+        "fewer replicas in sync than they should",
+    );
+    let fenced = cluster.brokers.iter().filter(|broker| !broker.available).count();
     if fenced > 0 {
         faults.push(format!(
             "{fenced} of {} brokers are not available",
@@ -174,7 +213,7 @@ fn quorum(quorum: Option<&Quorum>) -> String {
         .leader
         .map_or_else(|| "none".to_owned(), |id| format!("broker {id}"));
     format!(
-        "leader: {leader}, voters: {}, term {}, applied index {}",
+        "leader: {leader}, voting brokers: {}, term {}, applied index {}",
         ids(&quorum.voters),
         quorum.term,
         quorum.applied_index
@@ -183,6 +222,8 @@ fn quorum(quorum: Option<&Quorum>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use millrace_client::v1::{BrokerDescription, ListedPartition};
+
     use super::*;
 
     fn cluster() -> Cluster {
@@ -197,6 +238,8 @@ mod tests {
                 available: true,
                 ..BrokerDescription::default()
             })],
+            maintenance: None,
+            health: Health::default(),
             quorum: Some(Quorum {
                 leader: Some(0),
                 term: 1,
@@ -216,6 +259,14 @@ mod tests {
             state(&offline),
             "2 partitions have no leader; 1 of 1 brokers are not available"
         );
+        let mut unwritable = cluster();
+        unwritable.health.under_min_in_sync.count = 1;
+        unwritable.under_replicated_partitions = 1;
+        assert_eq!(
+            state(&unwritable),
+            "1 partition has too few replicas in sync to be written; 1 partition has fewer replicas in sync than they \
+             should"
+        );
         let mut headless = cluster();
         headless.quorum = None;
         assert_eq!(state(&headless), "the metadata quorum has no leader");
@@ -225,7 +276,7 @@ mod tests {
     fn brokers_of_the_quorum_are_told_from_counts() {
         assert_eq!(
             quorum(cluster().quorum.as_ref()),
-            "leader: broker 0, voters: [0], term 1, applied index 5"
+            "leader: broker 0, voting brokers: [0], term 1, applied index 5"
         );
         assert_eq!(quorum(None), "unknown");
     }
@@ -236,6 +287,44 @@ mod tests {
         assert!(
             text.lines()
                 .any(|line| line.contains("h:9650") && line.contains("available")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn partitions_that_need_attention_are_named() {
+        let mut cluster = cluster();
+        assert!(!text(&cluster, Timestamp::UNIX_EPOCH).contains("\n\n1 partition"));
+        cluster.health.under_replicated = PartitionList {
+            count: 22,
+            first: vec![ListedPartition {
+                topic: "orders".into(),
+                partition: 3,
+                reason: "not in sync: [2]".into(),
+            }],
+        }
+        .into();
+        let text = text(&cluster, Timestamp::UNIX_EPOCH);
+        assert!(
+            text.ends_with(
+                "\n22 partitions with fewer replicas in sync than they should have:\n  orders-3: not in sync: [2]\n  and \
+                 21 more\n"
+            ),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn who_maintains_a_broker_is_told() {
+        let mut cluster = cluster();
+        cluster.maintenance = Some(Maintenance::from(millrace_client::v1::MaintenanceSlot {
+            holder: "pod-2".into(),
+            broker_id: 2,
+            ..Default::default()
+        }));
+        let text = text(&cluster, Timestamp::UNIX_EPOCH);
+        assert!(
+            text.contains("Maintenance:      broker 2, by \"pod-2\" until ?\n"),
             "{text}"
         );
     }

@@ -60,6 +60,14 @@ pub fn print(text: &str) -> Result<(), OutputError> {
     Ok(())
 }
 
+/// Tells what was done: a sentence for people, an object for programs.
+pub fn tell(format: OutputFormat, text: &str, json: &impl Serialize) -> anyhow::Result<()> {
+    match format {
+        OutputFormat::Text => Ok(print(text)?),
+        OutputFormat::Json => print_json(json),
+    }
+}
+
 /// Writes one JSON value and a newline to standard output.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;

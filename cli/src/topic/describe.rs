@@ -9,7 +9,7 @@ use millrace_client::{
 use serde::Serialize;
 
 use super::{
-    survival::{MIN_IN_SYNC_KEY, survival},
+    survival::{MIN_IN_SYNC_KEY, at_the_moment, survival},
     tell,
 };
 use crate::output::{OutputFormat, TextTable, bytes, count, fields, ids, setting, uuid};
@@ -36,6 +36,8 @@ struct Topic {
     survives: String,
     brokers_lost_without_loss: i32,
     brokers_down_while_writable: i32,
+    /// What it survives as its replicas are now; a sentence.
+    survives_now: String,
     /// Readable messages; absent where a leader did not tell.
     messages: Option<i64>,
     size_bytes: Option<i64>,
@@ -63,12 +65,26 @@ struct Partition {
     leader_epoch: i32,
     replicas: Vec<i32>,
     in_sync_replicas: Vec<i32>,
+    eligible_leader_replicas: Vec<i32>,
+    last_known_eligible_replicas: Vec<i32>,
+    adding_replicas: Vec<i32>,
+    removing_replicas: Vec<i32>,
+    required_in_sync_replicas: i32,
+    survives: Option<Survives>,
     log_start: Option<i64>,
     high_watermark: Option<i64>,
     log_end: Option<i64>,
     size_bytes: Option<i64>,
     #[serde(skip_serializing_if = "String::is_empty")]
     problem: String,
+}
+
+/// What a partition survives now.
+#[derive(Serialize)]
+struct Survives {
+    brokers_lost_without_loss: i32,
+    brokers_down_while_writable: i32,
+    text: String,
 }
 
 impl From<PartitionDescription> for Partition {
@@ -79,6 +95,16 @@ impl From<PartitionDescription> for Partition {
             leader_epoch: from.leader_epoch,
             replicas: from.replicas,
             in_sync_replicas: from.in_sync_replicas,
+            eligible_leader_replicas: from.eligible_leader_replicas,
+            last_known_eligible_replicas: from.last_known_eligible_replicas,
+            adding_replicas: from.adding_replicas,
+            removing_replicas: from.removing_replicas,
+            required_in_sync_replicas: from.required_in_sync_replicas,
+            survives: from.survival.map(|survival| Survives {
+                brokers_lost_without_loss: survival.losses_now,
+                brokers_down_while_writable: survival.outages_now,
+                text: survival.text,
+            }),
             log_start: from.log_start,
             high_watermark: from.high_watermark,
             log_end: from.log_end,
@@ -119,6 +145,7 @@ pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> any
 
 fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> Topic {
     let summary = described.topic.unwrap_or_default();
+    let survives_now = at_the_moment(&described.partitions);
     let partitions: Vec<Partition> = described.partitions.into_iter().map(Partition::from).collect();
     let survival = survival(summary.replication_factor, min_in_sync);
     Topic {
@@ -128,6 +155,7 @@ fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> To
         survives: survival.text,
         brokers_lost_without_loss: survival.brokers_lost_without_loss,
         brokers_down_while_writable: survival.brokers_down_while_writable,
+        survives_now,
         // A sum with an unknown part is unknown.
         messages: partitions
             .iter()
@@ -153,6 +181,7 @@ fn text(topic: &Topic) -> String {
         ("Partitions", topic.partitions.len().to_string()),
         ("Replication factor", topic.replication_factor.to_string()),
         ("Durability", topic.survives.clone()),
+        ("At the moment", topic.survives_now.clone()),
         ("Messages", topic.messages.map_or_else(unknown, count)),
         (
             "Size",
@@ -191,12 +220,10 @@ fn text(topic: &Topic) -> String {
     }
     text.push('\n');
     text.push_str(&table(&topic.partitions));
-    for partition in topic
-        .partitions
-        .iter()
-        .filter(|partition| !partition.problem.is_empty())
-    {
-        text.push_str(&format!("\npartition {}: {}", partition.partition, partition.problem));
+    for partition in &topic.partitions {
+        for note in notes(partition) {
+            text.push_str(&format!("\npartition {}: {note}", partition.partition));
+        }
     }
     if !text.ends_with('\n') {
         text.push('\n');
@@ -214,6 +241,22 @@ fn in_sync(partition: &Partition) -> String {
     }
 }
 
+/// What is unusual about a partition, each in a line of its own.
+fn notes(partition: &Partition) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !partition.adding_replicas.is_empty() || !partition.removing_replicas.is_empty() {
+        notes.push(format!(
+            "moves: adds {}, removes {}",
+            ids(&partition.adding_replicas),
+            ids(&partition.removing_replicas)
+        ));
+    }
+    if !partition.problem.is_empty() {
+        notes.push(partition.problem.clone());
+    }
+    notes
+}
+
 fn table(partitions: &[Partition]) -> String {
     let number = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     let header = [
@@ -222,11 +265,12 @@ fn table(partitions: &[Partition]) -> String {
         "EPOCH",
         "REPLICAS",
         "IN SYNC",
+        "ELIGIBLE",
         "START",
         "END",
         "SIZE",
     ];
-    let mut table = TextTable::new(&header).right(&[0, 2, 5, 6, 7]);
+    let mut table = TextTable::new(&header).right(&[0, 2, 6, 7, 8]);
     for partition in partitions {
         table.row([
             partition.partition.to_string(),
@@ -236,6 +280,10 @@ fn table(partitions: &[Partition]) -> String {
             partition.leader_epoch.to_string(),
             ids(&partition.replicas),
             in_sync(partition),
+            match &partition.eligible_leader_replicas[..] {
+                [] => "-".to_owned(),
+                eligible => ids(eligible),
+            },
             number(partition.log_start),
             number(partition.high_watermark),
             partition
@@ -314,6 +362,19 @@ mod tests {
         lagging.replicas = vec![0, 1, 2];
         lagging.in_sync_replicas = vec![0, 2];
         assert_eq!(in_sync(&lagging), "2/3 [0,2]");
+    }
+
+    #[test]
+    fn who_may_lead_next_and_what_moves_are_told() {
+        let mut moving = partition(0, Some(15));
+        moving.leader_id = None;
+        moving.eligible_leader_replicas = vec![2];
+        moving.adding_replicas = vec![3];
+        moving.problem = "it has no leader".into();
+        let moving = Partition::from(moving);
+        assert_eq!(notes(&moving), ["moves: adds [3], removes []", "it has no leader"]);
+        let table = table(&[moving]);
+        assert!(table.lines().nth(1).unwrap().contains("[2]"), "{table}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod survival;
 
 use clap::Subcommand;
 
-use crate::{args::GlobalArgs, connect, output};
+use crate::{args::GlobalArgs, connect, output::tell};
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,7 @@ pub enum TopicCommand {
     List(list::ListArgs),
     /// Show a topic's partitions, sizes, settings and what it survives.
     Describe(describe::DescribeArgs),
-    /// Change a topic's settings.
+    /// Change a topic's settings and its replication factor.
     Alter(alter::AlterArgs),
     /// Delete topics and their data.
     Delete(delete::DeleteArgs),
@@ -52,12 +52,4 @@ pub async fn run(command: TopicCommand, global: &GlobalArgs) -> anyhow::Result<(
 /// `topic/NAME created`, as kubectl says it, with a note where nothing was really done.
 fn done(name: &str, what: &str, dry_run: bool) -> String {
     format!("topic/{name} {what}{}\n", if dry_run { " (dry run)" } else { "" })
-}
-
-/// Tells what was done: a sentence for people, an object for programs.
-fn tell(format: output::OutputFormat, text: &str, json: &impl serde::Serialize) -> anyhow::Result<()> {
-    match format {
-        output::OutputFormat::Text => Ok(output::print(text)?),
-        output::OutputFormat::Json => output::print_json(json),
-    }
 }
