@@ -1,5 +1,7 @@
 //! Brokers as processes: they find each other, lose each other and come back.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
+
 mod failover;
 mod forming;
 mod node;
