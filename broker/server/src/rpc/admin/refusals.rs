@@ -37,7 +37,9 @@ impl From<RefusedMove> for ApiError {
                 Self::field("reassignments", format!("{partition}: {error}"))
             }
             MoveError::NoMove => Self::new(ErrorReason::NoReassignmentInProgress, message),
-            MoveError::OnlyCandidates | MoveError::TooFewInSync { .. } => Self::new(ErrorReason::StillNeeded, message),
+            MoveError::OnlyCandidates | MoveError::TooFewClean { .. } | MoveError::TooFewInSync { .. } => {
+                Self::new(ErrorReason::StillNeeded, message)
+            }
         }
     }
 }
