@@ -91,7 +91,7 @@ impl Planned {
         }
         let shown = self.moves.len().min(SHOWN_MOVES);
         let more = usize::try_from(self.partitions).unwrap_or(0).saturating_sub(shown);
-        if more > 0 {
+        if shown > 0 && more > 0 {
             text.push_str(&format!("and {} more\n", count(more as i64)));
         }
         for notice in &self.notices {

@@ -56,6 +56,12 @@ impl HttpServer {
 }
 
 impl RunningBroker {
+    /// What its calls share.
+    #[cfg(test)]
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
     /// Where clients connect.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

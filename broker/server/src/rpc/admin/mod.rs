@@ -12,6 +12,8 @@ mod reassign;
 mod refusals;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use std::sync::Arc;

@@ -1,0 +1,415 @@
+//! A real broker and its quorum, with brokers beside it that are only registered: what is decided
+//! by the metadata alone. They copy nothing, so that a move which adds one of them stays under way.
+
+use std::collections::BTreeMap;
+
+use millrace_engine::cluster::{CreateTopic, FenceReason, RegisterBroker};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::{RunningBroker, config::BrokerConfig};
+
+/// The brokers that are only registered; the real one is 0.
+const PHANTOMS: [BrokerId; 3] = [1, 2, 3];
+
+struct TestCluster {
+    _dir: TempDir,
+    running: RunningBroker,
+    service: AdminService,
+}
+
+impl TestCluster {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data").display().to_string();
+        let values = [
+            ("data.dir", data.as_str()),
+            ("listen.client", "127.0.0.1:0"),
+            ("listen.http", "127.0.0.1:0"),
+            ("node.id", "0"),
+            ("rack", "rack-0"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let config = BrokerConfig::load(None, std::iter::empty(), &values).unwrap();
+        crate::format(&config).unwrap();
+        let running = crate::start(config).await.unwrap();
+        let service = AdminService(running.broker().clone());
+        let cluster = Self {
+            _dir: dir,
+            running,
+            service,
+        };
+        for id in PHANTOMS {
+            let registration = RegisterBroker {
+                broker_id: id,
+                incarnation: Uuid::new_v4(),
+                cluster_id: cluster.now().cluster_id.clone(),
+                directory_id: testing::directory_of(id),
+                address: format!("broker-{id}:9650"),
+                rack: format!("rack-{id}"),
+                version: "1".into(),
+                now_ms: 0,
+            };
+            cluster.submit(Command::RegisterBroker(registration)).await;
+        }
+        cluster
+    }
+
+    async fn with_topic(replication_factor: i32, partitions: i32, min_in_sync: i32) -> Self {
+        let cluster = Self::start().await;
+        let request = v1::CreateTopicRequest {
+            name: "t".into(),
+            partitions: Some(partitions),
+            replication_factor: Some(replication_factor),
+            configs: vec![v1::ConfigEntry {
+                name: "min.insync.replicas".into(),
+                value: min_in_sync.to_string(),
+            }],
+            validate_only: false,
+        };
+        topics::create(&cluster.service, request).await.unwrap();
+        cluster
+    }
+
+    /// A topic with one replica on this broker.
+    async fn create_on(&self, broker: BrokerId) {
+        let create = CreateTopic {
+            name: "t".into(),
+            id: Uuid::new_v4(),
+            assignments: vec![vec![broker]],
+            configs: BTreeMap::new(),
+            now_ms: 0,
+        };
+        self.submit(Command::CreateTopic(create)).await;
+    }
+
+    async fn submit(&self, command: Command) -> Outcome {
+        self.service.submit(command).await.unwrap()
+    }
+
+    fn now(&self) -> Arc<Cluster> {
+        self.service.0.quorum.cluster()
+    }
+
+    fn replicas(&self, partition: usize) -> Vec<BrokerId> {
+        self.now().topics["t"].partitions[partition].replicas.clone()
+    }
+
+    fn held_by(&self, broker: BrokerId) -> usize {
+        self.now().replicas_of(broker).count()
+    }
+
+    async fn fence(&self, broker_id: BrokerId) {
+        let broker_epoch = self.now().brokers[&broker_id].epoch;
+        let reason = FenceReason::LeaseExpired;
+        self.submit(Command::FenceBroker {
+            broker_id,
+            broker_epoch,
+            reason,
+        })
+        .await;
+    }
+
+    async fn reassign(&self, replicas: &[BrokerId], cancel: bool) -> Result<v1::Reassignment, ApiError> {
+        let request = v1::ReassignPartitionsRequest {
+            reassignments: vec![v1::PartitionReassignment {
+                topic: "t".into(),
+                partition: 0,
+                replicas: replicas.to_vec(),
+                cancel,
+            }],
+            validate_only: false,
+        };
+        let answer = reassign::start(&self.service, request).await?;
+        Ok(answer.reassignments.into_iter().next().unwrap())
+    }
+
+    async fn drain(&self, brokers: &[BrokerId], cancel: bool, validate_only: bool) -> v1::PlannedMoves {
+        let request = v1::DrainBrokersRequest {
+            broker_ids: brokers.to_vec(),
+            cancel,
+            validate_only,
+        };
+        drain::drain(&self.service, request).await.unwrap().moves.unwrap()
+    }
+
+    async fn may_restart(&self, broker_id: BrokerId) -> v1::MayRestartResponse {
+        maintenance::may_restart(&self.service, &v1::MayRestartRequest { broker_id })
+            .await
+            .unwrap()
+    }
+
+    async fn elect(&self, kind: v1::ElectionKind, broker_id: Option<i32>) -> Vec<v1::ElectionResult> {
+        let request = v1::ElectLeadersRequest {
+            partitions: match kind {
+                v1::ElectionKind::Preferred => Vec::new(),
+                _ => vec![v1::PartitionName {
+                    topic: "t".into(),
+                    partition: 0,
+                }],
+            },
+            kind: kind.into(),
+            broker_id,
+            accept_data_loss: kind == v1::ElectionKind::Unclean,
+            validate_only: false,
+        };
+        elections::elect(&self.service, request).await.unwrap().results
+    }
+
+    fn moving(&self) -> Vec<v1::Reassignment> {
+        let request = v1::ListReassignmentsRequest::default();
+        reassign::list(&self.service.0, &request).unwrap().reassignments
+    }
+
+    async fn stop(self) {
+        self.running.stop().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_replicas_are_spread_and_avoid_who_may_not_get_any() {
+    let cluster = TestCluster::with_topic(3, 4, 1).await;
+    let held: Vec<usize> = (0..4).map(|id| cluster.held_by(id)).collect();
+    assert_eq!(held, [3, 3, 3, 3]);
+    brokers::cordon(&cluster.service, 1, true, false).await.unwrap();
+    let request = |partitions| v1::CreatePartitionsRequest {
+        name: "t".into(),
+        partitions,
+        validate_only: false,
+    };
+    topics::create_partitions(&cluster.service, request(6)).await.unwrap();
+    assert_eq!(cluster.held_by(1), 3);
+    for added in [4, 5] {
+        assert_eq!(cluster.replicas(added).len(), 3);
+    }
+    cluster.fence(2).await;
+    let error = topics::create_partitions(&cluster.service, request(7))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::NotEnoughBrokers, "{error}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_is_listed_until_it_is_cancelled() {
+    let cluster = TestCluster::with_topic(1, 1, 1).await;
+    let home = cluster.replicas(0)[0];
+    let away = PHANTOMS.into_iter().find(|id| *id != home).unwrap();
+    let begun = cluster.reassign(&[away], false).await.unwrap();
+    assert_eq!(
+        (begun.adding_replicas, begun.removing_replicas),
+        (vec![away], vec![home])
+    );
+    let listed = cluster.moving();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (&listed[0].original_replicas, &listed[0].target_replicas),
+        (&vec![home], &vec![away])
+    );
+    assert_eq!(listed[0].progress[0].broker_id, away);
+    assert!(!listed[0].progress[0].in_sync);
+    let health = cluster::describe(&cluster.service.0).health.unwrap();
+    assert_eq!(health.moving.unwrap().count, 1);
+    let back = cluster.reassign(&[], true).await.unwrap();
+    assert!(back.adding_replicas.is_empty() && back.removing_replicas.is_empty());
+    assert!(cluster.moving().is_empty());
+    assert_eq!(cluster.replicas(0), [home]);
+    let error = cluster.reassign(&[], true).await.unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::NoReassignmentInProgress);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_is_planned_begun_and_ended() {
+    let cluster = TestCluster::with_topic(2, 4, 1).await;
+    let held = cluster.held_by(1);
+    assert!(held > 0);
+    let planned = cluster.drain(&[1], false, true).await;
+    assert_eq!(usize::try_from(planned.partitions).unwrap(), held);
+    assert!(!cluster.now().brokers[&1].draining, "only checked");
+    assert!(cluster.moving().is_empty());
+
+    let begun = cluster.drain(&[1], false, false).await;
+    assert_eq!(begun, planned, "what was shown is what is done");
+    let moving = cluster.moving();
+    assert_eq!(moving.len(), held);
+    assert!(
+        moving
+            .iter()
+            .all(|one| one.removing_replicas == [1] && !one.target_replicas.contains(&1))
+    );
+    let described = cluster::describe(&cluster.service.0);
+    let drained = described.brokers.iter().find(|broker| broker.broker_id == 1).unwrap();
+    assert!(drained.draining);
+    assert_eq!(
+        cluster.drain(&[1], false, false).await.partitions,
+        0,
+        "all of it is under way"
+    );
+
+    let ended = cluster.drain(&[1], true, false).await;
+    assert_eq!(usize::try_from(ended.partitions).unwrap(), held);
+    assert!(cluster.moving().is_empty());
+    assert!(!cluster.now().brokers[&1].draining);
+    assert_eq!(cluster.held_by(1), held);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_broker_may_not_go_where_the_first_is_missed() {
+    let cluster = TestCluster::with_topic(3, 1, 2).await;
+    let replicas = cluster.replicas(0);
+    let mut phantoms = replicas.iter().copied().filter(|id| *id != 0);
+    let (down, wanted) = (phantoms.next().unwrap(), phantoms.next().unwrap());
+    assert!(cluster.may_restart(wanted).await.allowed);
+    cluster.fence(down).await;
+    let answer = cluster.may_restart(wanted).await;
+    assert!(!answer.allowed);
+    let forbidding = answer.forbidding.unwrap();
+    assert_eq!((forbidding.count, forbidding.first[0].topic.as_str()), (1, "t"));
+    let wish = |validate_only| v1::AcquireMaintenanceRequest {
+        broker_id: wanted,
+        holder: "h".into(),
+        validate_only,
+        ..v1::AcquireMaintenanceRequest::default()
+    };
+    for validate_only in [true, false] {
+        let error = maintenance::acquire(&cluster.service, wish(validate_only))
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), ErrorReason::StillNeeded, "{error}");
+    }
+    assert!(cluster.may_restart(down).await.allowed, "it is down already");
+    let health = cluster::describe(&cluster.service.0).health.unwrap();
+    assert_eq!(health.at_min_in_sync.unwrap().count, 1);
+    assert_eq!(health.under_replicated.unwrap().count, 1);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_are_chosen_and_brought_back() {
+    let cluster = TestCluster::with_topic(3, 1, 1).await;
+    let replicas = cluster.replicas(0);
+    let elected = cluster.elect(v1::ElectionKind::InSync, Some(replicas[1])).await;
+    assert_eq!((elected[0].leader_id, &elected[0].error), (Some(replicas[1]), &None));
+    let back = cluster.elect(v1::ElectionKind::Preferred, None).await;
+    assert_eq!(back.len(), 1, "the one that was led by another broker");
+    assert_eq!(back[0].leader_id, Some(replicas[0]));
+    assert!(back[0].leader_epoch > elected[0].leader_epoch);
+    assert!(cluster.elect(v1::ElectionKind::Preferred, None).await.is_empty());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_given_up_is_told_after_an_unclean_election() {
+    let cluster = TestCluster::start().await;
+    let (home, away) = (2, 1);
+    cluster.create_on(home).await;
+    let _ = cluster.reassign(&[away], false).await.unwrap();
+    // The partition's only clean replica goes.
+    cluster.fence(home).await;
+    let request = v1::DescribeTopicRequest { name: "t".into() };
+    let described = topics::describe(&cluster.service.0, &request).unwrap();
+    let partition = &described.partitions[0];
+    assert_eq!(
+        (partition.leader_id, &partition.eligible_leader_replicas),
+        (None, &vec![home])
+    );
+    assert!(
+        partition
+            .problem
+            .contains(&format!("start one of the brokers [{home}]")),
+        "{}",
+        partition.problem
+    );
+    let results = cluster.elect(v1::ElectionKind::Unclean, Some(away)).await;
+    assert_eq!(
+        (results[0].leader_id, results[0].committed_before),
+        (Some(away), Some(0))
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_holds_nothing_is_removed_and_stays_away() {
+    let cluster = TestCluster::start().await;
+    let remove = |force, validate_only| v1::RemoveBrokerRequest {
+        broker_id: 3,
+        force,
+        validate_only,
+    };
+    let error = brokers::remove(&cluster.service, remove(false, false))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::BrokerState, "it is in service: {error}");
+    cluster.fence(3).await;
+    brokers::remove(&cluster.service, remove(false, true)).await.unwrap();
+    assert!(cluster.now().brokers.contains_key(&3), "only checked");
+    brokers::remove(&cluster.service, remove(false, false)).await.unwrap();
+    assert!(cluster.now().removed_brokers.contains_key(&3));
+    brokers::remove(&cluster.service, remove(false, false)).await.unwrap();
+    let permit = v1::ReplaceBrokerDirectoryRequest {
+        broker_id: 3,
+        ..v1::ReplaceBrokerDirectoryRequest::default()
+    };
+    brokers::replace_directory(&cluster.service, permit).await.unwrap();
+    assert!(cluster.now().removed_brokers[&3].expected_directory.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_disk_with_the_only_clean_replica_is_given_up_only_on_request() {
+    let cluster = TestCluster::start().await;
+    cluster.create_on(2).await;
+    cluster.fence(2).await;
+    let permit = |accept_data_loss, validate_only| v1::ReplaceBrokerDirectoryRequest {
+        broker_id: 2,
+        directory_id: Uuid::from_u128(5).to_string(),
+        accept_data_loss,
+        validate_only,
+    };
+    for validate_only in [true, false] {
+        let refused = brokers::replace_directory(&cluster.service, permit(false, validate_only)).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.reason(), ErrorReason::StillNeeded);
+        assert!(error.to_string().contains("t-0"), "{error}");
+    }
+    brokers::replace_directory(&cluster.service, permit(true, false))
+        .await
+        .unwrap();
+    assert!(cluster.now().brokers[&2].expected_directory.is_some());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
+    let cluster = TestCluster::with_topic(1, 2, 1).await;
+    let request = |validate_only| v1::AlterTopicRequest {
+        name: "t".into(),
+        set_configs: vec![v1::ConfigEntry {
+            name: "retention.ms".into(),
+            value: "70000".into(),
+        }],
+        unset_configs: Vec::new(),
+        validate_only,
+        replication_factor: Some(3),
+    };
+    let planned = topics::alter(&cluster.service, request(true))
+        .await
+        .unwrap()
+        .moves
+        .unwrap();
+    assert_eq!((planned.partitions, planned.replicas_to_copy), (2, 4));
+    assert!(cluster.moving().is_empty());
+    assert!(!cluster.now().topics["t"].configs.contains_key("retention.ms"));
+    let begun = topics::alter(&cluster.service, request(false))
+        .await
+        .unwrap()
+        .moves
+        .unwrap();
+    assert_eq!(begun, planned);
+    assert_eq!(cluster.moving().len(), 2);
+    assert_eq!(cluster.now().topics["t"].configs["retention.ms"], "70000");
+    cluster.stop().await;
+}
