@@ -187,7 +187,7 @@ pub(super) fn last_heard(metrics: &RaftMetrics<TypeConfig>) -> BTreeMap<u64, Dur
 }
 
 /// Who was heard of within `lately`, and the leader itself.
-fn present(metrics: &RaftMetrics<TypeConfig>, lately: Duration) -> BTreeSet<u64> {
+pub(super) fn present(metrics: &RaftMetrics<TypeConfig>, lately: Duration) -> BTreeSet<u64> {
     let heard = last_heard(metrics).into_iter();
     heard
         .filter(|(_, ago)| *ago <= lately)

@@ -19,7 +19,7 @@ use super::{
     ask::{Ask, not_leader},
     error::QuorumError,
     handle::{Quorum, stopped, until},
-    member_rules::{View, leave_joint},
+    member_rules::{View, leave_joint, present},
     network::Lane,
     types::{Membership, TypeConfig, Voter},
 };
@@ -119,6 +119,10 @@ impl Quorum {
             self.append_membership(&metrics, uniform, deadline).await?;
             metrics = self.settled(deadline).await?;
         }
+        if matches!(change, MemberChange::Demote(_) | MemberChange::Remove(_)) {
+            self.hear_voters(deadline).await;
+            metrics = self.settled(deadline).await?;
+        }
         let used_ids = self.used_ids();
         let view = View::new(&metrics, self.lately());
         let next = match change {
@@ -134,6 +138,13 @@ impl Quorum {
                 None => return Ok(0),
             },
             MemberChange::Demote(id) => match view.without_vote(*id)? {
+                // openraft lets a leader without a vote lead on, as long as it is a member. So
+                // another takes over first and makes the change.
+                Some(_) if *id == self.voter_id() => {
+                    self.hand_over().await;
+                    let leader = self.raft().current_leader().await;
+                    return Err(QuorumError::NotLeader { leader });
+                }
                 Some(next) => next,
                 None => return Ok(0),
             },
@@ -143,6 +154,23 @@ impl Quorum {
             },
         };
         self.append_membership(&metrics, next, deadline).await
+    }
+
+    /// Waits until all voters were heard of, for an election timeout at most. A leader that has
+    /// just begun has heard of nobody, which says nothing of who is there.
+    async fn hear_voters(&self, deadline: Instant) {
+        let lately = self.lately();
+        let are_all_there = |metrics: &RaftMetrics<TypeConfig>| {
+            let present = present(metrics, lately);
+            metrics.membership_config.voter_ids().all(|id| present.contains(&id))
+        };
+        let heard = until(self.raft().metrics(), |metrics| {
+            metrics.running_state.is_err() || metrics.state != ServerState::Leader || are_all_there(metrics)
+        });
+        let wait = deadline.min(Instant::now() + self.election_timeout());
+        if timeout_at(wait, heard).await.is_err() {
+            tracing::debug!("some voters were not heard of");
+        }
     }
 
     /// What the leader knows once it has committed an entry of its own term, and the membership.
