@@ -329,7 +329,11 @@ def test_garbage_bytes_are_refused(served: Client, service: str, method: str, st
             got = list(answers)
         except grpc.RpcError as error:
             refused = ApiError.of(error).check_typed()
-            assert refused.code == grpc.StatusCode.INVALID_ARGUMENT, (name, refused)
+            allowed = {grpc.StatusCode.INVALID_ARGUMENT}
+            if (name, method) == ("no UTF-8", "DrainBrokers"):
+                # There they are packed numbers, of brokers that are not there.
+                allowed.add(grpc.StatusCode.NOT_FOUND)
+            assert refused.code in allowed, (name, refused)
         else:
             # Bytes of unknown fields are no error in protobuf; a string that is no UTF-8 may be one.
             assert name == "no UTF-8", f"{name} was answered with {len(got)} messages"

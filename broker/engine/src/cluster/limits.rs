@@ -17,8 +17,9 @@ pub const MAX_BROKERS: usize = 1_000;
 /// The most partitions that one command names: as many as one topic has.
 pub const MAX_CHANGES: usize = MAX_PARTITIONS_PER_TOPIC;
 
-/// The most voters registered at a time: five, and as many again while they are replaced.
-pub const MAX_VOTERS: usize = 10;
+/// The most voter ids in use at a time: each broker has one, also without a vote, and a disk that
+/// is replaced has its old one until that is removed.
+pub const MAX_VOTERS: usize = 2 * MAX_BROKERS;
 
 /// The longest address, rack, version or holder's name, in bytes: a DNS name has 253.
 pub const MAX_TEXT_BYTES: usize = 300;

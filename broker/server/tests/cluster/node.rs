@@ -229,10 +229,7 @@ impl Node {
     }
 
     pub async fn topic(&self, name: &str) -> Option<DescribeTopicResponse> {
-        let request = DescribeTopicRequest {
-            name: name.into(),
-            ..DescribeTopicRequest::default()
-        };
+        let request = DescribeTopicRequest { name: name.into() };
         let answer = self.admin().await.describe_topic(request).await;
         answer.ok().map(tonic::Response::into_inner)
     }
