@@ -37,5 +37,5 @@ async fn three() -> (TempDir, [Node; 3]) {
 async fn controller(nodes: &[Node; 3]) -> usize {
     let leader = nodes[0].cluster().await.quorum.and_then(|quorum| quorum.leader_id);
     let leader = leader.unwrap();
-    nodes.iter().position(|node| node.voter_id() == leader).unwrap()
+    nodes.iter().position(|node| i64::from(node.id) == leader).unwrap()
 }
