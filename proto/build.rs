@@ -12,8 +12,9 @@ const PUBLIC: [&str; 4] = [
 ];
 
 /// What brokers speak among themselves.
-const INTERNAL: [&str; 3] = [
+const INTERNAL: [&str; 4] = [
     "millrace/internal/v1/cluster.proto",
+    "millrace/internal/v1/forward.proto",
     "millrace/internal/v1/quorum.proto",
     "millrace/internal/v1/replication.proto",
 ];

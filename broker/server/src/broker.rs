@@ -18,6 +18,7 @@ use crate::{
     config::BrokerConfig,
     controller::{Controller, DiskWatch},
     error::ApiError,
+    forward::Forwarder,
     limits,
     memory::MemoryBudget,
     metrics::Metrics,
@@ -34,6 +35,8 @@ pub struct Broker {
     pub(crate) controller: Arc<Controller>,
     pub(crate) disk: Arc<DiskWatch>,
     pub(crate) partitions: Partitions,
+    /// The way to partitions that other brokers lead.
+    pub(crate) forward: Arc<Forwarder>,
     pub(crate) memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sessions: PublishSessions,

@@ -119,6 +119,18 @@ impl ApiError {
         self
     }
 
+    /// One sentence that says what happened and what to do.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The facts for programs.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
     /// Why.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {

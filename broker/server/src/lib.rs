@@ -11,6 +11,7 @@ pub mod config;
 mod connection;
 mod controller;
 mod error;
+mod forward;
 mod http;
 mod http2;
 mod limits;

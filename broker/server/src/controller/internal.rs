@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use super::{Controller, rpc::ClusterService};
-use crate::{broker::Broker, limits, quorum::Quorum, replication::ReplicationService};
+use crate::{broker::Broker, forward::ForwardService, limits, quorum::Quorum, replication::ReplicationService};
 
 /// All that is served to other brokers.
 pub(crate) fn internal_routes(
@@ -23,6 +23,7 @@ pub(crate) fn internal_routes(
 ) -> Routes {
     Routes::new(quorum.service())
         .add_service(ClusterService::server(controller))
+        .add_service(ForwardService::server(hosted.clone()))
         .add_service(ReplicationService::server(hosted))
 }
 

@@ -17,7 +17,7 @@ use bytes::{Buf as _, Bytes};
 use http_body::{Body, Frame};
 use millrace_proto::v1::ErrorReason;
 use parking_lot::Mutex;
-use tonic::{Status, body::Body as GrpcBody};
+use tonic::{Status, body::Body as GrpcBody, server::NamedService};
 use tower::{Layer, Service};
 
 use super::budget::{ConnectionBudget, MemoryPermit};
@@ -66,6 +66,12 @@ impl MessagePermits {
 
     fn push(&self, permit: MemoryPermit) {
         self.0.lock().queue.push_back(permit);
+    }
+
+    /// Keeps a permit of a call with one request until its answer is sent: what the answer
+    /// itself takes.
+    pub fn keep(&self, permit: MemoryPermit) {
+        self.push(permit);
     }
 }
 
@@ -128,6 +134,10 @@ where
             }))
         })
     }
+}
+
+impl<S: NamedService> NamedService for MemoryService<S> {
+    const NAME: &'static str = S::NAME;
 }
 
 type Acquiring = Pin<Box<dyn Future<Output = Option<MemoryPermit>> + Send>>;

@@ -6,4 +6,4 @@ mod budget;
 mod layer;
 
 pub use budget::{ConnectionBudget, MemoryBudget, MemoryPermit, hold};
-pub use layer::{MemoryLayer, MessagePermits};
+pub use layer::{MemoryLayer, MemoryService, MessagePermits};

@@ -165,19 +165,6 @@ impl Partition {
         })
     }
 
-    /// Checks a batch's size before anything is written.
-    ///
-    /// # Errors
-    /// Larger than the topic allows.
-    pub fn check_size(&self, size_bytes: usize) -> Result<(), ApiError> {
-        let limit = self.config.read().max_message_bytes;
-        if size_bytes <= limit as usize {
-            Ok(())
-        } else {
-            Err(errors::too_large(size_bytes, limit))
-        }
-    }
-
     /// Finds a repeated batch that is older than those that the log remembers of its producer.
     ///
     /// Where sequences may leave gaps, that later ones are stored is no proof that this one

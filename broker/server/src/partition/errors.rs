@@ -25,6 +25,18 @@ pub fn too_large(size_bytes: usize, limit: u32) -> ApiError {
     .with("limit_bytes", limit)
 }
 
+/// The topic has no partition of this number.
+pub fn unknown_partition(topic: &str, number: i32, count: usize) -> ApiError {
+    ApiError::new(
+        ErrorReason::UnknownPartition,
+        format!(
+            "Topic {topic:?} has partitions 0 to {}; {number} is none of them.",
+            count.saturating_sub(1)
+        ),
+    )
+    .with("partitions", count)
+}
+
 /// The disk failed.
 pub fn offline(offline: &Offline) -> ApiError {
     ApiError::new(

@@ -116,14 +116,7 @@ impl Partitions {
             .ok()
             .and_then(|at| hosted.topic.partitions.get(at));
         Err(match known {
-            None => ApiError::new(
-                ErrorReason::UnknownPartition,
-                format!(
-                    "Topic {topic:?} has partitions 0 to {}; {number} is none of them.",
-                    count.saturating_sub(1)
-                ),
-            )
-            .with("partitions", count),
+            None => errors::unknown_partition(topic, number, count),
             Some(record) => {
                 let leader = record.leader.filter(|leader| *leader != self.node_id);
                 errors::not_leader(topic, number, leader, record.leader_epoch, &self.replication.cluster())
@@ -135,6 +128,20 @@ impl Partitions {
     #[must_use]
     pub fn find_replica(&self, key: Key) -> Option<Arc<Partition>> {
         self.by_key.read().get(&key).cloned()
+    }
+
+    /// The settings in force of a partition that the metadata knows, wherever it is led.
+    ///
+    /// # Errors
+    /// The topic has no such partition, or settings that can't be used.
+    pub fn config_of(&self, cluster: &Cluster, topic: &Topic, number: i32) -> Result<Arc<TopicConfig>, ApiError> {
+        let count = topic.partitions.len();
+        let at = u32::try_from(number).ok().filter(|at| (*at as usize) < count);
+        let at = at.ok_or_else(|| errors::unknown_partition(&topic.name, number, count))?;
+        match self.find_replica((topic.id, at)) {
+            Some(partition) => Ok(partition.config()),
+            None => Ok(Arc::new(TopicConfig::parse(&topic.configs, &self.defaults(cluster))?)),
+        }
     }
 
     /// Settings of topics that do not set their own: the cluster's, which all brokers go by,

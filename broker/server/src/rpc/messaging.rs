@@ -12,7 +12,7 @@ use super::{
     publish, publish_stream,
     read::Reader,
 };
-use crate::{broker::Broker, limits};
+use crate::{broker::Broker, forward::Flows, limits};
 
 /// The service of one broker.
 #[derive(Clone, Debug)]
@@ -24,9 +24,11 @@ impl Messaging for MessagingService {
     type ReadStream = ReceiverStream<Result<v1::ReadResponse, Status>>;
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
-        let publishing = publish::begin(&self.0, request.get_ref(), None).inspect_err(|error| {
+        let begun = publish::begin(&self.0, request.get_ref(), None, &mut Flows::default());
+        let publishing = begun.inspect_err(|error| {
             self.0.metrics.count_error(error);
         })?;
+        // Its bytes count until the answer is sent, also for a batch that may be sent again.
         drop(request);
         // A stopping broker waits for it.
         let finished = self.0.tasks.track_future(publishing.finish(&self.0)).await;

@@ -13,4 +13,7 @@ pub mod raw_fetch;
 mod read;
 mod read_ahead;
 
+pub use fetch::{no_memory, read_within};
+pub use log::{budget, permits, resolve};
+pub use produce::{acknowledge, timed_out};
 pub use publish_stream::PublishSessions;

@@ -302,12 +302,17 @@ pub async fn acknowledge(appended: Appended, acks: Acks, deadline: tokio::time::
     match tokio::time::timeout_at(deadline, committed.wait()).await {
         Ok(Ok(())) => Ok(appended),
         Ok(Err(error)) => Err(error.or_outcome(WriteOutcome::Unknown)),
-        Err(_) => Err(ApiError::new(
-            ErrorReason::TimedOut,
-            "The write was not acknowledged in time; it may still be: repeat it only as an idempotent producer.",
-        )
-        .outcome(WriteOutcome::Unknown)),
+        Err(_) => Err(timed_out()),
     }
+}
+
+/// A write that was not acknowledged in time.
+pub fn timed_out() -> ApiError {
+    ApiError::new(
+        ErrorReason::TimedOut,
+        "The write was not acknowledged in time; it may still be: repeat it only as an idempotent producer.",
+    )
+    .outcome(WriteOutcome::Unknown)
 }
 
 fn produced(

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures::future::join_all;
 use millrace_engine::Topic;
 use millrace_proto::{
     batch::{BatchBuilder, BuildError},
@@ -10,15 +11,13 @@ use millrace_proto::{
 };
 use tokio::time::Instant;
 
-use super::{
-    convert::{self, Acks},
-    produce::acknowledge,
-};
+use super::convert::{self, Acks};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, unknown_topic},
+    forward::{Batch, Delivery, Flows, Stored, Target},
     limits,
-    partition::{AppendRequest, Appended, SequenceRule},
+    partition::{SequenceRule, too_large},
 };
 
 /// Who publishes, where a repeated request must be recognised.
@@ -30,11 +29,11 @@ pub struct Publisher {
     pub sequence: i32,
 }
 
-/// A request whose batches are in the log and wait for their acknowledgement.
+/// A request whose batches are in the log, or on their way to it, and wait for their
+/// acknowledgement.
 #[derive(Debug)]
 pub struct Publishing {
     acks: Acks,
-    deadline: Instant,
     /// The messages' number.
     count: usize,
     /// For each partition: which messages, their times, and what became of the batch.
@@ -46,10 +45,11 @@ struct Part {
     partition: i32,
     messages: Vec<usize>,
     times: Vec<i64>,
-    result: Result<Appended, ApiError>,
+    delivery: Delivery,
 }
 
-/// Checks the request and appends its batches.
+/// Checks the request and appends its batches, or sends them to those who lead. A publisher's batches
+/// keep their order in each partition by `flows`, which are the same for all of its requests.
 ///
 /// # Errors
 /// The request is wrong as a whole; nothing is written.
@@ -57,14 +57,16 @@ pub fn begin(
     broker: &Arc<Broker>,
     request: &v1::PublishRequest,
     publisher: Option<Publisher>,
+    flows: &mut Flows,
 ) -> Result<Publishing, ApiError> {
-    begin_checked(broker, request, publisher).map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
+    begin_checked(broker, request, publisher, flows).map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
 }
 
 fn begin_checked(
     broker: &Arc<Broker>,
     request: &v1::PublishRequest,
     publisher: Option<Publisher>,
+    flows: &mut Flows,
 ) -> Result<Publishing, ApiError> {
     if !(1..=limits::MAX_MESSAGES_PER_PUBLISH).contains(&request.messages.len()) {
         let problem = format!("must have 1 to {} entries", limits::MAX_MESSAGES_PER_PUBLISH);
@@ -93,8 +95,8 @@ fn begin_checked(
     // Nothing is written before all of it is checked and encoded.
     let mut batches = Vec::new();
     for (number, messages) in spread(broker, topic, request, publisher)? {
-        let partition = broker.partitions.find(&request.topic, number)?;
-        let codec = convert::codec(request.compression, partition.config().compression)?;
+        let config = broker.partitions.config_of(&cluster, topic, number)?;
+        let codec = convert::codec(request.compression, config.compression)?;
         let mut builder = BatchBuilder::new(codec);
         for at in &messages {
             let message = &request.messages[*at];
@@ -107,30 +109,36 @@ fn begin_checked(
             builder.set_producer(publisher.producer_id, 0, publisher.sequence);
         }
         let batch = builder.build().map_err(build_error)?;
-        partition.check_size(batch.len())?;
-        batches.push((partition, number, messages, batch));
+        if batch.len() > config.max_message_bytes as usize {
+            return Err(too_large(batch.len(), config.max_message_bytes));
+        }
+        batches.push((number, messages, batch));
     }
+    let deadline = Instant::now() + limits::DEFAULT_PRODUCE_TIMEOUT;
     let parts = batches
         .into_iter()
-        .map(|(partition, number, messages, batch)| Part {
-            partition: number,
-            times: messages.iter().map(|at| times[*at]).collect(),
-            messages,
-            result: partition.append(
-                batch,
-                &AppendRequest {
-                    acks,
-                    leader_epoch: None,
-                    expected_offset: request.expected_offset,
-                    sequence_rule: SequenceRule::Increasing,
-                },
-            ),
+        .map(|(number, messages, bytes)| {
+            let target = Target::new(topic, number);
+            // Without a producer nothing tells a repeated batch, and callers do not wait for each other.
+            let flow = publisher.and_then(|_| flows.to(broker, &target));
+            let batch = Batch {
+                target,
+                bytes,
+                acks,
+                expected_offset: request.expected_offset,
+                sequence_rule: SequenceRule::Increasing,
+                deadline,
+            };
+            Part {
+                partition: number,
+                times: messages.iter().map(|at| times[*at]).collect(),
+                messages,
+                delivery: Delivery::begin(broker, batch, flow),
+            }
         })
         .collect();
-    let deadline = Instant::now() + limits::DEFAULT_PRODUCE_TIMEOUT;
     Ok(Publishing {
         acks,
-        deadline,
         count: request.messages.len(),
         parts,
     })
@@ -176,7 +184,37 @@ fn spread(
     Ok(spread)
 }
 
+/// Which messages went to a partition.
+struct Placed {
+    partition: i32,
+    messages: Vec<usize>,
+    times: Vec<i64>,
+}
+
+impl Part {
+    async fn finish(self) -> (Placed, Result<Stored, ApiError>) {
+        let Self {
+            partition,
+            messages,
+            times,
+            delivery,
+        } = self;
+        let placed = Placed {
+            partition,
+            messages,
+            times,
+        };
+        let stored = delivery.finish().await;
+        (placed, stored.map_err(|error| error.with("partition", partition)))
+    }
+}
+
 impl Publishing {
+    /// Whether it keeps batches for other brokers, so that the request's memory counts on.
+    pub fn keeps_batches(&self) -> bool {
+        self.parts.iter().any(|part| part.delivery.keeps_batch())
+    }
+
     /// Waits for the acknowledgement; answers with each message's position.
     ///
     /// # Errors
@@ -186,11 +224,9 @@ impl Publishing {
         let mut positions = vec![v1::Position::default(); self.count];
         let mut failed: Option<ApiError> = None;
         let mut written = false;
-        for part in self.parts {
-            let result = match part.result {
-                Ok(appended) => acknowledge(appended, self.acks, self.deadline).await,
-                Err(error) => Err(error),
-            };
+        // All at once: each may have to look for its leader.
+        let finished = join_all(self.parts.into_iter().map(Part::finish));
+        for (part, result) in finished.await {
             match result {
                 Ok(appended) => {
                     written = true;

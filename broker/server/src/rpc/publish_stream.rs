@@ -23,8 +23,9 @@ use super::publish::{self, Publisher};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, broker_stopping},
+    forward::Flows,
     limits,
-    memory::MessagePermits,
+    memory::{MemoryPermit, MessagePermits},
 };
 
 /// The form of a token: version, producer id, check.
@@ -135,6 +136,7 @@ struct Stream {
     broker: Arc<Broker>,
     producer_id: i64,
     last_id: u64,
+    flows: Flows,
     pending: FuturesOrdered<Pending>,
     /// How many messages each pending answer is about, and all together.
     pending_messages: (VecDeque<usize>, usize),
@@ -184,6 +186,7 @@ async fn run(
         broker,
         producer_id,
         last_id: 0,
+        flows: Flows::default(),
         pending: FuturesOrdered::new(),
         pending_messages: (VecDeque::new(), 0),
     };
@@ -191,8 +194,8 @@ async fn run(
     let mut open = true;
     loop {
         if let Some(request) = next.take() {
-            let _permit = permits.take();
-            stream.handle(request);
+            let permit = permits.take();
+            stream.handle(request, permit);
         }
         if !open && stream.pending.is_empty() {
             return if stopping.is_cancelled() {
@@ -232,7 +235,9 @@ fn taken_over() -> ApiError {
 }
 
 impl Stream {
-    fn handle(&mut self, request: v1::PublishStreamRequest) {
+    /// Begins a request. `permit` is its memory: given back once its batches are in the log here, or are
+    /// not needed any more.
+    fn handle(&mut self, request: v1::PublishStreamRequest, permit: Option<MemoryPermit>) {
         let id = request.id;
         let Some(publish) = request.publish else {
             // Only to open the stream; later it would be a request without content.
@@ -241,13 +246,18 @@ impl Stream {
             }
             return;
         };
-        match self.begin(id, &publish) {
+        match self.begin(id, &publish, permit) {
             Ok(pending) => self.push(pending, publish.messages.len()),
             Err(error) => self.fail(id, error),
         }
     }
 
-    fn begin(&mut self, id: u64, publish: &v1::PublishRequest) -> Result<Pending, ApiError> {
+    fn begin(
+        &mut self,
+        id: u64,
+        publish: &v1::PublishRequest,
+        permit: Option<MemoryPermit>,
+    ) -> Result<Pending, ApiError> {
         let sequence = i32::try_from(id)
             .ok()
             .filter(|_| id > 0)
@@ -267,9 +277,11 @@ impl Stream {
             producer_id: self.producer_id,
             sequence,
         };
-        let publishing = publish::begin(&self.broker, publish, Some(publisher))?;
+        let publishing = publish::begin(&self.broker, publish, Some(publisher), &mut self.flows)?;
+        let permit = permit.filter(|_| publishing.keeps_batches());
         let (broker, producer_id) = (self.broker.clone(), self.producer_id);
         Ok(async move {
+            let _permit = permit;
             let result = match publishing.finish(&broker).await {
                 Ok(published) => {
                     let now_ms = broker.now_ms();

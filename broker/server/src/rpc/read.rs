@@ -3,26 +3,25 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use millrace_engine::partition::{FetchBound, OffsetQuery};
+use millrace_engine::partition::FetchBound;
 use millrace_proto::{
     batch::{Codec, DecodeLimits, OwnedRecord, owned_batches},
     v1::{self, ErrorReason, start::At},
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{
-    convert,
-    fetch::{no_memory, read_within},
-    log::resolve,
-};
+use super::{convert, fetch::no_memory};
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping, unknown_topic},
+    forward::{LOST_LOOK_EVERY, READER_LEADER_WAIT, Source, Target, Watches, find_sources, open_sources},
     limits,
     memory::{ConnectionBudget, MemoryPermit},
-    partition::Partition,
 };
 
 /// What the broker decodes for plain readers costs at most this.
@@ -35,12 +34,22 @@ const DECODE: DecodeLimits = DecodeLimits {
 /// A reader's place in one partition.
 #[derive(Debug)]
 struct Cursor {
-    partition: Arc<Partition>,
+    source: Source,
+    /// Whether the partition can't be read where it was: its new leader is looked for.
+    lost: bool,
+    /// Since when it can't be read.
+    trouble_since: Option<Instant>,
     next: i64,
     /// Where a reader that does not follow stops.
     stop: Option<i64>,
     /// Whether the reader was told where this partition stands.
     told: bool,
+}
+
+impl Cursor {
+    fn has_ended(&self) -> bool {
+        self.stop.is_some_and(|stop| self.next >= stop)
+    }
 }
 
 /// A reader.
@@ -53,6 +62,10 @@ pub struct Reader {
     /// Partitions that the topic gets later are read as well.
     all: bool,
     cursors: Vec<Cursor>,
+    /// Waits for news of partitions that are led elsewhere.
+    watches: Watches,
+    /// When leaders were looked for last.
+    looked_at: Option<Instant>,
     remaining: Option<u64>,
     follow: bool,
 }
@@ -99,25 +112,26 @@ impl Reader {
             return Err(ApiError::field("partitions", "names a partition twice"));
         }
         let beginning = At::Edge(v1::Edge::Beginning.into());
-        let mut cursors = Vec::with_capacity(starts.len());
-        for (number, at) in starts {
-            let partition = broker.partitions.find(&request.topic, number)?;
-            let (next, _, _) = resolve(&partition, at.as_ref().unwrap_or(&beginning))
-                .await
-                .map_err(|error| error.with("partition", number))?;
-            let stop = if request.follow {
-                None
-            } else {
-                partition.check_offset_query(OffsetQuery::EndOrTime)?;
-                Some(partition.offsets().last_stable)
-            };
-            cursors.push(Cursor {
-                partition,
-                next,
-                stop,
-                told: false,
-            });
+        let starts: Vec<(i32, At)> = starts
+            .into_iter()
+            .map(|(number, at)| (number, at.unwrap_or(beginning)))
+            .collect();
+        for (number, _) in &starts {
+            // Says if there is no such partition.
+            broker.partitions.config_of(&cluster, topic, *number)?;
         }
+        let sources = open_sources(&broker, topic, &starts, !request.follow).await?;
+        let cursors = sources
+            .into_iter()
+            .map(|(source, next)| Cursor {
+                stop: (!request.follow).then(|| source.offsets().last_stable),
+                source,
+                lost: false,
+                trouble_since: None,
+                next,
+                told: false,
+            })
+            .collect();
         Ok(Self {
             broker,
             budget,
@@ -125,6 +139,8 @@ impl Reader {
             topic_id,
             all,
             cursors,
+            watches: Watches::default(),
+            looked_at: None,
             remaining: Some(request.max_messages).filter(|count| *count > 0),
             follow: request.follow,
         })
@@ -149,26 +165,113 @@ impl Reader {
             let waiter = Arc::new(Notify::new());
             let mut progressed = false;
             for at in 0..self.cursors.len() {
-                self.cursors[at].partition.notify_on_data(&waiter);
-                progressed |= self.advance(at, answers).await?;
+                if self.cursors[at].lost {
+                    continue;
+                }
+                self.cursors[at].source.notify_on_data(&waiter);
+                match self.advance(at, answers).await {
+                    Ok(more) => {
+                        progressed |= more;
+                        self.cursors[at].trouble_since = None;
+                    }
+                    Err(error) => self.lose(at, error)?,
+                }
                 if self.remaining == Some(0) {
                     return Ok(());
                 }
             }
-            let ended = |cursor: &Cursor| cursor.stop.is_some_and(|stop| cursor.next >= stop);
-            if self.cursors.iter().all(ended) {
+            if self.cursors.iter().all(Cursor::has_ended) {
                 return Ok(());
             }
-            if !progressed && self.follow {
-                let _ = tokio::time::timeout(limits::NEW_PARTITIONS_CHECK, waiter.notified()).await;
-                self.add_new_partitions();
+            if !progressed {
+                self.wait(&waiter).await?;
+            }
+            self.find_lost().await?;
+        }
+    }
+
+    /// Waits for more to read.
+    async fn wait(&mut self, waiter: &Notify) -> Result<(), ApiError> {
+        let watched = self
+            .cursors
+            .iter()
+            .enumerate()
+            .filter(|(_, cursor)| !cursor.lost && !cursor.has_ended());
+        self.watches
+            .ask(watched.map(|(at, cursor)| (at, &cursor.source, cursor.next)));
+        let longest = if self.cursors.iter().any(|cursor| cursor.lost) {
+            LOST_LOOK_EVERY
+        } else {
+            limits::NEW_PARTITIONS_CHECK
+        };
+        tokio::select! {
+            () = waiter.notified() => {}
+            news = self.watches.news() => {
+                for (at, told) in news {
+                    match told {
+                        Ok(offsets) => self.cursors[at].source.learn(offsets),
+                        Err(error) => self.lose(at, error)?,
+                    }
+                }
+            }
+            () = tokio::time::sleep(longest) => {}
+        }
+        if self.follow {
+            self.add_new_partitions().await;
+        }
+        Ok(())
+    }
+
+    /// A partition can't be read where it was. The error, if that is not for the reason that its leader
+    /// has changed.
+    fn lose(&mut self, at: usize, error: ApiError) -> Result<(), ApiError> {
+        let cursor = &mut self.cursors[at];
+        let since = *cursor.trouble_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= READER_LEADER_WAIT || !cursor.source.may_have_moved(&self.broker, &error) {
+            return Err(error.with("partition", cursor.source.target().number));
+        }
+        cursor.lost = true;
+        Ok(())
+    }
+
+    /// Looks for the leaders of partitions that can't be read where they were; goes on there from the
+    /// same position.
+    async fn find_lost(&mut self) -> Result<(), ApiError> {
+        let lost: Vec<usize> = (0..self.cursors.len()).filter(|at| self.cursors[*at].lost).collect();
+        // Others may have much to read meanwhile.
+        let lately = self.looked_at.is_some_and(|at| at.elapsed() < LOST_LOOK_EVERY);
+        if lost.is_empty() || lately {
+            return Ok(());
+        }
+        self.looked_at = Some(Instant::now());
+        let cluster = self.broker.quorum.cluster();
+        let topic = cluster.topics.get(&self.topic);
+        let topic = topic
+            .filter(|topic| topic.id == self.topic_id)
+            .ok_or_else(|| unknown_topic(&self.topic))?;
+        let starts: Vec<(i32, At)> = lost
+            .iter()
+            .map(|at| {
+                let cursor = &self.cursors[*at];
+                (cursor.source.target().number, At::Offset(cursor.next))
+            })
+            .collect();
+        let found = find_sources(&self.broker, topic, &starts, false).await;
+        for (at, found) in lost.into_iter().zip(found) {
+            match found {
+                Ok((source, _)) => {
+                    self.cursors[at].source = source;
+                    self.cursors[at].lost = false;
+                }
+                Err(error) => self.lose(at, error)?,
             }
         }
+        Ok(())
     }
 
     /// Takes in partitions that the topic got meanwhile, from their beginning: whatever came
     /// since must not be passed over (KAFKA-20742 tells of a reader that did).
-    fn add_new_partitions(&mut self) {
+    async fn add_new_partitions(&mut self) {
         let cluster = self.broker.quorum.cluster();
         let Some(topic) = cluster
             .topics
@@ -177,15 +280,22 @@ impl Reader {
         else {
             return;
         };
-        while self.cursors.len() < topic.partitions.len() {
-            let number = i32::try_from(self.cursors.len()).unwrap_or(i32::MAX);
-            // One that is not open yet is there at the next look.
-            let Ok(partition) = self.broker.partitions.find(&self.topic, number) else {
-                return;
-            };
+        let beginning = At::Edge(v1::Edge::Beginning.into());
+        let added: Vec<(i32, At)> = (self.cursors.len()..topic.partitions.len())
+            .map(|number| (i32::try_from(number).unwrap_or(i32::MAX), beginning))
+            .collect();
+        if added.is_empty() {
+            return;
+        }
+        for found in find_sources(&self.broker, topic, &added, false).await {
+            // One that is not open yet is there at the next look; those behind it too, as cursors are
+            // in the order of partitions.
+            let Ok((source, next)) = found else { return };
             self.cursors.push(Cursor {
-                next: partition.offsets().log_start,
-                partition,
+                source,
+                lost: false,
+                trouble_since: None,
+                next,
                 stop: None,
                 told: false,
             });
@@ -195,11 +305,10 @@ impl Reader {
     /// Sends what one partition has next; answers with whether that was anything.
     async fn advance(&mut self, at: usize, answers: &Answers) -> Result<bool, ApiError> {
         let cursor = &self.cursors[at];
-        if cursor.told && cursor.stop.is_some_and(|stop| cursor.next >= stop) {
+        if cursor.told && cursor.has_ended() {
             return Ok(false);
         }
-        let partition = cursor.partition.clone();
-        let bound = match partition.check_fetch(cursor.next, None)? {
+        let bound = match cursor.source.bound(cursor.next)? {
             FetchBound::UpTo(bound) => bound.min(cursor.stop.unwrap_or(i64::MAX)),
             FetchBound::Nothing => cursor.next,
         };
@@ -223,7 +332,8 @@ impl Reader {
         } else {
             limits::READ_RESPONSE_BYTES
         };
-        let mut data = read_within(&partition, next, size, bound).await?;
+        let source = &mut self.cursors[at].source;
+        let mut data = source.read(next, size, bound).await?;
         if let Some(bytes) = data.first_batch_too_large {
             // A batch is read whole however large it is, once it has its memory.
             if let Some(budget) = &self.budget {
@@ -236,16 +346,16 @@ impl Reader {
                     permit = Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?);
                 }
             }
-            data = read_within(&partition, next, bytes, bound).await?;
+            data = source.read(next, bytes, bound).await?;
             if data.first_batch_too_large.is_some() {
                 // It is another one now, to be looked at anew.
                 return Ok(true);
             }
         }
-        self.broker.metrics.count_fetched(partition.topic(), data.bytes.len());
-        self.decode(at, data.bytes, permit, bound, small, answers).await?;
+        self.broker.metrics.count_fetched(&self.topic, data.bytes.len());
+        self.decode(at, data.bytes, permit, data.up_to, small, answers).await?;
         self.cursors[at].told = true;
-        Ok(true)
+        Ok(self.cursors[at].next > next)
     }
 
     /// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
@@ -261,15 +371,15 @@ impl Reader {
         few: bool,
         answers: &Answers,
     ) -> Result<(), ApiError> {
-        let partition = self.cursors[at].partition.clone();
+        let target = self.cursors[at].source.target().clone();
         let (mut messages, mut size) = (Vec::new(), 0);
         if bytes.is_empty() {
             // Nothing left between here and the bound (compaction may leave such gaps).
-            self.cursors[at].next = bound;
+            self.cursors[at].next = bound.max(self.cursors[at].next);
         }
         'batches: for batch in owned_batches(bytes) {
             let next = self.cursors[at].next;
-            let damaged = |error| damaged(&partition, next, &error);
+            let damaged = |error| damaged(&target, next, &error);
             let batch = batch.map_err(damaged)?;
             batch.verify_crc().map_err(damaged)?;
             if !batch.header().is_control() {
@@ -309,7 +419,7 @@ impl Reader {
                     if few {
                         unshare(&mut record);
                     }
-                    messages.push(convert::received(&self.topic, partition.number(), record));
+                    messages.push(convert::received(&self.topic, target.number, record));
                 }
             }
             self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
@@ -319,11 +429,11 @@ impl Reader {
         self.send(at, messages, answers).await
     }
 
-    async fn send(&self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
+    async fn send(&mut self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
         let cursor = &self.cursors[at];
-        let offsets = cursor.partition.offsets();
+        let offsets = cursor.source.offsets();
         let progress = v1::PartitionProgress {
-            partition: cursor.partition.number(),
+            partition: cursor.source.target().number,
             next_offset: cursor.next,
             high_watermark: offsets.high_watermark,
             log_start: offsets.log_start,
@@ -361,14 +471,14 @@ fn record_size(record: &OwnedRecord) -> usize {
     length(&record.key) + length(&record.value) + headers + 64
 }
 
-fn damaged(partition: &Partition, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
-    tracing::error!(topic = partition.topic(), partition = partition.number(), offset, %error, "a batch can't be decoded");
+fn damaged(target: &Target, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
+    tracing::error!(topic = &*target.topic, partition = target.number, offset, %error, "a batch can't be decoded");
     ApiError::new(
         ErrorReason::DamagedLog,
         format!(
             "The batch at offset {offset} can't be decoded ({error}): read on behind it, or restore the partition."
         ),
     )
-    .with("partition", partition.number())
+    .with("partition", target.number)
     .with("offset", offset)
 }

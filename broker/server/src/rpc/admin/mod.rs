@@ -185,7 +185,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DescribeTopicRequest>,
     ) -> Result<Response<v1::DescribeTopicResponse>, Status> {
-        answer!(self, async { topics::describe(&self.0, &request.into_inner()) })
+        answer!(self, async { topics::describe(&self.0, &request.into_inner()).await })
     }
 
     async fn create_partitions(

@@ -11,7 +11,8 @@ use uuid::Uuid;
 use super::{AdminService, configs, count, drain, page_size, placement, preview};
 use crate::{
     broker::Broker,
-    error::{ApiError, out_of_range, unknown_topic},
+    error::{ApiError, unknown_topic},
+    forward::{self, Target},
 };
 
 /// Replicas of a topic that names none, where there are brokers enough.
@@ -133,15 +134,38 @@ pub fn list(broker: &Broker, request: &v1::ListTopicsRequest) -> Result<v1::List
 ///
 /// # Errors
 /// Unknown name.
-pub fn describe(broker: &Broker, request: &v1::DescribeTopicRequest) -> Result<v1::DescribeTopicResponse, ApiError> {
+pub async fn describe(
+    broker: &Broker,
+    request: &v1::DescribeTopicRequest,
+) -> Result<v1::DescribeTopicResponse, ApiError> {
     let cluster = broker.quorum.cluster();
     let topic = cluster
         .topics
         .get(&request.name)
         .ok_or_else(|| unknown_topic(&request.name))?;
+    let told = forward::describe(broker, topic).await;
     let partitions = (0u32..)
         .zip(&topic.partitions)
-        .map(|(number, partition)| describe_partition(broker, &cluster, topic, number, partition))
+        .zip(told)
+        .map(|((number, partition), told)| {
+            let described = describe_record(&cluster, topic, super::number(number), partition);
+            match told {
+                // The metadata says why nobody can be asked.
+                _ if partition.leader.is_none() => described,
+                Ok(told) => v1::PartitionDescription {
+                    log_start: Some(told.offsets.log_start),
+                    high_watermark: Some(told.offsets.high_watermark),
+                    log_end: Some(told.offsets.log_end),
+                    size_bytes: Some(i64::try_from(told.size_bytes).unwrap_or(i64::MAX)),
+                    problem: told.problem,
+                    ..described
+                },
+                Err(error) => v1::PartitionDescription {
+                    problem: error.to_string(),
+                    ..described
+                },
+            }
+        })
         .collect();
     let configs = topic
         .configs
@@ -156,37 +180,6 @@ pub fn describe(broker: &Broker, request: &v1::DescribeTopicRequest) -> Result<v
         partitions,
         configs,
     })
-}
-
-fn describe_partition(
-    broker: &Broker,
-    cluster: &Cluster,
-    topic: &Topic,
-    number: u32,
-    partition: &Partition,
-) -> v1::PartitionDescription {
-    let number = super::number(number);
-    let described = describe_record(cluster, topic, number, partition);
-    if partition.leader != Some(broker.config.node_id) {
-        return described;
-    }
-    match broker.partitions.find(&topic.name, number) {
-        Ok(local) => {
-            let offsets = local.offsets();
-            v1::PartitionDescription {
-                log_start: Some(offsets.log_start),
-                high_watermark: Some(offsets.high_watermark),
-                log_end: Some(offsets.log_end),
-                size_bytes: Some(i64::try_from(local.size_bytes()).unwrap_or(i64::MAX)),
-                problem: local.problem().unwrap_or_default(),
-                ..described
-            }
-        }
-        Err(error) => v1::PartitionDescription {
-            problem: error.to_string(),
-            ..described
-        },
-    }
 }
 
 /// What the metadata says of a partition.
@@ -318,29 +311,22 @@ pub async fn delete_messages(
     service: &AdminService,
     request: v1::DeleteMessagesRequest,
 ) -> Result<v1::DeleteMessagesResponse, ApiError> {
-    let partition = service.0.partitions.find(&request.topic, request.partition)?;
-    let offsets = partition.offsets();
     let before = match request.before_offset {
-        -1 => offsets.high_watermark,
+        -1 => None,
         offset if offset < 0 => {
             return Err(ApiError::field("before_offset", "must be -1, or 0 or more"));
         }
-        offset => offset,
+        offset => Some(offset),
     };
-    if before > offsets.high_watermark {
-        return Err(out_of_range(
-            format!("Only messages below {} can be deleted.", offsets.high_watermark),
-            offsets.log_start,
-            offsets.high_watermark,
-        ));
-    }
-    if request.validate_only {
-        return Ok(v1::DeleteMessagesResponse {
-            log_start: before.max(offsets.log_start),
-        });
-    }
-    let log_start = tokio::task::spawn_blocking(move || partition.delete_before(before))
-        .await
-        .map_err(|error| ApiError::internal("deleting messages", &error))??;
+    let broker = &service.0;
+    let cluster = broker.quorum.cluster();
+    let topic = cluster
+        .topics
+        .get(&request.topic)
+        .ok_or_else(|| unknown_topic(&request.topic))?;
+    // Says if there is no such partition.
+    broker.partitions.config_of(&cluster, topic, request.partition)?;
+    let target = Target::new(topic, request.partition);
+    let log_start = forward::delete_messages(broker, &target, before, request.validate_only).await?;
     Ok(v1::DeleteMessagesResponse { log_start })
 }

@@ -1,0 +1,217 @@
+//! The way to one other broker: one connection, and one stream of batches on it.
+
+use std::{sync::Arc, time::Duration};
+
+use millrace_engine::BrokerId;
+use millrace_proto::{
+    internal::v1::{
+        ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse, ForwardDescribePartition, ForwardDescribeRequest,
+        ForwardDescription, ForwardHello, ForwardReadRequest, ForwardReadResponse, forward_client::ForwardClient,
+    },
+    v1::ErrorReason,
+};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{conversation::Conversation, limits};
+use crate::{error::ApiError, quorum::Quorum};
+
+/// The way to one broker.
+pub struct Peer {
+    own: BrokerId,
+    to: BrokerId,
+    quorum: Quorum,
+    state: Mutex<State>,
+    end: CancellationToken,
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Where to, and the connection: it is made when it is needed, and again when it broke.
+    channel: Option<(String, Channel)>,
+    conversation: Option<Arc<Conversation>>,
+    /// Conversations one after the other that did not come about.
+    failures: u32,
+}
+
+impl Peer {
+    /// No connection yet. All ends with `end`.
+    pub fn new(own: BrokerId, to: BrokerId, quorum: Quorum, end: CancellationToken) -> Self {
+        Self {
+            own,
+            to,
+            quorum,
+            state: Mutex::default(),
+            end,
+        }
+    }
+
+    /// Whose way it is.
+    pub fn id(&self) -> BrokerId {
+        self.to
+    }
+
+    /// The stream for batches; a new one if the last has ended. It opens by itself, after a pause
+    /// if the last ones did not come about.
+    pub fn conversation(self: &Arc<Self>) -> Arc<Conversation> {
+        let mut state = self.state.lock();
+        if let Some(conversation) = state.conversation.as_ref().filter(|last| !last.has_ended()) {
+            return conversation.clone();
+        }
+        let (conversation, queue) = Conversation::new(self.to);
+        state.conversation = Some(conversation.clone());
+        let pause = match state.failures {
+            0 => Duration::ZERO,
+            failures => (limits::PAUSE_FIRST * 2_u32.pow(failures.min(10))).min(limits::PAUSE_LONGEST),
+        };
+        let channel = self.channel_in(&mut state);
+        drop(state);
+        let running = conversation.clone().run(queue, channel, self.hello(), pause);
+        let peer = self.clone();
+        tokio::spawn(async move {
+            let opened = tokio::select! {
+                opened = running => opened,
+                () = peer.end.cancelled() => return,
+            };
+            let mut state = peer.state.lock();
+            state.failures = if opened { 0 } else { state.failures.saturating_add(1) };
+            if !opened && state.failures.is_power_of_two() {
+                tracing::info!(
+                    broker = peer.to,
+                    failures = state.failures,
+                    "a partition's leader can't be reached"
+                );
+            }
+        });
+        conversation
+    }
+
+    /// Reads committed batches. A request names everything but who asks.
+    ///
+    /// # Errors
+    /// The leader can't be reached, or what it answers.
+    pub async fn read(&self, mut request: ForwardReadRequest) -> Result<ForwardReadResponse, ApiError> {
+        request.hello = Some(self.hello());
+        let mut client = self.client()?;
+        let mut response = self.answer(client.read(request), limits::ANSWER_WITHIN).await?;
+        match response.error.take() {
+            Some(error) => Err(super::wire::error_in(error)),
+            None => Ok(response),
+        }
+    }
+
+    /// Asks where partitions stand, or has the leader wait up to `wait` for news. Answers are in the
+    /// order of the request.
+    ///
+    /// # Errors
+    /// The leader can't be reached, or refuses as a whole.
+    pub async fn describe(
+        &self,
+        partitions: Vec<ForwardDescribePartition>,
+        wait: Duration,
+    ) -> Result<Vec<ForwardDescription>, ApiError> {
+        let count = partitions.len();
+        let request = ForwardDescribeRequest {
+            hello: Some(self.hello()),
+            partitions,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        };
+        let mut client = self.client()?;
+        let within = wait + limits::ANSWER_WITHIN;
+        let response = self.answer(client.describe(request), within).await?;
+        if response.descriptions.len() != count {
+            return Err(self.unreachable("it answered with something else than was asked"));
+        }
+        Ok(response.descriptions)
+    }
+
+    /// Deletes messages.
+    ///
+    /// # Errors
+    /// The leader can't be reached, or what it answers.
+    pub async fn delete_messages(
+        &self,
+        mut request: ForwardDeleteMessagesRequest,
+    ) -> Result<ForwardDeleteMessagesResponse, ApiError> {
+        request.hello = Some(self.hello());
+        let mut client = self.client()?;
+        let answered = self.answer(client.delete_messages(request), limits::ANSWER_WITHIN);
+        let mut response = answered.await?;
+        match response.error.take() {
+            Some(error) => Err(super::wire::error_in(error)),
+            None => Ok(response),
+        }
+    }
+
+    async fn answer<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+        within: Duration,
+    ) -> Result<T, ApiError> {
+        match tokio::time::timeout(within, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.unreachable(status.message())),
+            Err(_) => Err(self.unreachable("it does not answer")),
+        }
+    }
+
+    fn unreachable(&self, problem: &str) -> ApiError {
+        ApiError::new(
+            ErrorReason::LeaderNotAvailable,
+            format!(
+                "The partition's leader, broker {}, can't be reached ({problem}): try again.",
+                self.to
+            ),
+        )
+        .with("leader_id", self.to)
+    }
+
+    fn hello(&self) -> ForwardHello {
+        ForwardHello {
+            cluster_id: self.quorum.cluster().cluster_id.clone(),
+            from_broker_id: self.own,
+            to_broker_id: self.to,
+        }
+    }
+
+    fn client(&self) -> Result<ForwardClient<Channel>, ApiError> {
+        let channel = self.channel_in(&mut self.state.lock());
+        let channel = channel.map_err(|problem| self.unreachable(&problem))?;
+        Ok(ForwardClient::new(channel).max_decoding_message_size(limits::MAX_ANSWER_BYTES))
+    }
+
+    /// The connection to where the metadata says that the broker is now.
+    fn channel_in(&self, state: &mut State) -> Result<Channel, String> {
+        let cluster = self.quorum.cluster();
+        let broker = cluster.brokers.get(&self.to);
+        let address = broker.map_or("", |broker| broker.internal_address.as_str());
+        if address.is_empty() {
+            return Err("it is not registered with an internal address".into());
+        }
+        if let Some((_, channel)) = state.channel.as_ref().filter(|(known, _)| known == address) {
+            return Ok(channel.clone());
+        }
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| format!("{address:?} is no address: {error}"))?
+            .connect_timeout(limits::CONNECT_WITHIN)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(limits::PING_INTERVAL)
+            .keep_alive_timeout(limits::PING_WAIT)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        state.channel = Some((address.to_owned(), channel.clone()));
+        Ok(channel)
+    }
+}
