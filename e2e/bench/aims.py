@@ -18,15 +18,21 @@ def ratio(ours: float | None, other: float | None, higher_is_better: bool) -> fl
 
 @dataclass(frozen=True)
 class Aim:
-    """`times` better than each of `peers`; and, or instead, at least a share of the machine's limit."""
+    """`times` better than each of `peers`; and, or instead, at least a share of the machine's limit.
 
-    times: float
-    peers: tuple[str, ...]
+    Or a bound that holds whatever others reach: `at_most`.
+    """
+
+    times: float = 1.0
+    peers: tuple[str, ...] = ()
     or_of_limit: float | None = None
     and_of_limit: float | None = None
+    at_most: float | None = None
 
     def text(self) -> str:
         """For the table: "2x K+F or .7 L"."""
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
         text = f"{self.times:g}x {'+'.join(LETTERS[p] for p in self.peers)}"
         if self.or_of_limit is not None:
             text += f" or {self.or_of_limit:g} L".replace("0.", ".")
@@ -34,8 +40,10 @@ class Aim:
             text += f" and {self.and_of_limit:g} L".replace("0.", ".")
         return text
 
-    def met(self, ratios: dict[str, float | None], share: float | None) -> bool | None:
-        """Whether it was reached; None where what was measured does not tell."""
+    def met(self, ratios: dict[str, float | None], share: float | None, value: float | None = None) -> bool | None:
+        """Whether it was reached by `value`; None where what was measured does not tell."""
+        if self.at_most is not None:
+            return None if value is None else value <= self.at_most
         if self.or_of_limit is not None and share is not None and share >= self.or_of_limit:
             return True
         parts = [None if (r := ratios.get(peer)) is None else r >= self.times for peer in self.peers]
@@ -95,4 +103,16 @@ ROWS = [
     Row("1,000 partitions, records/s", "partitions", "records_per_second"),
     Row("  MiB per broker CPU second", "partitions", "mib_per_broker_cpu_second"),
     Row("  broker memory peak, MiB", "partitions", "rss_peak_mib", False),
+    Row(
+        "3 brokers: produce, MiB/s", "cluster-produce", "mib_per_second", limit="write / 3",
+        disk=Aim(2, (KAFKA, FSYNC), or_of_limit=0.7), ram=Aim(3, (KAFKA,)),
+    ),
+    Row("  MiB per broker CPU second", "cluster-produce", "mib_per_broker_cpu_second"),
+    Row("  memory of all three, MiB", "cluster-produce", "rss_peak_mib", False),
+    Row("kill -9 of a leader, wait, s", "failover", "longest_wait_seconds", False, disk=Aim(at_most=1)),
+    Row("  of the metadata's too, s", "failover-metadata", "longest_wait_seconds", False, disk=Aim(at_most=1)),
+    Row("planned restart, wait, s", "planned-restart", "longest_wait_seconds", False, disk=Aim(at_most=0.3)),
+    Row("10,000 partitions idle, CPU %", "cluster-partitions", "cpu_percent", False, disk=Aim(at_most=1)),
+    Row("  memory a partition, KiB", "cluster-partitions", "rss_kib_per_partition", False, disk=Aim(at_most=16)),
+    Row("  restart to all in sync, s", "cluster-partitions", "restart_seconds", False, disk=Aim(at_most=5)),
 ]  # fmt: skip

@@ -16,11 +16,12 @@ import sys
 import time
 from pathlib import Path
 
+import clusters
 import machine
 import profiles
 import report
 from measures import ALSO_ON_RAM, MEASURES, PEERS, Bench, Options
-from peer import MIB, Load
+from peer import MIB, Load, Steady
 from results import Results
 from rounds import Rules
 
@@ -57,7 +58,14 @@ def _arguments() -> argparse.Namespace:
         "--profile",
         choices=("missed", "all", "none"),
         default="missed",
-        help="measures that are run once more under perf, if it is there: those that miss an aim, all, none",
+        help="measures that are run once more under perf, if it is there: those that miss an aim, all, none; "
+        "never those of three brokers",
+    )
+    parser.add_argument(
+        "--idle-partitions", type=int, default=10_000, help="partitions of cluster-partitions (default 10,000)"
+    )
+    parser.add_argument(
+        "--idle-kafka", action="store_true", help="let three Kafka brokers have the idle partitions as well"
     )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures are written")
     args = parser.parse_args()
@@ -67,6 +75,8 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     if (args.runs is not None and args.runs < 1) or (args.retries is not None and args.retries < 0) or args.rate < 1:
         parser.error("--runs and --rate begin at 1, --retries at 0")
+    if args.idle_partitions < 1:
+        parser.error("--idle-partitions begins at 1")
     return args
 
 
@@ -86,6 +96,12 @@ def _options(args: argparse.Namespace, logs: Path) -> Options:
         small=Load(200_000 if full else 20_000, 1024, 16384),
         wide=Load(150_000 if full else 20_000, 100, 16384, partitions=1000 if full else 100, spread=True),
         recovery=Load(2 * MIB if full else 100_000, 1024, MIB),
+        cluster=Load(1_000_000 if full else 50_000, 1024, MIB),
+        # Kafka's session of 9 s and its start are within.
+        steady=Steady(1000, 40 if full else 30),
+        idle_partitions=args.idle_partitions if full else min(args.idle_partitions, 100),
+        idle_seconds=30 if full else 5,
+        idle_kafka=args.idle_kafka,
         rate=args.rate,
         latency_seconds=15 if full else 3,
         starts=5 if full else 1,
@@ -157,7 +173,8 @@ def _run(args: argparse.Namespace, options: Options, results: Results) -> None:
                 bench.measure(measure)
             if args.profile != "none" and "millrace" in options.peers:
                 missed = [m for m, on in report.missed(results) if on == kind]
-                for measure in chosen if args.profile == "all" else missed:
+                again = chosen if args.profile == "all" else missed
+                for measure in (m for m in again if m not in clusters.MEASURES):
                     _profile(bench, results, measure)
     results.complete = True
 
@@ -193,7 +210,7 @@ def main() -> int:
             args.json.write_text(json.dumps(document, indent=1) + "\n")
             print(report.table(results))
             if args.quick:
-                print("--quick: one short run each (and 100 partitions, not 1,000); the figures compare nothing.")
+                print("--quick: one short run each with few partitions; the figures compare nothing.")
             say(f"figures in {args.json}, clients' output in {logs}; {results.repeated} disturbed runs repeated")
     return 1 if results.failures else 0
 

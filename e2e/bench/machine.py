@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -81,39 +82,42 @@ def other_work(ours: Callable[[], Iterable[Process]], watched: Watched) -> Itera
 
 
 @contextmanager
-def watch(broker: Process, clients: list[Process]) -> Iterator[Watched]:
-    """Measures the block: CPU of the broker and of others, and the broker's memory.
+def watch(brokers: list[Process], clients: list[Process]) -> Iterator[Watched]:
+    """Measures the block: CPU of the brokers and of others, and the brokers' memory, all
+    brokers' together.
 
     `clients` may be filled within the block.
     """
     watched = Watched()
-    broker.reset_rss_peak()
+    for broker in brokers:
+        broker.reset_rss_peak()
     samples: list[int] = []
     stop = threading.Event()
 
     def sample() -> None:
         while not stop.wait(0.1):
             try:
-                samples.append(broker.rss_bytes())
+                samples.append(sum(broker.rss_bytes() for broker in brokers))
             except (OSError, RuntimeError):
-                # It has ended; the run fails for that.
+                # One has ended; the run fails for that.
                 return
 
     sampler = threading.Thread(target=sample, daemon=True)
-    cpu = broker.cpu_seconds()
-    with other_work(lambda: [broker, *clients], watched):
+    cpu = sum(broker.cpu_seconds() for broker in brokers)
+    with other_work(lambda: [*brokers, *clients], watched):
         sampler.start()
         try:
             yield watched
         finally:
             stop.set()
             sampler.join()
-    if not broker.alive():
-        raise RuntimeError(f"{broker.name} ended with {broker.returncode()}: {broker.err()[-2000:]}")
-    watched.broker_cpu = broker.cpu_seconds() - cpu
-    watched.rss_peak = broker.rss_peak_bytes()
+    for broker in brokers:
+        if not broker.alive():
+            raise RuntimeError(f"{broker.name} ended with {broker.returncode()}: {broker.err()[-2000:]}")
+    watched.broker_cpu = sum(broker.cpu_seconds() for broker in brokers) - cpu
+    watched.rss_peak = sum(broker.rss_peak_bytes() for broker in brokers)
     samples.sort()
-    watched.rss_typical = samples[len(samples) // 2] if samples else broker.rss_bytes()
+    watched.rss_typical = samples[len(samples) // 2] if samples else sum(broker.rss_bytes() for broker in brokers)
 
 
 # The kernel counts CPU time in steps of 10 ms: over less than this nothing can be told.
@@ -147,6 +151,18 @@ def wait_quiet(max_other: float, timeout: float = 10.0) -> bool:
 def settle() -> None:
     """Writes back all that is dirty, so that a run does not pay for the one before."""
     os.sync()
+
+
+def allow_open_files(least: int) -> None:
+    """Raises the bound of open files, which the brokers inherit, to `least`; RuntimeError where
+    that is not permitted."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < least:
+        most = hard if hard == resource.RLIM_INFINITY else max(hard, least)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"{least} open files are needed, {hard} are permitted (ulimit -Hn)") from error
 
 
 def check_free(folder: Path, need: int) -> None:

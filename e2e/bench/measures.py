@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import clusters
 import machine
 import parse
 import rounds
-from peer import MIB, FullPeer, Load, Peer
+from peer import MIB, FullPeer, Load, Peer, Steady
 from peer_kafka import Kafka
 from peer_millrace import Millrace
 from peer_nats import Nats
@@ -42,6 +43,13 @@ class Options:
     small: Load
     wide: Load
     recovery: Load
+    # What three brokers get: the large load of cluster-produce, the steady one while a leader goes.
+    cluster: Load
+    steady: Steady
+    # Partitions that idle on three brokers, how long they are watched, whether Kafka's as well.
+    idle_partitions: int
+    idle_seconds: int
+    idle_kafka: bool
     # Records per second of the latency measure, and how many seconds it lasts.
     rate: int
     latency_seconds: int
@@ -56,8 +64,8 @@ class Options:
     @property
     def need_bytes(self) -> int:
         """Free space that the runs can need: three brokers with the largest load each, and one
-        more while it is deleted."""
-        return int(4 * max(self.large.mib, self.recovery.mib) * 1.1) * MIB
+        more while it is deleted; or two loads of three replicas."""
+        return int(max(4 * self.large.mib, 4 * self.recovery.mib, 6 * self.cluster.mib) * 1.1) * MIB
 
 
 class Bench:
@@ -72,18 +80,22 @@ class Bench:
 
     # --- one run ---
 
+    def client_process(self, command: list[str]) -> Process:
+        """Starts a client, whose output is kept."""
+        self._runs += 1
+        self.client = Process(command, self.options.logs, f"client-{self.kind}-{self._runs:03}")
+        return self.client
+
     def _client(self, command: list[str], peer: Peer, measured: bool = True) -> tuple[str, Figures]:
         """Runs a client to its end; gives its output and the figures common to all runs.
 
         Not `measured`: it only prepares what is.
         """
-        self._runs += 1
-        name = f"client-{self.kind}-{self._runs:03}"
         machine.settle()
         clients: list[Process] = []
         observed = self.observe() if measured else nullcontext()
-        with observed, machine.watch(peer.process, clients) as watched:
-            client = self.client = Process(command, self.options.logs, name)
+        with observed, machine.watch(peer.processes(), clients) as watched:
+            client = self.client_process(command)
             clients.append(client)
             try:
                 code = client.wait(_CLIENT_SECONDS)
@@ -100,7 +112,7 @@ class Bench:
         }
 
     @contextmanager
-    def _started(self, measure: str, peers: list[Peer]) -> Iterator[list[Peer]]:
+    def started(self, measure: str, peers: list[Peer]) -> Iterator[list[Peer]]:
         """Starts the peers that can be; one that can't is noted and left out. Ends all."""
         tried: list[Peer] = []
         serving: list[Peer] = []
@@ -118,7 +130,7 @@ class Bench:
             for peer in tried:
                 peer.end()
 
-    def _prepared(self, measure: str, peers: list[Peer], prepare: Callable[[Peer], None]) -> list[Peer]:
+    def prepared(self, measure: str, peers: list[Peer], prepare: Callable[[Peer], None]) -> list[Peer]:
         """Those of the peers for which `prepare` went well; the others are noted."""
         ready = []
         for peer in peers:
@@ -130,12 +142,14 @@ class Bench:
                 self.results.fail(measure, self.kind, peer.name, f"{type(error).__name__}: {error}")
         return ready
 
-    def _alternate(
+    def alternate(
         self, measure: str, peers: list[Peer], run: Callable[[Peer], Figures], rules: rounds.Rules | None = None
     ) -> None:
+        """Runs a measure of the peers in turn."""
         rounds.alternate(self.results, measure, self.kind, peers, run, rules or self.options.rules, _ERRORS)
 
-    def _rules(self, **changed: int) -> rounds.Rules:
+    def rules(self, **changed: int) -> rounds.Rules:
+        """The rules of all measures with what is different in one."""
         return rounds.Rules(**{**vars(self.options.rules), **changed})
 
     def _peers(self, *names: str) -> list[Peer]:
@@ -158,24 +172,25 @@ class Bench:
             **figures,
         }
 
-    def _produce(self, measure: str, load: Load, peers: list[Peer]) -> None:
-        with self._started(measure, peers) as serving:
-            self._alternate(measure, serving, lambda peer: self._produce_run(load, peer))
+    def produce_by(self, measure: str, load: Load, peers: list[Peer]) -> None:
+        """Measures how fast the peers take a load."""
+        with self.started(measure, peers) as serving:
+            self.alternate(measure, serving, lambda peer: self._produce_run(load, peer))
 
     def produce(self, only: list[Peer] | None = None) -> None:
         """Records of 1 KiB in batches of 1 MiB."""
         # On a RAM disk an fsync is nothing.
         names = ["kafka", "kafka-fsync", "nats", "nats-fsync"] if self.kind == "disk" else ["kafka", "nats"]
-        self._produce("produce", self.options.large, only or self._peers(*names, "millrace"))
+        self.produce_by("produce", self.options.large, only or self._peers(*names, "millrace"))
 
     def small_batches(self, only: list[Peer] | None = None) -> None:
         """The same in batches of 16 KiB."""
         peers = only or self._peers("kafka", "kafka-fsync", "millrace")
-        self._produce("small-batches", self.options.small, peers)
+        self.produce_by("small-batches", self.options.small, peers)
 
     def partitions(self, only: list[Peer] | None = None) -> None:
         """Small records over 1,000 partitions, all with fsync before the acknowledgement."""
-        self._produce("partitions", self.options.wide, only or self._peers("kafka", "kafka-fsync", "millrace"))
+        self.produce_by("partitions", self.options.wide, only or self._peers("kafka", "kafka-fsync", "millrace"))
 
     def consume(self, only: list[Peer] | None = None) -> None:
         """Reading from the page cache what was just written."""
@@ -196,8 +211,8 @@ class Bench:
             out, _ = self._client(peer.producer("read", mine), peer, measured=False)
             peer.produced(out, mine)
 
-        with self._started("consume", only or self._peers("kafka", "nats", "millrace")) as serving:
-            self._alternate("consume", self._prepared("consume", serving, fill), run)
+        with self.started("consume", only or self._peers("kafka", "nats", "millrace")) as serving:
+            self.alternate("consume", self.prepared("consume", serving, fill), run)
 
     def latency(self, only: list[Peer] | None = None) -> None:
         """From send to receipt at a fixed rate."""
@@ -212,9 +227,9 @@ class Bench:
             peer.delete_topic(topic)
             return {**parse.end_to_end(out, o.rate), **figures}
 
-        with self._started("latency", only or self._peers("kafka", "kafka-fsync", "millrace")) as serving:
+        with self.started("latency", only or self._peers("kafka", "kafka-fsync", "millrace")) as serving:
             # Each run warms its peer up itself.
-            self._alternate("latency", serving, run, self._rules(warmups=0))
+            self.alternate("latency", serving, run, self.rules(warmups=0))
 
     def cold_start(self, only: list[Peer] | None = None) -> None:
         """From the start of the process to the first acknowledged record."""
@@ -227,9 +242,9 @@ class Bench:
                 seconds = peer.restart_until_acked("first")
             return {"seconds": seconds, "other_cores": watched.other_cores}
 
-        with self._started("cold-start", only or self._peers("kafka", "millrace")) as serving:
-            ready = self._prepared("cold-start", serving, lambda peer: peer.create_topic("first", 1))
-            self._alternate("cold-start", ready, run, self._rules(runs=self.options.starts, warmups=0))
+        with self.started("cold-start", only or self._peers("kafka", "millrace")) as serving:
+            ready = self.prepared("cold-start", serving, lambda peer: peer.create_topic("first", 1))
+            self.alternate("cold-start", ready, run, self.rules(runs=self.options.starts, warmups=0))
 
     def recovery(self, only: list[Peer] | None = None) -> None:
         """From the start after kill -9, with a full log, to the first acknowledged record."""
@@ -252,8 +267,8 @@ class Bench:
             peer.delete_topic(topic)
             return figures
 
-        with self._started("recovery", only or self._peers("kafka", "millrace")) as serving:
-            self._alternate("recovery", serving, run, self._rules(warmups=0))
+        with self.started("recovery", only or self._peers("kafka", "millrace")) as serving:
+            self.alternate("recovery", serving, run, self.rules(warmups=0))
 
     # --- limits ---
 
@@ -264,6 +279,10 @@ class Bench:
             "produce": {"write": lambda: machine.disk_limit(self.folder, o.disk_mib * MIB, MIB, False)},
             "small-batches": {
                 "write 16 KiB, each synced": lambda: machine.disk_limit(self.folder, o.disk_mib * 16384, 16384, True)
+            },
+            # Each of three brokers writes all of it.
+            "cluster-produce": {
+                "write / 3": lambda: _third(machine.disk_limit(self.folder, o.disk_mib * MIB, MIB, False))
             },
             "consume": {"tcp": lambda: machine.tcp_limit(o.tcp_mib)},
             "latency": {"one sync": lambda: machine.fdatasync_ms(self.folder, o.disk_mib)},
@@ -281,6 +300,10 @@ class Bench:
         self.options.rules.say(f"{name} on {self.kind} took {time.monotonic() - started:.0f} s")
 
 
+def _third(limit: Figures) -> Figures:
+    return {**limit, "value": limit["value"] / 3}
+
+
 # In the order of the table.
 MEASURES: dict[str, Callable[..., None]] = {
     "produce": Bench.produce,
@@ -290,6 +313,7 @@ MEASURES: dict[str, Callable[..., None]] = {
     "cold-start": Bench.cold_start,
     "recovery": Bench.recovery,
     "partitions": Bench.partitions,
+    **clusters.MEASURES,
 }
 # Those whose figures hang on the memory's or the disk's pace; the others run on the disk alone.
-ALSO_ON_RAM = ("produce", "small-batches", "consume")
+ALSO_ON_RAM = ("produce", "small-batches", "consume", "cluster-produce")

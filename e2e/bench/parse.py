@@ -72,6 +72,40 @@ def end_to_end(out: str, rate: float) -> dict[str, float]:
     return found
 
 
+def millrace_longest_wait(out: str, records: int) -> float:
+    """Seconds that the record waited which `millrace bench produce` saw acknowledged latest after it was due."""
+    result = _object(out)
+    _enough(result["records"], records, "stored", out)
+    return float(result["latency_ms"]["max"]) / 1000
+
+
+def kafka_longest_wait(out: str, stored: int, steady: int) -> float:
+    """The same of ProducerPerformance, of those of its `stored` records that are not warm-up: the
+    `steady` last ones. It loses records without failing."""
+    kafka_produced(out, stored)
+    lines = re.findall(r"^(\d+) steady state records sent, .* ([\d.]+) ms max latency", out, re.MULTILINE)
+    if not lines:
+        raise ValueError(f"no result in {out[-500:]!r}")
+    _enough(int(lines[-1][0]), steady, "stored", out)
+    return float(lines[-1][1]) / 1000
+
+
+def kafka_leader(out: str) -> int:
+    """The node id of the leader of partition 0, as kafka-topics --describe tells it."""
+    found = re.search(r"Partition: 0\s+Leader: (\d+)", out)
+    if not found:
+        raise ValueError(f"no leader in {out[-500:]!r}")
+    return int(found[1])
+
+
+def kafka_quorum_leader(out: str) -> int:
+    """The node id of the active controller, as kafka-metadata-quorum describe --status tells it."""
+    found = re.search(r"^LeaderId:\s+(\d+)", out, re.MULTILINE)
+    if not found:
+        raise ValueError(f"no leader in {out[-500:]!r}")
+    return int(found[1])
+
+
 def perf_symbols(out: str, most: int = 10) -> list[tuple[float, str]]:
     """Share (0 to 1) and symbol of the lines of `perf report --sort symbol,dso`, the largest first."""
     found = []

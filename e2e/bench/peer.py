@@ -14,6 +14,29 @@ MIB = 1 << 20
 
 
 @dataclass(frozen=True)
+class Steady:
+    """What a producer sends at a rate, so that one sees when acknowledgements stay away."""
+
+    # Records per second.
+    rate: int
+    # How long it sends what is measured.
+    seconds: int
+    record_size: int = 1024
+    # Records that are sent before, whose waits do not count.
+    warmup: int = 2000
+
+    @property
+    def records(self) -> int:
+        """Records that count."""
+        return self.rate * self.seconds
+
+    @property
+    def stored(self) -> int:
+        """Records that are in the topic at the end."""
+        return self.records + self.warmup
+
+
+@dataclass(frozen=True)
 class Load:
     """What a producer sends."""
 
@@ -44,6 +67,10 @@ class Peer(ABC):
     # The part of a load that it is given: a peer that is slower by orders would hold up the rest.
     share: float = 1.0
     process: Process
+
+    def processes(self) -> list[Process]:
+        """Those that run now."""
+        return [self.process]
 
     @abstractmethod
     def require(self) -> None:
@@ -106,13 +133,81 @@ class FullPeer(Peer):
         """What the broker itself says that reading its logs took at the last start."""
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout: float = 180.0) -> None:
+class ClusterPeer(Peer):
+    """Three brokers, numbered from 0. Topics have three replicas, min.insync.replicas is 2."""
+
+    brokers: int = 3
+
+    @abstractmethod
+    def data(self, broker: int) -> Path:
+        """The folder with a broker's partitions, each in one of its own."""
+
+    @abstractmethod
+    def metadata_leader(self) -> int:
+        """The broker that leads the metadata quorum."""
+
+    @abstractmethod
+    def create_led_topic(self, topic: str, leader: int) -> None:
+        """Creates a topic of one partition that `leader` leads."""
+
+    @abstractmethod
+    def leader(self, topic: str) -> int:
+        """The broker that leads the topic's partition 0."""
+
+    @abstractmethod
+    def high_watermark(self, topic: str) -> int:
+        """How many records the topic's partition 0 holds for readers."""
+
+    @abstractmethod
+    def steady_producer(self, topic: str, steady: Steady) -> list[str]:
+        """The command of an idempotent producer with acks=all that sends at a rate."""
+
+    @abstractmethod
+    def longest_wait(self, out: str, steady: Steady) -> float:
+        """The longest time in seconds that a record waited for its acknowledgement, from the
+        producer's output; ValueError if it did not store all."""
+
+    @abstractmethod
+    def kill(self, broker: int) -> None:
+        """kill -9."""
+
+    @abstractmethod
+    def stop(self, broker: int) -> None:
+        """An orderly end: SIGTERM, and the wait for it."""
+
+    @abstractmethod
+    def launch(self, broker: int) -> None:
+        """Starts an ended broker and does not wait."""
+
+    @abstractmethod
+    def serves(self, broker: int) -> bool:
+        """Whether a broker says that it is ready."""
+
+    @abstractmethod
+    def all_in_sync(self) -> bool:
+        """Whether all brokers are in service and all replicas in sync, told by one that was not
+        restarted last."""
+
+    def wait_whole(self, timeout: float = 180.0, every: float = 0.1) -> None:
+        """Waits until all brokers serve and all replicas are in sync; looks each `every` seconds."""
+
+        def whole() -> bool:
+            return all(self.serves(broker) for broker in range(self.brokers)) and self.all_in_sync()
+
+        wait_until(whole, "all brokers serve and all replicas are in sync", timeout, every)
+
+    def stored_bytes(self, broker: int, topic: str) -> int:
+        """Bytes of the topic's partition 0 in a broker's log."""
+        return sum(segment.stat().st_size for segment in self.data(broker).glob(f"{topic}-0/*.log"))
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout: float = 180.0, every: float = 0.1) -> None:
     """Waits until something holds; TimeoutError, which names it, after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {timeout:.0f} s still not so: {what}")
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def wait_made(data: Path, topic: str, partitions: int) -> None:

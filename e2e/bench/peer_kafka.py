@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import parse
-from peer import FullPeer, Load, wait_gone, wait_made
+from peer import FullPeer, Load, Peer, wait_gone, wait_made
 
 from lib import kafka as kafka_lib
 from lib import paths
@@ -17,21 +17,59 @@ from lib.batch import batch
 _HEAP = ("-Xms512m", "-Xmx512m")
 
 
-class Kafka(FullPeer):
+class KafkaClients(Peer):
+    """Kafka's own load generators, whatever they are run against."""
+
+    # Where they begin: HOST:PORT,...
+    bootstrap: str
+
+    def require(self) -> None:
+        paths.kafka_lib()
+        paths.kafka_classes()
+
+    def producer(self, topic: str, load: Load) -> list[str]:
+        spread = []
+        if load.spread:
+            spread = ["partitioner.class=org.apache.kafka.clients.producer.RoundRobinPartitioner"]
+        return kafka_lib.java(
+            "org.apache.kafka.tools.ProducerPerformance",
+            "--bootstrap-server", self.bootstrap, "--topic", topic,
+            "--num-records", str(load.records), "--record-size", str(load.record_size), "--throughput", "-1",
+            "--command-property", "acks=all", f"batch.size={load.batch_bytes}", f"linger.ms={load.linger_ms}",
+            "buffer.memory=67108864", "max.request.size=10485760",
+            # An fsync in each of 1,000 partitions takes one request past the default of 30 s on
+            # a slow disk; then the client hangs up, sends again and drops records after 120 s.
+            "request.timeout.ms=180000", "delivery.timeout.ms=540000", *spread,
+            heap_flags=_HEAP,
+        )  # fmt: skip
+
+    def produced(self, out: str, load: Load) -> float:
+        return parse.kafka_produced(out, load.records)
+
+    def consumer(self, topic: str, load: Load) -> list[str]:
+        return kafka_lib.java(
+            "org.apache.kafka.tools.ConsumerPerformance",
+            "--bootstrap-server", self.bootstrap, "--topic", topic,
+            "--num-records", str(load.records), "--hide-header",
+            heap_flags=_HEAP,
+        )  # fmt: skip
+
+    def consumed(self, out: str, load: Load) -> float:
+        return parse.kafka_consumed(out, load.records)
+
+
+class Kafka(KafkaClients, FullPeer):
     """Apache Kafka, as it comes (no fsync) or with an fsync of each append (flush.messages=1)."""
 
     def __init__(self, fsync: bool) -> None:
         self.fsync = fsync
         self.name = "Kafka, fsync" if fsync else "Kafka"
 
-    def require(self) -> None:
-        paths.kafka_lib()
-        paths.kafka_classes()
-
     def start(self, folder: Path) -> None:
         self.folder = folder / ("kafka-fsync" if self.fsync else "kafka")
         # Deleted topics go at once: three runs' data of each peer would fill a disk.
         self._kafka = kafka_lib.Kafka(self.folder, settings={"log.segment.delete.delay.ms": "100"})
+        self.bootstrap = self._kafka.address
         self._kafka.format().start()
         assert self._kafka.process is not None
         self.process = self._kafka.process
@@ -61,36 +99,6 @@ class Kafka(FullPeer):
         self._kafka.topics("--delete", "--topic", topic)
         assert self._kafka.data is not None
         wait_gone(self._kafka.data, topic)
-
-    def producer(self, topic: str, load: Load) -> list[str]:
-        spread = []
-        if load.spread:
-            spread = ["partitioner.class=org.apache.kafka.clients.producer.RoundRobinPartitioner"]
-        return kafka_lib.java(
-            "org.apache.kafka.tools.ProducerPerformance",
-            "--bootstrap-server", self._kafka.address, "--topic", topic,
-            "--num-records", str(load.records), "--record-size", str(load.record_size), "--throughput", "-1",
-            "--command-property", "acks=all", f"batch.size={load.batch_bytes}", f"linger.ms={load.linger_ms}",
-            "buffer.memory=67108864", "max.request.size=10485760",
-            # An fsync in each of 1,000 partitions takes one request past the default of 30 s on
-            # a slow disk; then the client hangs up, sends again and drops records after 120 s.
-            "request.timeout.ms=180000", "delivery.timeout.ms=540000", *spread,
-            heap_flags=_HEAP,
-        )  # fmt: skip
-
-    def produced(self, out: str, load: Load) -> float:
-        return parse.kafka_produced(out, load.records)
-
-    def consumer(self, topic: str, load: Load) -> list[str]:
-        return kafka_lib.java(
-            "org.apache.kafka.tools.ConsumerPerformance",
-            "--bootstrap-server", self._kafka.address, "--topic", topic,
-            "--num-records", str(load.records), "--hide-header",
-            heap_flags=_HEAP,
-        )  # fmt: skip
-
-    def consumed(self, out: str, load: Load) -> float:
-        return parse.kafka_consumed(out, load.records)
 
     def end_to_end(self, topic: str, rate: int, records: int, size: int, warmup: int) -> list[str]:
         return kafka_lib.java(

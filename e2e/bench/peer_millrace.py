@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import parse
-from peer import FullPeer, Load, wait_gone, wait_made
+from peer import FullPeer, Load, Peer, wait_gone, wait_made
 
 from lib import paths
 from lib.api import ApiError, Client, admin_pb2, call
@@ -16,18 +16,48 @@ from lib.broker import Broker
 from lib.ports import port_open
 
 
-class Millrace(FullPeer):
-    """The product. It forces each batch to the disk before it acknowledges (flush=ack)."""
+class MillraceClients(Peer):
+    """Millrace's own load generators, whatever they are run against."""
 
-    name = "Millrace"
+    # Where they begin: HOST:PORT,...
+    bootstrap: str
 
     def require(self) -> None:
         paths.binary("millrace-broker")
         paths.binary("millrace")
 
+    def bench(self, *args: str | int) -> list[str]:
+        """The command of `millrace bench`."""
+        command = [paths.binary("millrace"), "--bootstrap", self.bootstrap, "bench", *args]
+        return [str(a) for a in command]
+
+    def producer(self, topic: str, load: Load) -> list[str]:
+        spread = ["--partitioner", "round-robin"] if load.spread else []
+        return self.bench(
+            "produce", topic, "--records", load.records, "--record-size", load.record_size,
+            "--batch-bytes", load.batch_bytes, "--linger-ms", load.linger_ms,
+            "--acks", "all", "--compression", "none", *spread,
+        )  # fmt: skip
+
+    def produced(self, out: str, load: Load) -> float:
+        return parse.millrace_produced(out, load.records)
+
+    def consumer(self, topic: str, load: Load) -> list[str]:
+        return self.bench("consume", topic, "--records", load.records, "--from", "beginning")
+
+    def consumed(self, out: str, load: Load) -> float:
+        return parse.millrace_consumed(out, load.records)
+
+
+class Millrace(MillraceClients, FullPeer):
+    """The product. It forces each batch to the disk before it acknowledges (flush=ack)."""
+
+    name = "Millrace"
+
     def start(self, folder: Path) -> None:
         self.folder = folder / "millrace"
         self._broker = Broker(self.folder)
+        self.bootstrap = self._broker.address
         self._broker.start()
         assert self._broker.process is not None
         self.process = self._broker.process
@@ -66,29 +96,8 @@ class Millrace(FullPeer):
         assert self._broker.data is not None
         wait_gone(self._broker.data, topic)
 
-    def _bench(self, *args: str | int) -> list[str]:
-        command = [paths.binary("millrace"), "--bootstrap", self._broker.address, "bench", *args]
-        return [str(a) for a in command]
-
-    def producer(self, topic: str, load: Load) -> list[str]:
-        spread = ["--partitioner", "round-robin"] if load.spread else []
-        return self._bench(
-            "produce", topic, "--records", load.records, "--record-size", load.record_size,
-            "--batch-bytes", load.batch_bytes, "--linger-ms", load.linger_ms,
-            "--acks", "all", "--compression", "none", *spread,
-        )  # fmt: skip
-
-    def produced(self, out: str, load: Load) -> float:
-        return parse.millrace_produced(out, load.records)
-
-    def consumer(self, topic: str, load: Load) -> list[str]:
-        return self._bench("consume", topic, "--records", load.records, "--from", "beginning")
-
-    def consumed(self, out: str, load: Load) -> float:
-        return parse.millrace_consumed(out, load.records)
-
     def end_to_end(self, topic: str, rate: int, records: int, size: int, warmup: int) -> list[str]:
-        return self._bench(
+        return self.bench(
             "end-to-end", topic, "--rate", rate, "--records", records, "--record-size", size,
             "--warmup-records", warmup,
         )  # fmt: skip

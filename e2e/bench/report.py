@@ -60,7 +60,7 @@ def _row(results: Results, row: Row, storage: str) -> dict[str, object]:
         "limit_disturbed": bool(limit and limit.disturbed),
         "share_of_limit": share,
         "aim": aim.text() if aim else None,
-        "met": aim.met(ratios, share) if aim else None,
+        "met": aim.met(ratios, share, ours) if aim else None,
         "disturbed": any(m.disturbed for m in used),
         "runs_left_out": sum(m.left_out for m in used),
     }
