@@ -147,14 +147,16 @@ class Client:
         """Closes the connection."""
         self.channel.close()
 
-    def create_topic(self, name: str, partitions: int = 1, **configs: str | int) -> None:
+    def create_topic(self, name: str, partitions: int = 1, replicas: int = 1, **configs: str | int) -> None:
         """Creates a topic; configs by name with underscores for dots."""
         entries = [
             types_pb2.ConfigEntry(name=key.replace("_", "."), value=str(value)) for key, value in configs.items()
         ]
         call(
             self.admin.CreateTopic,
-            admin_pb2.CreateTopicRequest(name=name, partitions=partitions, replication_factor=1, configs=entries),
+            admin_pb2.CreateTopicRequest(
+                name=name, partitions=partitions, replication_factor=replicas, configs=entries
+            ),
         )
 
     def publish(
@@ -208,7 +210,13 @@ class Client:
 class PublishStream:
     """One publish stream: send without waiting, answers by a callback-free queue."""
 
-    def __init__(self, client: Client, resume_token: bytes | None = None, timeout: float | None = 120.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        resume_token: bytes | None = None,
+        timeout: float | None = 120.0,
+        open_timeout: float = 30.0,
+    ) -> None:
         self._out: queue.SimpleQueue = queue.SimpleQueue()
         self.answers: queue.SimpleQueue = queue.SimpleQueue()
         self.error: ApiError | None = None
@@ -216,7 +224,7 @@ class PublishStream:
         self._out.put(messaging_pb2.PublishStreamRequest(id=0, resume_token=resume_token))
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        opened = self.next_answer(30)
+        opened = self.next_answer(open_timeout)
         if opened is None:
             raise self.error or AssertionError("the stream ended before it was opened")
         assert opened.WhichOneof("result") == "opened", f"first answer: {opened}"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib import paths
+from lib.cutproxy import CutProxy
+from lib.hosts import Host
 from lib.ports import free_port, port_open
 from lib.proc import CLEAN_ENV, Process
 
@@ -23,6 +25,7 @@ class Broker:
     data: Path | None = None
     name: str = "broker"
     ready_timeout: float = 30.0
+    host: Host | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -30,21 +33,32 @@ class Broker:
         self.port = free_port()
         self.http_port = free_port()
         self.internal_port = free_port()
-        self.address = f"127.0.0.1:{self.port}"
+        self.ip = "127.0.0.1" if self.host is None else self.host.ip
+        self.address = f"{self.ip}:{self.port}"
+        self.internal_address = f"{self.ip}:{self.internal_port}"
         self.process: Process | None = None
+
+    def behind_a_proxy(self) -> Broker:
+        """Has other brokers come through a proxy that can be cut."""
+        assert self.host is not None
+        self.host.proxy = CutProxy(self.internal_port)
+        self.internal_address = self.host.proxy.address
+        self.settings["advertised.internal.address"] = self.internal_address
+        return self
 
     def command(self) -> list[str]:
         """The command line that starts it."""
         args = [
+            *(self.host.prefix if self.host is not None else []),
             str(paths.binary("millrace-broker")),
             "--data-dir",
             str(self.data),
             "--listen",
             self.address,
             "--http",
-            f"127.0.0.1:{self.http_port}",
+            f"{self.ip}:{self.http_port}",
             "--listen-internal",
-            f"127.0.0.1:{self.internal_port}",
+            f"{self.ip}:{self.internal_port}",
             "--format-if-empty",
         ]
         for key, value in self.settings.items():
@@ -85,7 +99,7 @@ class Broker:
     def http(self, path: str, timeout: float = 5.0) -> tuple[int, str, str]:
         """Status, content type and body of a GET on the HTTP port."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=timeout) as answer:
+            with urllib.request.urlopen(f"http://{self.ip}:{self.http_port}{path}", timeout=timeout) as answer:
                 return answer.status, answer.headers.get("content-type", ""), answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.headers.get("content-type", ""), error.read().decode()

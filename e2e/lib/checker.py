@@ -1,6 +1,6 @@
 """Producers and a reader that keep count, and the check that nothing was lost, doubled or moved.
 
-Every value is `PRODUCER:NUMBER:` with padding. A producer numbers its messages from 0 without
+For one broker; `lib/load.py` and `lib/history.py` do it for a cluster. Every value is `PRODUCER:NUMBER:` with padding. A producer numbers its messages from 0 without
 gaps and sends them on a publish stream that it resumes after each break, so in the end its
 partition must hold exactly 0, 1, 2, ... in this order.
 """
@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 import grpc
@@ -19,7 +20,9 @@ import grpc
 from lib.api import ApiError, Client, PublishStream, messaging_pb2, types_pb2
 
 # Errors after which the same request is sent again.
-_TRANSIENT = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+TRANSIENT = frozenset(
+    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+)
 
 
 @dataclass
@@ -36,12 +39,15 @@ class Pending:
 class StreamProducer:
     """Publishes to one partition with many requests in flight, through any number of breaks."""
 
-    address: str
+    address: str  # several with commas between: after a break it is the next one's turn
     topic: str
     partition: int
     seed: int
     in_flight: int = 32
     compression: int = types_pb2.COMPRESSION_NONE
+    transient: Set[grpc.StatusCode] = TRANSIENT
+    answer_timeout: float = 60.0
+    may_hang: bool = False  # whether no answer for `answer_timeout` seconds is a break like others
     acked: dict[int, int] = field(default_factory=dict)  # message number -> offset, -1 if not told
     sent: int = 0
     breaks: int = 0
@@ -75,16 +81,17 @@ class StreamProducer:
         token: bytes | None = None
         pending: deque[Pending] = deque()
         number = 0
+        addresses = self.address.split(",")
         while True:
-            with Client(self.address) as client:
+            with Client(addresses[self.breaks % len(addresses)]) as client:
                 stream = None
                 try:
-                    stream = PublishStream(client, token)
+                    stream = PublishStream(client, token, open_timeout=self.answer_timeout)
                     token = stream.token
                     for waiting in pending:
                         stream.send(waiting.number, waiting.request)
                     while True:
-                        while len(pending) < self.in_flight and not self._stop.is_set():
+                        while len(pending) < self.in_flight and self._more(bool(pending)):
                             number += 1
                             waiting = self._next(number)
                             pending.append(waiting)
@@ -92,20 +99,32 @@ class StreamProducer:
                         if not pending:
                             stream.finish()
                             return
-                        answer = stream.next_answer(60)
+                        answer = stream.next_answer(self.answer_timeout)
                         if answer is None:
                             raise stream.error or AssertionError("the stream ended without an error")
                         self._take(answer, pending)
                 except ApiError as error:
-                    if error.code not in _TRANSIENT:
+                    if error.code not in self.transient:
                         raise
                     self.breaks += 1
+                    self._broke(str(error))
                     time.sleep(0.02)
                 except queue.Empty:
-                    raise AssertionError(f"no answer for 60 s, {len(pending)} requests wait") from None
+                    text = f"no answer for {self.answer_timeout} s, {len(pending)} requests wait"
+                    if not self.may_hang:
+                        raise AssertionError(text) from None
+                    self.breaks += 1
+                    self._broke(text)
                 finally:
                     if stream is not None:
                         stream.cancel()
+
+    def _more(self, waiting: bool) -> bool:
+        """Whether to send another request now; may block if none is `waiting` for its answer."""
+        return not self._stop.is_set()
+
+    def _broke(self, why: str) -> None:
+        """Told of each break."""
 
     def _next(self, number: int) -> Pending:
         count = self._rng.randrange(1, 20)
@@ -124,7 +143,7 @@ class StreamProducer:
         if answer.WhichOneof("result") == "error":
             error = ApiError.of_item(answer.error)
             # A stopping broker may refuse; the request stays pending and is sent on the next stream.
-            if error.code in _TRANSIENT:
+            if error.code in self.transient:
                 raise error
             raise AssertionError(f"request {answer.id} failed: {error}")
         waiting = pending.popleft()
@@ -181,7 +200,7 @@ class FollowingReader:
                         if self._stop.is_set():
                             return
                 except ApiError as error:
-                    if error.code not in _TRANSIENT:
+                    if error.code not in TRANSIENT:
                         raise
                     time.sleep(0.02)
 

@@ -91,6 +91,21 @@ def new_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
 
 
 @pytest.fixture
+def watched() -> Iterator[Callable[[Broker], Broker]]:
+    """Takes brokers whose output shall stand beside a failure of the test."""
+    taken: list[Broker] = []
+
+    def take(broker: Broker) -> Broker:
+        taken.append(broker)
+        _alive.append(broker)
+        return broker
+
+    yield take
+    for broker in taken:
+        _alive.remove(broker)
+
+
+@pytest.fixture
 def broker(new_broker: Callable[..., Broker]) -> Broker:
     """A broker of the test's own, serving."""
     return new_broker().start()

@@ -1,0 +1,187 @@
+"""Brokers on hosts of their own as one cluster, and what a test asks and tells it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from lib.api import ApiError, Client, admin_pb2, call
+from lib.broker import Broker, Result, millrace
+from lib.hosts import Loopback, Network
+
+# Short enough that a frozen broker is replaced while a test looks on, long enough for a debug build
+# on a busy machine not to lose its lease by itself.
+SESSION_SECONDS = 1.5
+
+
+class Cluster:
+    """Brokers by id. The first started begins the cluster, the others join by it as their seed."""
+
+    def __init__(self, network: Network | Loopback, folder: Path) -> None:
+        self.network = network
+        self._folder = folder
+        self.brokers: dict[int, Broker] = {}
+
+    def add(self, broker_id: int, host: str, data: Path | None = None) -> Broker:
+        """A broker, not started yet. Its seeds are the others that there are."""
+        settings = {
+            "node.id": str(broker_id),
+            "broker.session.timeout.ms": str(int(SESSION_SECONDS * 1000)),
+            "broker.heartbeat.interval.ms": "250",
+            "rack": host,
+            "log.level": "info,openraft=warn",
+        }
+        if self.brokers:
+            settings["seeds"] = ",".join(broker.internal_address for broker in self.brokers.values())
+        broker = Broker(
+            self._folder / str(broker_id),
+            settings,
+            data,
+            name=f"broker-{broker_id}",
+            ready_timeout=60,
+            host=self.network.hosts[host],
+        )
+        if not self.network.pairs:
+            broker.behind_a_proxy()
+        self.brokers[broker_id] = broker
+        return broker
+
+    def start(self, ids: Iterable[int] | None = None) -> None:
+        """Starts brokers together, those that run already excepted, and waits until all serve."""
+        chosen = [self.brokers[i] for i in (self.brokers if ids is None else ids)]
+        chosen = [broker for broker in chosen if broker.process is None or not broker.process.alive()]
+        for broker in chosen:
+            broker.launch()
+        for broker in chosen:
+            assert broker.process is not None
+            broker.process.wait_for_line("ready ", broker.ready_timeout)
+
+    def bootstrap(self, ids: Iterable[int] | None = None) -> str:
+        """The client addresses."""
+        return ",".join(self.brokers[i].address for i in (self.brokers if ids is None else ids))
+
+    def end(self) -> None:
+        """Ends all in whatever state they are."""
+        for broker in self.brokers.values():
+            broker.end()
+
+    def millrace(self, *args: str, ids: Iterable[int] | None = None, json: bool = False, timeout: float = 60) -> Result:
+        """Runs the command on the cluster."""
+        return millrace(*args, bootstrap=self.bootstrap(ids), json=json, timeout=timeout)
+
+    # --- what it is like now, asked of whichever broker answers ---
+
+    def views(self, topics: Iterable[str]) -> str:
+        """What each broker that runs says of topics: for the report of a failure."""
+        text = ""
+        for broker in self.brokers.values():
+            state = "not started" if broker.process is None else broker.process.returncode()
+            if state is not None:
+                text += f"  {broker.name} {broker.address}: {state}\n"
+                continue
+            for name in topics:
+                text += f"  {broker.name} {broker.address} says of {name}:\n"
+                try:
+                    with Client(broker.address) as client:
+                        request = admin_pb2.DescribeTopicRequest(name=name)
+                        described = call(client.admin.DescribeTopic, request, timeout=3)
+                    for p in described.partitions:
+                        leader = p.leader_id if p.HasField("leader_id") else None
+                        text += (
+                            f"    {p.partition}: leader {leader} epoch {p.leader_epoch} replicas {list(p.replicas)} in sync "
+                            f"{list(p.in_sync_replicas)} watermark {p.high_watermark} end {p.log_end} {p.problem}\n"
+                        )
+                except ApiError as error:
+                    text += f"    {error}\n"
+        return text
+
+    def _ask(self, method: str, request: object) -> object:
+        problems = []
+        for broker in self.brokers.values():
+            if broker.process is None or not broker.process.alive():
+                continue
+            try:
+                with Client(broker.address) as client:
+                    return call(getattr(client.admin, method), request, timeout=3)
+            except ApiError as error:
+                problems.append(f"{broker.name}: {error}")
+        raise ConnectionError("; ".join(problems) or "no broker runs")
+
+    def topic(self, name: str) -> admin_pb2.DescribeTopicResponse:
+        """All about a topic."""
+        return self._ask("DescribeTopic", admin_pb2.DescribeTopicRequest(name=name))
+
+    def describe(self) -> admin_pb2.DescribeClusterResponse:
+        """All about the cluster."""
+        return self._ask("DescribeCluster", admin_pb2.DescribeClusterRequest())
+
+    def quorum(self) -> admin_pb2.DescribeQuorumResponse:
+        """All about the metadata quorum."""
+        return self._ask("DescribeQuorum", admin_pb2.DescribeQuorumRequest())
+
+    def leader(self, topic: str, partition: int = 0) -> int:
+        """Who leads a partition."""
+        deadline = time.monotonic() + 30
+        while True:
+            described = self.topic(topic).partitions[partition]
+            if described.HasField("leader_id"):
+                return described.leader_id
+            assert time.monotonic() < deadline, f"{topic}/{partition} has no leader: {described}"
+            time.sleep(0.1)
+
+    def wait_in_sync(self, topics: Iterable[str], timeout: float = 60, replicas: int | None = None) -> float:
+        """Waits until by the word of every broker that runs all replicas are in sync (and there are
+        `replicas` of each); gives the seconds that took."""
+        began = time.monotonic()
+        while True:
+            missing = [problem for name in topics for problem in self._not_in_sync(name, replicas)]
+            if not missing:
+                return time.monotonic() - began
+            if time.monotonic() - began > timeout:
+                ended = [
+                    f"{b.name} ended with {b.process.returncode()}"
+                    for b in self.brokers.values()
+                    if b.process is not None and not b.process.alive()
+                ]
+                raise AssertionError(f"not in sync after {timeout} s: {missing[:6]} {ended}")
+            time.sleep(0.1)
+
+    def _not_in_sync(self, topic: str, replicas: int | None) -> list[str]:
+        # Each is asked: what one broker knows may be of before a cut or a freeze.
+        problems = []
+        for broker in self.brokers.values():
+            if broker.process is None or not broker.process.alive():
+                continue
+            try:
+                with Client(broker.address) as client:
+                    described = call(client.admin.DescribeTopic, admin_pb2.DescribeTopicRequest(name=topic), timeout=3)
+            except ApiError as error:
+                problems.append(f"{broker.name}: {error}")
+                continue
+            for p in described.partitions:
+                whole = sorted(p.replicas) == sorted(p.in_sync_replicas) and p.HasField("leader_id")
+                if not whole or (replicas is not None and len(p.replicas) != replicas):
+                    leader = p.leader_id if p.HasField("leader_id") else "nobody"
+                    problems.append(
+                        f"{broker.name} says: {topic}/{p.partition} has replicas {list(p.replicas)}, in sync "
+                        f"{list(p.in_sync_replicas)}, led by {leader} {p.problem}"
+                    )
+        return problems
+
+    def wait_available(self, broker_id: int, available: bool, timeout: float = 30) -> None:
+        """Waits until a broker is in service, or fenced."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                states = {broker.broker_id: broker.available for broker in self.describe().brokers}
+                if states.get(broker_id) == available:
+                    return
+            except ConnectionError:
+                states = {}
+            assert time.monotonic() < deadline, f"broker {broker_id} is not {available=} after {timeout} s: {states}"
+            time.sleep(0.1)
+
+    def voters(self) -> list[int]:
+        """The brokers that vote."""
+        return sorted(member.broker_id for member in self.quorum().members if member.is_voter)

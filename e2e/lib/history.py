@@ -1,0 +1,196 @@
+"""The check at the end: what was acknowledged and seen, as `lib/load.py` noted it, against all that is stored.
+
+It counts instead of stopping at the first find, so that a failure tells how much is wrong and where.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.api import Client
+from lib.load import KEYS
+
+_EXAMPLES = 10
+
+
+@dataclass
+class Verdict:
+    """What was found; all but the first four must be nothing."""
+
+    stored: int = 0
+    acknowledged: int = 0
+    seen: int = 0
+    sent: int = 0
+    lost: int = 0
+    doubled: int = 0
+    out_of_order: int = 0
+    seen_then_gone: int = 0
+    elsewhere: int = 0  # acknowledged at an offset that holds something else
+    foreign: int = 0  # stored and never sent
+    unanswered: int = 0  # sent, all calls ended well, and not stored
+    examples: list[str] = field(default_factory=list)
+
+    def clean(self) -> bool:
+        """Whether every promise was kept."""
+        wrong = (self.lost, self.doubled, self.out_of_order, self.seen_then_gone)
+        return not any(wrong) and not any((self.elsewhere, self.foreign, self.unanswered))
+
+    def table(self) -> str:
+        """The figures, a line each."""
+        rows = {
+            "sent": self.sent,
+            "acknowledged": self.acknowledged,
+            "stored": self.stored,
+            "seen by consumers": self.seen,
+            "acknowledged lost": self.lost,
+            "doubled": self.doubled,
+            "out of order": self.out_of_order,
+            "seen then gone": self.seen_then_gone,
+            "acknowledged elsewhere": self.elsewhere,
+            "stored, never sent": self.foreign,
+            "sent, not stored": self.unanswered,
+        }
+        text = "".join(f"  {name:<24}{count:>10}\n" for name, count in rows.items())
+        return text + "".join(f"  {example}\n" for example in self.examples)
+
+    def note(self, text: str) -> None:
+        """Keeps the first few examples."""
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(text)
+
+
+@dataclass
+class Ack:
+    """An acknowledged request: when, its messages' numbers, and where they are."""
+
+    at: float
+    first: int
+    count: int
+    base: int
+
+
+def acks(folder: Path, partition: int) -> list[Ack]:
+    """What a partition's producer was told, in its order. A last line that is torn is none."""
+    found = []
+    for line in (folder / f"acked-{partition}").read_bytes().split(b"\n")[:-1]:
+        at, first, count, base = line.split()
+        found.append(Ack(float(at), int(first), int(count), int(base)))
+    return found
+
+
+def longest_gap(folder: Path, partitions: int, begin: float, end: float) -> float:
+    """The longest time within [begin, end] in which one of the partitions had no acknowledgement."""
+    longest = 0.0
+    for partition in range(partitions):
+        times = [ack.at for ack in acks(folder, partition)]
+        times = [begin, *times[bisect_left(times, begin) : bisect_left(times, end)], end]
+        longest = max(longest, max(later - earlier for earlier, later in zip(times, times[1:], strict=False)))
+    return longest
+
+
+def check_published(client: Client, topic: str, partitions: int, folder: Path) -> Verdict:
+    """Reads a topic of `load publish` and compares it with the notes of its producers and readers."""
+    verdict = Verdict()
+    for partition in range(partitions):
+        offsets: list[int] = []
+        numbers: list[int] = []
+        sums: dict[int, int] = {}  # offset -> CRC of the value
+        at: dict[int, int] = {}  # number -> offset
+        for message in client.read_stream(topic, partition, 0, timeout=600):
+            who, number_text, _ = message.message.value.split(b":", 2)
+            number = int(number_text)
+            where = f"partition {partition} offset {message.offset}"
+            if offsets and message.offset <= offsets[-1]:
+                verdict.out_of_order += 1
+                verdict.note(f"{where} was read after offset {offsets[-1]}")
+            if int(who) != partition or message.message.key != b"%d" % (number % KEYS):
+                verdict.foreign += 1
+                verdict.note(f"{where} holds {message.message.key!r} {message.message.value[:40]!r}")
+            if number in at:
+                verdict.doubled += 1
+                verdict.note(f"{where} holds number {number}, as offset {at[number]} does")
+            elif numbers and number < numbers[-1]:
+                verdict.out_of_order += 1
+                verdict.note(f"{where} holds number {number} after {numbers[-1]}")
+            offsets.append(message.offset)
+            numbers.append(number)
+            at.setdefault(number, message.offset)
+            sums[message.offset] = zlib.crc32(message.message.value)
+        sent = int((folder / f"sent-{partition}").read_text())
+        verdict.sent += sent
+        verdict.stored += len(numbers)
+        for number in [number for number in at if number >= sent]:
+            verdict.foreign += 1
+            verdict.note(f"partition {partition} has number {number}, {sent} were sent")
+        acknowledged: set[int] = set()
+        for ack in acks(folder, partition):
+            for i in range(ack.count):
+                number = ack.first + i
+                acknowledged.add(number)
+                if number not in at:
+                    verdict.lost += 1
+                    verdict.note(f"partition {partition} lost number {number}, acknowledged at {ack.base + i}")
+                elif ack.base >= 0 and at[number] != ack.base + i:
+                    verdict.elsewhere += 1
+                    verdict.note(
+                        f"partition {partition} number {number} is at {at[number]}, acknowledged at {ack.base + i}"
+                    )
+        verdict.acknowledged += len(acknowledged)
+        verdict.unanswered += sum(1 for number in range(sent) if number not in acknowledged and number not in at)
+        _check_seen(verdict, folder, partition, sums)
+    return verdict
+
+
+def _check_seen(verdict: Verdict, folder: Path, partition: int, sums: dict[int, int]) -> None:
+    """What a reader was shown must be there still, and must have come whole and in order."""
+    expected = 0
+    for line in (folder / f"seen-{partition}").read_bytes().split(b"\n")[:-1]:
+        offset, number, crc = (int(text) for text in line.split())
+        verdict.seen += 1
+        if sums.get(offset) != crc:
+            verdict.seen_then_gone += 1
+            verdict.note(f"partition {partition} offset {offset} was shown with number {number} and is not so now")
+        if number != expected:
+            verdict.out_of_order += 1
+            verdict.note(f"partition {partition}: a reader was shown number {number} where {expected} was next")
+        expected = number + 1
+
+
+def check_lines(client: Client, topic: str, folder: Path, consumed: Path) -> Verdict:
+    """The same for a topic of `load lines`: all its lines are acknowledged, each key's in order, and what
+    `millrace consume --output json` wrote to the file `consumed` is still there."""
+    verdict = Verdict(sent=int((folder / "lines-sent").read_text()))
+    verdict.acknowledged = verdict.sent
+    stored: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+    last: dict[bytes, int] = {}
+    found: set[tuple[bytes, int]] = set()
+    for message in client.read_stream(topic, timeout=600):
+        key, value = message.message.key, message.message.value
+        number = int(value)
+        stored[(message.partition, message.offset)] = (key, value)
+        verdict.stored += 1
+        if (key, number) in found:
+            verdict.doubled += 1
+            verdict.note(f"key {key!r} number {number} is there twice, also at {message.partition}/{message.offset}")
+        elif number < last.get(key, -1):
+            verdict.out_of_order += 1
+            verdict.note(f"key {key!r} number {number} comes after {last[key]}")
+        found.add((key, number))
+        last[key] = number
+    sent = {(b"%d" % (n % KEYS), n // KEYS) for n in range(verdict.sent)}
+    for key, number in sorted(sent - found):
+        verdict.lost += 1
+        verdict.note(f"key {key!r} number {number} is lost")
+    verdict.foreign = len(found - sent)
+    for line in consumed.read_bytes().split(b"\n")[:-1]:
+        shown = json.loads(line)
+        verdict.seen += 1
+        pair = (shown["key"].encode(), shown["value"].encode())
+        if stored.get((shown["partition"], shown["offset"])) != pair:
+            verdict.seen_then_gone += 1
+            verdict.note(f"{shown['partition']}/{shown['offset']} was shown as {pair} and is not so now")
+    return verdict

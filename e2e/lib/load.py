@@ -1,0 +1,236 @@
+"""The load on a cluster as programs of their own, so that they run on a host of their own.
+
+    python -m lib.load publish --bootstrap A,B,C --topic T --partitions N --rate R --until M --folder F
+    python -m lib.load read    --bootstrap A,B,C --topic T --partitions N --folder F
+    python -m lib.load lines   --bootstrap A,B,C --topic T --rate R --folder F
+
+`publish` has one idempotent producer a partition (acks=all) on the stubs, `read` a reader that
+follows, `lines` feeds `millrace produce`. Each goes on until its standard input ends (`publish` also until
+M messages are sent in all), then until all is answered; exit code 0 means: all is acknowledged,
+no call failed for good. What was acknowledged and seen is in files of the folder, which
+`lib/history.py` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+
+from lib import paths
+from lib.api import ApiError, Client, messaging_pb2, types_pb2
+from lib.checker import TRANSIENT, Pending, StreamProducer
+
+# A full disk and too much at once pass, and nothing was written.
+_CLUSTER_TRANSIENT = TRANSIENT | {grpc.StatusCode.RESOURCE_EXHAUSTED}
+KEYS = 100
+# After so long without an answer the next broker is tried: the one asked may be frozen or cut off.
+_HANG_SECONDS = 2.0
+
+
+class PacedProducer(StreamProducer):
+    """A producer of `rate` messages a second that writes down what is acknowledged, and when."""
+
+    def pace(self, rate: float, until: int, folder: Path) -> PacedProducer:
+        """Begins; sends at least `until` messages."""
+        self._rate, self._until, self._began = rate, until, time.monotonic()
+        self._notes = open(folder / f"acked-{self.partition}", "wb")
+        self._breaks = open(folder / f"breaks-{self.partition}", "w")
+        self.transient = _CLUSTER_TRANSIENT
+        self.answer_timeout, self.may_hang = _HANG_SECONDS, True
+        self.start()
+        return self
+
+    def _more(self, waiting: bool) -> bool:
+        while not (self._stop.is_set() and self.sent >= self._until):
+            if self._stop.is_set() or self.sent <= self._rate * (time.monotonic() - self._began):
+                return True
+            if waiting:
+                return False
+            time.sleep(0.002)
+        return False
+
+    def _broke(self, why: str) -> None:
+        print(f"{time.monotonic():.3f} {why}", file=self._breaks, flush=True)
+
+    def _next(self, number: int) -> Pending:
+        count = self._rng.randrange(1, 80)
+        messages = [
+            types_pb2.Message(
+                key=b"%d" % ((self.sent + i) % KEYS),
+                value=b"%d:%d:" % (self.partition, self.sent + i) + b"." * self._rng.randrange(200),
+            )
+            for i in range(count)
+        ]
+        request = messaging_pb2.PublishRequest(
+            topic=self.topic,
+            partition=self.partition,
+            messages=messages,
+            acks=types_pb2.ACKS_ALL,
+            compression=self.compression,
+        )
+        waiting = Pending(number, self.sent, count, request)
+        self.sent += count
+        return waiting
+
+    def _take(self, answer: messaging_pb2.PublishStreamResponse, pending: object) -> None:
+        before = len(self.acked)
+        super()._take(answer, pending)
+        # A line at once for each request: what a program that is killed has noted still counts.
+        numbers = range(before, len(self.acked))
+        offsets = [self.acked[number] for number in numbers]
+        base = offsets[0]
+        assert offsets == ([-1] * len(offsets) if base == -1 else list(range(base, base + len(offsets))))
+        self._notes.write(b"%.3f %d %d %d\n" % (time.monotonic(), before, len(offsets), base))
+        self._notes.flush()
+
+
+class NotingReader:
+    """Follows a partition over any of the brokers and writes down what it was shown."""
+
+    def __init__(self, addresses: list[str], topic: str, partition: int, folder: Path) -> None:
+        self._addresses, self._topic, self._partition = addresses, topic, partition
+        self._notes = open(folder / f"seen-{partition}", "wb")
+        self._stop = threading.Event()
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._guarded, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it and raises what went wrong."""
+        self._stop.set()
+        self._thread.join(30)
+        if self.failure is not None:
+            raise self.failure
+        assert not self._thread.is_alive(), "a reader does not end"
+
+    def _guarded(self) -> None:
+        try:
+            turn, following = self._partition, 0
+            while not self._stop.is_set():
+                following = self._read_on(self._addresses[turn % len(self._addresses)], following)
+                turn += 1
+        except BaseException as error:  # noqa: BLE001 - raised again by stop()
+            self.failure = error
+        finally:
+            self._notes.close()
+
+    def _read_on(self, address: str, following: int) -> int:
+        """Reads from one broker for some seconds; gives the next offset to read."""
+        with Client(address) as client:
+            try:
+                # The deadline is also the patience with a broker that is frozen or cut off.
+                for message in client.read_stream(
+                    self._topic, self._partition, following, timeout=_HANG_SECONDS, follow=True
+                ):
+                    assert message.offset >= following, f"offset {message.offset} after {following - 1}"
+                    following = message.offset + 1
+                    value = message.message.value
+                    number = int(value.split(b":", 2)[1])
+                    self._notes.write(b"%d %d %d\n" % (message.offset, number, zlib.crc32(value)))
+            except ApiError as error:
+                if error.code not in TRANSIENT:
+                    raise AssertionError(
+                        f"{time.monotonic():.3f} {address} on partition {self._partition} from {following}: {error}"
+                    ) from None
+                time.sleep(0.02)
+            self._notes.flush()
+        return following
+
+
+def publish(args: argparse.Namespace) -> None:
+    """The producers."""
+    codecs = [types_pb2.COMPRESSION_NONE, types_pb2.COMPRESSION_LZ4, types_pb2.COMPRESSION_ZSTD]
+    producers = []
+    for partition in range(args.partitions):
+        # Each begins with another broker.
+        addresses = args.bootstrap[partition % len(args.bootstrap) :] + args.bootstrap[: partition % len(args.bootstrap)]
+        codec = codecs[partition % len(codecs)]
+        producer = PacedProducer(",".join(addresses), args.topic, partition, args.seed + partition, compression=codec)
+        producers.append(producer.pace(args.rate / args.partitions, -(-args.until // args.partitions), args.folder))
+    _until_told(lambda: any(producer.failure is not None for producer in producers))
+    for producer in producers:
+        producer.stop(args.patience)
+    for producer in producers:
+        (args.folder / f"sent-{producer.partition}").write_text(str(producer.sent))
+
+
+def read(args: argparse.Namespace) -> None:
+    """The readers."""
+    readers = [NotingReader(args.bootstrap, args.topic, p, args.folder) for p in range(args.partitions)]
+    _until_told(lambda: any(reader.failure is not None for reader in readers))
+    for reader in readers:
+        reader.stop()
+
+
+def lines(args: argparse.Namespace) -> None:
+    """`millrace produce`, fed with lines `KEY<tab>NUMBER`; each key's numbers ascend from 0."""
+    command = [str(paths.binary("millrace")), "--bootstrap", ",".join(args.bootstrap), "produce", args.topic]
+    producer = subprocess.Popen(
+        [*command, "--acks", "all", "--key-separator", "\t"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert producer.stdin is not None
+    told = threading.Event()
+    threading.Thread(target=lambda: (_until_told(lambda: producer.poll() is not None), told.set()), daemon=True).start()
+    began, count = time.monotonic(), 0
+    try:
+        while not told.is_set():
+            while count < args.rate * (time.monotonic() - began):
+                producer.stdin.write(b"%d\t%d\n" % (count % KEYS, count // KEYS))
+                count += 1
+            producer.stdin.flush()
+            time.sleep(0.01)
+        producer.stdin.close()
+    except BrokenPipeError:
+        pass  # its exit code tells
+    code = producer.wait(args.patience)
+    assert code == 0, f"millrace produce ended with {code}"
+    (args.folder / "lines-sent").write_text(str(count))
+
+
+def _until_told(failed: Callable[[], bool]) -> None:
+    """Waits for the end of standard input, or a failure."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
+    while not ended.wait(0.2):
+        if failed():
+            return
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["publish", "read", "lines"])
+    parser.add_argument("--bootstrap", type=lambda text: text.split(","), required=True)
+    parser.add_argument("--topic", required=True)
+    parser.add_argument("--partitions", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--until", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--patience", type=float, default=120.0, help="seconds until all must be answered")
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    code = 0
+    try:
+        {"publish": publish, "read": read, "lines": lines}[args.what](args)
+    except BaseException:  # noqa: BLE001 - told with its trace
+        traceback.print_exc()
+        code = 1
+    # Threads of gRPC that wait for a broker that is cut off must not hold up the end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Three brokers on hosts of their own, under load, while processes, networks and disks fail.
+
+Nothing that was acknowledged with acks=all is lost, doubled or moved, and nothing that a consumer
+was shown goes away: topics have three replicas, two must be in sync, and writes are forced to the disk before
+they are acknowledged, which promises to survive all of what is done here.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib import paths
+from lib.api import Client
+from lib.cluster import Cluster
+from lib.faults import Faults
+from lib.history import check_lines, check_published
+from lib.hosts import Host, Loopback, Network, hosts
+from lib.proc import Process
+
+MIB = 1 << 20
+PARTITIONS = 6
+TOPIC = "kept"
+LINES = "lines"
+
+
+@pytest.fixture
+def network() -> Iterator[Network | Loopback]:
+    """Four hosts for brokers, one for clients."""
+    made = hosts(["h0", "h1", "h2", "h3", "clients"])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system in a file, so that a disk can be filled."""
+    if os.geteuid() != 0:
+        raise paths.Missing("mounting a small file system needs root")
+    image, folder = tmp_path / "disk.img", tmp_path / "disk"
+    folder.mkdir()
+    with open(image, "wb") as file:
+        file.truncate(4096 * MIB if request.node.get_closest_marker("long") else 1024 * MIB)
+    # No blocks kept for root: the broker under test runs as root and would get them.
+    subprocess.run(["mkfs.ext4", "-q", "-F", "-m", "0", str(image)], check=True, capture_output=True)
+    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True, text=True)
+    if mounted.returncode != 0:
+        raise paths.Missing(f"can't mount a loop device here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def cluster(network: Network | Loopback, small_disk: Path, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
+    """Three brokers on three hosts; broker 2's data is on the small disk."""
+    made = Cluster(network, tmp_path)
+    try:
+        for broker_id in range(3):
+            watched(made.add(broker_id, f"h{broker_id}", small_disk / "data" if broker_id == 2 else None))
+        made.start()
+        yield made
+    finally:
+        made.end()
+
+
+class Load:
+    """The programs of `lib/load.py` on the clients' host."""
+
+    def __init__(self, cluster: Cluster, host: Host, folder: Path, seed: int, rate: float, until: int) -> None:
+        self.folder = folder / "load"
+        self.folder.mkdir()
+        bootstrap = cluster.bootstrap()
+        common = ["--bootstrap", bootstrap, "--folder", str(self.folder)]
+        kept = [*common, "--topic", TOPIC, "--partitions", str(PARTITIONS)]
+        # Variables of the test's own, which programs under test do not get.
+        env = {key: value for key, value in os.environ.items() if key.startswith("MILLRACE_")}
+        env |= {"PYTHONPATH": str(paths.REPO / "e2e"), "GRPC_ENABLE_FORK_SUPPORT": "false"}
+
+        def start(name: str, *args: str) -> Process:
+            command = [*host.prefix, sys.executable, "-m", "lib.load", *args]
+            return Process(command, self.folder, name, env=env, stdin=subprocess.PIPE)
+
+        self._publish = start("publish", "publish", *kept, f"--rate={rate}", f"--until={until}", f"--seed={seed}")
+        self._read = start("read", "read", *kept)
+        self._lines = start("lines", "lines", *common, "--topic", LINES, f"--rate={rate / 20}")
+        command = [paths.binary("millrace"), "--bootstrap", bootstrap, "--output", "json", "consume", LINES]
+        self._consume = Process([*host.prefix, *command, "--from", "beginning"], self.folder, "consume")
+
+    @property
+    def consumed(self) -> Path:
+        """What `millrace consume` wrote."""
+        return self._consume.out_path
+
+    def processes(self) -> list[Process]:
+        """All of them."""
+        return [self._publish, self._read, self._lines, self._consume]
+
+    def check_alive(self) -> None:
+        """A program that gives up has met an error that it must not meet."""
+        for process in self.processes():
+            code = process.returncode()
+            assert code is None, f"{process.name} ended with {code}: {process.err()[-3000:]}"
+
+    def finish(self) -> None:
+        """Lets the producers send what is missing, waits until all is answered, then ends the readers."""
+        self.check_alive()
+        for process in (self._publish, self._lines):
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in (self._publish, self._lines):
+            code = process.wait(600)
+            assert code == 0, f"{process.name} ended with {code}: {process.err()[-3000:]}"
+        time.sleep(1.0)
+        assert self._read.stdin is not None
+        self._read.stdin.close()
+        code = self._read.wait(60)
+        assert code == 0, f"read ended with {code}: {self._read.err()[-3000:]}"
+        assert self._consume.alive(), f"consume ended: {self._consume.err()[-3000:]}"
+        self._consume.terminate()
+        self._consume.wait(30)
+
+    def end(self) -> None:
+        """Ends all at once."""
+        for process in self.processes():
+            process.kill()
+
+
+def _create_topics(cluster: Cluster) -> None:
+    with Client(cluster.brokers[0].address) as client:
+        client.create_topic(TOPIC, PARTITIONS, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
+        client.create_topic(LINES, 3, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
+    cluster.wait_in_sync([TOPIC, LINES])
+
+
+def _plan(faults: Faults, network: Network | Loopback, rng: random.Random, rounds: int) -> list[Callable[[], str]]:
+    """Faults in an order by chance; the loss of a voter at the end, for it changes who there is."""
+    plan: list[Callable[[], str]] = []
+    for _ in range(rounds):
+        part = [
+            faults.a_broker_is_killed,
+            faults.a_leader_is_killed_and_stays_away,
+            faults.the_quorum_leader_is_killed,
+            faults.all_brokers_are_killed,
+            faults.a_leader_is_frozen,
+            faults.a_leader_is_cut_off,
+            faults.a_disk_is_full,
+            faults.a_disk_is_wiped,
+            faults.two_disks_are_swapped,
+        ]
+        if network.pairs:
+            part += [
+                faults.a_leader_is_cut_off_from_brokers_only,
+                faults.a_leader_is_not_heard,
+                faults.a_broker_hears_nothing,
+                faults.two_brokers_are_parted,
+            ]
+        rng.shuffle(part)
+        plan += part
+    return [*plan, faults.brokers_are_restarted_in_turn, faults.a_voter_is_lost_for_good]
+
+
+def _run(
+    cluster: Cluster, small_disk: Path, folder: Path, records: int, rate: float, rounds: int, frozen_seconds: float
+) -> None:
+    seed = int(os.environ.get("MILLRACE_E2E_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"seed {seed} (MILLRACE_E2E_SEED={seed} repeats it); hosts are {cluster.network.what}", flush=True)
+    rng = random.Random(seed)
+    _create_topics(cluster)
+    load = Load(cluster, cluster.network.hosts["clients"], folder, seed, rate, records)
+    faults = Faults(cluster, rng, [TOPIC, LINES], "clients", (2, small_disk), frozen_seconds)
+    try:
+        for fault in _plan(faults, cluster.network, rng, rounds):
+            faults.run(fault)
+            load.check_alive()
+        load.finish()
+    except BaseException:
+        print(f"\nat {time.monotonic():.3f}:\n{cluster.views([TOPIC, LINES])}", flush=True)
+        raise
+    finally:
+        load.end()
+        print(f"\nseed {seed}\n{faults.table(load.folder, PARTITIONS)}", flush=True)
+    cluster.wait_in_sync([TOPIC, LINES])
+    with Client(cluster.brokers[max(cluster.brokers)].address) as client:
+        kept = check_published(client, TOPIC, PARTITIONS, load.folder)
+        lines = check_lines(client, LINES, load.folder, load.consumed)
+    print(f"publish streams, {PARTITIONS} partitions:\n{kept.table()}millrace produce and consume:\n{lines.table()}")
+    assert kept.clean() and lines.clean(), f"seed {seed}: promises were broken\n{kept.table()}{lines.table()}"
+    assert kept.acknowledged == kept.sent >= records
+    assert kept.seen > kept.sent // 2 and lines.seen > lines.sent // 2, "the consumers saw too little to tell anything"
+    _check_replicas(cluster)
+
+
+def _check_replicas(cluster: Cluster) -> None:
+    """After a stop in order, the files of all replicas are sound and hold the same records."""
+    for broker in cluster.brokers.values():
+        assert broker.process is not None
+        broker.process.terminate()
+    for broker in cluster.brokers.values():
+        assert broker.process is not None and broker.process.wait(60) == 0, broker.name
+    for topic, count in ((TOPIC, PARTITIONS), (LINES, 3)):
+        for partition in range(count):
+            dumps = set()
+            for broker in cluster.brokers.values():
+                folder = str(broker.partition_dir(topic, partition))
+                done = subprocess.run([paths.binary("millrace"), "log", "verify", folder], capture_output=True, text=True)
+                assert done.returncode == 0, f"{folder}: {done.stdout}{done.stderr}"
+                dumps.add(_batches(broker.partition_dir(topic, partition)))
+            assert len(dumps) == 1, f"the replicas of {topic}/{partition} differ"
+
+
+def _batches(folder: Path) -> int:
+    """A hash of a partition's record batches, as they lie in its segments one after the other."""
+    data = b""
+    for segment in sorted(folder.glob("*.log")):
+        bytes_ = segment.read_bytes()
+        at = 0
+        # A segment may be longer than what is written: what follows the last batch is zeros.
+        while at + 12 <= len(bytes_) and int.from_bytes(bytes_[at + 8 : at + 12], "big") > 0:
+            at += 12 + int.from_bytes(bytes_[at + 8 : at + 12], "big")
+        data += bytes_[:at]
+    return hash(data)
+
+
+@pytest.mark.timeout(420)
+def test_faults_of_all_kinds_lose_double_and_move_nothing(cluster: Cluster, small_disk: Path, tmp_path: Path) -> None:
+    _run(cluster, small_disk, tmp_path, records=200_000, rate=1800, rounds=1, frozen_seconds=5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_faults_for_long(cluster: Cluster, small_disk: Path, tmp_path: Path) -> None:
+    _run(cluster, small_disk, tmp_path, records=2_000_000, rate=3000, rounds=5, frozen_seconds=20)
