@@ -87,10 +87,13 @@ class Cluster:
                         request = admin_pb2.DescribeTopicRequest(name=name)
                         described = call(client.admin.DescribeTopic, request, timeout=3)
                     for p in described.partitions:
-                        leader = p.leader_id if p.HasField("leader_id") else None
+                        leader, watermark, end = (
+                            getattr(p, name) if p.HasField(name) else "?"
+                            for name in ("leader_id", "high_watermark", "log_end")
+                        )
                         text += (
                             f"    {p.partition}: leader {leader} epoch {p.leader_epoch} replicas {list(p.replicas)} in sync "
-                            f"{list(p.in_sync_replicas)} watermark {p.high_watermark} end {p.log_end} {p.problem}\n"
+                            f"{list(p.in_sync_replicas)} watermark {watermark} end {end} {p.problem}\n"
                         )
                 except ApiError as error:
                     text += f"    {error}\n"

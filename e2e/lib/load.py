@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -173,19 +174,36 @@ def read(args: argparse.Namespace) -> None:
 
 
 def lines(args: argparse.Namespace) -> None:
-    """`millrace produce`, fed with lines `KEY<tab>NUMBER`; each key's numbers ascend from 0."""
-    command = [str(paths.binary("millrace")), "--bootstrap", ",".join(args.bootstrap), "produce", args.topic]
-    producer = subprocess.Popen(
-        [*command, "--acks", "all", "--key-separator", "\t"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
-    assert producer.stdin is not None
+    """`millrace produce`, fed with lines `LIFE.KEY<tab>NUMBER`; in a life each key's numbers ascend from 0.
+
+    A full disk ends the command, which tells how many messages are written; then the next life begins. The file
+    `lines-sent` has a line for each: how many lines it got, and how many of them are surely written.
+    """
     told = threading.Event()
-    threading.Thread(target=lambda: (_until_told(lambda: producer.poll() is not None), told.set()), daemon=True).start()
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), told.set()), daemon=True).start()
+    with open(args.folder / "lines-sent", "w") as notes:
+        life = 0
+        while not told.is_set():
+            print(*_one_life(args, life, told), file=notes, flush=True)
+            life += 1
+
+
+def _one_life(args: argparse.Namespace, life: int, told: threading.Event) -> tuple[int, int]:
+    command = [str(paths.binary("millrace")), "--bootstrap", ",".join(args.bootstrap), "produce", args.topic]
+    errors = args.folder / f"produce-{life}.err"
+    with open(errors, "wb") as err:
+        producer = subprocess.Popen(
+            [*command, "--acks", "all", "--key-separator", "\t"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        )
+    assert producer.stdin is not None
     began, count = time.monotonic(), 0
     try:
-        while not told.is_set():
+        while not told.is_set() and producer.poll() is None:
             while count < args.rate * (time.monotonic() - began):
-                producer.stdin.write(b"%d\t%d\n" % (count % KEYS, count // KEYS))
+                producer.stdin.write(b"%d.%d\t%d\n" % (life, count % KEYS, count // KEYS))
                 count += 1
             producer.stdin.flush()
             time.sleep(0.01)
@@ -193,8 +211,13 @@ def lines(args: argparse.Namespace) -> None:
     except BrokenPipeError:
         pass  # its exit code tells
     code = producer.wait(args.patience)
-    assert code == 0, f"millrace produce ended with {code}"
-    (args.folder / "lines-sent").write_text(str(count))
+    if code == 0:
+        return count, count
+    text = errors.read_text()
+    failed = re.search(r"failed after ([\d,]+) messages? written.*disk is full", text, re.DOTALL)
+    assert code == 1 and failed, f"millrace produce ended with {code}: {text}"
+    time.sleep(1.0)
+    return count, int(failed[1].replace(",", ""))
 
 
 def _until_told(failed: Callable[[], bool]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +18,11 @@ import pytest
 
 from lib import paths
 from lib.api import Client
+from lib.clients import Load
 from lib.cluster import Cluster
 from lib.faults import Faults
 from lib.history import check_lines, check_published
-from lib.hosts import Host, Loopback, Network, hosts
-from lib.proc import Process
+from lib.hosts import Loopback, Network, hosts
 
 MIB = 1 << 20
 PARTITIONS = 6
@@ -72,68 +71,6 @@ def cluster(network: Network | Loopback, small_disk: Path, tmp_path: Path, watch
         made.end()
 
 
-class Load:
-    """The programs of `lib/load.py` on the clients' host."""
-
-    def __init__(self, cluster: Cluster, host: Host, folder: Path, seed: int, rate: float, until: int) -> None:
-        self.folder = folder / "load"
-        self.folder.mkdir()
-        bootstrap = cluster.bootstrap()
-        common = ["--bootstrap", bootstrap, "--folder", str(self.folder)]
-        kept = [*common, "--topic", TOPIC, "--partitions", str(PARTITIONS)]
-        # Variables of the test's own, which programs under test do not get.
-        env = {key: value for key, value in os.environ.items() if key.startswith("MILLRACE_")}
-        env |= {"PYTHONPATH": str(paths.REPO / "e2e"), "GRPC_ENABLE_FORK_SUPPORT": "false"}
-
-        def start(name: str, *args: str) -> Process:
-            command = [*host.prefix, sys.executable, "-m", "lib.load", *args]
-            return Process(command, self.folder, name, env=env, stdin=subprocess.PIPE)
-
-        self._publish = start("publish", "publish", *kept, f"--rate={rate}", f"--until={until}", f"--seed={seed}")
-        self._read = start("read", "read", *kept)
-        self._lines = start("lines", "lines", *common, "--topic", LINES, f"--rate={rate / 20}")
-        command = [paths.binary("millrace"), "--bootstrap", bootstrap, "--output", "json", "consume", LINES]
-        self._consume = Process([*host.prefix, *command, "--from", "beginning"], self.folder, "consume")
-
-    @property
-    def consumed(self) -> Path:
-        """What `millrace consume` wrote."""
-        return self._consume.out_path
-
-    def processes(self) -> list[Process]:
-        """All of them."""
-        return [self._publish, self._read, self._lines, self._consume]
-
-    def check_alive(self) -> None:
-        """A program that gives up has met an error that it must not meet."""
-        for process in self.processes():
-            code = process.returncode()
-            assert code is None, f"{process.name} ended with {code}: {process.err()[-3000:]}"
-
-    def finish(self) -> None:
-        """Lets the producers send what is missing, waits until all is answered, then ends the readers."""
-        self.check_alive()
-        for process in (self._publish, self._lines):
-            assert process.stdin is not None
-            process.stdin.close()
-        for process in (self._publish, self._lines):
-            code = process.wait(600)
-            assert code == 0, f"{process.name} ended with {code}: {process.err()[-3000:]}"
-        time.sleep(1.0)
-        assert self._read.stdin is not None
-        self._read.stdin.close()
-        code = self._read.wait(60)
-        assert code == 0, f"read ended with {code}: {self._read.err()[-3000:]}"
-        assert self._consume.alive(), f"consume ended: {self._consume.err()[-3000:]}"
-        self._consume.terminate()
-        self._consume.wait(30)
-
-    def end(self) -> None:
-        """Ends all at once."""
-        for process in self.processes():
-            process.kill()
-
-
 def _create_topics(cluster: Cluster) -> None:
     with Client(cluster.brokers[0].address) as client:
         client.create_topic(TOPIC, PARTITIONS, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
@@ -175,7 +112,8 @@ def _run(
     print(f"seed {seed} (MILLRACE_E2E_SEED={seed} repeats it); hosts are {cluster.network.what}", flush=True)
     rng = random.Random(seed)
     _create_topics(cluster)
-    load = Load(cluster, cluster.network.hosts["clients"], folder, seed, rate, records)
+    clients = cluster.network.hosts["clients"]
+    load = Load(cluster.bootstrap(), clients, folder, seed, TOPIC, PARTITIONS, LINES, rate, records)
     faults = Faults(cluster, rng, [TOPIC, LINES], "clients", (2, small_disk), frozen_seconds)
     try:
         for fault in _plan(faults, cluster.network, rng, rounds):
@@ -194,7 +132,7 @@ def _run(
         lines = check_lines(client, LINES, load.folder, load.consumed)
     print(f"publish streams, {PARTITIONS} partitions:\n{kept.table()}millrace produce and consume:\n{lines.table()}")
     assert kept.clean() and lines.clean(), f"seed {seed}: promises were broken\n{kept.table()}{lines.table()}"
-    assert kept.acknowledged == kept.sent >= records
+    assert kept.acknowledged == kept.sent >= records and lines.acknowledged > 0
     assert kept.seen > kept.sent // 2 and lines.seen > lines.sent // 2, "the consumers saw too little to tell anything"
     _check_replicas(cluster)
 

@@ -1,0 +1,138 @@
+"""A cluster of one broker becomes one of three, and its topics get three replicas, while it serves; and back again."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.api import Client
+from lib.cluster import Cluster
+from lib.history import Verdict, check_lines, check_published
+from lib.hosts import Loopback, Network, hosts
+from lib.clients import Load
+
+PARTITIONS = 4
+TOPIC = "kept"
+LINES = "lines"
+RECORDS = 40_000
+
+
+@pytest.fixture
+def network() -> Iterator[Network | Loopback]:
+    """Three hosts for brokers, one for clients."""
+    made = hosts(["h0", "h1", "h2", "clients"])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
+    """A cluster of one broker, serving; two more hosts wait."""
+    made = Cluster(network, tmp_path)
+    try:
+        watched(made.add(0, "h0"))
+        made.start()
+        yield made
+    finally:
+        made.end()
+
+
+def _wait_voters(cluster: Cluster, ids: list[int]) -> None:
+    deadline = time.monotonic() + 30
+    while (voters := cluster.voters()) != ids:
+        assert time.monotonic() < deadline, f"voters are {voters}, not {ids}"
+        time.sleep(0.2)
+
+
+def _replicas(cluster: Cluster, topic: str) -> list[list[int]]:
+    described = json.loads(cluster.millrace("topic", "describe", topic, json=True).ok())
+    return [sorted(partition["replicas"]) for partition in described["partitions"]]
+
+
+@pytest.mark.timeout(300)
+def test_a_cluster_grows_to_three_and_shrinks_again_while_it_serves(
+    cluster: Cluster, tmp_path: Path, watched: Callable
+) -> None:
+    with Client(cluster.brokers[0].address) as client:
+        client.create_topic(TOPIC, PARTITIONS, replicas=1, min_insync_replicas=2)
+        client.create_topic(LINES, 3, replicas=1, min_insync_replicas=2)
+    topics = [TOPIC, LINES]
+    clients = cluster.network.hosts["clients"]
+    seed = random.SystemRandom().randrange(1 << 32)
+    # Clients know the first broker, and learn of the others.
+    load = Load(cluster.bootstrap(), clients, tmp_path, seed, TOPIC, PARTITIONS, LINES, 1000, RECORDS)
+    try:
+        _grow(cluster, topics, watched)
+        load.check_alive()
+        # It is one of three: any of them may go, also the one that was first.
+        cluster.brokers[0].kill()
+        time.sleep(2.0)
+        cluster.start([0])
+        cluster.wait_in_sync(topics, replicas=3)
+        load.check_alive()
+        _shrink(cluster, topics)
+        load.finish()
+    except BaseException:
+        print(f"\nat {time.monotonic():.3f}:\n{cluster.views(topics)}", flush=True)
+        raise
+    finally:
+        load.end()
+    with Client(cluster.brokers[0].address) as client:
+        for verdict in (
+            check_published(client, TOPIC, PARTITIONS, load.folder),
+            check_lines(client, LINES, load.folder, load.consumed),
+        ):
+            print(verdict.table())
+            _check(verdict)
+    assert cluster.brokers[0].stop() == 0
+
+
+def _check(verdict: Verdict) -> None:
+    assert verdict.clean(), f"promises were broken:\n{verdict.table()}"
+    assert verdict.acknowledged == verdict.sent > 0
+    assert verdict.seen > verdict.sent // 2, "the consumers saw too little to tell anything"
+
+
+def _grow(cluster: Cluster, topics: list[str], watched: Callable) -> None:
+    for broker_id in (1, 2):
+        watched(cluster.add(broker_id, f"h{broker_id}"))
+    cluster.start([1, 2])
+    # Two do not outlive more than one does: the second vote is given when the third can follow.
+    _wait_voters(cluster, [0, 1, 2])
+    for topic in topics:
+        assert all(replicas == [0] for replicas in _replicas(cluster, topic))
+        cluster.millrace("topic", "alter", topic, "--replication-factor", "3", "--wait", timeout=120).ok()
+        assert all(replicas == [0, 1, 2] for replicas in _replicas(cluster, topic))
+    cluster.wait_in_sync(topics, replicas=3)
+    cluster.millrace("partition", "move", TOPIC, "0", "--to", "2,1,0", "--wait", timeout=60).ok()
+    cluster.wait_in_sync(topics, replicas=3)
+
+
+def _shrink(cluster: Cluster, topics: list[str]) -> None:
+    for topic in topics:
+        cluster.millrace("topic", "alter", topic, "--replication-factor", "1", "--wait", timeout=120).ok()
+        assert all(len(replicas) == 1 for replicas in _replicas(cluster, topic))
+    # A broker that holds replicas and a vote is not removed, and the message says what is in the way.
+    cluster.millrace("broker", "remove", "2").failed()
+    cluster.millrace("broker", "drain", "1", "2", "--wait", timeout=120).ok()
+    for topic in topics:
+        assert all(replicas == [0] for replicas in _replicas(cluster, topic))
+    # Down first: a vote taken from a broker that lives on is given back to it where that makes three.
+    assert cluster.brokers[2].stop(60) == 0
+    cluster.millrace("quorum", "remove", "2", ids=[0, 1]).ok()
+    # Of the two voters left both are needed, so this vote goes while its broker lives.
+    cluster.millrace("quorum", "remove", "1", ids=[0, 1]).ok()
+    assert cluster.brokers[1].stop(60) == 0
+    for broker_id in (1, 2):
+        cluster.millrace("broker", "remove", str(broker_id), ids=[0]).ok()
+        del cluster.brokers[broker_id]
+    assert [broker.broker_id for broker in cluster.describe().brokers] == [0]
+    _wait_voters(cluster, [0])
+    cluster.wait_in_sync(topics, replicas=1)
