@@ -15,8 +15,8 @@ help: ## This list.
 build: ## Builds the broker and the command.
 	$(CARGO) build --locked --bins
 
-demo: ## Starts a broker, sends and reads real data, says what to try next.
-	@echo "Building first: about 6 minutes the first time on 2 cores, seconds later; then the demo runs for about ten seconds."
+demo: ## Starts three brokers, sends and reads real data, says what to try next.
+	@echo "Building first: about 6 minutes the first time on 2 cores, seconds later; then the demo runs for about fifteen seconds."
 	$(CARGO) build --locked --release --bins
 	./e2e/demo.sh
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts a broker, sends real data through it, kills it in the middle of a write, and compares what comes back.
+# Starts three brokers in one process, sends real data through them, kills them in the middle of a write, and compares what
+# comes back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C
@@ -33,11 +34,26 @@ show() { printf '$ %s\n' "$*"; }
 # field NAME: a number of the JSON object on standard input.
 field() { sed -n "s/^ *\"$1\": \([0-9.]*\),*\$/\1/p"; }
 
-# start PORT: a broker whose data is kept; sets MILLRACE_BOOTSTRAP, which the command reads.
+# free_port: one from which on the ports of three brokers are free: PORT, +1, +2, and the same 10 and 20 above.
+free_port() {
+    local port offset
+    for port in $(shuf -i 200-300 -n 20); do
+        port=$((port * 100))
+        for offset in 0 1 2 10 11 12 20 21 22; do
+            if (: >"/dev/tcp/127.0.0.1/$((port + offset))") 2>/dev/null; then continue 2; fi
+        done
+        echo "$port"
+        return
+    done
+    echo "no free ports were found" >&2
+    return 1
+}
+
+# start PORT: brokers whose data is kept; sets MILLRACE_BOOTSTRAP, which the command reads.
 start() {
-    show "millrace dev --data-dir $work/data --port $1 --http-port 0 &"
+    show "millrace dev --brokers 3 --data-dir $work/data --port $1 &"
     : >"$work/ready"
-    millrace dev --data-dir "$work/data" --port "$1" --http-port 0 >"$work/ready" 2>>"$work/log" &
+    millrace dev --brokers 3 --data-dir "$work/data" --port "$1" >"$work/ready" 2>>"$work/log" &
     broker=$!
     for _ in $(seq 300); do
         grep -q '^ready ' "$work/ready" && break
@@ -45,20 +61,20 @@ start() {
         sleep 0.1
     done
     MILLRACE_BOOTSTRAP=$(sed -n 's/^ready //p' "$work/ready")
-    [ -n "$MILLRACE_BOOTSTRAP" ] || { echo "the broker did not start:" >&2; cat "$work/log" >&2; exit 1; }
+    [ -n "$MILLRACE_BOOTSTRAP" ] || { echo "the brokers did not start:" >&2; cat "$work/log" >&2; exit 1; }
     export MILLRACE_BOOTSTRAP
     echo "ready $MILLRACE_BOOTSTRAP"
 }
 
-echo "Seven steps, about ten seconds: a broker, real data there and back, a kill in the middle of a write."
+echo "Seven steps, about fifteen seconds: three brokers, real data there and back, a kill in the middle of a write."
 echo "To follow along in another terminal while it runs, from this directory:"
 show "export PATH=\"$bin:\$PATH\""
 
-step "1. A broker in one process, its data in a new directory"
-start 0
+step "1. Three brokers in one process, their data in a new directory"
+start "$(free_port)"
 show "export MILLRACE_BOOTSTRAP=$MILLRACE_BOOTSTRAP"
 
-step "2. A topic"
+step "2. A topic: three partitions, three copies of each"
 show "millrace topic create words --partitions 3"
 millrace topic create words --partitions 3
 
@@ -81,7 +97,7 @@ grep -m 3 -E ':[A-Z][a-z]+ .{60,}' "$work/output" | cut -c 1-110
 echo "..."
 echo "=> $lines lines sent, the same $lines came back, in order for each key."
 
-step "4. kill -9 while a producer writes; the broker is started again, the producer goes on by itself"
+step "4. kill -9 of all brokers while a producer writes; they are started again, the producer goes on by itself"
 numbers=200000
 parts=40
 feed() {
@@ -132,22 +148,27 @@ told() {
     echo "${records%.*} records/s, ${mib%.*} MiB/s"
 }
 echo "=> written, each acknowledged after fdatasync: $(told "$work/bench"); read: $(told "$work/bench-read")."
-echo "   Broker and client share this machine; \`make bench\` measures thoroughly, beside Kafka and NATS."
+echo "   Three brokers, each with its copy, and the client share this machine; \`make bench\` measures thoroughly, beside Kafka and NATS."
 
 step "7. A clean stop, and every batch and index on the disk is checked"
-show "kill $broker; millrace log verify $work/data"
+show "kill $broker; for dir in $work/data/*; do millrace log verify \$dir; done"
 kill "$broker"
-wait "$broker" || { echo "the broker did not stop cleanly:" >&2; cat "$work/log" >&2; exit 1; }
+wait "$broker" || { echo "the brokers did not stop cleanly:" >&2; cat "$work/log" >&2; exit 1; }
 broker=
-millrace log verify "$work/data"
+for dir in "$work"/data/*; do
+    millrace log verify "$dir" >"$work/verified"
+    # One is enough to see; each of the three has a copy of each partition.
+    if [ "$dir" = "$work/data/broker-0" ]; then cat "$work/verified"; fi
+done
+echo "=> and the same on the disks of the other two."
 
-step "Done. The demo's broker is stopped, and its data in $work is removed now."
+step "Done. The demo's brokers are stopped, and their data in $work is removed now."
 step_began=
 cat <<TEXT
-Try next, with a broker of your own:
+Try next, with brokers of your own:
   export PATH="$bin:\$PATH"
   unset MILLRACE_BOOTSTRAP
-  millrace dev --data-dir ./data                 # a broker on localhost:9650, until Ctrl-C
+  millrace dev --brokers 3 --data-dir ./data     # localhost:9650 is the first of them; until Ctrl-C
   millrace topic create orders --partitions 6    # in another terminal, with the same PATH
   echo "hello" | millrace produce orders
   millrace consume orders --from beginning
