@@ -227,6 +227,15 @@ pub const LEASE_LOOK_MIN: Duration = Duration::from_millis(5);
 /// See [`LOOKS_PER_SESSION`]: no more seldom, where sessions are long.
 pub const LEASE_LOOK_MAX: Duration = Duration::from_millis(250);
 
+/// How often it is looked which partitions their preferred replicas do not lead.
+pub const PREFERRED_LEADERS_LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A broker that has been in service for so long takes back what it should lead.
+pub const PREFERRED_LEADER_AFTER: Duration = Duration::from_secs(30);
+
+/// Leaderships that move at once: clients notice each.
+pub const PREFERRED_LEADERS_AT_ONCE: usize = 200;
+
 /// How often it is looked whether a broker should become a voter. Nobody waits for it.
 pub const VOTERS_LOOK_EVERY: Duration = Duration::from_millis(250);
 

@@ -13,6 +13,7 @@ mod join;
 mod join_state;
 mod leases;
 mod leave;
+mod preferred;
 mod register;
 mod rpc;
 mod seeds;
@@ -46,6 +47,7 @@ pub(crate) use self::{
 };
 use self::{
     leases::{Fence, LeaseEvent, Leases},
+    preferred::InService,
     voters::{Member, next_voter},
 };
 use crate::{
@@ -124,10 +126,13 @@ impl Controller {
     pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut led = None;
         let mut voters_due = Instant::now();
+        let mut in_service = InService::default();
+        let mut leaders_due = Instant::now();
         while tokio::time::timeout(self.look_every, stop.cancelled()).await.is_err() {
             let term = self.quorum.leads_in_term();
             if term.is_some() && term != led {
                 self.leases.lock().step(self.began.elapsed(), LeaseEvent::BeganToLead);
+                in_service = InService::default();
                 voters_due = Instant::now() + limits::VOTERS_LOOK_EVERY;
             }
             led = term;
@@ -140,6 +145,10 @@ impl Controller {
                 voters_due = Instant::now() + limits::VOTERS_LOOK_EVERY;
                 self.look_at_voters(&cluster);
             }
+            if Instant::now() >= leaders_due {
+                leaders_due = Instant::now() + limits::PREFERRED_LEADERS_LOOK_EVERY;
+                self.look_at_leaders(&cluster, &mut in_service);
+            }
         }
     }
 
@@ -151,6 +160,28 @@ impl Controller {
             // Each broker's is decided once in a session, which bounds how many there are.
             tokio::spawn(fence(self.quorum.clone(), decision));
         }
+    }
+
+    /// Gives leaderships back to the replicas that should have them.
+    fn look_at_leaders(&self, cluster: &Cluster, in_service: &mut InService) {
+        let now = self.began.elapsed();
+        in_service.look(cluster, now);
+        let elections = in_service.elections(cluster, now);
+        if elections.is_empty() {
+            return;
+        }
+        tracing::info!(
+            partitions = elections.len(),
+            "preferred replicas take over their partitions"
+        );
+        let quorum = self.quorum.clone();
+        tokio::spawn(async move {
+            match quorum.submit(Command::ElectLeaders { elections }).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(rejection)) => tracing::info!(%rejection, "preferred leaders were not chosen"),
+                Err(error) => tracing::info!(%error, "preferred leaders can't be chosen now"),
+            }
+        });
     }
 
     fn look_at_voters(self: &Arc<Self>, cluster: &Cluster) {
