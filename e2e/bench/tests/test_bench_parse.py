@@ -59,6 +59,40 @@ def test_end_to_end_says_whether_the_rate_was_held():
     assert parse.end_to_end(out, 1000) == {"p50_ms": 0.5, "p99.9_ms": 7.0, "rate_held": 0.9}
 
 
+KAFKA_STEADY = """\
+5008 records sent, 1001.2 records/sec (0.98 MB/sec), 59.1 ms avg latency, 451.0 ms max latency.
+32000 records sent, 997.755051 records/sec (0.97 MB/sec), 2564.40 ms avg latency, 9606.00 ms max latency, \
+1381 ms 50th, 7856 ms 95th, 8528 ms 99th, 8586 ms 99.9th.
+30000 steady state records sent, 995.321987 records/sec (0.97 MB/sec), 2657.95 ms avg latency, 8606.00 ms max latency, \
+1945 ms 50th, 7891 ms 95th, 8534 ms 99th, 8587 ms 99.9th.
+"""
+
+
+def test_the_longest_wait_leaves_the_warm_up_out():
+    assert parse.kafka_longest_wait(KAFKA_STEADY, 32_000, 30_000) == 8.606
+    with pytest.raises(ValueError, match="stored 32000 of 32001"):
+        parse.kafka_longest_wait(KAFKA_STEADY, 32_001, 30_000)
+    with pytest.raises(ValueError, match="stored 30000 of 30001"):
+        parse.kafka_longest_wait(KAFKA_STEADY, 32_000, 30_001)
+    with pytest.raises(ValueError, match="no result"):
+        parse.kafka_longest_wait(KAFKA_PRODUCED, 200_000, 1)
+    out = '{"records": 30000, "latency_ms": {"p50": 5.0, "max": 572.5}}'
+    assert parse.millrace_longest_wait(out, 30_000) == 0.5725
+    with pytest.raises(ValueError, match="stored 30000 of 30001"):
+        parse.millrace_longest_wait(out, 30_001)
+
+
+def test_kafkas_leaders():
+    described = "Topic: t\tTopicId: x\tPartitionCount: 1\n\tTopic: t\tPartition: 0\tLeader: 2\tReplicas: 2,1,3\n"
+    assert parse.kafka_leader(described) == 2
+    assert parse.kafka_quorum_leader("ClusterId:   x\nLeaderId:              3\nLeaderEpoch: 4\n") == 3
+    for nobody in ("", "\tTopic: t\tPartition: 0\tLeader: none\n"):
+        with pytest.raises(ValueError, match="no leader"):
+            parse.kafka_leader(nobody)
+        with pytest.raises(ValueError, match="no leader"):
+            parse.kafka_quorum_leader(nobody)
+
+
 def test_perf_symbols():
     out = """\
 # Overhead  Symbol                  Shared Object

@@ -47,6 +47,13 @@ def test_aims_text():
     assert PRODUCE.text() == "2x K+F or .7 L"
     assert CONSUME.text() == "3x K and .6 L"
     assert Aim(20, (KAFKA,)).text() == "20x K"
+    assert Aim(at_most=0.3).text() == "<= 0.3"
+
+
+@pytest.mark.parametrize(("value", "met"), [(0.29, True), (0.3, True), (0.31, False), (None, None)])
+def test_an_aim_with_a_bound_looks_at_the_value_alone(value: float | None, met: bool | None):
+    assert Aim(at_most=0.3).met({KAFKA: 100.0}, 1.0, value) is met
+    assert Aim(at_most=0.3).met({}, None, value) is met
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,19 @@ def test_met_and_missed():
     # Ten times better is not twenty times.
     assert line_of(text, "cold start").endswith("NO")
     assert report.missed(results) == [("cold-start", "disk")]
+
+
+def test_bounds_are_looked_at_in_the_table():
+    results = everything()
+    for wait in (0.9, 1.1, 1.2):
+        results.add("failover", "disk", OURS, Run({"longest_wait_seconds": wait}))
+    # The median of 0.1, 0.9, 1.1 and 1.2 is 1.
+    assert line_of(report.table(results), "kill -9 of a leader").endswith("yes")
+    results.add("failover", "disk", OURS, Run({"longest_wait_seconds": 1.2}))
+    assert line_of(report.table(results), "kill -9 of a leader").endswith("NO")
+    # A bound holds without Kafka beside it.
+    del results.runs["failover"]["disk"][KAFKA]
+    assert ("failover", "disk") in report.missed(results)
 
 
 def test_disturbed_rows_are_marked_in_the_table_and_in_the_json_file():
