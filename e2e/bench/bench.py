@@ -98,7 +98,7 @@ def _options(args: argparse.Namespace, logs: Path) -> Options:
         recovery=Load(2 * MIB if full else 100_000, 1024, MIB),
         cluster=Load(1_000_000 if full else 50_000, 1024, MIB),
         # Kafka's session of 9 s and its start are within.
-        steady=Steady(1000, 40 if full else 30),
+        steady=Steady(1000, 45),
         idle_partitions=args.idle_partitions if full else min(args.idle_partitions, 100),
         idle_seconds=30 if full else 5,
         idle_kafka=args.idle_kafka,

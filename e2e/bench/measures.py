@@ -164,6 +164,7 @@ class Bench:
         peer.create_topic(topic, load.partitions)
         out, figures = self._client(peer.producer(topic, load), peer)
         seconds = peer.produced(out, load)
+        peer.check_stored(topic, load)
         peer.delete_topic(topic)
         return {
             "mib_per_second": load.mib / seconds,

@@ -104,6 +104,10 @@ class Peer(ABC):
     def consumed(self, out: str, load: Load) -> float:
         """MiB/s of the reader, from its output; ValueError if it did not read all."""
 
+    def check_stored(self, topic: str, load: Load) -> None:  # noqa: B027
+        """Raises ValueError or TimeoutError if a load is not where it should be, once its producer
+        has been answered. One broker's answer is taken for it."""
+
     @abstractmethod
     def end(self) -> None:
         """Ends it however it is and deletes its data."""
@@ -195,6 +199,24 @@ class ClusterPeer(Peer):
             return all(self.serves(broker) for broker in range(self.brokers)) and self.all_in_sync()
 
         wait_until(whole, "all brokers serve and all replicas are in sync", timeout, every)
+
+    def check_high_watermark(self, topic: str, records: int) -> None:
+        """Raises ValueError unless the topic's partition 0 holds each record once."""
+        stored = self.high_watermark(topic)
+        if stored != records:
+            raise ValueError(f"{records} records were acknowledged, {stored} are stored")
+
+    def check_stored(self, topic: str, load: Load) -> None:
+        if load.partitions != 1:
+            raise ValueError("only loads of one partition are checked")
+        self.check_high_watermark(topic, load.records)
+        # The slowest may be behind: two acknowledge. It must get all the same.
+        least = load.records * load.record_size
+        for broker in range(self.brokers):
+            wait_until(
+                lambda broker=broker: self.stored_bytes(broker, topic) >= least,
+                f"broker {broker} has the {least} bytes of {topic}",
+            )
 
     def stored_bytes(self, broker: int, topic: str) -> int:
         """Bytes of the topic's partition 0 in a broker's log."""
