@@ -285,8 +285,9 @@ pub const INTERNAL_PING_EVERY: Duration = Duration::from_secs(2);
 /// It is given up if none comes within this time.
 pub const INTERNAL_PING_WITHIN: Duration = Duration::from_secs(2);
 
-/// Streams at once on a connection between brokers: each use has a few.
-pub const INTERNAL_STREAMS_PER_CONNECTION: u32 = 256;
+/// Streams at once on a connection between brokers: each use has a few, and each application that reads at
+/// one broker what another one leads has one while it waits for news.
+pub const INTERNAL_STREAMS_PER_CONNECTION: u32 = 16_384;
 
 /// What one stream between brokers may send ahead of being read: records of many partitions.
 pub const INTERNAL_STREAM_WINDOW_BYTES: u32 = 8 << 20;

@@ -102,24 +102,29 @@ impl Target {
     /// Whether another broker may lead it soon, or knows better, after such an error. Of a partition
     /// that only this broker holds there is nobody else to ask.
     pub(super) fn may_be_elsewhere(&self, broker: &Broker, error: &ApiError) -> bool {
-        use ErrorReason as R;
         let cluster = broker.quorum.cluster();
         self.record(&cluster)
             .is_some_and(|record| has_others(record, broker.config.node_id))
-            && matches!(
-                error.reason(),
-                R::NotLeader
-                    | R::LeaderNotAvailable
-                    | R::FencedLeaderEpoch
-                    | R::UnknownLeaderEpoch
-                    | R::OffsetNotAvailable
-                    | R::BrokerNotReady
-                    | R::StorageFailed
-                    // Known here: the leader's metadata is behind.
-                    | R::UnknownTopic
-                    | R::UnknownPartition
-            )
+            && asks_for_leader(error)
     }
+}
+
+/// Whether an error says that somebody else leads, or may soon, so that the same is to be asked again.
+pub fn asks_for_leader(error: &ApiError) -> bool {
+    use ErrorReason as R;
+    matches!(
+        error.reason(),
+        R::NotLeader
+            | R::LeaderNotAvailable
+            | R::FencedLeaderEpoch
+            | R::UnknownLeaderEpoch
+            | R::OffsetNotAvailable
+            | R::BrokerNotReady
+            | R::StorageFailed
+            // Known to who asks: the metadata of who answers is behind.
+            | R::UnknownTopic
+            | R::UnknownPartition
+    )
 }
 
 /// Whether brokers other than `own` hold the partition.

@@ -31,7 +31,7 @@ use tower::Layer as _;
 
 use super::{
     limits,
-    place::{Described, delete_here},
+    place::{Described, asks_for_leader, delete_here},
     wire,
 };
 use crate::{
@@ -266,7 +266,8 @@ impl Appends {
             let appended = partition
                 .map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
                 .and_then(|partition| partition.append(append.batch, &request));
-            if appended.is_err() && flow > 0 {
+            // After another error the batch is not sent again, so that later ones may go on.
+            if flow > 0 && appended.as_ref().is_err_and(asks_for_leader) {
                 self.refuse(flow);
             }
             appended

@@ -4,6 +4,7 @@
 
 mod failover;
 mod forming;
+mod forwarding;
 mod node;
 
 use tempfile::TempDir;

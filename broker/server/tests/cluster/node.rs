@@ -9,7 +9,7 @@ use std::{
 
 use millrace_proto::v1::{
     BrokerDescription, CreateTopicRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest,
-    DescribeTopicResponse, admin_client::AdminClient,
+    DescribeTopicResponse, admin_client::AdminClient, messaging_client::MessagingClient,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -197,6 +197,12 @@ impl Node {
 
     pub async fn admin(&self) -> AdminClient<Channel> {
         AdminClient::connect(format!("http://{}", self.client)).await.unwrap()
+    }
+
+    pub async fn messaging(&self) -> MessagingClient<Channel> {
+        MessagingClient::connect(format!("http://{}", self.client))
+            .await
+            .unwrap()
     }
 
     pub async fn cluster(&self) -> DescribeClusterResponse {
