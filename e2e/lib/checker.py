@@ -33,6 +33,7 @@ class Pending:
     first: int
     count: int
     request: messaging_pb2.PublishRequest
+    breaks: int = 0  # how many breaks there were before it was first sent
 
 
 @dataclass

@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 import zlib
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,28 +32,32 @@ from lib import paths
 from lib.api import ApiError, Client, messaging_pb2, types_pb2
 from lib.checker import TRANSIENT, Pending, StreamProducer
 
-# A full disk and too much at once pass, and nothing was written.
-_CLUSTER_TRANSIENT = TRANSIENT | {grpc.StatusCode.RESOURCE_EXHAUSTED}
 KEYS = 100
 # After so long without an answer the next broker is tried: the one asked may be frozen or cut off.
 _HANG_SECONDS = 2.0
 
 
 class PacedProducer(StreamProducer):
-    """A producer of `rate` messages a second that writes down what is acknowledged, and when."""
+    """A producer of `rate` messages a second that writes down what it is told of each request, and when.
+
+    A request ends in one of three states: acknowledged; refused for sure (outcome "not_written" when it was sent
+    for the first time), then it is not sent again, for later ones of the stream may be stored already, and must
+    never be seen; or unknown, then it is sent again until it is known, or the broker can't tell it any more.
+    """
 
     def pace(self, rate: float, until: int, folder: Path) -> PacedProducer:
         """Begins; sends at least `until` messages."""
         self._rate, self._until, self._began = rate, until, time.monotonic()
-        self._notes = open(folder / f"acked-{self.partition}", "wb")
+        self._notes = open(folder / f"told-{self.partition}", "wb")
         self._breaks = open(folder / f"breaks-{self.partition}", "w")
-        self.transient = _CLUSTER_TRANSIENT
+        self.transient = TRANSIENT | {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        self.refused = 0
         self.answer_timeout, self.may_hang = _HANG_SECONDS, True
         self.start()
         return self
 
     def _more(self, waiting: bool) -> bool:
-        while not (self._stop.is_set() and self.sent >= self._until):
+        while not (self._stop.is_set() and self.sent - self.refused >= self._until):
             if self._stop.is_set() or self.sent <= self._rate * (time.monotonic() - self._began):
                 return True
             if waiting:
@@ -79,19 +84,38 @@ class PacedProducer(StreamProducer):
             acks=types_pb2.ACKS_ALL,
             compression=self.compression,
         )
-        waiting = Pending(number, self.sent, count, request)
+        waiting = Pending(number, self.sent, count, request, self.breaks)
         self.sent += count
         return waiting
 
-    def _take(self, answer: messaging_pb2.PublishStreamResponse, pending: object) -> None:
-        before = len(self.acked)
+    def _take(self, answer: messaging_pb2.PublishStreamResponse, pending: deque[Pending]) -> None:
+        waiting = pending[0]
+        if answer.WhichOneof("result") == "error":
+            assert answer.id == waiting.number, f"answer {answer.id} came before {waiting.number}"
+            error = ApiError.of_item(answer.error)
+            surely = error.metadata.get("outcome") == "not_written" and waiting.breaks == self.breaks
+            if surely and error.code in self.transient:
+                self._note(pending.popleft(), "refused")
+                self.refused += waiting.count
+            elif error.reason == "OUT_OF_ORDER_SEQUENCE" and error.metadata.get("outcome") == "unknown":
+                # It was unknown, and a later one is stored: this one may be sent no more.
+                self._note(pending.popleft(), "unknown")
+                self.refused += waiting.count
+                return
+            elif error.code not in self.transient:
+                raise AssertionError(f"request {answer.id} failed: {error}")
+            # Another broker may know better.
+            raise error if error.code in TRANSIENT else ApiError(grpc.StatusCode.UNAVAILABLE, str(error))
         super()._take(answer, pending)
-        # A line at once for each request: what a program that is killed has noted still counts.
-        numbers = range(before, len(self.acked))
-        offsets = [self.acked[number] for number in numbers]
+        offsets = [self.acked.pop(waiting.first + i) for i in range(waiting.count)]
         base = offsets[0]
         assert offsets == ([-1] * len(offsets) if base == -1 else list(range(base, base + len(offsets))))
-        self._notes.write(b"%.3f %d %d %d\n" % (time.monotonic(), before, len(offsets), base))
+        self._note(waiting, "acked", base)
+
+    def _note(self, request: Pending, what: str, base: int = -1) -> None:
+        # A line at once: what a program that is killed has noted still counts.
+        line = f"{time.monotonic():.3f} {what} {request.first} {request.count} {base}\n"
+        self._notes.write(line.encode())
         self._notes.flush()
 
 

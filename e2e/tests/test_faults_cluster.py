@@ -28,6 +28,7 @@ MIB = 1 << 20
 PARTITIONS = 6
 TOPIC = "kept"
 LINES = "lines"
+LINES_PARTITIONS = 3
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def cluster(network: Network | Loopback, small_disk: Path, tmp_path: Path, watch
 def _create_topics(cluster: Cluster) -> None:
     with Client(cluster.brokers[0].address) as client:
         client.create_topic(TOPIC, PARTITIONS, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
-        client.create_topic(LINES, 3, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
+        client.create_topic(LINES, LINES_PARTITIONS, replicas=3, min_insync_replicas=2, segment_bytes=4 * MIB)
     cluster.wait_in_sync([TOPIC, LINES])
 
 
@@ -127,12 +128,12 @@ def _run(
         load.end()
         print(f"\nseed {seed}\n{faults.table(load.folder, PARTITIONS)}", flush=True)
     cluster.wait_in_sync([TOPIC, LINES])
-    with Client(cluster.brokers[max(cluster.brokers)].address) as client:
-        kept = check_published(client, TOPIC, PARTITIONS, load.folder)
-        lines = check_lines(client, LINES, load.folder, load.consumed)
+    addresses = cluster.bootstrap().split(",")
+    kept = check_published(addresses, TOPIC, PARTITIONS, load.folder)
+    lines = check_lines(addresses, LINES, LINES_PARTITIONS, load.folder, load.consumed)
     print(f"publish streams, {PARTITIONS} partitions:\n{kept.table()}millrace produce and consume:\n{lines.table()}")
     assert kept.clean() and lines.clean(), f"seed {seed}: promises were broken\n{kept.table()}{lines.table()}"
-    assert kept.acknowledged == kept.sent >= records and lines.acknowledged > 0
+    assert kept.acknowledged >= records and lines.acknowledged > 0
     assert kept.seen > kept.sent // 2 and lines.seen > lines.sent // 2, "the consumers saw too little to tell anything"
     _check_replicas(cluster)
 
@@ -144,7 +145,7 @@ def _check_replicas(cluster: Cluster) -> None:
         broker.process.terminate()
     for broker in cluster.brokers.values():
         assert broker.process is not None and broker.process.wait(60) == 0, broker.name
-    for topic, count in ((TOPIC, PARTITIONS), (LINES, 3)):
+    for topic, count in ((TOPIC, PARTITIONS), (LINES, LINES_PARTITIONS)):
         for partition in range(count):
             dumps = set()
             for broker in cluster.brokers.values():
