@@ -1,8 +1,9 @@
 """Producers and a reader that keep count, and the check that nothing was lost, doubled or moved.
 
-For one broker; `lib/load.py` and `lib/history.py` do it for a cluster. Every value is `PRODUCER:NUMBER:` with padding. A producer numbers its messages from 0 without
-gaps and sends them on a publish stream that it resumes after each break, so in the end its
-partition must hold exactly 0, 1, 2, ... in this order.
+For one broker; `lib/load.py` and `lib/history.py` do it for a cluster. Every value is
+`PRODUCER:NUMBER:` with padding. A producer numbers its messages from 0 without gaps and sends them
+on a publish stream that it resumes after each break, so in the end its partition must hold exactly
+0, 1, 2, ... in this order.
 """
 
 from __future__ import annotations
@@ -20,9 +21,7 @@ import grpc
 from lib.api import ApiError, Client, PublishStream, messaging_pb2, types_pb2
 
 # Errors after which the same request is sent again.
-TRANSIENT = frozenset(
-    {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
-)
+TRANSIENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 
 @dataclass

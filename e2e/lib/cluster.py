@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from lib.api import ApiError, Client, admin_pb2, call
@@ -16,11 +16,17 @@ SESSION_SECONDS = 1.5
 
 
 class Cluster:
-    """Brokers by id. The first started begins the cluster, the others join by it as their seed."""
+    """Brokers by id. The first begins the cluster, the others join by those before them as their seeds.
 
-    def __init__(self, network: Network | Loopback, folder: Path) -> None:
+    Each broker that is added is given to `watched`, so that its output stands beside a failure.
+    """
+
+    def __init__(
+        self, network: Network | Loopback, folder: Path, watched: Callable[[Broker], Broker] = lambda broker: broker
+    ) -> None:
         self.network = network
         self._folder = folder
+        self._watched = watched
         self.brokers: dict[int, Broker] = {}
 
     def add(self, broker_id: int, host: str, data: Path | None = None) -> Broker:
@@ -44,8 +50,14 @@ class Cluster:
         )
         if not self.network.pairs:
             broker.behind_a_proxy()
-        self.brokers[broker_id] = broker
+        self.brokers[broker_id] = self._watched(broker)
         return broker
+
+    def seed_the_first(self) -> None:
+        """Gives the broker that began the cluster the others as its seeds: without any, an empty directory of
+        its would begin a cluster anew."""
+        first, *others = self.brokers.values()
+        first.settings["seeds"] = ",".join(broker.internal_address for broker in others)
 
     def start(self, ids: Iterable[int] | None = None) -> None:
         """Starts brokers together, those that run already excepted, and waits until all serve."""
@@ -92,8 +104,8 @@ class Cluster:
                             for name in ("leader_id", "high_watermark", "log_end")
                         )
                         text += (
-                            f"    {p.partition}: leader {leader} epoch {p.leader_epoch} replicas {list(p.replicas)} in sync "
-                            f"{list(p.in_sync_replicas)} watermark {watermark} end {end} {p.problem}\n"
+                            f"    {p.partition}: leader {leader} epoch {p.leader_epoch} replicas {list(p.replicas)} "
+                            f"in sync {list(p.in_sync_replicas)} watermark {watermark} end {end} {p.problem}\n"
                         )
                 except ApiError as error:
                     text += f"    {error}\n"
@@ -187,4 +199,5 @@ class Cluster:
 
     def voters(self) -> list[int]:
         """The brokers that vote."""
-        return sorted(member.broker_id for member in self.quorum().members if member.is_voter)
+        members = self.quorum().members
+        return sorted(m.broker_id if m.HasField("broker_id") else -1 for m in members if m.is_voter)

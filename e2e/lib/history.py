@@ -45,9 +45,7 @@ class Verdict:
     def clean(self) -> bool:
         """Whether every promise was kept."""
         wrong = (self.lost, self.doubled, self.out_of_order, self.seen_then_gone)
-        return not any(wrong) and not any(
-            (self.elsewhere, self.foreign, self.refused_yet_stored, self.unanswered)
-        )
+        return not any(wrong) and not any((self.elsewhere, self.foreign, self.refused_yet_stored, self.unanswered))
 
     def table(self) -> str:
         """The figures, a line each."""
@@ -102,7 +100,7 @@ def longest_gap(folder: Path, partitions: int, begin: float, end: float) -> floa
     for partition in range(partitions):
         times = [request.at for request in told(folder, partition) if request.what == "acked"]
         times = [begin, *times[bisect_left(times, begin) : bisect_left(times, end)], end]
-        longest = max(longest, max(later - earlier for earlier, later in zip(times, times[1:], strict=False)))
+        longest = max(longest, *(later - earlier for earlier, later in zip(times, times[1:], strict=False)))
     return longest
 
 

@@ -87,7 +87,8 @@ class Network:
 
     def _send_to(self, sender: str, receiver: str, mac: str) -> None:
         namespace = self.hosts[sender].prefix[-1]
-        _ip("-n", namespace, "neigh", "replace", self.hosts[receiver].ip, "lladdr", mac, "nud", "permanent", "dev", "eth0")
+        to = [self.hosts[receiver].ip, "lladdr", mac, "nud", "permanent", "dev", "eth0"]
+        _ip("-n", namespace, "neigh", "replace", *to)
 
     def cut(self, sender: str, receiver: str) -> None:
         """What `sender` sends to `receiver` is lost; the other direction is not touched."""

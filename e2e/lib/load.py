@@ -48,8 +48,8 @@ class PacedProducer(StreamProducer):
     def pace(self, rate: float, until: int, folder: Path) -> PacedProducer:
         """Begins; sends at least `until` messages."""
         self._rate, self._until, self._began = rate, until, time.monotonic()
-        self._notes = open(folder / f"told-{self.partition}", "wb")
-        self._breaks = open(folder / f"breaks-{self.partition}", "w")
+        self._notes = open(folder / f"told-{self.partition}", "wb")  # noqa: SIM115 - as long as it lives
+        self._breaks = open(folder / f"breaks-{self.partition}", "w")  # noqa: SIM115 - as long as it lives
         self.transient = TRANSIENT | {grpc.StatusCode.RESOURCE_EXHAUSTED}
         self.refused = 0
         self.answer_timeout, self.may_hang = _HANG_SECONDS, True
@@ -124,7 +124,7 @@ class NotingReader:
 
     def __init__(self, addresses: list[str], topic: str, partition: int, folder: Path) -> None:
         self._addresses, self._topic, self._partition = addresses, topic, partition
-        self._notes = open(folder / f"seen-{partition}", "wb")
+        self._notes = open(folder / f"seen-{partition}", "wb")  # noqa: SIM115 - as long as it lives
         self._stop = threading.Event()
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._guarded, daemon=True)
@@ -178,7 +178,9 @@ def publish(args: argparse.Namespace) -> None:
     producers = []
     for partition in range(args.partitions):
         # Each begins with another broker.
-        addresses = args.bootstrap[partition % len(args.bootstrap) :] + args.bootstrap[: partition % len(args.bootstrap)]
+        addresses = (
+            args.bootstrap[partition % len(args.bootstrap) :] + args.bootstrap[: partition % len(args.bootstrap)]
+        )
         codec = codecs[partition % len(codecs)]
         producer = PacedProducer(",".join(addresses), args.topic, partition, args.seed + partition, compression=codec)
         producers.append(producer.pace(args.rate / args.partitions, -(-args.until // args.partitions), args.folder))

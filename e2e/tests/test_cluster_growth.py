@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lib.api import Client
+from lib.clients import Load
 from lib.cluster import Cluster
 from lib.history import Verdict, check_lines, check_published
 from lib.hosts import Loopback, Network, hosts
-from lib.clients import Load
 
 PARTITIONS = 4
 TOPIC = "kept"
@@ -35,11 +35,12 @@ def network() -> Iterator[Network | Loopback]:
 
 @pytest.fixture
 def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
-    """A cluster of one broker, serving; two more hosts wait."""
-    made = Cluster(network, tmp_path)
+    """A cluster of one broker, serving; two more wait, whose addresses clients know already."""
+    made = Cluster(network, tmp_path, watched)
     try:
-        watched(made.add(0, "h0"))
-        made.start()
+        for broker_id in range(3):
+            made.add(broker_id, f"h{broker_id}")
+        made.start([0])
         yield made
     finally:
         made.end()
@@ -58,19 +59,16 @@ def _replicas(cluster: Cluster, topic: str) -> list[list[int]]:
 
 
 @pytest.mark.timeout(300)
-def test_a_cluster_grows_to_three_and_shrinks_again_while_it_serves(
-    cluster: Cluster, tmp_path: Path, watched: Callable
-) -> None:
+def test_a_cluster_grows_to_three_and_shrinks_again_while_it_serves(cluster: Cluster, tmp_path: Path) -> None:
     with Client(cluster.brokers[0].address) as client:
         client.create_topic(TOPIC, PARTITIONS, replicas=1, min_insync_replicas=2)
         client.create_topic(LINES, LINES_PARTITIONS, replicas=1, min_insync_replicas=2)
     topics = [TOPIC, LINES]
     clients = cluster.network.hosts["clients"]
     seed = random.SystemRandom().randrange(1 << 32)
-    # Clients know the first broker, and learn of the others.
     load = Load(cluster.bootstrap(), clients, tmp_path, seed, TOPIC, PARTITIONS, LINES, 1000, RECORDS)
     try:
-        _grow(cluster, topics, watched)
+        _grow(cluster, topics)
         load.check_alive()
         # It is one of three: any of them may go, also the one that was first.
         cluster.brokers[0].kill()
@@ -101,9 +99,7 @@ def _check(verdict: Verdict) -> None:
     assert verdict.seen > verdict.sent // 2, "the consumers saw too little to tell anything"
 
 
-def _grow(cluster: Cluster, topics: list[str], watched: Callable) -> None:
-    for broker_id in (1, 2):
-        watched(cluster.add(broker_id, f"h{broker_id}"))
+def _grow(cluster: Cluster, topics: list[str]) -> None:
     cluster.start([1, 2])
     # Two do not outlive more than one does: the second vote is given when the third can follow.
     _wait_voters(cluster, [0, 1, 2])
