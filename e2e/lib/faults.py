@@ -298,7 +298,7 @@ class Faults:
         for broker_id in (one, other):
             text = self._refused(broker_id)
             owner = one if broker_id == other else other
-            assert re.search(rf"\b(node|broker) {owner}\b", text), text[-2000:]
+            assert re.search(rf"belongs to broker {owner}\b", text), text[-2000:]
         self._swap(a.data, b.data)
         self._cluster.start([one, other])
         return f"brokers {one} and {other}, both refused"
