@@ -42,7 +42,9 @@ class Load:
             command = [*host.prefix, sys.executable, "-m", "lib.load", *args]
             return Process(command, self.folder, name, env=env, stdin=subprocess.PIPE)
 
-        self._publish = start("publish", "publish", *kept, f"--rate={rate}", f"--until={until}", f"--seed={seed}")
+        self._publish = start(
+            "publish", "publish", *kept, f"--rate={rate}", f"--until={until}", f"--seed={seed}", "--patience=540"
+        )
         self._read = start("read", "read", *kept)
         self._lines = start("lines", "lines", *common, "--topic", lines, f"--rate={rate / 20}")
         command = [paths.binary("millrace"), "--bootstrap", bootstrap, "--output", "json", "consume", lines]
