@@ -102,7 +102,7 @@ class Faults:
 
     def the_quorum_leader_is_killed(self) -> str:
         """kill -9 of the broker that leads the metadata quorum, and again while it starts."""
-        leader = next(b.broker_id for b in self._cluster.describe().brokers if self._leads_quorum(b))
+        leader = self._quorum_leader()
         self._broker(leader).kill()
         self._broker(leader).launch()
         time.sleep(self._rng.uniform(0.0, 0.5))
@@ -111,10 +111,12 @@ class Faults:
         self._cluster.start([leader])
         return f"broker {leader}, again while it started"
 
-    def _leads_quorum(self, broker: object) -> bool:
-        described = self._cluster.describe()
-        by_voter = broker.HasField("voter_id") and described.quorum.leader_id == broker.voter_id
-        return by_voter or (not broker.HasField("voter_id") and broker.broker_id == self._leader())
+    def _quorum_leader(self) -> int:
+        deadline = time.monotonic() + 30
+        while not (quorum := self._cluster.quorum()).HasField("leader_broker_id"):
+            assert time.monotonic() < deadline, f"the quorum has no leader: {quorum}"
+            time.sleep(0.1)
+        return quorum.leader_broker_id
 
     def all_brokers_are_killed(self) -> str:
         """kill -9 of all within a moment."""
