@@ -8,7 +8,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use millrace_engine::{Cluster, Command, Outcome, cluster::ProducerIdBlock};
+use millrace_engine::{Cluster, Command, Outcome, cluster::ProducerIdBlock, partition::FetchBound};
 use millrace_log::LogDir;
 use millrace_proto::v1::ErrorReason;
 use tokio::sync::{Mutex, watch};
@@ -22,7 +22,7 @@ use crate::{
     limits,
     memory::MemoryBudget,
     metrics::Metrics,
-    partition::Partitions,
+    partition::{Partition, Partitions},
     quorum::{Quorum, QuorumError},
     rpc::PublishSessions,
 };
@@ -135,6 +135,37 @@ impl Broker {
                 "The change is made, and this broker has not carried it out yet: look again in a while.",
             )),
         }
+    }
+
+    /// As [`Partition::check_fetch`], but calls an offset too high only once a majority of the
+    /// quorum has confirmed that this broker knows all metadata. A leader that was replaced and has
+    /// not heard of it lacks what its successor has acknowledged; a reader that believed it would
+    /// start over (KIP-207, KIP-320).
+    pub(crate) async fn check_fetch(
+        &self,
+        partition: &Partition,
+        offset: i64,
+        epoch: Option<i32>,
+    ) -> Result<FetchBound, ApiError> {
+        let checked = partition.check_fetch(offset, epoch);
+        match &checked {
+            Err(error) if error.reason() == ErrorReason::OffsetOutOfRange && offset > partition.offsets().log_start => {
+            }
+            _ => return checked,
+        }
+        if self.has_all_metadata().await && self.wait_until_current().await.is_ok() {
+            return partition.check_fetch(offset, epoch);
+        }
+        Err(ApiError::new(
+            ErrorReason::OffsetNotAvailable,
+            format!("Offset {offset} is not here, and this broker can't tell now whether it still leads: try again."),
+        ))
+    }
+
+    /// Whether this broker has, within a moment, all metadata that was acknowledged anywhere before.
+    pub(crate) async fn has_all_metadata(&self) -> bool {
+        let asked = tokio::time::timeout(limits::METADATA_CONFIRMED_WITHIN, self.quorum.read_index());
+        matches!(asked.await, Ok(Ok(())))
     }
 
     /// A producer id that nobody had before.

@@ -227,6 +227,9 @@ pub const LEASE_LOOK_MIN: Duration = Duration::from_millis(5);
 /// See [`LOOKS_PER_SESSION`]: no more seldom, where sessions are long.
 pub const LEASE_LOOK_MAX: Duration = Duration::from_millis(250);
 
+/// How long a call waits to learn whether this broker knows all metadata.
+pub const METADATA_CONFIRMED_WITHIN: Duration = Duration::from_secs(3);
+
 /// How often it is looked which partitions their preferred replicas do not lead.
 pub const PREFERRED_LEADERS_LOOK_EVERY: Duration = Duration::from_secs(1);
 

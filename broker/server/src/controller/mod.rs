@@ -239,7 +239,7 @@ fn members<'a>(cluster: &'a Cluster, members: &[MemberStatus]) -> Vec<Member<'a>
             Member {
                 voter_id: member.voter_id,
                 is_voter: member.is_voter,
-                is_live: broker.is_some_and(|broker| broker.is_active()),
+                is_live: broker.is_some_and(|broker| broker.is_active() && !broker.draining),
                 is_caught_up: member.lag_entries.is_some_and(|lag| lag <= limits::VOTER_LAG_ENTRIES)
                     && member.last_heard.is_some_and(lately),
                 rack: broker.map_or("", |broker| broker.rack.as_str()),

@@ -307,7 +307,7 @@ impl Appends {
 async fn read(broker: &Broker, request: &Request<ForwardReadRequest>) -> Result<ForwardReadResponse, ApiError> {
     let asked = request.get_ref();
     let partition = find(broker, &asked.topic_id, asked.partition)?;
-    let up_to = match partition.check_fetch(asked.offset, None)? {
+    let up_to = match broker.check_fetch(&partition, asked.offset, None).await? {
         FetchBound::UpTo(bound) => bound.min(asked.up_to.unwrap_or(i64::MAX)),
         FetchBound::Nothing => asked.offset,
     };
@@ -379,7 +379,7 @@ async fn describe_one(
         }
         partition.check_epoch(None)?;
         let start_offset = match &asked.start {
-            Some(start) => Some(resolve(&partition, &wire::start_in(start)).await?.0),
+            Some(start) => Some(resolve(broker, &partition, &wire::start_in(start)).await?.0),
             None => None,
         };
         let described = Described::of(&partition);

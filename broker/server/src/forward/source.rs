@@ -79,9 +79,9 @@ impl Source {
     ///
     /// # Errors
     /// An offset outside of the log, or another leader.
-    pub fn bound(&self, offset: i64) -> Result<FetchBound, ApiError> {
+    pub async fn bound(&self, broker: &Broker, offset: i64) -> Result<FetchBound, ApiError> {
         match &self.place {
-            Spot::Here(partition) => partition.check_fetch(offset, None),
+            Spot::Here(partition) => broker.check_fetch(partition, offset, None).await,
             Spot::There { offsets, .. } if offset < offsets.last_stable => Ok(FetchBound::UpTo(offsets.last_stable)),
             Spot::There { .. } => Ok(FetchBound::Nothing),
         }
@@ -152,7 +152,7 @@ pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, A
     for (at, (number, start)) in starts.iter().enumerate() {
         let target = Target::new(topic, *number);
         found.push(match target.locate(broker) {
-            Ok(Place::Here(partition)) => Some(find_here(target, partition, start, ends).await),
+            Ok(Place::Here(partition)) => Some(find_here(broker, target, partition, start, ends).await),
             Ok(Place::There { peer, .. }) => {
                 let of_leader = asked.entry(peer.id()).or_insert_with(|| (peer, Vec::new()));
                 of_leader.1.push(at);
@@ -173,8 +173,8 @@ pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, A
     found.into_iter().flatten().collect()
 }
 
-async fn find_here(target: Target, partition: Arc<Partition>, start: &At, ends: bool) -> Found {
-    let (offset, _, _) = resolve(&partition, start).await?;
+async fn find_here(broker: &Broker, target: Target, partition: Arc<Partition>, start: &At, ends: bool) -> Found {
+    let (offset, _, _) = resolve(broker, &partition, start).await?;
     if ends {
         partition.check_offset_query(OffsetQuery::EndOrTime)?;
     }

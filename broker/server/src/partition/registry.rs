@@ -95,10 +95,13 @@ impl Partitions {
     /// Unknown topic, id or partition, or led by another broker.
     pub fn find_checked(&self, topic: &str, id: &[u8], number: i32) -> Result<Arc<Partition>, ApiError> {
         let topics = self.topics.read();
-        let hosted = topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
+        let hosted = topics.get(topic).ok_or_else(|| self.not_hosted(topic, id))?;
         if !id.is_empty() && id != hosted.topic.id.as_bytes() {
             if id.len() != 16 {
                 return Err(ApiError::field("topic_id", "must have 16 bytes, or be empty"));
+            }
+            if let Some(error) = self.not_carried_out(topic, id) {
+                return Err(error);
             }
             return Err(ApiError::new(
                 ErrorReason::UnknownTopic,
@@ -121,6 +124,24 @@ impl Partitions {
                 let leader = record.leader.filter(|leader| *leader != self.node_id);
                 errors::not_leader(topic, number, leader, record.leader_epoch, &self.replication.cluster())
             }
+        })
+    }
+
+    /// Why a topic is not among those that this broker has taken over from the metadata.
+    fn not_hosted(&self, topic: &str, id: &[u8]) -> ApiError {
+        self.not_carried_out(topic, id).unwrap_or_else(|| unknown_topic(topic))
+    }
+
+    /// Partitions follow the metadata a moment later: what is there already must not be called
+    /// unknown.
+    fn not_carried_out(&self, topic: &str, id: &[u8]) -> Option<ApiError> {
+        let cluster = self.replication.cluster();
+        let known = cluster.topics.get(topic)?;
+        (id.is_empty() || id == known.id.as_bytes()).then(|| {
+            ApiError::new(
+                ErrorReason::BrokerNotReady,
+                format!("This broker is about to take over topic {topic:?}: try again."),
+            )
         })
     }
 

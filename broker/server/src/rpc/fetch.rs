@@ -410,7 +410,10 @@ impl FetchSession {
             .find_checked(&part.topic, &part.topic_id, part.partition)?;
         // Registered before it is looked at, so that nothing that comes in between is missed.
         partition.notify_on_data(waiter);
-        let bound = partition.check_fetch(part.fetch_offset, part.current_leader_epoch)?;
+        let checked = self
+            .broker
+            .check_fetch(&partition, part.fetch_offset, part.current_leader_epoch);
+        let bound = checked.await?;
         let diverging = diverging(&partition, part);
         let asked = match part.max_bytes {
             0 => reading.asked,

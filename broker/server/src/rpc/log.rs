@@ -187,7 +187,7 @@ async fn list_offset(broker: &Broker, part: &v1::ListOffsetsPartition) -> Result
         .as_ref()
         .and_then(|start| start.at.as_ref())
         .ok_or_else(|| ApiError::field("at", "must say an offset, a time or an end"))?;
-    let (offset, timestamp, leader_epoch) = resolve(&partition, at).await?;
+    let (offset, timestamp, leader_epoch) = resolve(broker, &partition, at).await?;
     Ok(v1::ListedOffset {
         offset,
         timestamp: timestamp.and_then(convert::ms_to_timestamp),
@@ -201,14 +201,18 @@ async fn list_offset(broker: &Broker, part: &v1::ListOffsetsPartition) -> Result
 ///
 /// # Errors
 /// An offset that is outside the log; or the end is not known yet.
-pub async fn resolve(partition: &Arc<Partition>, at: &At) -> Result<(i64, Option<i64>, i32), ApiError> {
+pub async fn resolve(
+    broker: &Broker,
+    partition: &Arc<Partition>,
+    at: &At,
+) -> Result<(i64, Option<i64>, i32), ApiError> {
     let offsets = partition.offsets();
     match at {
         At::Offset(offset) => {
             if *offset < 0 {
                 return Err(ApiError::field("offset", "must be 0 or more"));
             }
-            partition.check_fetch(*offset, None)?;
+            broker.check_fetch(partition, *offset, None).await?;
             Ok((*offset, None, offsets.leader_epoch))
         }
         At::Edge(edge) => match v1::Edge::try_from(*edge) {

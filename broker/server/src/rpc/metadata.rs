@@ -113,7 +113,13 @@ pub fn stream(
                     () = state.broker.stopping.cancelled() => return None,
                 }
             }
-            let cluster = state.changes.borrow_and_update().clone();
+            let mut cluster = state.changes.borrow_and_update().clone();
+            let is_unknown = |name: &String| !cluster.topics.contains_key(name);
+            if state.last.is_none() && state.topics.iter().any(is_unknown) {
+                // It may be this broker that has not heard of it yet.
+                state.broker.has_all_metadata().await;
+                cluster = state.changes.borrow_and_update().clone();
+            }
             let content = if state.topics.is_empty() {
                 state.shared.content(&cluster)
             } else {

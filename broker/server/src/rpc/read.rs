@@ -308,7 +308,7 @@ impl Reader {
         if cursor.told && cursor.has_ended() {
             return Ok(false);
         }
-        let bound = match cursor.source.bound(cursor.next)? {
+        let bound = match cursor.source.bound(&self.broker, cursor.next).await? {
             FetchBound::UpTo(bound) => bound.min(cursor.stop.unwrap_or(i64::MAX)),
             FetchBound::Nothing => cursor.next,
         };

@@ -1,8 +1,6 @@
 //! Brokers as processes: they find each other, lose each other and come back.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers fail as tests do")]
-
 mod failover;
 mod forming;
 mod forwarding;

@@ -310,7 +310,7 @@ async fn what_was_given_up_is_told_after_an_unclean_election() {
     // The partition's only clean replica goes.
     cluster.fence(home).await;
     let request = v1::DescribeTopicRequest { name: "t".into() };
-    let described = topics::describe(&cluster.service.0, &request).unwrap();
+    let described = topics::describe(&cluster.service.0, &request).await.unwrap();
     let partition = &described.partitions[0];
     assert_eq!(
         (partition.leader_id, &partition.eligible_leader_replicas),
