@@ -103,6 +103,7 @@ impl Cluster {
                 };
                 self.register_voter(identity, *highest_in_use, *bootstrap_id)
             }
+            Command::WithholdVote { voter_id, withheld } => self.withhold_vote(*voter_id, *withheld),
             Command::RemoveVoter { voter_id } => self.remove_voter(*voter_id),
         }
     }

@@ -140,6 +140,14 @@ pub enum Command {
         #[serde(default)]
         bootstrap_id: Option<u64>,
     },
+    /// An operator has taken a broker's vote away, or gives it back: until then it must not become
+    /// a voter by itself.
+    WithholdVote {
+        /// The id of its member.
+        voter_id: u64,
+        /// Whether it is withheld from now on.
+        withheld: bool,
+    },
     /// A voter has left the quorum's membership; its id is never used again.
     RemoveVoter {
         /// Its id.

@@ -1,6 +1,9 @@
 //! What the metadata quorum remembers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -154,6 +157,9 @@ pub struct VoterIds {
     pub next: u64,
     /// Those in use.
     pub registered: BTreeMap<u64, VoterIdentity>,
+    /// Those of which an operator has taken the vote away: they don't become voters by themselves.
+    #[serde(default)]
+    pub withheld: BTreeSet<u64>,
 }
 
 /// Whose a voter id is. The disk is part of it: one that came back empty under its old id could

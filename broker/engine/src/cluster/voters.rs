@@ -51,8 +51,26 @@ impl Cluster {
         Ok(Applied::changed(Outcome::Voter { voter_id }))
     }
 
+    /// Whether a member may become a voter without an operator's word.
+    pub(super) fn withhold_vote(&mut self, voter_id: u64, withheld: bool) -> Result<Applied, Rejection> {
+        if !self.voters.registered.contains_key(&voter_id) {
+            return Err(VoterError::Unknown { voter_id }.into());
+        }
+        let changes = if withheld {
+            self.voters.withheld.insert(voter_id)
+        } else {
+            self.voters.withheld.remove(&voter_id)
+        };
+        Ok(if changes {
+            Applied::changed(Outcome::Done)
+        } else {
+            Applied::unchanged(Outcome::Done)
+        })
+    }
+
     /// Forgets a voter; its id stays used.
     pub(super) fn remove_voter(&mut self, voter_id: u64) -> Result<Applied, Rejection> {
+        self.voters.withheld.remove(&voter_id);
         if self.voters.registered.remove(&voter_id).is_some() {
             Ok(Applied::changed(Outcome::Done))
         } else if voter_id < self.voters.next {

@@ -242,6 +242,7 @@ fn members<'a>(cluster: &'a Cluster, members: &[MemberStatus]) -> Vec<Member<'a>
                 is_live: broker.is_some_and(|broker| broker.is_active() && !broker.draining),
                 is_caught_up: member.lag_entries.is_some_and(|lag| lag <= limits::VOTER_LAG_ENTRIES)
                     && member.last_heard.is_some_and(lately),
+                is_withheld: cluster.voters.withheld.contains(&member.voter_id),
                 rack: broker.map_or("", |broker| broker.rack.as_str()),
             }
         })

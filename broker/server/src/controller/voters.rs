@@ -11,6 +11,8 @@ pub(crate) struct Member<'a> {
     pub(crate) is_live: bool,
     /// Whether it follows closely, so that a majority that needs it does not stand still.
     pub(crate) is_caught_up: bool,
+    /// Whether it has no vote because an operator took it away.
+    pub(crate) is_withheld: bool,
     /// Its broker's failure domain; empty if none.
     pub(crate) rack: &'a str,
 }
@@ -26,7 +28,7 @@ pub(crate) fn next_voter(members: &[Member<'_>], limit: usize) -> Option<u64> {
     let live = members.iter().filter(|member| member.is_live).count();
     let able: Vec<&Member<'_>> = members
         .iter()
-        .filter(|member| !member.is_voter && member.is_live && member.is_caught_up)
+        .filter(|member| !member.is_voter && !member.is_withheld && member.is_live && member.is_caught_up)
         .collect();
     if largest_odd(limit.min(live).min(voters + able.len())) <= voters {
         return None;
@@ -55,6 +57,7 @@ mod tests {
                 is_voter: voters.contains(id),
                 is_live: true,
                 is_caught_up: !behind.contains(id),
+                is_withheld: false,
                 rack: racks.iter().find(|(of, _)| of == id).map_or("", |(_, rack)| rack),
             })
             .collect()
@@ -76,6 +79,13 @@ mod tests {
         assert_eq!(next(&[1], &[2, 3], &[], 0), None);
         assert_eq!(next(&[1], &[2, 3], &[], 1), None);
         assert_eq!(next(&[1], &[2, 3], &[4, 5], 5), Some(2), "three now, five later");
+        let mut taken_away = members(&[1, 2], &[3, 4], &[], &[]);
+        taken_away[2].is_withheld = true;
+        assert_eq!(
+            next_voter(&taken_away, 3),
+            Some(4),
+            "not the one whose vote was taken away"
+        );
     }
 
     #[test]

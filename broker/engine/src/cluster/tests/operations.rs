@@ -235,8 +235,16 @@ fn a_voter_id_is_bound_to_a_disk_and_never_given_out_twice() {
     };
     assert_eq!(register(&mut log, 2, 8, 0), Err(other.into()));
     assert_eq!(register(&mut log, 7, 8, 0), Err(Rejection::UnknownBroker { id: 7 }));
+    let withhold = |withheld| Command::WithholdVote { voter_id: 6, withheld };
+    log.ok(&withhold(true));
+    log.ok(&withhold(true));
+    assert!(log.cluster.voters.withheld.contains(&6));
+    log.ok(&withhold(false));
+    assert!(log.cluster.voters.withheld.is_empty());
+    log.ok(&withhold(true));
     log.ok(&Command::RemoveVoter { voter_id: 6 });
     log.ok(&Command::RemoveVoter { voter_id: 6 });
+    assert!(log.cluster.voters.withheld.is_empty(), "its id is never used again");
     let unknown = VoterError::Unknown { voter_id: 7 };
     assert_eq!(log.run(&Command::RemoveVoter { voter_id: 7 }), Err(unknown.into()));
     assert_eq!(register(&mut log, 1, 1_001, 0), Ok(7));

@@ -107,6 +107,10 @@ pub async fn add(service: &AdminService, request: v1::AddVoterRequest) -> Result
     let member = judge_new_voter(&cluster, &status, request.broker_id)?;
     let voter_id = member.voter_id;
     if !request.validate_only && !member.is_voter {
+        if cluster.voters.withheld.contains(&voter_id) {
+            let withheld = false;
+            service.submit(Command::WithholdVote { voter_id, withheld }).await?;
+        }
         let promoted = service.0.quorum.promote(voter_id).await;
         promoted.map_err(|error| member_error(&error))?;
     }
@@ -169,6 +173,11 @@ pub async fn remove(
     let follows = lives_on(&cluster, &status, voter_id);
     if !request.validate_only {
         if follows {
+            // First: else it would get its vote back by itself.
+            if cluster.voters.registered.contains_key(&voter_id) {
+                let withheld = true;
+                service.submit(Command::WithholdVote { voter_id, withheld }).await?;
+            }
             let demoted = service.0.quorum.demote(voter_id).await;
             demoted.map_err(|error| member_error(&error))?;
         } else {
