@@ -314,7 +314,7 @@ fn commands_are_bounded() {
         };
         log.cluster.voters.registered.insert(id + 1, identity);
     }
-    log.cluster.voters.next = 50;
+    log.cluster.voters.next = MAX_VOTERS as u64 + 1;
     let one_more = Command::RegisterVoter {
         broker_id: 0,
         directory_id: directory(0),
