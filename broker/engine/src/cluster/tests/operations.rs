@@ -310,7 +310,7 @@ fn commands_are_bounded() {
     for id in 0..MAX_VOTERS as u64 {
         let identity = VoterIdentity {
             broker_id: 100,
-            directory_id: Uuid::from_u128(u128::from(id)),
+            directory_id: Uuid::from_u128(1 << 64 | u128::from(id)),
         };
         log.cluster.voters.registered.insert(id + 1, identity);
     }

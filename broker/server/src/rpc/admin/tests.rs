@@ -27,6 +27,7 @@ impl TestCluster {
             ("data.dir", data.as_str()),
             ("listen.client", "127.0.0.1:0"),
             ("listen.http", "127.0.0.1:0"),
+            ("listen.internal", "127.0.0.1:0"),
             ("node.id", "0"),
             ("rack", "rack-0"),
         ]
