@@ -36,8 +36,9 @@ pub struct ReplicaCell {
     fetched: Bytes,
     /// Fetches that wait for something to tell: at most one of each follower.
     parked: Vec<Parked>,
-    /// When the timer will come by.
-    timer_at: Option<Duration>,
+    /// When the timer will come by: two or three times at most, as one is added only where it is
+    /// due before all others.
+    timer_at: Vec<Duration>,
     /// When followers are to be told of the high watermark, if no records come before.
     news_at: Option<Duration>,
     /// What the log is to do after the step in progress.
@@ -69,7 +70,7 @@ impl ReplicaCell {
             replica,
             fetched: Bytes::new(),
             parked: Vec::new(),
-            timer_at: None,
+            timer_at: Vec::new(),
             news_at: None,
             jobs: VecDeque::new(),
             effects: Vec::new(),
@@ -141,8 +142,9 @@ impl Partition {
         };
         // A time that has passed means now; a little later, so that others get their turn.
         let deadline = deadline.max(self.replication.now() + Duration::from_millis(1));
-        if cell.timer_at.is_none_or(|at| at > deadline) {
-            cell.timer_at = Some(deadline);
+        // One that comes too early finds out what is due later.
+        if cell.timer_at.iter().all(|at| *at > deadline) {
+            cell.timer_at.push(deadline);
             self.replication.wake_at(deadline, Arc::downgrade(self));
         }
     }
@@ -484,6 +486,13 @@ impl Partition {
     /// A follower asks for records; the answer goes to `outlet`, at once or when there is one.
     pub fn on_replica_fetch(self: &Arc<Self>, request: FetchRequest, outlet: &Arc<Outlet>) {
         let mut cell = self.cell.lock();
+        let age = |of: &FetchRequest| (of.broker_epoch, of.sequence);
+        let newer = |parked: &Parked| parked.request.replica == request.replica && age(&parked.request) > age(&request);
+        if cell.parked.iter().any(newer) {
+            // A stream that broke may bring its last requests after those of the next one.
+            outlet.push(Ready::refused(self.key(), &request, "a later fetch waits already"));
+            return;
+        }
         cell.parked.retain(|parked| parked.request.replica != request.replica);
         // Parked first: the verdict decides whether it stays.
         cell.parked.push(Parked {
@@ -504,8 +513,8 @@ impl Partition {
             return;
         }
         let mut cell = self.cell.lock();
-        cell.timer_at = None;
         let now = self.replication.now();
+        cell.timer_at.retain(|at| *at > now);
         if cell.news_at.is_some_and(|at| at <= now) {
             self.wake_parked(&mut cell);
         }

@@ -45,8 +45,9 @@ pub const PING_WAIT: Duration = Duration::from_secs(2);
 pub const WATERMARK_NEWS_AFTER: Duration = Duration::from_millis(5);
 
 /// A fetch without an answer is given up after this: the leader answers when there is something
-/// to tell, and a broken stream is noticed by itself.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(60);
+/// to tell, and a broken stream is noticed by itself. Well below `replica.lag.time.max.ms`, so that
+/// one that is lost all the same costs nobody's place in the in-sync set.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Changes of in-sync sets in one command.
 pub const PROPOSALS_AT_ONCE: usize = 500;

@@ -67,6 +67,8 @@ impl Link {
             fetch: None,
             acknowledgement: None,
         });
+        // The partition may have gone and come back since.
+        slot.partition = partition.clone();
         if wants_records {
             slot.fetch = Some(request);
             // It says the same, and more.
