@@ -52,6 +52,9 @@ impl Partitions {
         self.remove_moved(cluster);
         self.keep_topics(cluster);
         let mut openings = Vec::new();
+        let defaults = self.defaults(cluster);
+        // Where only some are looked at, all others are open.
+        let mut may_be_unopened = matches!(scope, Scope::All);
         let placed: Vec<(Arc<Topic>, u32)> = match scope {
             Scope::All => {
                 let placed = cluster.replicas_of(self.node_id);
@@ -61,10 +64,11 @@ impl Partitions {
         };
         for (topic, number) in placed {
             // Checked when they were set; a later version may have stricter bounds.
-            let config = match TopicConfig::parse(&topic.configs, &self.defaults(cluster)) {
+            let config = match TopicConfig::parse(&topic.configs, &defaults) {
                 Ok(config) => Arc::new(config),
                 Err(error) => {
                     tracing::error!(topic = topic.name, %error, "the topic's settings can't be used");
+                    may_be_unopened = true;
                     continue;
                 }
             };
@@ -79,13 +83,13 @@ impl Partitions {
             }
         }
         self.open_all(&openings, cluster);
-        let unopened = {
+        if may_be_unopened || !openings.is_empty() {
             let placed = cluster.replicas_of(self.node_id);
-            placed
+            let unopened = placed
                 .filter(|(topic, number)| self.present(topic, *number).is_none())
-                .count()
-        };
-        self.unopened.store(unopened, Ordering::Relaxed);
+                .count();
+            self.unopened.store(unopened, Ordering::Relaxed);
+        }
         self.count();
         *last = Some(cluster.clone());
     }

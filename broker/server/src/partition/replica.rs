@@ -109,11 +109,7 @@ impl Partition {
     /// Gives the replica an event, and has done what it asks for.
     pub(super) fn step(self: &Arc<Self>, cell: &mut ReplicaCell, event: Event<'_>) {
         self.one_step(cell, event);
-        while let Some(job) = cell.jobs.pop_front() {
-            self.work(cell, &job);
-        }
-        self.mirror(cell);
-        self.schedule(cell);
+        self.finish(cell);
     }
 
     fn one_step(self: &Arc<Self>, cell: &mut ReplicaCell, event: Event<'_>) {
@@ -193,13 +189,7 @@ impl Partition {
                 self.wake_readers();
             }
             Effect::FailWaiters(_) => self.fail_waiters(&errors::lead_lost(self, cell.replica.leader_epoch())),
-            Effect::Flush => {
-                if self.config.read().flush == FlushPolicy::Ack {
-                    self.queue_flush();
-                } else {
-                    cell.jobs.push_back(Job::CountWritten);
-                }
-            }
+            Effect::Flush => self.flush_or_count(cell),
             Effect::ProposeIsr(proposal) => {
                 self.replication.propose(self.clone(), proposal);
             }
@@ -215,6 +205,15 @@ impl Partition {
             Effect::TruncateFully { start } => cell.jobs.push_back(Job::TruncateFully { start }),
             Effect::AdvanceLogStart { to } => cell.jobs.push_back(Job::AdvanceLogStart { to }),
             Effect::Alarm(alarm) => self.alarm(alarm),
+        }
+    }
+
+    /// What is written is forced to the disk, or counts as it is: as the topic wants.
+    fn flush_or_count(self: &Arc<Self>, cell: &mut ReplicaCell) {
+        if self.config.read().flush == FlushPolicy::Ack {
+            self.queue_flush();
+        } else {
+            cell.jobs.push_back(Job::CountWritten);
         }
     }
 
@@ -318,11 +317,7 @@ impl Partition {
                         log_end: appended.log_end,
                     },
                 );
-                if self.config.read().flush == FlushPolicy::Ack {
-                    self.queue_flush();
-                } else {
-                    cell.jobs.push_back(Job::CountWritten);
-                }
+                self.flush_or_count(cell);
             }
             Err(AppendError::Offline(_)) => self.one_step(cell, Event::DirectoryFailed),
             Err(AppendError::Closed) => {}

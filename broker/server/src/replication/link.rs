@@ -167,13 +167,10 @@ impl Link {
                 &Bytes::new(),
             );
         }
-        match ended {
-            Some(problem) => {
-                tracing::info!(leader = self.to, problem, "the stream from a leader broke");
-                Ok(())
-            }
-            None => Ok(()),
+        if let Some(problem) = ended {
+            tracing::info!(leader = self.to, problem, "the stream from a leader broke");
         }
+        Ok(())
     }
 
     async fn send(self: Arc<Self>, requests: mpsc::Sender<ReplicateRequest>, under_way: Arc<UnderWay>) {
