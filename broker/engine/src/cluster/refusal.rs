@@ -305,7 +305,7 @@ pub enum BrokerError {
         voter_id: u64,
     },
     /// It is in service.
-    #[error("broker {id} is in service: stop it first")]
+    #[error("broker {id} is in service: stop it first; one that was killed counts until its session ends")]
     InService {
         /// The broker.
         id: BrokerId,
