@@ -92,9 +92,10 @@ pub const MAX_HEADER_NAME_BYTES: usize = 32 << 10;
 /// The most bytes in one fetch answer.
 pub const MAX_FETCH_BYTES: i32 = 16 << 20;
 
-/// About how many bytes of records one part of a fetch answer has at most: two of the usual largest
-/// batches would not fit into a frame of our clients.
-pub const FETCH_PART_BYTES: usize = (2 << 20) - (64 << 10);
+/// About how many bytes of records one part of a fetch answer has at most: several parts of an answer
+/// of the default size, so that a reader works on one, and asks for what follows, while the next is
+/// under way.
+pub const FETCH_PART_BYTES: usize = 1 << 20;
 
 /// How long records that were read ahead of a request are kept.
 pub const READ_AHEAD_KEPT: Duration = Duration::from_millis(200);

@@ -74,7 +74,7 @@ impl ConsumerBuilder {
         self
     }
 
-    /// About how many bytes one fetch brings at most; 1 to 16 MiB, default 4 MiB. A batch that is
+    /// About how many bytes one fetch brings at most; 1 to 16 MiB, default 2 MiB. A batch that is
     /// larger still comes whole.
     #[must_use]
     pub fn fetch_max_bytes(mut self, bytes: usize) -> Self {

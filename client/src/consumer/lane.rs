@@ -1,4 +1,5 @@
-//! One Fetch stream to one leader: one request at a time.
+//! One Fetch stream to one leader: one request at a time, and the one that follows it while the
+//! rest of its answer is under way.
 
 use std::{
     sync::{Arc, Weak},
@@ -11,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     Shared,
-    answers::Answers,
+    answers::{Answers, Part},
     records::{Scanned, scan},
     state::{Answered, Asked, PartitionState, Plan},
 };
@@ -32,6 +33,23 @@ struct Pending {
     shared: Arc<Shared>,
     leader: Arc<str>,
     asked: Box<Asked>,
+    /// Its number, once it is sent.
+    sent: Option<u64>,
+}
+
+impl Pending {
+    fn new(shared: &Arc<Shared>, leader: &Arc<str>, asked: Box<Asked>) -> Self {
+        Self {
+            shared: shared.clone(),
+            leader: leader.clone(),
+            asked,
+            sent: None,
+        }
+    }
+
+    fn ended(&self) -> Error {
+        Error::connection(&self.leader, "the broker ended the stream")
+    }
 }
 
 impl Drop for Pending {
@@ -45,24 +63,25 @@ impl Drop for Pending {
 pub async fn run(shared: Weak<Shared>, leader: Arc<str>) {
     let mut stream = None;
     let mut backoff = limits::MIN_BACKOFF;
+    let mut following = None;
     loop {
         let Some(shared) = shared.upgrade() else { return };
-        let asked = next(&shared, &leader).await;
-        let pending = Pending {
-            shared: shared.clone(),
-            leader: leader.clone(),
-            asked,
+        let mut pending = match following.take() {
+            Some(sent) => sent,
+            None => Pending::new(&shared, &leader, next(&shared, &leader).await),
         };
         let fetched = tokio::select! {
-            fetched = fetch(&shared, &leader, &mut stream, &pending.asked) => Some(fetched),
+            fetched = fetch(&mut stream, &mut pending, &mut following) => Some(fetched),
             // A seek or a new partition: it must not wait for what is waited for now.
             () = shared.interrupt.notified() => None,
         };
+        if !matches!(fetched, Some(Ok(()))) {
+            following = None;
+        }
         match fetched {
-            Some(Ok(response)) => {
+            Some(Ok(())) => {
                 backoff = limits::MIN_BACKOFF;
                 shared.client.inner.connections.reach.reached(&leader);
-                apply(pending, response);
             }
             Some(Err(error)) if !error.is_retriable() => {
                 stream = None;
@@ -101,26 +120,41 @@ async fn next(shared: &Arc<Shared>, leader: &Arc<str>) -> Box<Asked> {
     }
 }
 
-async fn fetch(shared: &Shared, leader: &str, stream: &mut Option<Stream>, asked: &Asked) -> Result<v1::FetchResponse> {
-    let patience: Duration = asked.max_wait + limits::FETCH_GRACE;
+/// Makes a request, unless it is made already, and hands on what comes of its answer, part by part.
+/// Where it can be told already what will be asked for next, that is sent meanwhile.
+async fn fetch(stream: &mut Option<Stream>, pending: &mut Pending, following: &mut Option<Pending>) -> Result<()> {
+    let (shared, leader) = (pending.shared.clone(), pending.leader.clone());
+    let patience: Duration = pending.asked.max_wait + limits::FETCH_GRACE;
     let answer = async {
         let open = match stream {
             Some(open) => open,
-            None => stream.insert(open(shared, leader).await?),
+            None => stream.insert(open(&shared, &leader).await?),
         };
-        let correlation_id = open.next_correlation;
-        open.next_correlation += 1;
-        let request = v1::FetchRequest {
-            correlation_id,
-            ..asked.request.clone()
+        let correlation_id = match pending.sent {
+            Some(sent) => sent,
+            None => open.send(pending).await?,
         };
-        let ended = || Error::connection(leader, "the broker ended the stream");
-        open.requests.send(request).await.map_err(|_| ended())?;
-        let answer = open.answers.next().await?.ok_or_else(ended)?;
-        if answer.correlation_id != correlation_id {
-            return Err(Error::connection(leader, "it answered another request than was made"));
+        let mut answered = AnsweredParts::default();
+        loop {
+            let (of, part) = open.answers.next().await?.ok_or_else(|| pending.ended())?;
+            if of != correlation_id {
+                return Err(Error::connection(&leader, "it answered another request than was made"));
+            }
+            let Part::Partition(partition) = part else { break };
+            if following.is_none() && partition.error.is_none() {
+                let asked = shared
+                    .state
+                    .lock()
+                    .follow_on(&leader, &pending.asked, &partition, &shared.config);
+                if let Some(asked) = asked {
+                    let next = following.insert(Pending::new(&shared, &leader, asked));
+                    open.send(next).await?;
+                }
+            }
+            answered.apply(pending, partition);
         }
-        Ok(answer)
+        answered.end(&shared);
+        Ok(())
     };
     tokio::time::timeout(patience, answer).await.unwrap_or_else(|_| {
         Err(Error::new(
@@ -130,8 +164,24 @@ async fn fetch(shared: &Shared, leader: &str, stream: &mut Option<Stream>, asked
     })
 }
 
+impl Stream {
+    /// Sends a request and answers with its number.
+    async fn send(&mut self, pending: &mut Pending) -> Result<u64> {
+        let correlation_id = self.next_correlation;
+        self.next_correlation += 1;
+        let request = v1::FetchRequest {
+            correlation_id,
+            ..std::mem::take(&mut pending.asked.request)
+        };
+        self.requests.send(request).await.map_err(|_| pending.ended())?;
+        pending.sent = Some(correlation_id);
+        Ok(correlation_id)
+    }
+}
+
 async fn open(shared: &Shared, leader: &str) -> Result<Stream> {
-    let (requests, queue) = mpsc::channel(1);
+    // One, and the one that follows it.
+    let (requests, queue) = mpsc::channel(2);
     let channel = shared.client.inner.connections.channel(leader)?;
     let answers = Answers::open(channel, ReceiverStream::new(queue)).await?;
     Ok(Stream {
@@ -141,13 +191,18 @@ async fn open(shared: &Shared, leader: &str) -> Result<Stream> {
     })
 }
 
-/// Walks over the batches that came and hands them on, part by part. Their checksums are looked at
-/// when they are taken: the next request need not wait for that.
-fn apply(mut pending: Pending, response: v1::FetchResponse) {
-    let Pending { shared, asked, .. } = &mut pending;
-    let refresh = response.partitions.iter().any(|partition| partition.error.is_some());
-    let now = Instant::now();
-    for partition in response.partitions {
+/// What the parts of an answer told besides records.
+#[derive(Default)]
+struct AnsweredParts {
+    failed: bool,
+}
+
+impl AnsweredParts {
+    /// Walks over the batches that came and hands them on. Their checksums are looked at when they are
+    /// taken: the next request need not wait for that.
+    fn apply(&mut self, pending: &mut Pending, partition: v1::FetchedPartition) {
+        let Pending { shared, asked, .. } = pending;
+        self.failed |= partition.error.is_some();
         let scanned = match asked.offset(&partition.topic, partition.partition) {
             Some(offset) if partition.error.is_none() => scan(&partition.records, offset),
             _ => Scanned {
@@ -158,14 +213,20 @@ fn apply(mut pending: Pending, response: v1::FetchResponse) {
             },
         };
         let answered = Answered { partition, scanned };
-        shared.state.lock().answered(asked, answered, now, &shared.config);
+        shared
+            .state
+            .lock()
+            .answered(asked, answered, Instant::now(), &shared.config);
         shared.news.notify_one();
     }
-    if refresh {
-        shared.client.inner.refresh.notify_one();
-    }
-    let resolve = |state: &PartitionState| state.start.is_some();
-    if shared.state.lock().partitions.values().any(resolve) {
-        shared.manage.notify_one();
+
+    fn end(self, shared: &Shared) {
+        if self.failed {
+            shared.client.inner.refresh.notify_one();
+        }
+        let resolve = |state: &PartitionState| state.start.is_some();
+        if shared.state.lock().partitions.values().any(resolve) {
+            shared.manage.notify_one();
+        }
     }
 }

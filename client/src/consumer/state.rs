@@ -54,7 +54,8 @@ pub struct PartitionState {
     status: PartitionStatus,
     last_fetched_epoch: Option<i32>,
     leader: Option<(Arc<str>, i32)>,
-    in_flight: bool,
+    /// Requests for it that are not answered: one, or also the one that follows it.
+    in_flight: u32,
     buffered: usize,
     paused: bool,
     /// An error was told; nothing more until a seek.
@@ -135,7 +136,7 @@ impl State {
             },
             last_fetched_epoch: None,
             leader: cluster.leader(&key.0, key.1),
-            in_flight: false,
+            in_flight: 0,
             buffered: 0,
             paused,
             stopped: false,
@@ -265,8 +266,7 @@ impl State {
     pub fn plan(&mut self, leader: &Arc<str>, now: Instant, config: &ConsumerConfig) -> Plan {
         let (mut ready, mut left_out, mut wake) = (Vec::new(), false, None);
         for (key, state) in &self.partitions {
-            let led = state.leader.as_ref().is_some_and(|(address, _)| address == leader);
-            if !led || state.in_flight || state.paused || state.stopped || state.start.is_some() {
+            if !state.may_be_fetched(leader) || state.in_flight > 0 {
                 continue;
             }
             if let Some(at) = state.retry_at.filter(|at| *at > now) {
@@ -277,12 +277,8 @@ impl State {
                 ready.push(key.clone());
             }
         }
-        // Half of the bound is for requests, an equal share for each lane: whatever waits at brokers
-        // without data, there is room for the one that has some. The other half is for what came.
-        let lanes = self.leader_count.max(1) * limits::FETCH_LANES;
-        let max_bytes = (config.max_prefetch_bytes / 2 / lanes).clamp(1, config.fetch_max_bytes);
-        let taken = self.buffered + self.reserved;
-        if ready.is_empty() || (taken > 0 && taken + max_bytes > config.max_prefetch_bytes) {
+        let max_bytes = self.request_bytes(config);
+        if ready.is_empty() || !self.has_room(max_bytes, config) {
             return Plan::Wait(wake);
         }
         // Each in turn is the first to be served.
@@ -302,8 +298,64 @@ impl State {
         } else {
             config.fetch_max_wait
         };
-        self.reserved += max_bytes;
         Plan::Fetch(Box::new(self.ask(ready, max_wait, max_bytes, config)))
+    }
+
+    /// Half of the bound is for requests, an equal share for each lane: whatever waits at brokers
+    /// without data, there is room for the one that has some. The other half is for what came.
+    fn request_bytes(&self, config: &ConsumerConfig) -> usize {
+        let lanes = self.leader_count.max(1) * limits::FETCH_LANES;
+        (config.max_prefetch_bytes / 2 / lanes).clamp(1, config.fetch_max_bytes)
+    }
+
+    fn has_room(&self, max_bytes: usize, config: &ConsumerConfig) -> bool {
+        let taken = self.buffered + self.reserved;
+        taken == 0 || taken + max_bytes <= config.max_prefetch_bytes
+    }
+
+    /// What a lane of `leader` is to ask for while the rest of the answer to `asked`, of which
+    /// `part` has come, is still under way: so that the connection does not stand still between two
+    /// answers. Only for a reader that catches up with one partition, and has no other to turn to.
+    pub fn follow_on(
+        &mut self,
+        leader: &Arc<str>,
+        asked: &Asked,
+        part: &v1::FetchedPartition,
+        config: &ConsumerConfig,
+    ) -> Option<Box<Asked>> {
+        let next_offset = part.next_offset.filter(|offset| *offset < part.high_watermark)?;
+        let (key, (generation, offset)) = asked.partitions.iter().next()?;
+        let is_alone = self
+            .partitions
+            .iter()
+            .all(|(other, state)| other == key || !state.may_be_fetched(leader) || state.in_flight > 0);
+        let state = self.partitions.get(key)?;
+        let may_follow = asked.partitions.len() == 1
+            && is_alone
+            && state.generation == *generation
+            && state.may_be_fetched(leader)
+            && state.in_flight == 1
+            && state.retry_at.is_none()
+            && state.buffered < config.fetch_max_bytes
+            && next_offset > *offset
+            // With it the broker refuses to go on where the log may have changed; what is behind the
+            // last batch of an answer that is not here can't be told it.
+            && state.leader.as_ref().is_some_and(|(_, epoch)| *epoch == part.leader_epoch);
+        let max_bytes = self.request_bytes(config);
+        if !may_follow || !self.has_room(max_bytes, config) {
+            return None;
+        }
+        let key = key.clone();
+        *self.requests.entry(leader.clone()).or_default() += 1;
+        let mut following = self.ask(vec![key], config.fetch_max_wait, max_bytes, config);
+        for part in &mut following.request.partitions {
+            part.fetch_offset = next_offset;
+            part.last_fetched_epoch = None;
+        }
+        for (_, offset) in following.partitions.values_mut() {
+            *offset = next_offset;
+        }
+        Some(Box::new(following))
     }
 
     fn ask(
@@ -313,6 +365,7 @@ impl State {
         max_bytes: usize,
         config: &ConsumerConfig,
     ) -> Asked {
+        self.reserved += max_bytes;
         let bytes = |bytes: usize| i32::try_from(bytes).unwrap_or(i32::MAX);
         let mut asked = Asked {
             request: v1::FetchRequest {
@@ -331,7 +384,7 @@ impl State {
             let Some(state) = self.partitions.get_mut(&key) else {
                 continue;
             };
-            state.in_flight = true;
+            state.in_flight += 1;
             asked.request.partitions.push(v1::FetchPartition {
                 topic: key.0.to_string(),
                 topic_id: state.topic_id.clone(),
@@ -358,7 +411,7 @@ impl State {
                 .get_mut(key)
                 .filter(|state| state.generation == *generation)
             {
-                state.in_flight = false;
+                state.in_flight = state.in_flight.saturating_sub(1);
             }
         }
     }
@@ -377,8 +430,14 @@ impl State {
         let Some(state) = self
             .partitions
             .get_mut(&key)
-            // What follows a damaged part is not given out.
-            .filter(|state| state.generation == *generation && !state.stopped)
+            // What follows a damaged part is not given out, nor what follows an answer that ended
+            // elsewhere than it was said to.
+            .filter(|state| {
+                state.generation == *generation
+                    && !state.stopped
+                    && state.start.is_none()
+                    && state.fetch_offset == fetch_offset
+            })
         else {
             return;
         };
@@ -474,6 +533,11 @@ impl State {
 impl PartitionState {
     pub fn status(&self) -> PartitionStatus {
         self.status
+    }
+
+    fn may_be_fetched(&self, leader: &Arc<str>) -> bool {
+        let led = self.leader.as_ref().is_some_and(|(address, _)| address == leader);
+        led && !self.paused && !self.stopped && self.start.is_none()
     }
 
     fn back_off(&mut self, now: Instant) {

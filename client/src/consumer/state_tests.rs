@@ -376,3 +376,103 @@ fn what_repeating_does_not_mend_is_told_once_for_each_partition() {
     let other = plan(&mut state, &config).unwrap();
     assert_ne!(other.request.partitions[0].partition, of, "the others go on");
 }
+
+/// A part of partition 0 with the record at `offset`, of an answer that ends before `next_offset`.
+fn part_of(offset: i64, next_offset: i64) -> v1::FetchedPartition {
+    v1::FetchedPartition {
+        next_offset: Some(next_offset),
+        leader_epoch: 3,
+        ..data(0, offset, 1)
+    }
+}
+
+fn take_part(state: &mut State, asked: &mut Asked, partition: v1::FetchedPartition, config: &ConsumerConfig) {
+    let scanned = scan(&partition.records, asked.offset("t", 0).unwrap());
+    state.answered(asked, Answered { partition, scanned }, Instant::now(), config);
+}
+
+fn follow_on(state: &mut State, asked: &Asked, config: &ConsumerConfig) -> Option<Box<Asked>> {
+    state.follow_on(&"b:1".into(), asked, &part_of(0, 2), config)
+}
+
+fn starts(state: &mut State) -> Vec<i64> {
+    std::iter::from_fn(|| state.take())
+        .map(|item| item.unwrap().start_offset())
+        .collect()
+}
+
+#[test]
+fn what_follows_is_asked_for_before_the_answer_is_whole() {
+    let (mut state, config) = (assigned(1), config());
+    let leader = "b:1".into();
+    let mut first = plan(&mut state, &config).unwrap();
+    let mut second = follow_on(&mut state, &first, &config).unwrap();
+    let asked = &second.request.partitions[0];
+    assert_eq!(
+        (asked.fetch_offset, asked.current_leader_epoch, asked.last_fetched_epoch),
+        (2, Some(3), None)
+    );
+    assert!(follow_on(&mut state, &first, &config).is_none(), "at most one follows");
+    for offset in 0..2 {
+        take_part(&mut state, &mut first, part_of(offset, 2), &config);
+    }
+    state.ended(&leader, &first);
+    assert!(plan(&mut state, &config).is_none(), "the second is not answered");
+    take_part(&mut state, &mut second, part_of(2, 3), &config);
+    state.ended(&leader, &second);
+    assert_eq!(starts(&mut state), [0, 1, 2]);
+    let third = plan(&mut state, &config).unwrap();
+    let asked = &third.request.partitions[0];
+    assert_eq!((asked.fetch_offset, asked.last_fetched_epoch), (3, Some(3)));
+    state.ended(&leader, &third);
+    assert_eq!((state.reserved, state.requests[&leader]), (0, 0));
+}
+
+#[test]
+fn an_answer_that_ends_elsewhere_than_it_said_is_not_gone_on_behind() {
+    let (mut state, config) = (assigned(1), config());
+    let mut first = plan(&mut state, &config).unwrap();
+    let mut second = follow_on(&mut state, &first, &config).unwrap();
+    take_part(&mut state, &mut first, part_of(0, 2), &config);
+    state.ended(&"b:1".into(), &first);
+    take_part(&mut state, &mut second, part_of(2, 3), &config);
+    state.ended(&"b:1".into(), &second);
+    assert_eq!(starts(&mut state), [0]);
+    let third = plan(&mut state, &config).unwrap();
+    assert_eq!(third.request.partitions[0].fetch_offset, 1);
+}
+
+#[test]
+fn nothing_is_asked_for_ahead_where_it_could_be_in_the_way() {
+    let config = config();
+    let refused = |partitions: i32, change: &dyn Fn(&mut State), part: &v1::FetchedPartition, why: &str| {
+        let mut state = assigned(partitions);
+        let asked = plan(&mut state, &config).unwrap();
+        change(&mut state);
+        let before = (state.reserved, state.requests.clone());
+        let following = state.follow_on(&"b:1".into(), &asked, part, &config);
+        assert!(following.is_none(), "{why}");
+        assert_eq!((state.reserved, state.requests), before, "{why}");
+    };
+    let (part, nothing) = (part_of(0, 2), |_: &mut State| {});
+    refused(1, &nothing, &part_of(0, 10), "it has caught up");
+    refused(1, &nothing, &data(0, 0, 1), "the end is not told");
+    let other_epoch = v1::FetchedPartition {
+        leader_epoch: 4,
+        ..part_of(0, 2)
+    };
+    refused(1, &nothing, &other_epoch, "of another epoch than is known");
+    refused(3, &nothing, &part, "others wait for their turn");
+    let pause = |state: &mut State| {
+        state.set_paused(&key(0), true);
+    };
+    refused(1, &pause, &part, "paused");
+    let seek = |state: &mut State| {
+        state.place(key(0), Bytes::new(), Start::Offset(7), &cluster(3));
+    };
+    refused(1, &seek, &part, "it reads elsewhere");
+    let full = |state: &mut State| state.partitions.get_mut(&key(0)).unwrap().buffered = 1_000;
+    refused(1, &full, &part, "enough is buffered");
+    let no_room = |state: &mut State| state.buffered = 2_000;
+    refused(1, &no_room, &part, "there is no room");
+}

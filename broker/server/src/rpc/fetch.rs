@@ -125,6 +125,8 @@ struct ReadAll {
 struct ReadOne {
     offsets: Offsets,
     records: Bytes,
+    /// Where reading goes on behind the records.
+    next_offset: Option<i64>,
     diverging: Option<v1::EpochEndOffset>,
     cut: bool,
 }
@@ -364,6 +366,7 @@ impl FetchSession {
                         leader_epoch: read.offsets.leader_epoch,
                         records: read.records,
                         diverging: read.diverging,
+                        next_offset: read.next_offset,
                         ..empty
                     };
                     (answer, changed)
@@ -419,7 +422,7 @@ impl FetchSession {
             0 => reading.asked,
             bytes => reading.asked.min(usize::try_from(bytes).unwrap_or(0)),
         };
-        let (records, cut) = match bound {
+        let (records, next_offset, cut) = match bound {
             FetchBound::UpTo(up_to) if diverging.is_none() && (reading.first || asked > 0) => {
                 let (data, cut) = self
                     .read(&partition, part.fetch_offset, asked, up_to, reading, allowance)
@@ -427,14 +430,16 @@ impl FetchSession {
                 if reading.alone {
                     self.next = Next::behind(&partition, &data, asked);
                 }
-                (data.bytes, cut)
+                let next_offset = (!data.bytes.is_empty()).then_some(data.next_offset);
+                (data.bytes, next_offset, cut)
             }
-            _ => (Bytes::new(), false),
+            _ => (Bytes::new(), None, false),
         };
         self.broker.metrics.count_fetched(partition.topic(), records.len());
         Ok(ReadOne {
             offsets: partition.offsets(),
             records,
+            next_offset,
             diverging,
             cut,
         })

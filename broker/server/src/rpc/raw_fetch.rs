@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn many_records_are_cut_between_batches() {
         let mut builder = BatchBuilder::new(Codec::None);
-        builder.append(1, None, Some(&[7; 700_000]), &[]).unwrap();
+        builder.append(1, None, Some(&[7; 400_000]), &[]).unwrap();
         let batch = builder.build().unwrap();
         let all: Bytes = batch.iter().copied().cycle().take(batch.len() * 5).collect();
         let cut_up = |records: Bytes| {
