@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     limits,
-    output::{TextTable, count, ids, plural, spinner},
+    output::{TextTable, bytes, count, ids, plural, spinner},
 };
 
 /// Moves of a plan that a person is shown; programs get all that the broker names.
@@ -113,6 +113,8 @@ pub struct Move {
     removing: Vec<i32>,
     in_sync_replicas: Vec<i32>,
     leader_log_end: Option<i64>,
+    /// Absent: as fast as possible.
+    throttle_bytes_per_second: Option<i64>,
     replicas: Vec<Replica>,
 }
 
@@ -135,6 +137,7 @@ impl From<Reassignment> for Move {
             removing: from.removing_replicas,
             in_sync_replicas: from.in_sync_replicas,
             leader_log_end: from.leader_log_end,
+            throttle_bytes_per_second: Some(from.throttle_bytes_per_second).filter(|rate| *rate > 0),
             replicas: from
                 .progress
                 .into_iter()
@@ -159,7 +162,7 @@ impl Move {
         if self.leader.is_none() {
             return "stands still: the partition has no leader".to_owned();
         }
-        let replicas: Vec<String> = self
+        let mut replicas: Vec<String> = self
             .replicas
             .iter()
             .map(|replica| {
@@ -179,6 +182,9 @@ impl Move {
             .collect();
         if replicas.is_empty() {
             return "waits for replicas to be in sync".to_owned();
+        }
+        if let Some(rate) = self.throttle_bytes_per_second {
+            replicas.push(format!("at most {} a second", bytes(rate.unsigned_abs())));
         }
         replicas.join(", ")
     }
@@ -301,6 +307,13 @@ mod tests {
             "broker 3: 40 % (400 of 1,000), broker 4: in sync"
         );
         assert_eq!(one(vec![(3, None, false)], None).progress(), "broker 3: copying");
+        let mut throttled = one(vec![(3, None, false)], None);
+        throttled.throttle_bytes_per_second = Some(2 << 20);
+        let told = throttled.progress();
+        assert!(
+            told.starts_with("broker 3: copying, at most 2") && told.ends_with(" a second"),
+            "{told}"
+        );
         assert_eq!(
             one(vec![(3, Some(0), false)], Some(0)).progress(),
             "broker 3: 100 % (0 of 0)"

@@ -374,6 +374,7 @@ async fn requests_that_contradict_themselves_name_the_field() {
         partition: 0,
         replicas: vec![id],
         cancel: true,
+        throttle_bytes_per_second: 0,
     };
     let reassign = |one: &v1::PartitionReassignment, count| v1::ReassignPartitionsRequest {
         reassignments: vec![one.clone(); count],

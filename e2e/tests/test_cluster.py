@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from lib import paths
-from lib.broker import Broker, millrace
+from lib.broker import Broker, Result, millrace
 from lib.ports import free_port
 from lib.proc import Process
 
@@ -63,6 +63,51 @@ def test_a_broker_joins_by_a_seed(tmp_path: Path) -> None:
         while [broker["available"] for broker in brokers(first.address)] != [True, False]:
             assert time.monotonic() < deadline, "a broker that has gone is still called available"
         assert first.stop() == 0
+    finally:
+        first.end()
+        second.end()
+
+
+def test_a_move_goes_no_faster_than_its_bound(tmp_path: Path) -> None:
+    first = Broker(tmp_path / "0")
+    second = Broker(tmp_path / "1", settings={"node.id": "1", "seeds": f"127.0.0.1:{first.internal_port}"})
+    mib = 1 << 20
+
+    def run(*args: str, timeout: float = 60) -> Result:
+        return millrace(*args, bootstrap=first.address, timeout=timeout)
+
+    def moves() -> list[dict]:
+        return json.loads(run("partition", "moves", "--output", "json").ok())
+
+    try:
+        first.start()
+        second.start()
+        run("topic", "create", "t", "--partitions", "2", "--replication-factor", "1").ok()
+        listed = json.loads(run("topic", "describe", "t", "--output", "json").ok())
+        homes = [partition["replicas"][0] for partition in listed["partitions"]]
+        for partition, home in enumerate(homes):
+            if home != 0:
+                run("partition", "move", "t", str(partition), "--to", "0", "--wait").ok()
+        run("bench", "produce", "t", "--records", "24576", "--record-size", "1024", "--batch-bytes", str(mib)).ok()
+        began = time.monotonic()
+        rate = 2 * mib
+        for partition in ("0", "1"):
+            run("partition", "move", "t", partition, "--to", "1,0", "--throttle", str(rate)).ok()
+        # While they copy, the leader takes what it is given at once.
+        run("bench", "produce", "t", "--records", "100", "--record-size", "100", timeout=30).ok()
+        under_way = moves()
+        assert [move["throttle_bytes_per_second"] for move in under_way] == [rate, rate], under_way
+        assert b"at most 2" in run("partition", "moves").ok()
+        time.sleep(3.0)
+        copied = sum(replica["log_end"] or 0 for move in moves() for replica in move["replicas"])
+        seconds = time.monotonic() - began
+        # All that the bound lets through since, and an answer of each partition that went out ahead.
+        assert 0 < copied * 1024 <= seconds * rate + 2 * 2 * mib, f"{copied} records after {seconds:.1f} s"
+        for partition in ("0", "1"):
+            run("partition", "move", "t", partition, "--to", "1,0", "--wait", timeout=60).ok()
+        assert moves() == []
+        run("partition", "move", "t", "0", "--to", "1,0", "--throttle", "0").failed()
+        run("partition", "move", "t", "0", "--cancel", "--throttle", "5").failed()
     finally:
         first.end()
         second.end()

@@ -26,6 +26,10 @@ pub struct MoveArgs {
     /// Cancel the move under way: the partition stays where it was.
     #[arg(long, group = "what")]
     cancel: bool,
+    /// Send at most this many bytes a second to each broker that is added. To change it, begin the
+    /// same move again; it ends with the move.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(1..), conflicts_with = "cancel")]
+    throttle: Option<i64>,
     /// Return when the move is done. Interrupting that does not end the move.
     #[arg(long, conflicts_with_all = ["cancel", "dry_run"])]
     wait: bool,
@@ -64,7 +68,9 @@ struct Moved {
 /// Moves it.
 pub async fn run(args: MoveArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let wish = match &args.to {
-        Some(Brokers(to)) => PartitionMove::to(&args.topic, args.partition, to.clone()),
+        Some(Brokers(to)) => {
+            PartitionMove::to(&args.topic, args.partition, to.clone()).throttle(args.throttle.unwrap_or(0))
+        }
         None => PartitionMove::cancel(&args.topic, args.partition),
     };
     let changing = admin.clone().validate_only(args.dry_run);
@@ -135,6 +141,7 @@ mod tests {
             partition: 2,
             cancel: to.is_none(),
             to: to.map(Brokers),
+            throttle: None,
             wait: false,
             dry_run: false,
         };

@@ -21,7 +21,16 @@ impl PartitionMove {
             partition,
             replicas: brokers.into_iter().collect(),
             cancel: false,
+            throttle_bytes_per_second: 0,
         })
+    }
+
+    /// Sends at most so many bytes a second to each broker that is added, from each leader; 0: as
+    /// fast as possible. To change it, begin the same move again. The bound ends with the move.
+    #[must_use]
+    pub fn throttle(mut self, bytes_per_second: i64) -> Self {
+        self.0.throttle_bytes_per_second = bytes_per_second;
+        self
     }
 
     /// Cancels the move of a partition: it stays where it was.
@@ -32,6 +41,7 @@ impl PartitionMove {
             partition,
             replicas: Vec::new(),
             cancel: true,
+            throttle_bytes_per_second: 0,
         })
     }
 }

@@ -35,7 +35,7 @@ const HEAD_LEN: usize = 5 + 10;
 #[derive(Debug, PartialEq)]
 pub enum Part {
     /// One partition, or a part of it.
-    Partition(v1::FetchedPartition),
+    Partition(Box<v1::FetchedPartition>),
     /// The answer is whole.
     End,
 }
@@ -189,7 +189,7 @@ impl Frames {
                     let partition =
                         v1::FetchedPartition::decode(&mut Buf::take(&mut *self, length)).map_err(invalid)?;
                     self.left = Some(after);
-                    return Ok(Some(Part::Partition(partition)));
+                    return Ok(Some(Part::Partition(Box::new(partition))));
                 }
                 // Of a later version: passed over, once it is here for certain.
                 Head { field, wire_type, .. } => {
@@ -375,7 +375,7 @@ mod tests {
             let id = answer.correlation_id;
             let partitions = answer.partitions.clone().into_iter();
             partitions
-                .map(move |partition| (id, Part::Partition(partition)))
+                .map(move |partition| (id, Part::Partition(Box::new(partition))))
                 .chain([(id, Part::End)])
         };
         answers.iter().flat_map(parts).collect()

@@ -151,7 +151,7 @@ async fn fetch(stream: &mut Option<Stream>, pending: &mut Pending, following: &m
                     open.send(next).await?;
                 }
             }
-            answered.apply(pending, partition);
+            answered.apply(pending, *partition);
         }
         answered.end(&shared);
         Ok(())

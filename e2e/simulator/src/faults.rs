@@ -358,7 +358,11 @@ impl World {
         } else {
             "move cancelled"
         });
-        let moves = vec![Move { partition, target }];
+        let moves = vec![Move {
+            partition,
+            target,
+            throttle: None,
+        }];
         self.propose(Command::ReassignPartitions { moves }, None);
     }
 }

@@ -98,6 +98,7 @@ impl World {
                 let moves = vec![Move {
                     partition,
                     target: None,
+                    throttle: None,
                 }];
                 self.propose(Command::ReassignPartitions { moves }, None);
             }

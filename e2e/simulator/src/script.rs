@@ -268,6 +268,7 @@ impl World {
         let moves = vec![Move {
             partition,
             target: Some(target),
+            throttle: None,
         }];
         self.propose(Command::ReassignPartitions { moves }, None);
     }

@@ -1,7 +1,7 @@
 //! What can be asked of the metadata quorum. Names of variants and fields are part of the
 //! stored format: new fields have defaults, and nothing is renamed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -330,6 +330,11 @@ pub struct Move {
     /// The replicas that it shall have, preferred leader first; `None`: cancel the move under
     /// way.
     pub target: Option<Vec<BrokerId>>,
+    /// At most so many bytes a second go to each broker that is added, until it is in sync;
+    /// `None`: as fast as it can. Ends with the move (KIP-73 leaves such bounds behind when the
+    /// tool that set them dies).
+    #[serde(default)]
+    pub throttle: Option<NonZeroU64>,
 }
 
 /// A wish to take a broker down.

@@ -1,5 +1,7 @@
 //! One partition's record in the metadata.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use super::state::BrokerId;
@@ -39,6 +41,10 @@ pub struct Partition {
     /// Replicas that a move takes away when those that it adds have caught up (KIP-455).
     #[serde(default)]
     pub removing: Vec<BrokerId>,
+    /// At most so many bytes a second go to each replica that the move adds, until it is in
+    /// sync.
+    #[serde(default)]
+    pub throttle: Option<NonZeroU64>,
     /// Who leads it.
     pub leader: Option<BrokerId>,
     /// Rises whenever the leader changes, also to none and also back to the same broker, and
@@ -81,6 +87,7 @@ impl Partition {
             last_known_leader: None,
             adding: Vec::new(),
             removing: Vec::new(),
+            throttle: None,
             leader_epoch: 0,
             partition_epoch: 0,
             recovering: false,

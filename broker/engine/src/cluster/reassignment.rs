@@ -8,7 +8,7 @@
 //!  cancel:   [A B C]
 //! ```
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU64};
 
 use super::{
     apply::Applied,
@@ -61,10 +61,10 @@ impl Cluster {
             if !present.is_moving() {
                 return Err(MoveError::NoMove);
             }
-            return start_move(present, &present.original(), rules);
+            return start_move(present, &present.original(), None, rules);
         };
         self.check_target(present, target)?;
-        start_move(present, target, rules)
+        start_move(present, target, one.throttle, rules)
     }
 
     fn check_target(&self, present: &Partition, target: &[BrokerId]) -> Result<(), MoveError> {
@@ -89,7 +89,12 @@ impl Cluster {
 
 /// The record with a move to `target` under way, or complete if nothing is to be waited for. A
 /// move under way gives way: what it added and `target` does not name is dropped.
-fn start_move(present: &Partition, target: &[BrokerId], rules: Rules<'_>) -> Result<Option<Partition>, MoveError> {
+fn start_move(
+    present: &Partition,
+    target: &[BrokerId],
+    throttle: Option<NonZeroU64>,
+    rules: Rules<'_>,
+) -> Result<Option<Partition>, MoveError> {
     let original = present.original();
     let adding = without(target, &original);
     let removing = without(&original, target);
@@ -117,6 +122,7 @@ fn start_move(present: &Partition, target: &[BrokerId], rules: Rules<'_>) -> Res
     }
     Ok(present.changed(rules, |next, _| {
         next.replicas = target.iter().chain(&removing).copied().collect();
+        next.throttle = throttle.filter(|_| !adding.is_empty());
         next.adding = adding;
         next.removing = removing;
         next.isr = left;
@@ -157,6 +163,7 @@ impl Partition {
         self.isr = left;
         self.adding.clear();
         self.removing.clear();
+        self.throttle = None;
         true
     }
 }

@@ -261,6 +261,9 @@ impl Partition {
         if let Some(id) = first_repeat(&ranks) {
             return Err(format!("{id} is two of in sync, eligible and last known eligible"));
         }
+        if self.throttle.is_some() && self.adding.is_empty() {
+            return Err("a bound on the rate of a move is left that adds nothing".into());
+        }
         if let Some(id) = self.adding.iter().find(|id| self.removing.contains(id)) {
             return Err(format!("{id} is added and removed"));
         }

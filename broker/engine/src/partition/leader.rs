@@ -163,6 +163,17 @@ impl Leader {
         &self.isr.committed
     }
 
+    /// Whether a move adds this replica and nobody waits for it yet: its copying may be slowed down
+    /// without harm (KIP-73, KAFKA-6937).
+    #[must_use]
+    pub fn is_being_copied_to(&self, replica: BrokerId) -> bool {
+        let added = self
+            .followers
+            .iter()
+            .any(|follower| follower.id == replica && follower.adding);
+        added && !self.isr.committed.contains(&replica)
+    }
+
     /// How many replicas must be in sync.
     #[must_use]
     pub fn required(&self) -> usize {

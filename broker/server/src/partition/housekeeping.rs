@@ -1,13 +1,17 @@
 //! What is done every few seconds: rolling, retention, expiry, gauges; and checkpoints, more often.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use millrace_engine::config::FlushPolicy;
 
 use super::Partition;
 use crate::{
     broker::{Broker, now_ms},
-    limits::{CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, CHECKPOINT_POLL, HOUSEKEEPING_INTERVAL},
+    limits::{self, CHECKPOINT_BYTES, CHECKPOINT_INTERVAL, CHECKPOINT_POLL, HOUSEKEEPING_INTERVAL},
 };
 
 /// Looks after the partitions until the broker stops.
@@ -77,36 +81,68 @@ async fn run_rounds(broker: Arc<Broker>) {
 }
 
 /// Asks for a flush of each partition whose topic wants one every `flush.ms`, until the
-/// broker stops.
+/// broker stops. Topics seldom want it, so that what is looked at each time are only those that do.
 pub async fn run_interval_flush(broker: Arc<Broker>) {
-    let mut last: std::collections::HashMap<(String, i32), i64> = std::collections::HashMap::new();
-    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    let mut wanting: Vec<Wanting> = Vec::new();
+    let mut ticks = tokio::time::interval(limits::INTERVAL_FLUSH_LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut until_search = 0;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = broker.stopping.cancelled() => return,
         }
-        let now = now_ms();
-        for partition in broker.partitions.all() {
-            let config = partition.config();
-            let written = partition.log.log_end_offset() > partition.log.durable_end_offset();
-            if config.flush != FlushPolicy::Interval || !written {
-                continue;
-            }
-            let key = (partition.topic.clone(), partition.number);
-            let due = last
-                .get(&key)
-                .is_none_or(|at| now.saturating_sub(*at) >= config.flush_ms || now < *at);
-            if due {
-                last.insert(key, now);
-                partition.queue_flush();
-            }
+        if until_search == 0 {
+            until_search = limits::INTERVAL_FLUSH_LOOKS_PER_SEARCH;
+            wanting = search(&broker, wanting);
         }
-        if last.len() > 2 * broker.partitions.all().len() + 64 {
-            last.clear();
+        until_search -= 1;
+        let now = now_ms();
+        for one in &mut wanting {
+            one.flush_if_due(now);
         }
     }
+}
+
+/// A partition that is flushed every `flush.ms`.
+struct Wanting {
+    partition: Weak<Partition>,
+    /// When a flush was last asked for.
+    last: Option<i64>,
+}
+
+impl Wanting {
+    fn flush_if_due(&mut self, now: i64) {
+        let Some(partition) = self.partition.upgrade() else {
+            return;
+        };
+        let config = partition.config();
+        let written = partition.log.log_end_offset() > partition.log.durable_end_offset();
+        let due = self
+            .last
+            .is_none_or(|at| now.saturating_sub(at) >= config.flush_ms || now < at);
+        if config.flush == FlushPolicy::Interval && written && due {
+            self.last = Some(now);
+            partition.queue_flush();
+        }
+    }
+}
+
+/// The partitions whose topics want it now; those that did before keep their time.
+fn search(broker: &Broker, before: Vec<Wanting>) -> Vec<Wanting> {
+    let mut before: HashMap<_, _> = before.into_iter().map(|one| (one.partition.as_ptr(), one)).collect();
+    broker
+        .partitions
+        .all()
+        .into_iter()
+        .filter(|partition| partition.config().flush == FlushPolicy::Interval)
+        .map(|partition| {
+            before.remove(&Arc::as_ptr(&partition)).unwrap_or_else(|| Wanting {
+                partition: Arc::downgrade(&partition),
+                last: None,
+            })
+        })
+        .collect()
 }
 
 fn round(broker: &Broker) {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    num::NonZeroU64,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -41,6 +42,8 @@ pub struct ReplicaCell {
     timer_at: Vec<Duration>,
     /// When followers are to be told of the high watermark, if no records come before.
     news_at: Option<Duration>,
+    /// At most so many bytes a second go to each replica that a move adds.
+    throttle: Option<NonZeroU64>,
     /// What the log is to do after the step in progress.
     jobs: VecDeque<Job>,
     /// Kept, so that steps do not allocate.
@@ -72,6 +75,7 @@ impl ReplicaCell {
             parked: Vec::new(),
             timer_at: Vec::new(),
             news_at: None,
+            throttle: None,
             jobs: VecDeque::new(),
             effects: Vec::new(),
         }
@@ -265,7 +269,11 @@ impl Partition {
             return;
         }
         let parked = cell.parked.swap_remove(place);
-        parked.outlet.push(Ready::of(self, &parked.request, verdict));
+        let leader = cell.replica.leader();
+        let throttle = cell
+            .throttle
+            .filter(|_| leader.is_some_and(|leader| leader.is_being_copied_to(replica)));
+        parked.outlet.push(Ready::of(self, &parked.request, verdict, throttle));
     }
 
     fn fail_parked(&self, cell: &mut ReplicaCell, why: &str) {
@@ -447,11 +455,17 @@ impl Partition {
         }
     }
 
+    /// How far the disk of another replica holds the log, if this broker leads and has heard it.
+    pub fn durable_end_of(&self, replica: BrokerId) -> Option<i64> {
+        self.cell.lock().replica.leader()?.durable_end_of(replica)
+    }
+
     /// The metadata has a later version.
     pub(super) fn on_metadata(self: &Arc<Self>, view: &PartitionView) {
         // No producer's append spans a change of role.
         let _roles = self.roles.write();
         let mut cell = self.cell.lock();
+        cell.throttle = view.partition.throttle;
         self.step(&mut cell, Event::MetadataChanged(view));
         if cell.has_parked() {
             self.wake_parked(&mut cell);

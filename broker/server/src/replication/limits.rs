@@ -49,5 +49,15 @@ pub const WATERMARK_NEWS_AFTER: Duration = Duration::from_millis(5);
 /// one that is lost all the same costs nobody's place in the in-sync set.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// An answer that a move's bound holds back goes out without records after this, well before the
+/// follower gives its fetch up.
+pub const THROTTLED_AT_MOST: Duration = Duration::from_secs(2);
+
+/// What one answer may cost at most, however low the bound: the bound may be raised meanwhile.
+pub const THROTTLE_PAUSE_LONGEST: Duration = Duration::from_secs(60);
+
+/// Partitions whose turns are remembered while none of them waits.
+pub const THROTTLE_REMEMBERED: usize = 10_000;
+
 /// Changes of in-sync sets in one command.
 pub const PROPOSALS_AT_ONCE: usize = 500;

@@ -12,6 +12,7 @@ mod link;
 mod outlet;
 mod proposals;
 mod service;
+mod throttle;
 mod timers;
 
 use std::{

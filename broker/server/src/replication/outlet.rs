@@ -1,6 +1,6 @@
 //! Answers to one follower, from the moment a replica gives them until they are sent.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, num::NonZeroU64, sync::Arc, time::Instant};
 
 use millrace_engine::partition::{FetchRefusal, FetchRequest, FetchVerdict};
 use millrace_proto::internal::v1::{
@@ -9,21 +9,22 @@ use millrace_proto::internal::v1::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::{Key, limits};
+use super::{Key, limits, throttle::Throttle};
 use crate::partition::Partition;
 
 /// Answers to one follower that wait to be sent. One fetch of a partition is under way at a
 /// time, so the follower's partitions bound it; what is read from the log for it is not held
 /// before it is sent.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outlet {
     state: Mutex<State>,
     wake: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     ready: VecDeque<Ready>,
+    throttle: Throttle,
     closed: bool,
 }
 
@@ -55,14 +56,21 @@ pub enum ReadyOutcome {
         high_watermark: i64,
         /// The leader's log start.
         log_start: i64,
+        /// At most so many bytes a second of this and others like it.
+        throttle: Option<NonZeroU64>,
     },
     /// Something else.
     Other(Outcome),
 }
 
 impl Ready {
-    /// A replica's verdict on a request.
-    pub fn of(partition: &Arc<Partition>, request: &FetchRequest, verdict: FetchVerdict) -> Self {
+    /// A replica's verdict on a request; records go out at `throttle` bytes a second at most.
+    pub fn of(
+        partition: &Arc<Partition>,
+        request: &FetchRequest,
+        verdict: FetchVerdict,
+        throttle: Option<NonZeroU64>,
+    ) -> Self {
         let what = match verdict {
             FetchVerdict::Serve {
                 up_to,
@@ -75,6 +83,7 @@ impl Ready {
                 up_to,
                 high_watermark,
                 log_start,
+                throttle,
             },
             FetchVerdict::Diverged(end) => ReadyOutcome::Other(Outcome::Diverged(ReplicaDivergence {
                 epoch: end.epoch,
@@ -93,6 +102,22 @@ impl Ready {
         }
     }
 
+    /// The bound on its records, if there is one.
+    fn throttle(&self) -> Option<NonZeroU64> {
+        match &self.what {
+            ReadyOutcome::Read { throttle, .. } => *throttle,
+            ReadyOutcome::Other(_) => None,
+        }
+    }
+
+    /// The answer with its records left out: the follower learns the rest, and asks again.
+    pub fn without_records(mut self) -> Self {
+        if let ReadyOutcome::Read { offset, up_to, .. } = &mut self.what {
+            *up_to = *offset;
+        }
+        self
+    }
+
     /// No answer can be had here.
     pub fn refused(key: Key, request: &FetchRequest, why: impl Into<String>) -> Self {
         Self {
@@ -101,6 +126,32 @@ impl Ready {
             sequence: request.sequence,
             what: ReadyOutcome::Other(Outcome::Refused(why.into())),
         }
+    }
+}
+
+impl Default for Outlet {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                ready: VecDeque::new(),
+                throttle: Throttle::new(Instant::now()),
+                closed: false,
+            }),
+            wake: Notify::new(),
+        }
+    }
+}
+
+impl State {
+    /// What may be sent now.
+    fn next(&mut self, now: Instant) -> Option<Ready> {
+        while let Some(ready) = self.ready.pop_front() {
+            if ready.throttle().is_none() {
+                return Some(ready);
+            }
+            self.throttle.hold(ready, now);
+        }
+        self.throttle.next(now)
     }
 }
 
@@ -120,6 +171,7 @@ impl Outlet {
         let mut state = self.state.lock();
         state.closed = true;
         state.ready.clear();
+        state.throttle.clear();
         drop(state);
         self.wake.notify_one();
     }
@@ -127,16 +179,19 @@ impl Outlet {
     /// The next message, once there is something to send; `None` once the follower has gone.
     pub async fn next(&self) -> Option<ReplicateResponse> {
         loop {
-            let first = {
+            let (first, wake_at) = {
                 let mut state = self.state.lock();
                 if state.closed {
                     return None;
                 }
-                state.ready.pop_front()
+                (state.next(Instant::now()), state.throttle.wake_at())
             };
-            match first {
-                Some(first) => return Some(self.fill(first).await),
-                None => self.wake.notified().await,
+            match (first, wake_at) {
+                (Some(first), _) => return Some(self.fill(first).await),
+                (None, None) => self.wake.notified().await,
+                (None, Some(at)) => {
+                    let _ = tokio::time::timeout_at(at.into(), self.wake.notified()).await;
+                }
             }
         }
     }
@@ -146,13 +201,18 @@ impl Outlet {
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(ready) = next {
+            let (key, throttle) = (ready.key, ready.throttle());
             let answer = answer(ready).await;
             if let Some(Outcome::Records(records)) = &answer.outcome {
-                bytes += records.records.len();
+                let sent = records.records.len();
+                bytes += sent;
+                if let Some(rate) = throttle.filter(|_| sent > 0) {
+                    self.state.lock().throttle.sent(key, sent, rate, Instant::now());
+                }
             }
             answers.push(answer);
             next = if bytes < limits::RESPONSE_BYTES && answers.len() < limits::RESPONSE_ANSWERS {
-                self.state.lock().ready.pop_front()
+                self.state.lock().next(Instant::now())
             } else {
                 None
             };
@@ -170,6 +230,7 @@ async fn answer(ready: Ready) -> ReplicaAnswer {
             up_to,
             high_watermark,
             log_start,
+            ..
         } => match read(partition, offset, up_to).await {
             Ok(records) => Outcome::Records(ReplicaRecords {
                 records,

@@ -290,6 +290,7 @@ fn commands_are_bounded() {
         Move {
             partition: at("t"),
             target: None,
+            throttle: None,
         };
         MAX_CHANGES + 1
     ];

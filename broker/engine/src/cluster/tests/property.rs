@@ -50,6 +50,7 @@ enum Step {
     Move {
         topic: u8,
         target: Option<Vec<BrokerId>>,
+        throttle: u64,
     },
     Mark {
         id: BrokerId,
@@ -110,7 +111,7 @@ fn step() -> impl Strategy<Value = Step> {
         16 => (topic(), proptest::option::weighted(0.15, id()), 0u8..32, 0u8..32, 0i64..60, 0u8..20)
             .prop_map(|(topic, sender, isr, lost, high_watermark, flaw)| Step::Alter { topic, sender, isr, lost, high_watermark, flaw }),
         4 => (topic(), 0u8..3, id()).prop_map(|(topic, kind, replica)| Step::Elect { topic, kind, replica }),
-        4 => (topic(), proptest::option::weighted(0.8, replicas())).prop_map(|(topic, target)| Step::Move { topic, target }),
+        4 => (topic(), proptest::option::weighted(0.8, replicas()), 0..3_u64).prop_map(|(topic, target, throttle)| Step::Move { topic, target, throttle }),
         1 => (id(), any::<bool>(), any::<bool>()).prop_map(|(id, drain, on)| Step::Mark { id, drain, on }),
         1 => (id(), any::<bool>()).prop_map(|(id, force)| Step::Remove { id, force }),
         2 => (id(), any::<bool>(), any::<bool>()).prop_map(|(id, exact, accept)| Step::Replace { id, exact, accept }),
@@ -251,10 +252,15 @@ fn command(step: &Step, log: &Log) -> Command {
                 },
             }],
         },
-        Step::Move { topic, target } => Command::ReassignPartitions {
+        Step::Move {
+            topic,
+            target,
+            throttle,
+        } => Command::ReassignPartitions {
             moves: vec![Move {
                 partition: at(&topic_name(*topic)),
                 target: target.clone(),
+                throttle: std::num::NonZeroU64::new(*throttle),
             }],
         },
         Step::Mark { id, drain: true, on } => Command::DrainBroker {

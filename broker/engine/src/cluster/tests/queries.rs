@@ -69,6 +69,7 @@ fn health_tells_offline_under_and_at_min_isr_apart() {
         moves: vec![Move {
             partition: at("moving"),
             target: Some(vec![0, 1, 3]),
+            throttle: None,
         }],
     });
     let health = log.cluster.health();

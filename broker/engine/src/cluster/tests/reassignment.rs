@@ -34,6 +34,23 @@ fn a_move_adds_waits_and_then_takes_away() {
 }
 
 #[test]
+fn the_bound_on_a_move_can_be_changed_and_ends_with_it() {
+    let rate = |log: &Log| log.partition("t").throttle.map(std::num::NonZeroU64::get);
+    let mut log = four();
+    log.reassign_at(Some(&[0, 1, 3]), 5).unwrap();
+    assert_eq!(rate(&log), Some(5));
+    log.reassign_at(Some(&[0, 1, 3]), 9).unwrap();
+    assert_eq!(rate(&log), Some(9));
+    log.set_isr(&[0, 1, 2, 3]);
+    assert_eq!((log.partition("t").is_moving(), rate(&log)), (false, None), "done");
+    log.reassign_at(Some(&[0, 1, 2]), 5).unwrap();
+    log.reassign(None).unwrap();
+    assert_eq!((log.partition("t").is_moving(), rate(&log)), (false, None), "cancelled");
+    log.reassign_at(Some(&[1, 0, 3]), 5).unwrap();
+    assert_eq!(rate(&log), None, "nothing is copied");
+}
+
+#[test]
 fn a_leader_that_is_taken_away_hands_over() {
     let mut log = four();
     log.reassign(Some(&[3, 1, 2])).unwrap();
@@ -208,6 +225,7 @@ fn targets_are_checked_and_a_command_is_carried_out_whole_or_not_at_all() {
     let one = |topic: &str, target: &[BrokerId]| Move {
         partition: at(topic),
         target: Some(target.to_vec()),
+        throttle: None,
     };
     let whole = Command::ReassignPartitions {
         moves: vec![one("u", &[0, 1]), one("t", &[7])],

@@ -211,10 +211,16 @@ impl Log {
     }
 
     pub(super) fn reassign(&mut self, target: Option<&[BrokerId]>) -> Result<Outcome, Rejection> {
+        self.reassign_at(target, 0)
+    }
+
+    /// A move at `rate` bytes a second at most; 0: no bound.
+    pub(super) fn reassign_at(&mut self, target: Option<&[BrokerId]>, rate: u64) -> Result<Outcome, Rejection> {
         self.run(&Command::ReassignPartitions {
             moves: vec![Move {
                 partition: at("t"),
                 target: target.map(<[BrokerId]>::to_vec),
+                throttle: std::num::NonZeroU64::new(rate),
             }],
         })
     }

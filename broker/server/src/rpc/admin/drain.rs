@@ -82,6 +82,7 @@ fn moves_away_from(cluster: &Cluster, brokers: &[BrokerId]) -> Vec<Move> {
         .map(|(topic, number, _)| Move {
             partition: topic.partition_ref(number),
             target: None,
+            throttle: None,
         })
         .collect()
 }
@@ -222,6 +223,7 @@ mod tests {
         let to = |partition: u32, target: i32| Move {
             partition: cluster.topics["t"].partition_ref(partition),
             target: Some(vec![target]),
+            throttle: None,
         };
         let moves = vec![to(0, 3), to(1, 4)];
         begin(&mut cluster, moves);

@@ -94,6 +94,7 @@ pub fn moves(cluster: &Cluster, plan: &Plan) -> Vec<Move> {
             Some(Move {
                 partition: topic.partition_ref(change.partition.partition),
                 target: Some(change.to.clone()),
+                throttle: None,
             })
         })
         .collect()

@@ -1,5 +1,7 @@
 //! Moves of partitions between brokers (KIP-455): start, cancel, list.
 
+use std::num::NonZeroU64;
+
 use millrace_engine::{
     Cluster, Command, Partition,
     cluster::{MAX_BROKERS, MAX_CHANGES, Move, PartitionRef},
@@ -56,10 +58,18 @@ pub async fn start(
 fn to_move(cluster: &Cluster, one: v1::PartitionReassignment) -> Result<Move, ApiError> {
     let partition = partition_ref(cluster, &one.topic, one.partition)?;
     let wrong = |problem: String| Err(ApiError::field("reassignments", format!("{partition}: {problem}")));
+    let throttle = u64::try_from(one.throttle_bytes_per_second).map_err(|_| {
+        ApiError::field(
+            "reassignments",
+            format!("{partition}: throttle_bytes_per_second must be 0 or more"),
+        )
+    })?;
     match (one.cancel, one.replicas.len()) {
+        (true, _) if throttle > 0 => wrong("throttle_bytes_per_second must be 0 where cancel is set".into()),
         (true, 0) => Ok(Move {
             partition,
             target: None,
+            throttle: None,
         }),
         (true, _) => wrong("replicas must be empty where cancel is set".into()),
         (false, 0) => wrong("replicas must name at least one broker, or cancel must be set".into()),
@@ -67,6 +77,7 @@ fn to_move(cluster: &Cluster, one: v1::PartitionReassignment) -> Result<Move, Ap
         (false, _) => Ok(Move {
             partition,
             target: Some(one.replicas),
+            throttle: NonZeroU64::new(throttle),
         }),
     }
 }
@@ -90,11 +101,14 @@ pub fn describe(broker: &Broker, topic: &str, at: u32, record: &Partition) -> v1
             .iter()
             .map(|id| v1::ReplicaProgress {
                 broker_id: *id,
-                log_end: None,
+                log_end: local.as_ref().and_then(|local| local.durable_end_of(*id)),
                 in_sync: record.isr.contains(id),
             })
             .collect(),
-        leader_log_end: local.map(|local| local.offsets().log_end),
+        leader_log_end: local.as_ref().map(|local| local.offsets().log_end),
+        throttle_bytes_per_second: record
+            .throttle
+            .map_or(0, |rate| i64::try_from(rate.get()).unwrap_or(i64::MAX)),
     }
 }
 
@@ -214,7 +228,7 @@ mod tests {
     #[test]
     fn a_move_says_either_where_to_or_to_cancel() {
         let cluster = cluster();
-        let asked = |replicas: Vec<i32>, cancel| {
+        let throttled = |replicas: Vec<i32>, cancel, throttle_bytes_per_second| {
             let topic = "a".to_owned();
             to_move(
                 &cluster,
@@ -223,9 +237,15 @@ mod tests {
                     partition: 0,
                     replicas,
                     cancel,
+                    throttle_bytes_per_second,
                 },
             )
         };
+        let asked = |replicas, cancel| throttled(replicas, cancel, 0);
+        let rate = throttled(vec![3], false, 7).unwrap().throttle;
+        assert_eq!(rate.map(NonZeroU64::get), Some(7));
+        assert!(throttled(vec![3], false, -1).is_err());
+        assert!(throttled(vec![], true, 7).is_err());
         assert_eq!(asked(vec![3], false).unwrap().target, Some(vec![3]));
         assert_eq!(asked(vec![], true).unwrap().target, None);
         assert!(asked(vec![3], true).is_err());

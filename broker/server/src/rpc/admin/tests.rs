@@ -119,6 +119,7 @@ impl TestCluster {
                 partition: 0,
                 replicas: replicas.to_vec(),
                 cancel,
+                throttle_bytes_per_second: 0,
             }],
             validate_only: false,
         };
