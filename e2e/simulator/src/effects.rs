@@ -233,6 +233,15 @@ impl World {
                         });
                 }
             }
+            Alarm::DamagedReplica { .. } => {
+                self.seen("damage found");
+                let hosted = self.brokers[at].hosted(partition);
+                if hosted.is_none_or(|hosted| hosted.log.damage().is_empty()) {
+                    self.observer.violate("no false alarm", || {
+                        format!("partition {partition}: broker {at}: {alarm:?}")
+                    });
+                }
+            }
             // Each would be true only after an unclean election or with a disk that lies.
             Alarm::CutBelowFloor { .. }
             | Alarm::CutBelowHighWatermark { .. }

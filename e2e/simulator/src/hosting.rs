@@ -67,8 +67,9 @@ impl World {
                 fetch_timeout: Duration::from_secs(2).max(round),
                 ..ReplicaConfig::new(id, broker_epoch)
             };
+            let damaged_from = log.damage().iter().map(|range| range.from).min();
             let hosted = Hosted {
-                replica: Replica::new(replica_config, positions, positions.start),
+                replica: Replica::new(replica_config, positions, positions.start).with_damage(damaged_from),
                 log,
                 waiters: Vec::new(),
                 parked: Vec::new(),

@@ -66,7 +66,7 @@ impl World {
                 return;
             }
         };
-        let Some((logs, damaged)) = self.open_logs(at, &dir) else {
+        let Some(logs) = self.open_logs(at, &dir) else {
             return;
         };
         self.next_life += 1;
@@ -75,7 +75,8 @@ impl World {
         let report = DirectoryReport {
             clean_shutdown_epoch: last_epoch.filter(|_| dir.was_clean()),
             last_epoch,
-            damaged,
+            // A process registers before it opens its logs.
+            damaged: false,
         };
         self.note([31, at as u64, life], || {
             format!("broker {at} starts life {life}: {report:?}")
@@ -105,9 +106,8 @@ impl World {
     }
 
     /// Opens what is on the disk and compares it with what must be there.
-    fn open_logs(&mut self, at: usize, dir: &LogDir) -> Option<(BTreeMap<u32, Log>, bool)> {
+    fn open_logs(&mut self, at: usize, dir: &LogDir) -> Option<BTreeMap<u32, Log>> {
         let mut logs = BTreeMap::new();
-        let mut damaged = false;
         for found in dir.partitions().ok()? {
             let (Some(name), PartitionState::Present { .. }) = (found.name, found.state) else {
                 continue;
@@ -115,7 +115,6 @@ impl World {
             let number = u32::try_from(name.partition).ok()?;
             match dir.open_log(TOPIC, name.partition, topic_id(), self.log_config()) {
                 Ok(log) => {
-                    damaged |= !log.recovery_report().damage.is_empty();
                     logs.insert(number, log);
                 }
                 Err(error) => {
@@ -149,7 +148,7 @@ impl World {
             }
             shadow.durable = durable;
         }
-        Some((logs, damaged))
+        Some(logs)
     }
 
     pub(crate) fn on_timer(&mut self, at: usize, life: u64, timer: Timer) {
@@ -274,6 +273,8 @@ impl World {
         let ends = process
             .into_iter()
             .flat_map(|process| &process.logs)
+            // What is damaged is told by not being told of.
+            .filter(|(_, log)| log.damage().is_empty())
             .map(|(number, log)| LogEnd {
                 partition: *number,
                 log_end: log.durable_end_offset(),

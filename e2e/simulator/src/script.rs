@@ -1,6 +1,6 @@
 //! What scenarios do by hand, and what they ask. Brokers are named by their index.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use millrace_engine::{
     Command, Partition,
@@ -9,6 +9,7 @@ use millrace_engine::{
 };
 
 use crate::{
+    disk::DIR,
     message::Envelope,
     observer::Violation,
     quorum::index_of,
@@ -283,6 +284,23 @@ impl World {
         self.losses += 1;
         self.brokers[at].lost_data = true;
         self.truncate(at, partition, to);
+    }
+
+    /// A bit of the last record on a disk flips, while no process runs.
+    pub fn damage_last_record(&mut self, at: usize, partition: u32) {
+        self.losses += 1;
+        self.brokers[at].lost_data = true;
+        let disk = &mut self.brokers[at].disk;
+        disk.shadow(partition).unsure = true;
+        let folder = Path::new(DIR).join(format!("{TOPIC}-{partition}"));
+        let files = disk.fs.list_files().into_iter().map(|(path, _)| path);
+        let segments = files.filter(|path| path.parent() == Some(&folder) && path.extension() == Some("log".as_ref()));
+        let filled = segments.filter_map(|path| Some((disk.fs.contents(&path).ok()?.len(), path)));
+        let newest = filled
+            .filter(|(len, _)| *len > 0)
+            .max_by(|one, other| one.1.cmp(&other.1));
+        let (len, path) = newest.expect("something was written");
+        disk.fs.flip_bit(&path, len as u64 - 1, 0).expect("the file is there");
     }
 
     /// The epoch of a broker's life in the newest metadata.

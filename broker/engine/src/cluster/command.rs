@@ -212,8 +212,8 @@ pub struct UnfenceBroker {
     pub broker_epoch: i64,
     /// Up to which metadata index it has applied; at least its registration.
     pub applied_index: u64,
-    /// How far its logs reach: of all partitions in whose record it is an eligible replica and
-    /// for which a floor is known. Needed once in a life; what is missing counts as lost.
+    /// How far its logs reach: of all partitions in whose record it is an eligible replica. Needed
+    /// once in a life; what is missing counts as lost where the partition has other replicas.
     pub log_ends: Vec<TopicLogEnds>,
 }
 

@@ -99,11 +99,15 @@ impl Cluster {
 impl Partition {
     /// Whether a log that ends there holds what is known to be committed, as far as that can be
     /// told: its end is not below, and it has no records of a leader that never was.
+    ///
+    /// An end that was not told is no end of 0: the log is damaged, or could not be opened. It does
+    /// for the only replica of a partition, with which nothing can be compared.
     fn is_reached_by(&self, end: Option<&LogEnd>) -> bool {
-        if self.floor.offset <= 0 {
-            return true;
+        let has_floor = self.floor.offset > 0;
+        match end {
+            Some(end) => !has_floor || (end.log_end >= self.floor.offset && end.last_epoch <= self.leader_epoch),
+            None => self.was_never_led() || (!has_floor && !self.is_replicated()),
         }
-        end.is_some_and(|end| end.log_end >= self.floor.offset && end.last_epoch <= self.leader_epoch)
     }
 }
 
@@ -114,6 +118,6 @@ fn short_by(partition: &Partition, end: Option<&LogEnd>) -> String {
             "its log ends at {} in epoch {}, all below {floor} was committed",
             end.log_end, end.last_epoch
         ),
-        None => format!("its log end is not known, all below {floor} was committed"),
+        None => format!("its log is damaged or could not be opened, all below {floor} was committed"),
     }
 }

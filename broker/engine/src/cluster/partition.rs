@@ -105,6 +105,19 @@ impl Partition {
         min_insync.min(self.replicas.len() - self.adding.len()).max(1)
     }
 
+    /// Whether more than one replica should hold all records, so that what one of them lacks the
+    /// others have. What a move adds does not count before the move is complete.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        self.replicas.len() > self.adding.len() + 1
+    }
+
+    /// Whether nobody has ever led it: nothing was ever written.
+    #[must_use]
+    pub fn was_never_led(&self) -> bool {
+        self.leader.is_none() && self.leader_epoch == 0
+    }
+
     /// Whether a move is under way.
     #[must_use]
     pub fn is_moving(&self) -> bool {

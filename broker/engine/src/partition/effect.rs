@@ -112,6 +112,9 @@ pub enum OfflineReason {
     /// Called to lead with a log that ends below what is known to be committed: an older image
     /// of the volume, or lost data. Ends with the next leader epoch.
     BelowFloor,
+    /// Called to lead with damage in the log, although other replicas have the records. Ends with
+    /// the next leader epoch.
+    Damaged,
 }
 
 /// What to tell producers that wait. In each case the outcome is unknown: their records may
@@ -159,6 +162,14 @@ pub enum Alarm {
         log_end: i64,
         /// What is known to be committed.
         floor: CommittedFloor,
+    },
+    /// Records that this disk held are damaged or missing. Where a leader has them, all from there
+    /// on is cut and fetched again (Alagappan et al., FAST'18).
+    DamagedReplica {
+        /// The first damaged offset.
+        from: i64,
+        /// The log's end.
+        log_end: i64,
     },
     /// A leader's batches were damaged twice in a row: its copy is suspect.
     SuspectLeader {

@@ -98,12 +98,22 @@ impl Replica {
     /// Asks the leader for more, if there is one and nothing else is under way.
     pub(super) fn fetch_if_ready(&mut self, now: Duration, epochs: &impl EpochView, out: &mut Vec<Effect>) {
         let fetch_timeout = self.config.fetch_timeout;
+        let damaged_from = self.damage_to_refill();
         let Role::Follower(follower) = &mut self.role else {
             return;
         };
         let Some(leader) = follower.leader else { return };
         let expired = |sent: &InFlight| now.saturating_sub(sent.sent_at) >= fetch_timeout;
         if self.busy.is_some() || now < follower.not_before || follower.in_flight.is_some_and(|sent| !expired(&sent)) {
+            return;
+        }
+        if let Some(from) = damaged_from {
+            if !self.known.may_be_chosen {
+                let log_end = self.log.end;
+                out.push(Effect::Alarm(Alarm::DamagedReplica { from, log_end }));
+                self.busy = Some(Busy::Truncating);
+                out.push(Effect::Truncate { to: from });
+            }
             return;
         }
         // An epoch in which this broker led and wrote nothing: older records that it lacks may
@@ -122,6 +132,13 @@ impl Replica {
         follower.told = self.log.durable_end;
         let request = self.fetch_request(epochs);
         out.push(Effect::Fetch { to: leader, request });
+    }
+
+    /// From where on a damaged log is to be fetched again. Not while this replica may be chosen to
+    /// lead: who has told its log's end, and then cuts it, is chosen for what it has no more.
+    fn damage_to_refill(&self) -> Option<i64> {
+        let from = self.damaged_from.filter(|_| self.known.replicated)?;
+        Some(from.max(self.log.start))
     }
 
     /// Tells the leader at once what the disk holds now, if a fetch is on its way already: it
@@ -358,7 +375,8 @@ impl Replica {
 
     /// When a follower wants to be woken.
     pub(super) fn follower_deadline(&self, follower: &Follower) -> Option<Duration> {
-        if self.busy.is_some() || follower.leader.is_none() {
+        let waits = self.known.may_be_chosen && self.damage_to_refill().is_some();
+        if self.busy.is_some() || follower.leader.is_none() || waits {
             return None;
         }
         Some(match follower.in_flight {

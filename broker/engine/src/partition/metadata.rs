@@ -80,6 +80,10 @@ pub(super) struct Known {
     pub leader: Option<BrokerId>,
     pub leader_epoch: i32,
     pub partition_epoch: i32,
+    /// Whether this replica is in sync or eligible: it may be chosen to lead.
+    pub may_be_chosen: bool,
+    /// `Partition::is_replicated`.
+    pub replicated: bool,
 }
 
 /// What a record of the partition means to a replica that knows another one.
@@ -101,6 +105,8 @@ impl Known {
         leader: None,
         leader_epoch: -1,
         partition_epoch: -1,
+        may_be_chosen: false,
+        replicated: false,
     };
 
     pub(super) fn judge(&self, partition: &Partition) -> Acceptance {
@@ -120,7 +126,9 @@ impl Known {
         }
     }
 
-    pub(super) fn take(&mut self, partition: &Partition) {
+    pub(super) fn take(&mut self, own: BrokerId, partition: &Partition) {
+        self.may_be_chosen = partition.isr.contains(&own) || partition.elr.contains(&own);
+        self.replicated = partition.is_replicated();
         self.leader = partition.leader;
         self.leader_epoch = partition.leader_epoch;
         self.partition_epoch = partition.partition_epoch;

@@ -92,6 +92,8 @@ pub struct Replica {
     pub(super) known: Known,
     /// Below this all is committed, by the controller's record; void after an unclean election.
     pub(super) floor: CommittedFloor,
+    /// Where the log's damage begins; `None`: it has none, as far as known.
+    pub(super) damaged_from: Option<i64>,
     pub(super) busy: Option<Busy>,
     pub(super) matched: Option<Matched>,
     /// The number of the last request sent.
@@ -119,6 +121,7 @@ impl Replica {
             high_watermark: high_watermark.clamp(log.start, log.end),
             known: Known::NOTHING,
             floor: CommittedFloor::default(),
+            damaged_from: None,
             busy: None,
             matched: None,
             sequence: 0,
@@ -128,6 +131,22 @@ impl Replica {
             deferred: None,
             lost_data: Vec::new(),
         }
+    }
+
+    /// The same with a log that is damaged from an offset on: what lies behind counts as not there
+    /// until it was fetched again. A leader that is alone with its partition has nobody to fetch it
+    /// from, and serves what is sound.
+    #[must_use]
+    pub fn with_damage(mut self, from: Option<i64>) -> Self {
+        self.damaged_from = from.map(|from| from.clamp(self.log.start, self.log.end));
+        self.log.durable_end = self.log.durable_end.min(self.damaged_from.unwrap_or(i64::MAX));
+        self
+    }
+
+    /// Where the log's damage begins, while it waits to be fetched again.
+    #[must_use]
+    pub fn damaged_from(&self) -> Option<i64> {
+        self.damaged_from
     }
 
     /// Takes one event and adds to `out` what is to be done about it. `now` is the time since
@@ -358,7 +377,12 @@ impl Replica {
         epochs: &impl EpochView,
         out: &mut Vec<Effect>,
     ) {
-        let durable_end = durable_end.min(self.log.end);
+        let mut durable_end = durable_end.min(self.log.end);
+        if let Some(from) = self.damaged_from
+            && !matches!(self.role, Role::Leader(_))
+        {
+            durable_end = durable_end.min(from);
+        }
         // A flush that began before a cut tells of records that are gone.
         if generation != self.generation || durable_end <= self.log.durable_end {
             return;
@@ -394,6 +418,9 @@ impl Replica {
         }
         .normalised();
         self.generation += 1;
+        if self.damaged_from.is_some_and(|from| log_end <= from) || log_start >= log_end {
+            self.damaged_from = None;
+        }
         self.high_watermark = self.high_watermark.clamp(self.log.start, self.log.end);
         if let Some(known) = &mut self.matched {
             known.end = known.end.min(log_end);

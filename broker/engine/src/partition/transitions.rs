@@ -8,7 +8,7 @@
 //!        ^                         |      ^                          |   |
 //!        | no replica here,        |      +--------------------------+   |
 //!        | committed at risk,      |        leader = another or none     |
-//!        | below the floor         |        (waiters: outcome unknown)   |
+//!        | below floor, damaged    |        (waiters: outcome unknown)   |
 //!        +-------------------------+-------------------------------------+
 //!   for good in this process's life: directory failed, superseded by a newer life
 //! ```
@@ -28,7 +28,7 @@ use crate::cluster::{CommittedFloor, Partition};
 impl Replica {
     /// Takes over a record of the epoch in which this replica leads.
     pub(super) fn adopt(&mut self, partition: &Partition) {
-        self.known.take(partition);
+        self.known.take(self.config.id, partition);
         self.take_floor(partition);
         if let Role::Leader(leader) = &mut self.role {
             leader.adopt(partition);
@@ -100,7 +100,7 @@ impl Replica {
     fn take_record(&mut self, now: Duration, acceptance: Acceptance, view: &PartitionView, out: &mut Vec<Effect>) {
         let partition = &view.partition;
         let was_leading = matches!(self.role, Role::Leader(_));
-        self.known.take(partition);
+        self.known.take(self.config.id, partition);
         self.take_floor(partition);
         self.lost_data.retain(|known| {
             view.brokers
@@ -139,6 +139,16 @@ impl Replica {
             }));
             self.go_offline(OfflineReason::BelowFloor, out);
             return;
+        }
+        if let Some(from) = self.damaged_from.filter(|_| view.partition.is_replicated()) {
+            let log_end = self.log.end;
+            out.push(Effect::Alarm(Alarm::DamagedReplica { from, log_end }));
+            // The controller chooses no damaged replica by itself: it is told of no log end of one.
+            // Who is chosen by hand, for want of a better one, leads with what is left.
+            if !view.partition.recovering {
+                self.go_offline(OfflineReason::Damaged, out);
+                return;
+            }
         }
         let leader_epoch = view.partition.leader_epoch;
         let epoch_start = self.log.end;
@@ -199,5 +209,8 @@ impl Replica {
 
 /// Whether the reason holds until another leader epoch begins.
 fn lasts_for_epoch(reason: OfflineReason) -> bool {
-    matches!(reason, OfflineReason::CommittedAtRisk | OfflineReason::BelowFloor)
+    matches!(
+        reason,
+        OfflineReason::CommittedAtRisk | OfflineReason::BelowFloor | OfflineReason::Damaged
+    )
 }

@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::{Partition, Partitions};
 
 impl Partitions {
-    /// The durable ends of the open logs of which the metadata wants to know: of partitions that have
-    /// eligible replicas and a committed floor. A replica with damage below its flushed point is left
-    /// out where there are others, and so loses its eligibility; a partition's only replica is not
-    /// compared with anything.
+    /// The durable ends of the open logs of which the metadata wants to know: of partitions in which
+    /// this broker is eligible to lead. A replica with damage below its flushed point is left out
+    /// where there are others, and so loses its eligibility, before it cuts itself to the damage; a
+    /// partition's only replica is not compared with anything.
     #[must_use]
     pub fn log_ends(&self, cluster: &Cluster) -> Vec<TopicLogEnds> {
         let mut ends: BTreeMap<Uuid, Vec<LogEnd>> = BTreeMap::new();
@@ -26,7 +26,7 @@ impl Partitions {
                 continue;
             };
             let record = topic.partitions.get(number as usize);
-            if record.is_some_and(|record| wants_end(record) && partition.is_whole_for(record)) {
+            if record.is_some_and(|record| record.elr.contains(&self.node_id) && partition.is_whole_for(record)) {
                 ends.entry(topic.id).or_default().push(LogEnd {
                     partition: number,
                     log_end: partition.log.durable_end_offset(),
@@ -40,12 +40,8 @@ impl Partitions {
     }
 }
 
-fn wants_end(record: &Record) -> bool {
-    record.floor.offset > 0 && !(record.elr.is_empty() && record.isr.is_empty())
-}
-
 impl Partition {
     fn is_whole_for(&self, record: &Record) -> bool {
-        record.replicas.len() == 1 || self.log.damage().is_empty()
+        !record.is_replicated() || self.cell.lock().replica.damaged_from().is_none()
     }
 }

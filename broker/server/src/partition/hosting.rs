@@ -257,6 +257,8 @@ impl Partitions {
         };
         // What was committed is found out anew from those in sync; below the log start all was.
         let replica = Replica::new(self.replication.replica_config(), positions, positions.start);
+        let damaged_from = log.damage().iter().map(|range| range.from).min();
+        let replica = replica.with_damage(damaged_from);
         Ok(Arc::new(Partition {
             topic: topic.name.clone(),
             topic_id: topic.id,
@@ -317,7 +319,7 @@ impl Partitions {
                 topic = topic.name,
                 partition = number,
                 ?damage,
-                "stored data is damaged; it is kept and not served"
+                "stored data is damaged; it is not served, and fetched again where other brokers have it"
             );
         }
     }

@@ -262,6 +262,11 @@ impl Partition {
     fn answer(self: &Arc<Self>, cell: &mut ReplicaCell, replica: BrokerId, sequence: u64, verdict: FetchVerdict) {
         let place = cell
             .parked
+            OfflineReason::Damaged => tracing::error!(
+                topic,
+                partition,
+                "not led here: the log is damaged, and other brokers should have the records"
+            ),
             .iter()
             .position(|parked| parked.request.replica == replica && parked.request.sequence == sequence);
         let Some(place) = place else { return };

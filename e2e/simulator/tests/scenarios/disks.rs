@@ -231,3 +231,58 @@ fn a_follower_that_has_less_than_it_acknowledged_is_nobodys_hope() {
     world.start_process(B);
     ends_well(&mut world);
 }
+
+/// A bit of what B has acknowledged flips while it is down. It comes into no in-sync set before it
+/// has fetched the record again (Alagappan et al., FAST'18).
+#[test]
+fn a_damaged_replica_is_refilled_before_it_counts() {
+    let mut world = cluster_with_records();
+    // Until the disk has noted that it holds all.
+    world.run_for(seconds(10));
+    let end = world.log_end(B, 0);
+    world.kill_process(B);
+    world.damage_last_record(B, 0);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
+    world.start_process(B);
+    assert!(world.run_until(seconds(10), |world| world.is_in_sync(B, 0)));
+    assert!(world.times("damage found") > 0);
+    assert!(world.log_end(B, 0) >= end);
+    world.kill_process(A);
+    world.kill_process(C);
+    world.run_for(seconds(2));
+    world.start_process(A);
+    world.start_process(C);
+    ends_well(&mut world);
+}
+
+/// B dies as the last one in sync, and what it comes back with is damaged. It does not lead: A, which
+/// left before it and is eligible, has all that was committed (KIP-966).
+#[test]
+fn a_damaged_replica_is_not_chosen_to_lead() {
+    // Four more vote.
+    let settings = Settings {
+        brokers: 7,
+        ..Settings::calm()
+    };
+    let mut world = World::new(1, Some(settings), true);
+    assert!(world.run_until_whole());
+    for _ in 0..3 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    world.run_for(seconds(10));
+    for at in [C, A, B] {
+        world.kill_process(at);
+        assert!(world.run_until(seconds(10), |world| !world.is_in_sync(at, 0)));
+    }
+    world.damage_last_record(B, 0);
+    world.start_process(B);
+    assert!(world.run_until(seconds(10), |world| world.times("log below the floor") > 0));
+    world.run_for(seconds(5));
+    assert_eq!(world.leader(0), None, "{:?}", world.record(0));
+    world.start_process(A);
+    assert!(world.run_until(seconds(10), |world| world.leader(0) == Some(A)));
+    assert!(world.run_until(seconds(10), |world| world.is_in_sync(B, 0)));
+    assert!(world.times("damage found") > 0);
+    world.start_process(C);
+    ends_well(&mut world);
+}

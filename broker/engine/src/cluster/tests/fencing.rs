@@ -151,3 +151,51 @@ fn a_topic_created_while_brokers_are_down_gets_its_leader_when_they_come() {
     log.unfence(2, &[]);
     assert_eq!(log.t(), (Some(2), &[2][..], &[0, 1][..], &[][..]));
 }
+
+/// A log that is damaged or can't be opened is told by not being told of, also where it is not known
+/// yet what is committed.
+#[test]
+fn who_tells_no_log_end_is_not_eligible_where_others_are() {
+    let died = |replicas: &[BrokerId]| {
+        let mut log = Log::with_brokers(3);
+        log.create("t", replicas);
+        for id in [2, 1, 0] {
+            log.fence(id);
+        }
+        let report = crashed(log.epoch(0));
+        log.begin_life(0, 2, report);
+        log
+    };
+    let mut log = died(&[0, 1, 2]);
+    assert_eq!(log.t(), (None, &[][..], &[1, 0][..], &[][..]));
+    assert_eq!(log.partition("t").floor.offset, 0);
+    let Outcome::Unfenced { lost } = log.unfence(0, &[]) else {
+        panic!()
+    };
+    assert_eq!(lost.count, 1);
+    assert!(lost.first[0].reason.contains("damaged"), "{}", lost.first[0].reason);
+    assert_eq!(log.t(), (None, &[][..], &[1][..], &[0][..]));
+    log.unfence(1, &[]);
+    assert_eq!(log.t().0, Some(1), "it lives on: its disk was never in doubt");
+
+    let mut log = died(&[0, 1, 2]);
+    log.unfence(0, &[0]);
+    assert_eq!(log.t().0, Some(0));
+    let mut log = died(&[0]);
+    log.unfence(0, &[]);
+    assert_eq!(log.t().0, Some(0), "there is nothing to compare the only replica with");
+}
+
+/// A broker that starts may have had no time to make the empty log.
+#[test]
+fn of_a_partition_that_nobody_led_no_log_end_is_needed() {
+    let mut log = Log::with_brokers(3);
+    for id in [2, 1, 0] {
+        log.fence(id);
+    }
+    log.create("t", &[0, 1, 2]);
+    let report = crashed(log.epoch(0));
+    log.begin_life(0, 2, report);
+    log.unfence(0, &[]);
+    assert_eq!(log.t().0, Some(0));
+}
