@@ -292,15 +292,14 @@ impl World {
         partition: u32,
         id: u64,
         result: Result<millrace_engine::Outcome, millrace_engine::Rejection>,
-        required: usize,
     ) {
         use millrace_engine::cluster::IsrError as E;
         let failed = ProposalAnswer::Failed;
         match result.map(Self::altered) {
-            Ok(Some(Ok(record))) => {
+            Ok(Some(Ok(altered))) => {
                 let answer = ProposalAnswer::Applied {
-                    partition: &record,
-                    required,
+                    partition: &altered.partition,
+                    required: altered.required,
                 };
                 self.step(at, partition, Step::ProposalAnswered { id, answer });
             }

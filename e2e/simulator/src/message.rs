@@ -160,7 +160,6 @@ pub(crate) enum Body {
         life: u64,
         call: Call,
         result: Result<Outcome, Rejection>,
-        required: usize,
     },
     Heartbeat {
         broker_id: i32,

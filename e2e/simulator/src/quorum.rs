@@ -9,8 +9,8 @@ use std::{
 };
 
 use millrace_engine::{
-    BrokerId, Cluster, Command, Outcome, Partition,
-    cluster::{FenceReason, IsrError},
+    BrokerId, Cluster, Command, Outcome,
+    cluster::{Altered, FenceReason, IsrError},
 };
 
 use crate::{
@@ -146,10 +146,6 @@ impl World {
         if let (Command::UnfenceBroker(unfence), Ok(_)) = (command, &result) {
             self.unfenced(unfence.broker_id, unfence.broker_epoch);
         }
-        let required = match reply {
-            Some((_, _, Call::Proposal { partition, .. })) => required(&after, partition),
-            _ => 0,
-        };
         let changed = after.version != before.version;
         if changed {
             self.count_elections(&before, &after);
@@ -157,12 +153,7 @@ impl World {
         self.quorum.images.push(Arc::new(after));
         if let Some((to, life, call)) = reply {
             let from = Node::Broker(self.quorum.leader);
-            let body = Body::CommandAnswer {
-                life,
-                call,
-                result,
-                required,
-            };
+            let body = Body::CommandAnswer { life, call, result };
             self.send(from, Node::Broker(to), body);
         }
         if changed {
@@ -294,7 +285,7 @@ impl World {
     }
 
     /// What a proposal's answer says of its one change.
-    pub(crate) fn altered(outcome: Outcome) -> Option<Result<Partition, IsrError>> {
+    pub(crate) fn altered(outcome: Outcome) -> Option<Result<Altered, IsrError>> {
         match outcome {
             Outcome::Altered(mut answers) if answers.len() == 1 => answers.pop(),
             _ => None,

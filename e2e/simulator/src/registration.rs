@@ -322,14 +322,7 @@ impl World {
         }
     }
 
-    pub(crate) fn on_command_answer(
-        &mut self,
-        at: usize,
-        life: u64,
-        call: Call,
-        result: Result<Outcome, Rejection>,
-        required: usize,
-    ) {
+    pub(crate) fn on_command_answer(&mut self, at: usize, life: u64, call: Call, result: Result<Outcome, Rejection>) {
         if !self.brokers[at].is_life(life) {
             return;
         }
@@ -337,7 +330,7 @@ impl World {
             (Call::Register, Ok(Outcome::Registered { broker_epoch })) => self.registered(at, broker_epoch),
             (Call::Register, Err(rejection)) => self.not_registered(at, &rejection),
             (Call::Shutdown, Ok(Outcome::Shutdown(progress))) if progress.remaining.is_empty() => self.exit(at),
-            (Call::Proposal { partition, id }, result) => self.on_proposal_answer(at, partition, id, result, required),
+            (Call::Proposal { partition, id }, result) => self.on_proposal_answer(at, partition, id, result),
             (Call::Unfence, Ok(Outcome::Unfenced { lost })) if !lost.is_empty() => self.seen("log below the floor"),
             (_, Err(Rejection::StaleBrokerEpoch { .. })) => self.kill_and_restart(at),
             _ => {}

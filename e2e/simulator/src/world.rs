@@ -363,14 +363,7 @@ impl World {
                     self.on_command(to, from, life, call, command);
                 }
             }
-            Body::CommandAnswer {
-                life,
-                call,
-                result,
-                required,
-            } => {
-                self.on_command_answer(to, life, call, result, required);
-            }
+            Body::CommandAnswer { life, call, result } => self.on_command_answer(to, life, call, result),
             Body::Heartbeat {
                 broker_id,
                 broker_epoch,

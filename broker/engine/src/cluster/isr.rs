@@ -7,7 +7,7 @@ use super::{
     change::Rules,
     command::{AlterPartitions, IsrChange, IsrMember},
     limits::MAX_CHANGES,
-    outcome::Outcome,
+    outcome::{Altered, Outcome},
     partition::{CommittedFloor, Partition, first_repeat, same_members},
     refusal::{Ineligible, IsrError},
     rejection::Rejection,
@@ -26,19 +26,21 @@ impl Cluster {
         let mut seen = BTreeSet::new();
         let mut answers = Vec::with_capacity(alter.changes.len());
         for change in &alter.changes {
-            let judged = if seen.insert((change.partition.topic_id, change.partition.partition)) {
-                self.judge_isr_change(alter.broker_id, change)
-            } else {
-                Err(IsrError::InvalidIsr {
-                    reason: "the command names the partition twice".into(),
-                })
-            };
+            let judged: Result<(Altered, bool), IsrError> =
+                if seen.insert((change.partition.topic_id, change.partition.partition)) {
+                    self.judge_isr_change(alter.broker_id, change)
+                } else {
+                    Err(IsrError::InvalidIsr {
+                        reason: "the command names the partition twice".into(),
+                    })
+                };
             answers.push(match judged {
-                Ok((partition, false)) => Ok(partition),
-                Ok((partition, true)) => {
-                    self.put_partition(&change.partition, partition.clone());
-                    changed = true;
-                    Ok(partition)
+                Ok((altered, differs)) => {
+                    if differs {
+                        self.put_partition(&change.partition, altered.partition.clone());
+                        changed = true;
+                    }
+                    Ok(altered)
                 }
                 Err(refused) => Err(refused),
             });
@@ -50,14 +52,18 @@ impl Cluster {
     }
 
     /// The record in force after the change, and whether it differs.
-    fn judge_isr_change(&self, sender: BrokerId, change: &IsrChange) -> Result<(Partition, bool), IsrError> {
+    fn judge_isr_change(&self, sender: BrokerId, change: &IsrChange) -> Result<(Altered, bool), IsrError> {
         let (topic, present) = self.find_partition(&change.partition)?;
         let rules = self.rules(topic);
+        let in_force = |partition: Partition| Altered {
+            required: partition.required(rules.min_insync),
+            partition,
+        };
         if change.leader_epoch > present.leader_epoch || change.partition_epoch > present.partition_epoch {
             return Err(IsrError::StateBehind);
         }
         if present.has_already(sender, change) {
-            return Ok((present.clone(), false));
+            return Ok((in_force(present.clone()), false));
         }
         check_sender(sender, change, present)?;
         check_set(sender, change, present)?;
@@ -75,7 +81,8 @@ impl Cluster {
                 };
             }
         });
-        Ok(next.map_or_else(|| (present.clone(), false), |next| (next, true)))
+        let differs = next.is_some();
+        Ok((in_force(next.unwrap_or_else(|| present.clone())), differs))
     }
 }
 

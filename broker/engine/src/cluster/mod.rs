@@ -47,7 +47,7 @@ pub use limits::{
     MAX_BROKERS, MAX_CHANGES, MAX_LISTED, MAX_MAINTENANCE_MS, MAX_PARTITIONS, MAX_PARTITIONS_PER_TOPIC, MAX_TEXT_BYTES,
     MAX_VOTERS, PRODUCER_ID_BLOCK,
 };
-pub use outcome::{Elected, ListedPartition, Outcome, PartitionList, ProducerIdBlock, ShutdownProgress};
+pub use outcome::{Altered, Elected, ListedPartition, Outcome, PartitionList, ProducerIdBlock, ShutdownProgress};
 pub use partition::{CommittedFloor, Partition};
 pub use queries::{BrokerLoad, Health, Survival};
 pub use refusal::{

@@ -32,8 +32,8 @@ pub enum Outcome {
     },
     /// How far a controlled shutdown is.
     Shutdown(ShutdownProgress),
-    /// What became of each proposed in-sync set, in the order asked: the record in force.
-    Altered(Vec<Result<Partition, IsrError>>),
+    /// What became of each proposed in-sync set, in the order asked.
+    Altered(Vec<Result<Altered, IsrError>>),
     /// What became of each election, in the order asked.
     Elected(Vec<Result<Elected, ElectionError>>),
     /// The broker may be taken down.
@@ -57,6 +57,16 @@ pub struct ProducerIdBlock {
     pub first: i64,
     /// How many.
     pub count: i64,
+}
+
+/// An in-sync set that was taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Altered {
+    /// The record in force.
+    pub partition: Partition,
+    /// How many replicas must be in sync, as it was counted for this very record: `Partition::required`
+    /// of the topic's `min.insync.replicas` at that moment (KIP-966).
+    pub required: usize,
 }
 
 /// A leader that was chosen.

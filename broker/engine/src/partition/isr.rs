@@ -84,8 +84,8 @@ pub enum ProposalAnswer<'a> {
     Applied {
         /// The record.
         partition: &'a Partition,
-        /// How many replicas must be in sync, as the controller counted when it applied it: the
-        /// number and the set must be of one moment, or the watermark could move on a set from
+        /// How many replicas must be in sync, as the controller counted when it applied it
+        /// (`cluster::Altered`): the number and the set must be of one moment, or the watermark could move on a set from
         /// which the controller still counts an eligible leader outside.
         required: usize,
     },

@@ -26,7 +26,7 @@ use millrace_engine::{
     partition::{FetchRequest, Proposal, ReplicaConfig},
 };
 use parking_lot::Mutex;
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,7 +34,11 @@ pub use limits::WATERMARK_NEWS_AFTER;
 pub use outlet::{Outlet, Ready};
 pub use service::ReplicationService;
 
-use self::{link::Link, proposals::Proposed, timers::Timers};
+use self::{
+    link::Link,
+    proposals::{Proposals, Proposed},
+    timers::Timers,
+};
 use crate::{partition::Partition, quorum::Quorum};
 
 /// A partition on the wire: its topic's id, and its number.
@@ -46,8 +50,7 @@ pub struct Replication {
     broker_epoch: i64,
     quorum: Quorum,
     links: Mutex<HashMap<BrokerId, Arc<Link>>>,
-    /// Bounded by the partitions: each has one proposal under way and repeats it once a second.
-    proposals: mpsc::UnboundedSender<Proposed>,
+    proposals: Arc<Proposals>,
     timers: Arc<Timers>,
     /// Replicas ask from threads outside of the runtime too.
     runtime: Handle,
@@ -66,21 +69,21 @@ impl std::fmt::Debug for Replication {
 impl Replication {
     /// Begins; ends with `stopping`. To be called within the runtime.
     pub fn start(own: BrokerId, broker_epoch: i64, quorum: Quorum, stopping: CancellationToken) -> Arc<Self> {
-        let (proposals, proposed) = mpsc::unbounded_channel();
+        let proposals = Arc::new(Proposals::default());
         let timers = Arc::new(Timers::new());
         let replication = Arc::new(Self {
             own,
             broker_epoch,
             quorum: quorum.clone(),
             links: Mutex::default(),
-            proposals,
+            proposals: proposals.clone(),
             timers: timers.clone(),
             runtime: Handle::current(),
             stopping: stopping.clone(),
         });
         let stop = stopping.clone();
         tokio::spawn(async move { timers.run(stop).await });
-        tokio::spawn(proposals::run(quorum, own, proposed, stopping));
+        tokio::spawn(proposals.run(quorum, own, stopping));
         replication
     }
 
@@ -119,8 +122,7 @@ impl Replication {
 
     /// Asks the controller for another in-sync set.
     pub fn propose(&self, partition: Arc<Partition>, proposal: Proposal) {
-        // Closed only when the broker stops.
-        let _ = self.proposals.send(Proposed { partition, proposal });
+        self.proposals.push(Proposed { partition, proposal });
     }
 
     /// The metadata as this broker has it.

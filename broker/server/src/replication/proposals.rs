@@ -3,11 +3,12 @@
 use std::{collections::HashMap, sync::Arc};
 
 use millrace_engine::{
-    BrokerId, Cluster, Command, Outcome, Rejection,
-    cluster::{AlterPartitions, IsrChange, IsrError, Partition as Record, PartitionRef},
+    BrokerId, Command, Outcome, Rejection,
+    cluster::{AlterPartitions, Altered, IsrChange, IsrError, PartitionRef},
     partition::{Proposal, ProposalAnswer, ProposalError},
 };
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Key, limits};
@@ -36,28 +37,66 @@ impl Proposed {
     }
 }
 
-/// Sends proposals until `stop`. While one command is on its way the next ones gather.
-pub async fn run(
-    quorum: Quorum,
-    own: BrokerId,
-    mut proposed: mpsc::UnboundedReceiver<Proposed>,
-    stop: CancellationToken,
-) {
-    loop {
-        let mut received = Vec::new();
+/// Proposals that wait to be sent: of each partition the newest one, so that the partitions bound
+/// them however long there is no controller.
+#[derive(Debug, Default)]
+pub struct Proposals(Newest<Proposed>);
+
+impl Proposals {
+    /// Adds a proposal, in the place of an earlier one of its partition.
+    pub fn push(&self, proposed: Proposed) {
+        self.0.put(proposed.partition.key(), proposed);
+    }
+
+    /// Sends proposals until `stop`. While one command is on its way the next ones gather.
+    pub async fn run(self: Arc<Self>, quorum: Quorum, own: BrokerId, stop: CancellationToken) {
+        let send = async {
+            loop {
+                let mut batch = self.0.take().await;
+                while !batch.is_empty() {
+                    let rest = batch.split_off(batch.len().min(limits::PROPOSALS_AT_ONCE));
+                    send(&quorum, own, &batch).await;
+                    batch = rest;
+                }
+            }
+        };
         tokio::select! {
-            taken = proposed.recv_many(&mut received, limits::PROPOSALS_AT_ONCE) => if taken == 0 { return },
-            () = stop.cancelled() => return,
+            () = send => {}
+            () = stop.cancelled() => {}
         }
-        // One change of a partition in a command: the last one that its leader sent.
-        let mut newest: HashMap<Key, Proposed> = HashMap::new();
-        for proposed in received {
-            newest.insert(proposed.partition.key(), proposed);
+    }
+}
+
+/// The newest value of each partition.
+#[derive(Debug)]
+struct Newest<T> {
+    waiting: Mutex<HashMap<Key, T>>,
+    wake: Notify,
+}
+
+impl<T> Default for Newest<T> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            wake: Notify::new(),
         }
-        let batch: Vec<Proposed> = newest.into_values().collect();
-        tokio::select! {
-            () = send(&quorum, own, &batch) => {}
-            () = stop.cancelled() => return,
+    }
+}
+
+impl<T> Newest<T> {
+    fn put(&self, key: Key, value: T) {
+        self.waiting.lock().insert(key, value);
+        self.wake.notify_one();
+    }
+
+    /// All that waits, once there is something.
+    async fn take(&self) -> Vec<T> {
+        loop {
+            let taken = std::mem::take(&mut *self.waiting.lock());
+            if !taken.is_empty() {
+                return taken.into_values().collect();
+            }
+            self.wake.notified().await;
         }
     }
 }
@@ -71,9 +110,8 @@ async fn send(quorum: &Quorum, own: BrokerId, batch: &[Proposed]) {
     });
     let failed = match quorum.submit(command).await {
         Ok(Ok(Outcome::Altered(answers))) if answers.len() == batch.len() => {
-            let cluster = quorum.cluster();
             for (proposed, answer) in batch.iter().zip(&answers) {
-                tell(proposed, answer, &cluster);
+                tell(proposed, answer);
             }
             return;
         }
@@ -103,11 +141,11 @@ async fn send(quorum: &Quorum, own: BrokerId, batch: &[Proposed]) {
     }
 }
 
-fn tell(proposed: &Proposed, answer: &Result<Record, IsrError>, cluster: &Cluster) {
+fn tell(proposed: &Proposed, answer: &Result<Altered, IsrError>) {
     let answer = match answer {
-        Ok(record) => ProposalAnswer::Applied {
-            partition: record,
-            required: required(cluster, proposed.partition.topic(), record),
+        Ok(altered) => ProposalAnswer::Applied {
+            partition: &altered.partition,
+            required: altered.required,
         },
         Err(error) => {
             tracing::info!(
@@ -128,11 +166,28 @@ fn tell(proposed: &Proposed, answer: &Result<Record, IsrError>, cluster: &Cluste
     proposed.partition.on_proposal_answer(proposed.proposal.id, answer);
 }
 
-/// How many replicas of the record must be in sync, as the controller counts.
-fn required(cluster: &Cluster, topic: &str, record: &Record) -> usize {
-    let min = cluster
-        .topics
-        .get(topic)
-        .map_or(usize::MAX, |topic| cluster.min_insync_replicas(topic));
-    record.required(min)
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_newest_of_each_partition_waits() {
+        let newest = Newest::default();
+        let [one, other] = [(Uuid::from_u128(1), 0), (Uuid::from_u128(1), 1)];
+        for number in 0..1_000 {
+            newest.put(one, number);
+        }
+        newest.put(other, 7);
+        let mut taken = newest.take().await;
+        taken.sort_unstable();
+        assert_eq!(taken, [7, 999]);
+        assert!(
+            futures::poll!(std::pin::pin!(newest.take())).is_pending(),
+            "nothing waits any more"
+        );
+        newest.put(other, 8);
+        assert_eq!(newest.take().await, [8]);
+    }
 }

@@ -176,9 +176,9 @@ fn several_changes_are_judged_one_by_one() {
     let Outcome::Altered(answers) = log.ok(&command) else {
         panic!()
     };
-    assert_eq!(answers[0].as_ref().unwrap().isr, [0, 2]);
+    assert_eq!(answers[0].as_ref().unwrap().partition.isr, [0, 2]);
     assert_eq!(answers[1], Err(IsrError::NotLeader { sender: 0 }));
-    assert_eq!(answers[2].as_ref().unwrap().isr, [0, 1]);
+    assert_eq!(answers[2].as_ref().unwrap().partition.isr, [0, 1]);
     assert!(matches!(answers[3], Err(IsrError::InvalidIsr { .. })), "named twice");
     let unknown = PartitionError::UnknownTopic { topic: "nope".into() };
     assert_eq!(answers[4], Err(unknown.into()));

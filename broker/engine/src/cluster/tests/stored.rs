@@ -76,5 +76,5 @@ fn every_command_outcome_and_state_survives_being_written_and_read() {
     let text = serde_json::to_string(&answer).unwrap();
     assert_eq!(serde_json::from_str::<Outcome>(&text).unwrap(), answer);
     let Outcome::Altered(answers) = answer else { panic!() };
-    assert_eq!(answers[0].as_ref().unwrap().isr, [0]);
+    assert_eq!(answers[0].as_ref().unwrap().partition.isr, [0]);
 }

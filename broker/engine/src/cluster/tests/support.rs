@@ -178,7 +178,12 @@ impl Log {
             changes: vec![change],
         });
         match self.ok(&command) {
-            Outcome::Altered(mut answers) => answers.remove(0),
+            Outcome::Altered(mut answers) => answers.remove(0).map(|altered| {
+                let topic = &self.cluster.topics["t"];
+                let required = altered.partition.required(self.cluster.min_insync_replicas(topic));
+                assert_eq!(altered.required, required);
+                altered.partition
+            }),
             other => panic!("{other:?}"),
         }
     }
