@@ -24,6 +24,8 @@ mod replication;
 mod rpc;
 mod running;
 mod serve;
+#[cfg(test)]
+mod testing;
 
 pub use running::RunningBroker;
 pub use serve::{StartError, form, format, start};

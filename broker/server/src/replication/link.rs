@@ -156,7 +156,9 @@ impl Link {
         let sending = tokio::spawn(self.clone().send(requests, under_way.clone()));
         let sending = AbortOnDropHandle::new(sending);
         let ended = self.receive(answers, &under_way).await;
-        drop(sending);
+        // Its end is waited for: what it takes while it is being stopped must be among the lost.
+        sending.abort();
+        let _ = sending.await;
         let lost: Vec<_> = under_way.lock().drain().map(|(_, lost)| lost).collect();
         for (partition, request) in lost {
             self.tell(
@@ -175,39 +177,40 @@ impl Link {
 
     async fn send(self: Arc<Self>, requests: mpsc::Sender<ReplicateRequest>, under_way: Arc<UnderWay>) {
         loop {
-            let taken = std::mem::take(&mut *self.waiting.lock());
-            if taken.is_empty() {
+            let mut fetches = self.take_waiting(&under_way).into_iter().peekable();
+            if fetches.peek().is_none() {
                 self.wake.notified().await;
                 continue;
             }
-            let mut fetches = Vec::with_capacity(taken.len().min(limits::REQUEST_FETCHES));
-            let mut taken = taken.into_iter();
-            loop {
-                let next = taken.next();
-                if let Some((key, waiting)) = next {
-                    if let Some(request) = waiting.fetch {
-                        fetches.push(fetch_out(key, &request, false));
-                        under_way.lock().insert(key, (waiting.partition, request));
-                    }
-                    if let Some(request) = waiting.acknowledgement {
-                        fetches.push(fetch_out(key, &request, true));
-                    }
-                    if fetches.len() < limits::REQUEST_FETCHES {
-                        continue;
-                    }
-                }
-                if fetches.is_empty() {
-                    break;
-                }
+            while fetches.peek().is_some() {
                 let message = ReplicateRequest {
                     hello: None,
-                    fetches: std::mem::take(&mut fetches),
+                    fetches: fetches.by_ref().take(limits::REQUEST_FETCHES).collect(),
                 };
                 if requests.send(message).await.is_err() {
                     return;
                 }
             }
         }
+    }
+
+    /// All that waits, as it is to be sent. Each fetch is under way from here on, before the first
+    /// message goes: one that was taken, and that a broken stream never carried, must be told to
+    /// its replica as well, which else waits for an answer until its patience ends.
+    fn take_waiting(&self, under_way: &UnderWay) -> Vec<ReplicaFetch> {
+        let taken = std::mem::take(&mut *self.waiting.lock());
+        let mut fetches = Vec::with_capacity(taken.len());
+        let mut under_way = under_way.lock();
+        for (key, waiting) in taken {
+            if let Some(request) = waiting.fetch {
+                fetches.push(fetch_out(key, &request, false));
+                under_way.insert(key, (waiting.partition, request));
+            }
+            if let Some(request) = waiting.acknowledgement {
+                fetches.push(fetch_out(key, &request, true));
+            }
+        }
+        fetches
     }
 
     /// Takes answers until the stream ends; says why it did.
@@ -351,5 +354,61 @@ fn fetch_out(key: Key, request: &FetchRequest, acknowledge_only: bool) -> Replic
         log_start: request.log_start,
         high_watermark: request.high_watermark,
         acknowledge_only,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{PHANTOM, TestBroker};
+
+    fn request(sequence: u64) -> FetchRequest {
+        FetchRequest {
+            replica: 0,
+            broker_epoch: 1,
+            leader_epoch: 2,
+            sequence,
+            offset: 3,
+            last_fetched_epoch: None,
+            durable_end: 3,
+            log_start: 0,
+            high_watermark: 0,
+        }
+    }
+
+    /// Each fetch that was taken is answered or lost, whatever of it a broken stream has carried.
+    #[tokio::test]
+    async fn what_is_taken_is_under_way_before_anything_is_sent() {
+        let test = TestBroker::start().await;
+        let one = test.partition("one", &[0, PHANTOM]).await;
+        let other = test.partition("other", &[0, PHANTOM]).await;
+        let link = Arc::new(Link::new(0, 1, PHANTOM, test.broker().quorum.clone()));
+        link.push(&one, request(1), true);
+        link.push(&one, request(2), true);
+        link.push(&other, request(1), true);
+        link.push(&other, request(2), false);
+        let under_way = Arc::new(UnderWay::default());
+        let mut sent = link.take_waiting(&under_way);
+        sent.sort_by_key(|fetch| (fetch.topic_id[..] != one.key().0.as_bytes()[..], fetch.sequence));
+        let sent: Vec<_> = sent
+            .iter()
+            .map(|fetch| (fetch.sequence, fetch.acknowledge_only))
+            .collect();
+        assert_eq!(sent, [(2, false), (1, false), (2, true)]);
+        let known = |partition: &Partition| under_way.lock().get(&partition.key()).map(|known| known.1.sequence);
+        assert_eq!((known(&one), known(&other)), (Some(2), Some(1)));
+        assert!(link.take_waiting(&under_way).is_empty());
+
+        // The stream takes nothing more, and the sending task is ended while it waits.
+        let (requests, _not_taken) = mpsc::channel(1);
+        requests.send(ReplicateRequest::default()).await.unwrap();
+        let sending = AbortOnDropHandle::new(tokio::spawn(link.clone().send(requests, under_way.clone())));
+        link.push(&one, request(3), true);
+        while !link.waiting.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        sending.abort();
+        assert!(sending.await.unwrap_err().is_cancelled());
+        assert_eq!(known(&one), Some(3));
     }
 }
