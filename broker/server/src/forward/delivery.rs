@@ -172,7 +172,7 @@ impl Attempt {
         match self {
             Self::Here(result) => {
                 let error = result.as_ref().as_ref().err();
-                error.is_some_and(|error| target.may_be_elsewhere(broker, error))
+                error.is_some_and(|error| target.repeats_in_flow(broker, error))
             }
             Self::There { .. } | Self::Waiting(_) => false,
         }
@@ -258,8 +258,11 @@ impl Delivery {
                     Ok(stored) => break Ok(stored),
                     Err(error) => {
                         maybe_written |= !error.is_not_written();
-                        let repeat = order.is_some() || !maybe_written;
-                        if !repeat || !batch.target.may_be_elsewhere(&broker, &error) {
+                        let repeat = match &order {
+                            Some(_) => batch.target.repeats_in_flow(&broker, &error),
+                            None => !maybe_written && batch.target.may_be_elsewhere(&broker, &error),
+                        };
+                        if !repeat {
                             break Err(error);
                         }
                         alone_on = None;

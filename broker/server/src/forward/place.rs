@@ -102,10 +102,18 @@ impl Target {
     /// Whether another broker may lead it soon, or knows better, after such an error. Of a partition
     /// that only this broker holds there is nobody else to ask.
     pub(super) fn may_be_elsewhere(&self, broker: &Broker, error: &ApiError) -> bool {
+        asks_for_leader(error) && self.has_others(broker)
+    }
+
+    /// Whether a batch of a flow is sent again after such an error.
+    pub(super) fn repeats_in_flow(&self, broker: &Broker, error: &ApiError) -> bool {
+        ends_flow(error) && self.has_others(broker)
+    }
+
+    fn has_others(&self, broker: &Broker) -> bool {
         let cluster = broker.quorum.cluster();
         self.record(&cluster)
             .is_some_and(|record| has_others(record, broker.config.node_id))
-            && asks_for_leader(error)
     }
 }
 
@@ -125,6 +133,13 @@ pub fn asks_for_leader(error: &ApiError) -> bool {
             | R::UnknownTopic
             | R::UnknownPartition
     )
+}
+
+/// Whether a leader that refuses a batch of a flow with this error takes no later ones of it: the
+/// batch is sent again, and must come first. So it is as well with one whose first copy could not be
+/// searched for now: its sender could do no more than repeat it.
+pub fn ends_flow(error: &ApiError) -> bool {
+    asks_for_leader(error) || error.reason() == ErrorReason::Overloaded
 }
 
 /// Whether brokers other than `own` hold the partition.

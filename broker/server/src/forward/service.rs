@@ -31,7 +31,7 @@ use tower::Layer as _;
 
 use super::{
     limits,
-    place::{Described, asks_for_leader, delete_here},
+    place::{Described, delete_here, ends_flow},
     wire,
 };
 use crate::{
@@ -267,7 +267,7 @@ impl Appends {
                 .map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
                 .and_then(|partition| partition.append(append.batch, &request));
             // After another error the batch is not sent again, so that later ones may go on.
-            if flow > 0 && appended.as_ref().is_err_and(asks_for_leader) {
+            if flow > 0 && appended.as_ref().is_err_and(ends_flow) {
                 self.refuse(flow);
             }
             appended

@@ -29,7 +29,7 @@ const INGEST_LIMITS: DecodeLimits = DecodeLimits {
 };
 
 /// Searches for repeated requests of long ago, of all partitions together.
-static DUPLICATE_SEARCHES: Searches = Searches::new(
+pub(super) static DUPLICATE_SEARCHES: Searches = Searches::new(
     limits::DUPLICATE_SEARCHES,
     limits::DUPLICATE_SEARCHES_WAITING,
     limits::DUPLICATE_SEARCH_WAIT,
@@ -77,9 +77,6 @@ impl Partition {
     }
 
     fn try_append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
-        if self.removed.load(Ordering::Acquire) {
-            return Err(errors::removed(self).outcome(WriteOutcome::NotWritten));
-        }
         let batch = check_batch(batch)?;
         let config = self.config();
         let batch = match topic_codec(config.compression) {
@@ -93,7 +90,10 @@ impl Partition {
             internal: false,
         };
         // Until it is known who waits for these records: a new role must find them all.
-        let _roles = self.roles.read();
+        let mut roles = self.roles.read();
+        if self.is_gone() {
+            return Err(errors::removed(self));
+        }
         let leader_epoch = {
             let cell = self.cell.lock();
             let checked = cell
@@ -103,6 +103,7 @@ impl Partition {
         };
         // Not under the replica's lock, which flushes need too.
         let appended = self.log.append_checked(&batch, leader_epoch, now_ms(), &options);
+        let mut answer = None;
         let (base_offset, last_offset, time, duplicate) = match appended {
             Ok(LogAppended::New {
                 base_offset,
@@ -123,8 +124,24 @@ impl Partition {
                 (base_offset, last_offset, stamped.then_some(timestamp), true)
             }
             Err(error @ AppendError::DuplicateSequence { .. }) => {
-                let (base_offset, last_offset) = self.find_stored(batch.header(), request.sequence_rule, error)?;
-                (base_offset, last_offset, None, true)
+                // It may take seconds, in which metadata must not wait, nor all partitions with it.
+                drop(roles);
+                let found = self.find_stored(batch.header(), request.sequence_rule)?;
+                roles = self.roles.read();
+                // In the epoch in which it was found to be there it is not cut.
+                if !self.leads_in(leader_epoch) {
+                    return Err(errors::lead_lost(self, leader_epoch));
+                }
+                match found {
+                    Some((base_offset, last_offset)) => (base_offset, last_offset, None, true),
+                    None if request.acks != Acks::All => return Err(errors::append(error)),
+                    None => {
+                        // It lies somewhere below the log's end; told before that is committed, it
+                        // may be gone after it was called written.
+                        answer = Some(errors::append(error).with("partition", self.number));
+                        (-1, self.log.log_end_offset() - 1, None, true)
+                    }
+                }
             }
             Err(error) => {
                 if matches!(error, AppendError::Offline(_)) {
@@ -151,11 +168,16 @@ impl Partition {
         } else {
             Committed::done()
         };
+        let committed = match answer {
+            Some(answer) => committed.then(answer),
+            None => committed,
+        };
         self.on_appended();
         // Looked at only now: settings that changed meanwhile have queued a flush before.
         if self.config().flush == FlushPolicy::Ack {
             self.queue_flush();
         }
+        drop(roles);
         Ok(Appended {
             base_offset,
             log_append_time: time,
@@ -165,16 +187,12 @@ impl Partition {
         })
     }
 
-    /// Finds a repeated batch that is older than those that the log remembers of its producer.
+    /// Finds a repeated batch that is older than those that the log remembers of its producer: its
+    /// first and last offset. `None` if it was stored, too long ago to be found.
     ///
     /// Where sequences may leave gaps, that later ones are stored is no proof that this one
     /// is: it may have been refused.
-    fn find_stored(
-        &self,
-        header: &BatchHeader,
-        rule: SequenceRule,
-        duplicate: AppendError,
-    ) -> Result<(i64, i64), ApiError> {
+    fn find_stored(&self, header: &BatchHeader, rule: SequenceRule) -> Result<Option<(i64, i64)>, ApiError> {
         let search = || {
             self.log.find_batch(
                 header.producer_id,
@@ -194,8 +212,8 @@ impl Partition {
             })?
             .map_err(|error| self.read_error(error).outcome(WriteOutcome::Unknown))?;
         match found {
-            Some(found) => Ok((found.base_offset, found.last_offset)),
-            None if rule == SequenceRule::Contiguous => Err(errors::append(duplicate)),
+            Some(found) => Ok(Some((found.base_offset, found.last_offset))),
+            None if rule == SequenceRule::Contiguous => Ok(None),
             None => Err(ApiError::new(
                 ErrorReason::OutOfOrderSequence,
                 "This request is not found among the stored ones although a later one is: it was refused, or stored too long ago to tell.",

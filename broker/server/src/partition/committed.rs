@@ -9,7 +9,11 @@ use crate::error::ApiError;
 
 /// A promise that records are committed, or the news that they may not be.
 #[derive(Debug)]
-pub struct Committed(Mutex<State>);
+pub struct Committed {
+    state: Mutex<State>,
+    /// What is told once they are committed, if that is not enough.
+    answer: Option<ApiError>,
+}
 
 #[derive(Debug)]
 enum State {
@@ -21,16 +25,39 @@ impl Committed {
     /// Nothing to wait for.
     #[must_use]
     pub fn done() -> Self {
-        Self(Mutex::new(State::Done(Ok(()))))
+        Self::in_state(State::Done(Ok(())))
+    }
+
+    fn in_state(state: State) -> Self {
+        Self {
+            state: Mutex::new(state),
+            answer: None,
+        }
+    }
+
+    /// The same, answered with an error once the records are committed: one that says that they are
+    /// stored.
+    #[must_use]
+    pub fn then(self, answer: ApiError) -> Self {
+        Self {
+            answer: Some(answer),
+            ..self
+        }
     }
 
     /// Waits; cancelling loses nothing.
     ///
     /// # Errors
-    /// The disk failed or the partition is gone: the outcome is unknown.
+    /// The disk failed or the partition is gone: the outcome is unknown. Or the answer of
+    /// [`Self::then`].
     pub async fn wait(&self) -> Result<(), ApiError> {
+        self.known().await?;
+        self.answer.clone().map_or(Ok(()), Err)
+    }
+
+    async fn known(&self) -> Result<(), ApiError> {
         let receiver = {
-            let mut state = self.0.lock();
+            let mut state = self.state.lock();
             match &mut *state {
                 State::Done(result) => return result.clone(),
                 State::Waiting(_) => {
@@ -43,7 +70,7 @@ impl Committed {
             }
         };
         let result = receiver.await.unwrap_or_else(|_| Err(lost()));
-        *self.0.lock() = State::Done(result.clone());
+        *self.state.lock() = State::Done(result.clone());
         result
     }
 }
@@ -78,7 +105,7 @@ impl Waiters {
             .rposition(|waiter| waiter.end <= end)
             .map_or(0, |at| at + 1);
         waiters.insert(at, Waiter { end, sender });
-        Committed(Mutex::new(State::Waiting(receiver)))
+        Committed::in_state(State::Waiting(receiver))
     }
 
     /// All below `high_watermark` is committed.
@@ -113,6 +140,27 @@ mod tests {
         assert_eq!(early.wait().await, Ok(()), "asked again, the answer is the same");
         waiters.fail(&lost());
         assert_eq!(late.wait().await, Err(lost()));
+    }
+
+    /// A record that was seen and is gone later is no duplicate of anything.
+    #[tokio::test]
+    async fn what_is_told_of_stored_records_waits_until_they_are_committed() {
+        let waiters = Waiters::default();
+        let stored = ApiError::new(
+            millrace_proto::v1::ErrorReason::DuplicateSequence,
+            "It was stored before.",
+        );
+        let (kept, gone) = (
+            waiters.add(10).then(stored.clone()),
+            waiters.add(20).then(stored.clone()),
+        );
+        assert!(futures::poll!(std::pin::pin!(kept.wait())).is_pending());
+        let kept = waiters.add(10).then(stored.clone());
+        waiters.complete(10);
+        assert_eq!(kept.wait().await, Err(stored.clone()));
+        waiters.fail(&lost());
+        assert_eq!(gone.wait().await, Err(lost()));
+        assert_eq!(Committed::done().then(stored.clone()).wait().await, Err(stored));
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use millrace_engine::{BrokerId, Cluster, partition::ReplicaError};
 use millrace_log::{AppendError, ChangeError, Offline, ReadError};
 use millrace_proto::v1::ErrorReason;
 
-use super::Partition;
+use super::{Gone, Partition};
 use crate::error::{ApiError, WriteOutcome, out_of_range};
 
 /// The batch is damaged or malformed.
@@ -50,9 +50,28 @@ pub fn offline(offline: &Offline) -> ApiError {
 
 /// The partition is not here any more.
 pub fn removed(partition: &Partition) -> ApiError {
+    let (topic, number) = (partition.topic(), partition.number());
+    match partition.gone.get() {
+        Some(Gone::Deleted) => ApiError::new(ErrorReason::UnknownTopic, format!("Topic {topic:?} was deleted.")),
+        Some(Gone::MovedAway) => {
+            let cluster = partition.replication.cluster();
+            let (id, at) = partition.key();
+            let known = cluster.topics.get(topic).filter(|known| known.id == id);
+            let record = known.and_then(|known| known.partitions.get(at as usize));
+            let own = partition.replication.replica_config().id;
+            let leader = record.and_then(|record| record.leader).filter(|leader| *leader != own);
+            let epoch = record.map_or(-1, |record| record.leader_epoch);
+            not_leader(topic, number, leader, epoch, &cluster)
+        }
+        // The broker stops.
+        None => closed(),
+    }
+}
+
+fn closed() -> ApiError {
     ApiError::new(
-        ErrorReason::UnknownTopic,
-        format!("Topic {:?} was deleted.", partition.topic()),
+        ErrorReason::NotLeader,
+        "The partition is not served here any more: fetch metadata again.",
     )
 }
 
@@ -155,10 +174,7 @@ pub fn append(error: AppendError) -> ApiError {
         .with("available_bytes", full.available_bytes)
         .with("reserve_bytes", full.reserve_bytes),
         AppendError::Offline(failed) => offline(&failed).outcome(WriteOutcome::Unknown),
-        AppendError::Closed | AppendError::InvalidLeaderEpoch { .. } => ApiError::new(
-            ErrorReason::NotLeader,
-            "The partition is not served here any more: fetch metadata again.",
-        ),
+        AppendError::Closed | AppendError::InvalidLeaderEpoch { .. } => closed(),
         error @ AppendError::OutOfOrderOffset { .. } => ApiError::internal("appending", &error),
     }
 }

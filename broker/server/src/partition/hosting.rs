@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicUsize, Ordering},
     },
     thread,
@@ -18,7 +18,7 @@ use millrace_log::{Log, LogConfig, OpenLogError, PartitionState, TopicPartition}
 use parking_lot::{Mutex, RwLock};
 
 use super::{
-    Partition,
+    Gone, Partition,
     committed::Waiters,
     registry::{Hosted, Partitions, log_config},
     replica::ReplicaCell,
@@ -171,7 +171,7 @@ impl Partitions {
             tracing::info!(topic = hosted.topic.name, "topic deleted");
             self.metrics.forget_topic(&hosted.topic.name);
             for partition in hosted.partitions.into_values() {
-                self.remove(&partition);
+                self.remove(&partition, Gone::Deleted);
             }
         }
     }
@@ -199,13 +199,13 @@ impl Partitions {
         };
         for partition in moved {
             tracing::info!(topic = partition.topic, partition = partition.number, "moved away");
-            self.remove(&partition);
+            self.remove(&partition, Gone::MovedAway);
         }
     }
 
-    fn remove(&self, partition: &Arc<Partition>) {
+    fn remove(&self, partition: &Arc<Partition>, why: Gone) {
         self.by_key.write().remove(&partition.key());
-        partition.remove();
+        partition.remove(why);
         if let Err(error) = self.dir.delete_log(&partition.topic, partition.number) {
             tracing::error!(topic = partition.topic, partition = partition.number, %error, "data that is not needed any more can't be removed");
         }
@@ -273,7 +273,7 @@ impl Partitions {
             flush_queued: AtomicBool::new(false),
             waiters: Waiters::default(),
             readers: Mutex::default(),
-            removed: AtomicBool::new(false),
+            gone: OnceLock::new(),
             metrics: self.metrics.clone(),
             flusher: self.flusher.clone(),
             replication: self.replication.clone(),

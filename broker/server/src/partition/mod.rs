@@ -14,9 +14,11 @@ mod hosting;
 mod housekeeping;
 mod registry;
 mod replica;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
 };
 
@@ -67,6 +69,15 @@ pub struct Offsets {
     pub leader_epoch: i32,
 }
 
+/// Why a partition is not this broker's any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gone {
+    /// Its topic was deleted.
+    Deleted,
+    /// Other brokers hold it.
+    MovedAway,
+}
+
 /// A partition of which this broker holds a replica.
 pub struct Partition {
     topic: String,
@@ -85,8 +96,8 @@ pub struct Partition {
     flush_queued: AtomicBool,
     waiters: Waiters,
     readers: Mutex<Vec<Arc<Notify>>>,
-    /// Set once the topic is deleted or this broker does not lead it any more.
-    removed: AtomicBool,
+    /// Set once it is not this broker's any more.
+    gone: OnceLock<Gone>,
     metrics: Arc<Metrics>,
     flusher: Arc<Flusher>,
     replication: Arc<Replication>,
@@ -191,7 +202,7 @@ impl Partition {
     /// # Errors
     /// A wrong epoch, or an offset outside of the log.
     pub fn check_fetch(&self, offset: i64, epoch: Option<i32>) -> Result<FetchBound, ApiError> {
-        if self.removed.load(Ordering::Acquire) {
+        if self.is_gone() {
             return Err(errors::removed(self));
         }
         let cell = self.cell.lock();
@@ -343,11 +354,18 @@ impl Partition {
         self.queue_flush();
     }
 
-    /// Ends all calls on it: it is deleted.
-    fn remove(&self) {
-        self.removed.store(true, Ordering::Release);
+    /// Ends all calls on it, and takes no more.
+    fn remove(self: &Arc<Self>, why: Gone) {
+        // No producer's append spans it: one would wait for an answer that nobody gives any more.
+        let _roles = self.roles.write();
+        let mut cell = self.cell.lock();
+        let _ = self.gone.set(why);
+        self.retire(&mut cell);
         self.fail_waiters(&errors::removed(self));
-        self.wake_readers();
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.get().is_some()
     }
 
     fn read_error(&self, error: ReadError) -> ApiError {

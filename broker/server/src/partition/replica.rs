@@ -131,7 +131,24 @@ impl Partition {
         self.high_watermark
             .store(cell.replica.high_watermark(), Ordering::Release);
         self.leader_epoch.store(cell.replica.leader_epoch(), Ordering::Release);
-        self.leads.store(cell.replica.leader().is_some(), Ordering::Release);
+        let leads = cell.replica.leader().is_some() && !self.is_gone();
+        self.leads.store(leads, Ordering::Release);
+    }
+
+    /// Whether this broker leads in this epoch, by the rules rather than by their mirror.
+    pub(super) fn leads_in(&self, leader_epoch: i32) -> bool {
+        let cell = self.cell.lock();
+        let led = cell
+            .replica
+            .leader()
+            .map(millrace_engine::partition::Leader::leader_epoch);
+        led == Some(leader_epoch) && !self.is_gone()
+    }
+
+    /// It is gone: followers that wait must ask elsewhere.
+    pub(super) fn retire(&self, cell: &mut ReplicaCell) {
+        self.mirror(cell);
+        self.fail_parked(cell, "this broker does not hold the partition any more");
     }
 
     fn schedule(self: &Arc<Self>, cell: &mut ReplicaCell) {
@@ -245,6 +262,11 @@ impl Partition {
                 partition,
                 "can't be led here: the log ends below what is known to be committed; its disk is older than it should be"
             ),
+            OfflineReason::Damaged => tracing::error!(
+                topic,
+                partition,
+                "not led here: the log is damaged, and other brokers should have the records"
+            ),
         }
         self.fail_parked(cell, "this broker does not serve the partition");
         self.wake_readers();
@@ -262,11 +284,6 @@ impl Partition {
     fn answer(self: &Arc<Self>, cell: &mut ReplicaCell, replica: BrokerId, sequence: u64, verdict: FetchVerdict) {
         let place = cell
             .parked
-            OfflineReason::Damaged => tracing::error!(
-                topic,
-                partition,
-                "not led here: the log is damaged, and other brokers should have the records"
-            ),
             .iter()
             .position(|parked| parked.request.replica == replica && parked.request.sequence == sequence);
         let Some(place) = place else { return };
@@ -479,7 +496,7 @@ impl Partition {
 
     /// A leader answered a fetch; `bytes` are the batches of an answer with records.
     pub fn on_fetch_answer(self: &Arc<Self>, reply: &FetchReply<'_>, bytes: &Bytes) {
-        if self.removed.load(Ordering::Acquire) {
+        if self.is_gone() {
             return;
         }
         let mut cell = self.cell.lock();
@@ -500,6 +517,11 @@ impl Partition {
     /// A follower asks for records; the answer goes to `outlet`, at once or when there is one.
     pub fn on_replica_fetch(self: &Arc<Self>, request: FetchRequest, outlet: &Arc<Outlet>) {
         let mut cell = self.cell.lock();
+        if self.is_gone() {
+            let why = "this broker does not hold the partition any more";
+            outlet.push(Ready::refused(self.key(), &request, why));
+            return;
+        }
         let age = |of: &FetchRequest| (of.broker_epoch, of.sequence);
         let newer = |parked: &Parked| parked.request.replica == request.replica && age(&parked.request) > age(&request);
         if cell.parked.iter().any(newer) {
@@ -523,7 +545,7 @@ impl Partition {
 
     /// A time has come that the replica, or a follower's news, waited for.
     pub fn on_timer(self: &Arc<Self>) {
-        if self.removed.load(Ordering::Acquire) {
+        if self.is_gone() {
             return;
         }
         let mut cell = self.cell.lock();

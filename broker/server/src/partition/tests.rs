@@ -1,0 +1,142 @@
+//! A partition of a real broker.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use millrace_engine::partition::FetchRequest;
+use millrace_proto::{internal::v1::replica_answer::Outcome, v1::ErrorReason};
+
+use super::{AppendRequest, Appended, Gone, Partition, SequenceRule, append::DUPLICATE_SEARCHES};
+use crate::{
+    error::ApiError,
+    limits,
+    replication::Outlet,
+    rpc::convert::Acks,
+    testing::{PHANTOM, TestBroker, batch},
+};
+
+fn append(partition: &Arc<Partition>, sequence: i32, acks: Acks) -> Result<Appended, ApiError> {
+    let request = AppendRequest {
+        acks,
+        leader_epoch: None,
+        expected_offset: None,
+        sequence_rule: SequenceRule::Contiguous,
+    };
+    partition.append(batch(Some((7, sequence))), &request)
+}
+
+/// More than the log remembers of a producer.
+fn append_many(partition: &Arc<Partition>, first: i32) {
+    for sequence in first..first + 30 {
+        append(partition, sequence, Acks::Leader).unwrap();
+    }
+}
+
+/// What a search for an old duplicate holds would keep the metadata from all partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_for_an_old_duplicate_holds_up_no_change_of_roles() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0]).await;
+    append_many(&partition, 0);
+    // All turns are taken, so that the search waits.
+    let (mut release, mut turns) = (Vec::new(), Vec::new());
+    for _ in 0..limits::DUPLICATE_SEARCHES {
+        let (send, wait) = mpsc::channel::<()>();
+        let (taken, has_turn) = mpsc::channel();
+        release.push(send);
+        turns.push(std::thread::spawn(move || {
+            DUPLICATE_SEARCHES.run(|| {
+                taken.send(()).unwrap();
+                let _ = wait.recv();
+            })
+        }));
+        has_turn.recv().unwrap();
+    }
+    let searching = {
+        let partition = partition.clone();
+        std::thread::spawn(move || append(&partition, 0, Acks::Leader))
+    };
+    let until = Instant::now() + Duration::from_millis(300);
+    while Instant::now() < until {
+        let roles = partition.roles.try_write_for(Duration::from_secs(1));
+        assert!(roles.is_some(), "a search holds the roles");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!searching.is_finished(), "the search has no turn");
+    drop(release);
+    let found = searching.join().unwrap().unwrap();
+    assert_eq!((found.base_offset, found.duplicate), (0, true));
+    for turn in turns {
+        turn.join().unwrap();
+    }
+}
+
+/// It is called written only once it can't be lost any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_without_a_known_offset_waits_for_the_commit() {
+    let test = TestBroker::start().await;
+    let alone = test.partition("alone", &[0]).await;
+    append_many(&alone, 100);
+    let told = append(&alone, 50, Acks::All).unwrap();
+    assert_eq!(told.base_offset, -1);
+    let error = told.committed.wait().await.unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::DuplicateSequence);
+    assert_eq!(error.metadata()["outcome"], "written");
+    let error = append(&alone, 50, Acks::Leader).unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::DuplicateSequence);
+
+    // The other replica copies nothing, and what it lacks is not committed.
+    let copied = test.partition("copied", &[0, PHANTOM]).await;
+    append_many(&copied, 100);
+    let told = append(&copied, 50, Acks::All).unwrap();
+    let waited = tokio::time::timeout(Duration::from_millis(200), told.committed.wait()).await;
+    assert!(waited.is_err(), "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_moved_away_sends_everybody_elsewhere() {
+    let test = TestBroker::start().await;
+    for (why, reason) in [
+        (Gone::MovedAway, ErrorReason::NotLeader),
+        (Gone::Deleted, ErrorReason::UnknownTopic),
+    ] {
+        let partition = test.partition(&format!("{why:?}"), &[0, PHANTOM]).await;
+        let waiting = append(&partition, 0, Acks::All).unwrap();
+        let outlet = Arc::new(Outlet::default());
+        let fetch = |sequence| FetchRequest {
+            replica: PHANTOM,
+            broker_epoch: test.broker().quorum.cluster().brokers[&PHANTOM].epoch,
+            leader_epoch: partition.offsets().leader_epoch,
+            sequence,
+            offset: 1,
+            last_fetched_epoch: Some(partition.offsets().leader_epoch),
+            durable_end: 0,
+            log_start: 0,
+            high_watermark: 0,
+        };
+        partition.on_replica_fetch(fetch(1), &outlet);
+        assert!(partition.cell.lock().has_parked(), "there is nothing to tell");
+        partition.remove(why);
+        assert!(!partition.leads());
+        let error = waiting.committed.wait().await.unwrap_err();
+        // The metadata still names this broker, which does not hold it: nobody leads it.
+        let nobody = reason == ErrorReason::NotLeader && error.reason() == ErrorReason::LeaderNotAvailable;
+        assert!(error.reason() == reason || nobody, "{error:?}");
+        assert!(!error.is_not_written());
+        let error = append(&partition, 1, Acks::Leader).unwrap_err();
+        assert!(
+            error.is_not_written() && (nobody || error.reason() == reason),
+            "{error:?}"
+        );
+        partition.on_replica_fetch(fetch(2), &outlet);
+        let refused = outlet.next().await.unwrap().answers;
+        assert_eq!(refused.iter().map(|answer| answer.sequence).collect::<Vec<_>>(), [1, 2]);
+        for answer in refused {
+            assert!(matches!(answer.outcome, Some(Outcome::Refused(_))), "{answer:?}");
+        }
+        partition.on_timer();
+        assert!(!partition.leads());
+    }
+}
