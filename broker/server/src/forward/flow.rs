@@ -118,7 +118,7 @@ impl Flow {
         let first = state.slots.front().is_some_and(|(first, _)| *first == ticket);
         if first {
             let _ = sender.send(Go::Turn);
-        } else if let Ok(at) = state.slots.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
+        } else if let Some(at) = state.find(ticket) {
             state.slots[at].1 = Slot::Waiting(batch.clone(), sender);
         }
         go
@@ -126,53 +126,203 @@ impl Flow {
 
     /// Gives up waiting. False if the batch was sent, or has its turn, by now.
     pub fn withdraw(&self, broker: &Arc<Broker>, ticket: u64) -> bool {
-        let waits = |(_, slot): &(u64, Slot)| matches!(slot, Slot::Waiting(..));
-        {
-            let state = self.0.lock();
-            let at = state.slots.binary_search_by_key(&ticket, |(ticket, _)| *ticket);
-            if !at.is_ok_and(|at| waits(&state.slots[at])) {
-                return false;
-            }
+        let mut state = self.0.lock();
+        let waits = state
+            .find(ticket)
+            .is_some_and(|at| matches!(state.slots[at].1, Slot::Waiting(..)));
+        // Under the same lock: else it may be sent in between, and told that it never was.
+        if waits {
+            state.leave(broker, ticket, None);
         }
-        self.done(broker, ticket, None);
-        true
+        waits
     }
 
     /// A batch is answered; `alone_on` is the way on which it was stored if it was sent alone.
     pub fn done(&self, broker: &Arc<Broker>, ticket: u64, alone_on: Option<Arc<Way>>) {
-        let mut state = self.0.lock();
-        let state = &mut *state;
-        if let Ok(at) = state.slots.binary_search_by_key(&ticket, |(ticket, _)| *ticket) {
-            state.slots.remove(at);
+        self.0.lock().leave(broker, ticket, alone_on);
+    }
+}
+
+impl State {
+    /// Where a batch stands.
+    fn find(&self, ticket: u64) -> Option<usize> {
+        self.slots.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()
+    }
+
+    /// A batch is no part of the flow any more: others may go on.
+    fn leave(&mut self, broker: &Arc<Broker>, ticket: u64, alone_on: Option<Arc<Way>>) {
+        if let Some(at) = self.find(ticket) {
+            self.slots.remove(at);
         }
-        if state.way.is_some() {
+        if self.way.is_some() {
             return;
         }
-        let all_wait = state.slots.iter().all(|(_, slot)| matches!(slot, Slot::Waiting(..)));
+        let all_wait = self.slots.iter().all(|(_, slot)| matches!(slot, Slot::Waiting(..)));
         match alone_on {
-            Some(way) if all_wait => {
-                state.way = Some(way.clone());
-                for (_, slot) in &mut state.slots {
-                    let Slot::Waiting(batch, go) = std::mem::replace(slot, Slot::Sent) else {
-                        continue;
-                    };
-                    let attempt = way.send(&batch);
-                    let stop = attempt.must_be_repeated(broker, &batch.target);
-                    let _ = go.send(Go::Sent(attempt));
-                    if stop {
-                        // The later ones wait on, behind this one.
-                        state.way = None;
-                        break;
-                    }
-                }
-            }
+            Some(way) if all_wait => self.open(broker, &way),
             _ => {
-                if let Some((_, slot)) = state.slots.front_mut()
+                if let Some((_, slot)) = self.slots.front_mut()
                     && let Slot::Waiting(_, go) = std::mem::replace(slot, Slot::Sent)
                 {
                     let _ = go.send(Go::Turn);
                 }
             }
         }
+    }
+
+    /// Sends all that wait on one way, until one of them fails.
+    fn open(&mut self, broker: &Arc<Broker>, way: &Arc<Way>) {
+        self.way = Some(way.clone());
+        for (_, slot) in &mut self.slots {
+            let Slot::Waiting(batch, go) = std::mem::replace(slot, Slot::Sent) else {
+                continue;
+            };
+            let attempt = way.send(&batch);
+            let stop = attempt.must_be_repeated(broker, &batch.target);
+            let _ = go.send(Go::Sent(attempt));
+            if stop {
+                // The later ones wait on, behind this one.
+                self.way = None;
+                break;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        forward::place::Place,
+        partition::{Partition, SequenceRule},
+        rpc::convert::Acks,
+        testing::{self, PHANTOM, TestBroker},
+    };
+
+    struct Fixture {
+        test: TestBroker,
+        partition: Arc<Partition>,
+        batch: Batch,
+        flow: Arc<Flow>,
+    }
+
+    impl Fixture {
+        async fn new() -> Self {
+            let test = TestBroker::start().await;
+            let partition = test.partition("t", &[0, PHANTOM]).await;
+            let target = Target {
+                topic: "t".into(),
+                topic_id: partition.key().0,
+                number: 0,
+            };
+            Self {
+                batch: Batch {
+                    target,
+                    bytes: testing::batch(None),
+                    acks: Acks::Leader,
+                    expected_offset: None,
+                    sequence_rule: SequenceRule::Contiguous,
+                    deadline: Instant::now() + Duration::from_secs(60),
+                },
+                flow: Arc::default(),
+                test,
+                partition,
+            }
+        }
+
+        fn broker(&self) -> &Arc<Broker> {
+            self.test.broker()
+        }
+
+        fn way(&self) -> Arc<Way> {
+            Arc::new(Way::to(self.broker(), Place::Here(self.partition.clone())))
+        }
+
+        fn end(&self) -> i64 {
+            self.partition.offsets().log_end
+        }
+
+        fn begin(&self) -> (u64, Attempt) {
+            self.flow.begin(self.broker(), &self.batch)
+        }
+
+        /// A batch that waits as those before it do.
+        fn begin_waiting(&self) -> (u64, oneshot::Receiver<Go>) {
+            match self.begin() {
+                (ticket, Attempt::Waiting(go)) => (ticket, go),
+                (_, sent) => panic!("{sent:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn after_a_failure_batches_are_sent_again_one_at_a_time() {
+        let fixture = Fixture::new().await;
+        let (flow, broker) = (&fixture.flow, fixture.broker());
+        let (first, sent) = fixture.begin();
+        let (second, _) = fixture.begin();
+        assert!(matches!(sent, Attempt::Here(result) if result.is_ok()));
+        assert_eq!(fixture.end(), 2, "one behind the other, none waits");
+        // The second one hears of it first, and waits for the first.
+        let mut second_go = flow.failed(second, &fixture.batch);
+        assert!(second_go.try_recv().is_err());
+        let mut first_go = flow.failed(first, &fixture.batch);
+        assert!(matches!(first_go.try_recv(), Ok(Go::Turn)));
+        let (_, mut third_go) = fixture.begin_waiting();
+        assert_eq!(fixture.end(), 2);
+        // Stored on a way that is open for all from now on.
+        flow.done(broker, first, Some(fixture.way()));
+        assert!(matches!(second_go.try_recv(), Ok(Go::Sent(_))));
+        assert!(matches!(third_go.try_recv(), Ok(Go::Sent(_))));
+        assert_eq!(fixture.end(), 4);
+        assert!(matches!(fixture.begin().1, Attempt::Here(_)));
+        assert!(!flow.is_idle());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_gives_up_lets_the_next_one_go() {
+        let fixture = Fixture::new().await;
+        let (flow, broker) = (&fixture.flow, fixture.broker());
+        let (first, _) = fixture.begin();
+        let _turn = flow.failed(first, &fixture.batch);
+        let (second, _go) = fixture.begin_waiting();
+        let (third, mut third_go) = fixture.begin_waiting();
+        assert!(!flow.withdraw(broker, first), "it has its turn");
+        assert!(flow.withdraw(broker, second));
+        assert!(!flow.withdraw(broker, second), "it is not there any more");
+        assert!(third_go.try_recv().is_err());
+        // Refused for good: no way is known, and the next one tries.
+        flow.done(broker, first, None);
+        assert!(matches!(third_go.try_recv(), Ok(Go::Turn)));
+        flow.done(broker, third, None);
+        assert!(flow.is_idle());
+        assert_eq!(fixture.end(), 1);
+    }
+
+    /// Who is told that it gave up in time was not sent.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_batch_is_sent_or_withdrawn_never_both() {
+        let fixture = Fixture::new().await;
+        let (mut sent, mut withdrawn) = (0, 0);
+        for _ in 0..500 {
+            let flow = Flow::default();
+            let (first, _) = flow.begin(fixture.broker(), &fixture.batch);
+            let _turn = flow.failed(first, &fixture.batch);
+            let (second, _go) = flow.begin(fixture.broker(), &fixture.batch);
+            let (end, way) = (fixture.end(), fixture.way());
+            let gave_up = std::thread::scope(|scope| {
+                scope.spawn(|| flow.done(fixture.broker(), first, Some(way)));
+                scope.spawn(|| flow.withdraw(fixture.broker(), second)).join().unwrap()
+            });
+            let was_sent = fixture.end() > end;
+            assert_ne!(gave_up, was_sent);
+            sent += u32::from(was_sent);
+            withdrawn += u32::from(gave_up);
+        }
+        assert_eq!(sent + withdrawn, 500);
     }
 }
