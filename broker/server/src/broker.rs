@@ -123,6 +123,13 @@ impl Broker {
     pub(crate) async fn wait_until_current(&self) -> Result<(), ApiError> {
         let version = self.quorum.cluster().version;
         let mut reconciled = self.reconciled.subscribe();
+    /// Up to which metadata index this broker's partitions are as the metadata says; 0 while they
+    /// are being opened. What is only known may not have reached the partitions: a broker that is
+    /// counted on must have carried it out.
+    pub(crate) fn carried_out(&self) -> u64 {
+        *self.reconciled.borrow()
+    }
+
         let waited = tokio::time::timeout(
             limits::METADATA_WAIT,
             reconciled.wait_for(|reached| *reached >= version),

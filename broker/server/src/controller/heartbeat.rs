@@ -69,7 +69,7 @@ fn sign(broker: &Broker) -> SignOfLife {
     SignOfLife {
         broker_id: broker.config.node_id,
         broker_epoch: broker.broker_epoch,
-        applied_index: broker.quorum.applied_index(),
+        applied_index: broker.carried_out(),
         disk_writes: broker.disk.writes(),
         directory_failed: broker.dir.offline().is_some(),
     }

@@ -30,7 +30,7 @@ pub(crate) struct SignOfLife {
     pub(crate) broker_id: BrokerId,
     /// Its life.
     pub(crate) broker_epoch: i64,
-    /// Up to where it has applied the metadata.
+    /// Up to where it has carried out the metadata.
     pub(crate) applied_index: u64,
     /// Whether its disk has lately taken a write.
     pub(crate) disk_writes: bool,

@@ -111,7 +111,8 @@ async fn unfence(broker: &Broker) -> Result<(), NotInService> {
     let command = Command::UnfenceBroker(UnfenceBroker {
         broker_id: broker.config.node_id,
         broker_epoch: broker.broker_epoch,
-        applied_index: broker.quorum.applied_index(),
+        // Before the ends: logs that the metadata up to there places here are open by then.
+        applied_index: broker.carried_out(),
         log_ends: broker.partitions.log_ends(&broker.quorum.cluster()),
     });
     match broker.quorum.submit(command).await {

@@ -76,13 +76,6 @@ impl Quorum {
         Some(LeaderAddress::At(voter.address.clone()))
     }
 
-    /// The last entry that is applied here; 0 for none.
-    pub fn applied_index(&self) -> u64 {
-        let metrics = self.raft().metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.last_applied.as_ref().map_or(0, |last| last.index)
-    }
-
     /// What this voter knows of its quorum.
     pub fn status(&self) -> QuorumStatus {
         let metrics = self.raft().metrics();
