@@ -8,7 +8,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use millrace_engine::{Cluster, Command, Outcome, cluster::ProducerIdBlock, partition::FetchBound};
+use millrace_engine::{
+    Cluster, Command, Outcome,
+    cluster::{ProducerIdBlock, ReportOfflineReplicas},
+    partition::FetchBound,
+};
 use millrace_log::LogDir;
 use millrace_proto::v1::ErrorReason;
 use tokio::sync::{Mutex, watch};
@@ -119,10 +123,6 @@ impl Broker {
         }
     }
 
-    /// Waits until this broker's partitions are as its metadata says now.
-    pub(crate) async fn wait_until_current(&self) -> Result<(), ApiError> {
-        let version = self.quorum.cluster().version;
-        let mut reconciled = self.reconciled.subscribe();
     /// Up to which metadata index this broker's partitions are as the metadata says; 0 while they
     /// are being opened. What is only known may not have reached the partitions: a broker that is
     /// counted on must have carried it out.
@@ -130,6 +130,10 @@ impl Broker {
         *self.reconciled.borrow()
     }
 
+    /// Waits until this broker's partitions are as its metadata says now.
+    pub(crate) async fn wait_until_current(&self) -> Result<(), ApiError> {
+        let version = self.quorum.cluster().version;
+        let mut reconciled = self.reconciled.subscribe();
         let waited = tokio::time::timeout(
             limits::METADATA_WAIT,
             reconciled.wait_for(|reached| *reached >= version),
@@ -201,6 +205,27 @@ impl Broker {
         Ok(id)
     }
 
+    /// Has others lead what can't be opened here.
+    async fn report_offline_replicas(&self) {
+        let partitions = self.partitions.offline_replicas(&self.quorum.cluster());
+        if partitions.is_empty() {
+            return;
+        }
+        let report = Command::ReportOfflineReplicas(ReportOfflineReplicas {
+            broker_id: self.config.node_id,
+            broker_epoch: self.broker_epoch,
+            partitions,
+        });
+        // Told again with the next attempt to open them.
+        let submitted = tokio::time::timeout(limits::UNOPENED_AGAIN, self.quorum.submit(report));
+        match submitted.await {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(rejection))) => tracing::warn!(%rejection, "the controller does not hear of offline replicas"),
+            Ok(Err(error)) => tracing::warn!(%error, "the controller does not hear of offline replicas"),
+            Err(_) => tracing::warn!("the controller does not hear of offline replicas in time"),
+        }
+    }
+
     /// Keeps the partitions as the metadata says, until the broker stops.
     pub(crate) async fn follow_metadata(self: Arc<Self>) {
         let mut changes = self.quorum.watch();
@@ -213,8 +238,14 @@ impl Broker {
                 tracing::error!(%error, "partitions can't be brought up to date");
             }
             self.reconciled.send_replace(version);
+            // A full disk, say, may have room by then.
+            let again = async {
+                self.report_offline_replicas().await;
+                tokio::time::sleep(limits::UNOPENED_AGAIN).await;
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                () = again, if self.partitions.unopened() > 0 => {}
                 () = self.stopping.cancelled() => return,
             }
         }

@@ -265,6 +265,9 @@ pub const DISK_WRITE_EVERY: Duration = Duration::from_secs(1);
 /// stalls for at worst, and ten times what must not cost a leadership (300 ms).
 pub const DISK_SILENCE: Duration = Duration::from_secs(4);
 
+/// How soon logs that could not be opened are tried again.
+pub const UNOPENED_AGAIN: Duration = Duration::from_secs(5);
+
 /// How often a broker looks whether it is in service, besides at each change of the metadata.
 pub const SERVICE_LOOK_EVERY: Duration = Duration::from_millis(500);
 

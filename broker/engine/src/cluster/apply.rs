@@ -75,6 +75,7 @@ impl Cluster {
                 broker_epoch,
             } => self.controlled_shutdown(index, *broker_id, *broker_epoch),
             Command::AlterPartitions(alter) => self.alter_partitions(alter),
+            Command::ReportOfflineReplicas(report) => self.report_offline_replicas(report),
             Command::ElectLeaders { elections } => self.elect_leaders(elections),
             Command::ReassignPartitions { moves } => self.reassign_partitions(moves),
             Command::CordonBroker { broker_id, cordoned } => {

@@ -75,6 +75,8 @@ pub enum Command {
     },
     /// A leader changes in-sync sets.
     AlterPartitions(AlterPartitions),
+    /// A broker in service can't open some of its logs (KIP-858).
+    ReportOfflineReplicas(ReportOfflineReplicas),
     /// Choose leaders.
     ElectLeaders {
         /// Each of them on its own: one that can't be had stops no other.
@@ -257,6 +259,17 @@ pub struct AlterPartitions {
     pub broker_epoch: i64,
     /// The changes; each is judged on its own, after those before it.
     pub changes: Vec<IsrChange>,
+}
+
+/// Replicas that their broker can't serve. What they hold is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportOfflineReplicas {
+    /// The broker.
+    pub broker_id: BrokerId,
+    /// Its life.
+    pub broker_epoch: i64,
+    /// Which of its partitions; those that are not its, or not any more, are passed over.
+    pub partitions: Vec<PartitionRef>,
 }
 
 /// A new in-sync set for one partition.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  command ─ apply ─┬─ topics, registration, fencing, shutdown, brokers, maintenance, voters
-//!                   └─ isr, election, reassignment
+//!                   └─ isr, offline, election, reassignment
 //!                          └── each: check, then change ── settles leader, in-sync set,
 //!                                                          eligible replicas and epochs
 //! ```
@@ -21,6 +21,7 @@ mod fencing;
 mod isr;
 mod limits;
 mod maintenance;
+mod offline;
 mod outcome;
 mod partition;
 mod queries;
@@ -39,7 +40,8 @@ mod tests;
 
 pub use command::{
     AcquireMaintenance, AlterPartitions, Command, ConfigChange, CreateTopic, DirectoryReport, Election, ElectionKind,
-    IsrChange, IsrMember, LogEnd, Move, PartitionRef, RegisterBroker, StartBroker, TopicLogEnds, UnfenceBroker,
+    IsrChange, IsrMember, LogEnd, Move, PartitionRef, RegisterBroker, ReportOfflineReplicas, StartBroker, TopicLogEnds,
+    UnfenceBroker,
 };
 pub use delta::{MetadataDelta, ReplicaChange, ReplicaChangeKind};
 pub use election::{ReplicaLogEnd, longest_log};

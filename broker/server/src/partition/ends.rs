@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use millrace_engine::{
     Cluster, Partition as Record,
-    cluster::{LogEnd, TopicLogEnds},
+    cluster::{LogEnd, MAX_CHANGES, PartitionRef, TopicLogEnds},
 };
 use uuid::Uuid;
 
@@ -37,6 +37,29 @@ impl Partitions {
         ends.into_iter()
             .map(|(topic_id, ends)| TopicLogEnds { topic_id, ends })
             .collect()
+    }
+
+    /// Partitions of which this broker counts as in sync or eligible although it can't open their
+    /// logs; at most as many as one command takes.
+    #[must_use]
+    pub fn offline_replicas(&self, cluster: &Cluster) -> Vec<PartitionRef> {
+        if self.unopened() == 0 {
+            return Vec::new();
+        }
+        let counts = |record: &Record| record.isr.contains(&self.node_id) || record.elr.contains(&self.node_id);
+        let placed = cluster.replicas_of(self.node_id);
+        let offline = placed.filter(|(topic, number)| {
+            let record = topic.partitions.get(*number as usize);
+            let others_may_lead = |record: &Record| record.isr.len() + record.elr.len() > 1;
+            record.is_some_and(|record| counts(record) && others_may_lead(record))
+                && self.find_replica((topic.id, *number)).is_none()
+        });
+        let named = offline.map(|(topic, partition)| PartitionRef {
+            topic: topic.name.clone(),
+            topic_id: topic.id,
+            partition,
+        });
+        named.take(MAX_CHANGES).collect()
     }
 }
 

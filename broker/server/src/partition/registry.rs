@@ -193,6 +193,12 @@ impl Partitions {
     }
 
     /// Sets the gauges of how many partitions are held, and how many of them can't be used: also those of a data
+    /// How many partitions should be here and could not be opened.
+    #[must_use]
+    pub fn unopened(&self) -> usize {
+        self.unopened.load(Ordering::Relaxed)
+    }
+
     /// directory that went offline meanwhile.
     pub fn count(&self) {
         let held = self.all().len();

@@ -5,6 +5,7 @@ mod explorer;
 mod fencing;
 mod isr;
 mod model;
+mod offline;
 mod operations;
 mod property;
 mod queries;
