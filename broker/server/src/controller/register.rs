@@ -128,7 +128,9 @@ pub(super) fn in_words(node_id: BrokerId, rejection: &Rejection) -> String {
 }
 
 /// Stores what all brokers must see alike: the number of the first voter, so that it is never given
-/// out, and the defaults of topics that this broker's configuration sets.
+/// out, and the defaults of topics that this broker's configuration sets and the cluster lacks. A
+/// broker that starts with an old file must not change what all topics of the others go by; the
+/// only broker of a cluster has nobody to ask.
 ///
 /// # Errors
 /// The quorum fails.
@@ -148,7 +150,10 @@ pub(crate) async fn settle_metadata(
             bootstrap_id: Some(quorum.voter_id()),
         });
     }
-    let set = differing(&config.topic_defaults, &cluster.topic_defaults);
+    let set = match is_alone(&cluster, config.node_id) {
+        true => differing(&config.topic_defaults, &cluster.topic_defaults),
+        false => lacking(&config.topic_defaults, &cluster.topic_defaults),
+    };
     if !set.is_empty() {
         let unset = Vec::new();
         commands.push(Command::AlterTopicDefaults {
@@ -161,6 +166,29 @@ pub(crate) async fn settle_metadata(
         }
     }
     Ok(())
+}
+
+/// Whether the cluster has no other broker.
+fn is_alone(cluster: &Cluster, own: BrokerId) -> bool {
+    cluster.brokers.keys().all(|id| *id == own)
+}
+
+/// The settings that are not stored at all; tells of those that are stored otherwise.
+fn lacking(wanted: &BTreeMap<String, String>, stored: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut lacking = differing(wanted, stored);
+    lacking.retain(|key, value| {
+        let Some(in_force) = stored.get(key) else {
+            return true;
+        };
+        tracing::warn!(
+            setting = format!("topic.default.{key}"),
+            configured = value,
+            in_force,
+            "the cluster goes by another default than this broker's configuration: change one of them, or set it on topics"
+        );
+        false
+    });
+    lacking
 }
 
 /// The settings that are not stored so.
@@ -190,6 +218,8 @@ mod tests {
             map(&[("flush", "ack"), ("segment.ms", "9")])
         );
         assert!(differing(&map(&[]), &stored).is_empty());
+        // What other brokers go by stays as it is.
+        assert_eq!(lacking(&wanted, &stored), map(&[("segment.ms", "9")]));
     }
 
     #[test]

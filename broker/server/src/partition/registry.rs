@@ -167,7 +167,8 @@ impl Partitions {
 
     /// Settings of topics that do not set their own: the cluster's, which all brokers go by,
     /// before those of this broker's configuration.
-    pub(super) fn defaults(&self, cluster: &Cluster) -> BTreeMap<String, String> {
+    #[must_use]
+    pub fn defaults(&self, cluster: &Cluster) -> BTreeMap<String, String> {
         let mut defaults = self.defaults.clone();
         defaults.extend(cluster.topic_defaults.clone());
         defaults
@@ -192,13 +193,13 @@ impl Partitions {
         )
     }
 
-    /// Sets the gauges of how many partitions are held, and how many of them can't be used: also those of a data
     /// How many partitions should be here and could not be opened.
     #[must_use]
     pub fn unopened(&self) -> usize {
         self.unopened.load(Ordering::Relaxed)
     }
 
+    /// Sets the gauges of how many partitions are held, and how many of them can't be used: also those of a data
     /// directory that went offline meanwhile.
     pub fn count(&self) {
         let held = self.all().len();

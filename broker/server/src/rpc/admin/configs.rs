@@ -46,7 +46,7 @@ pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<
 fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescription>, ApiError> {
     let cluster = broker.quorum.cluster();
     let topic = cluster.topics.get(name).ok_or_else(|| unknown_topic(name))?;
-    let defaults = &broker.config.topic_defaults;
+    let defaults = broker.partitions.defaults(&cluster);
     Ok(TOPIC_KEYS
         .iter()
         .map(|key| {
