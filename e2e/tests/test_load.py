@@ -438,6 +438,95 @@ def test_fetches_of_many_partitions_from_many_connections_are_bounded(broker: Br
         assert len(answer.partitions) == len(parts)
 
 
+def _encoded_calls(client: Client) -> dict[str, Callable[[bytes], object]]:
+    """Calls whose requests are given encoded: as no stub would send them."""
+    channel, kept = client.channel, {"request_serializer": bytes, "response_deserializer": bytes}
+
+    def unary(path: str) -> Callable[[bytes], object]:
+        return lambda request: channel.unary_unary(path, **kept)(request, timeout=100)
+
+    def stream(path: str) -> Callable[[bytes], object]:
+        return lambda request: list(channel.stream_stream(path, **kept)(iter([request]), timeout=100))
+
+    return {
+        "publish": unary("/millrace.v1.Messaging/Publish"),
+        "publish-stream": stream("/millrace.v1.Messaging/PublishStream"),
+        "produce": stream("/millrace.v1.Log/Produce"),
+        "list-offsets": unary("/millrace.v1.Log/ListOffsets"),
+        "reassign": unary("/millrace.v1.Admin/ReassignPartitions"),
+        "alter-configs": unary("/millrace.v1.Admin/AlterConfigs"),
+    }
+
+
+# Per call, the two bytes of an empty item in the list that it has: field number and wire type, and no length.
+EMPTY_ITEMS = {
+    "publish": b"\x12\0",
+    "produce": b"\x22\0",
+    "list-offsets": b"\x12\0",
+    "reassign": b"\x0a\0",
+    "alter-configs": b"\x1a\0",
+}
+
+
+@pytest.mark.parametrize("kind", ["publish", "publish-stream", "produce", "list-offsets", "reassign", "alter-configs"])
+def test_millions_of_empty_items_are_refused_before_they_take_memory(broker: Broker, watch: Watch, kind: str) -> None:
+    """16 MiB have room for eight million items of two bytes, each with a hundred bytes in memory."""
+    if kind == "publish-stream":
+        # The same in the request that a request of the stream holds.
+        items = EMPTY_ITEMS["publish"] * (7 << 20)
+        encoded = b"\x08\1\x12" + _varint(len(items)) + items
+    else:
+        encoded = EMPTY_ITEMS[kind] * (8 << 20)
+    clients = [Client(broker.address) for _ in range(8)]
+
+    def send(client: Client) -> ApiError:
+        with pytest.raises(grpc.RpcError) as raised:
+            _encoded_calls(client)[kind](encoded)
+        return ApiError.of(raised.value)
+
+    try:
+        with watch.unharmed(memory_limit=150 * MIB), ThreadPoolExecutor(len(clients)) as pool:
+            problems = list(pool.map(send, clients))
+    finally:
+        _end([], clients)
+    for problem in problems:
+        problem.check_typed()
+        assert problem.reason == "MESSAGE_TOO_LARGE", problem
+        assert int(problem.metadata["size_bytes"]) > int(problem.metadata["limit_bytes"])
+        assert problem.metadata["outcome"] == "not_written"
+
+
+def _varint(value: int) -> bytes:
+    """A number as protobuf writes it."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def test_the_most_messages_that_a_publish_may_have_from_many_at_once(broker: Broker, watch: Watch) -> None:
+    """48 calls of a few hundred kilobytes, which are together a gigabyte when decoded: one after the other."""
+    count = 100_000
+    messages = [types_pb2.Message(value=b"v")] * count
+    request = messaging_pb2.PublishRequest(topic="most", messages=messages)
+    with Client(broker.address) as client:
+        client.create_topic("most", partitions=4, flush="os")
+    clients = [Client(broker.address) for _ in range(12)]
+    path = "/millrace.v1.Messaging/Publish"
+    kept = {"request_serializer": bytes, "response_deserializer": bytes}
+    try:
+        with watch.unharmed(memory_limit=200 * MIB):
+            encoded = request.SerializeToString()
+            calls = [client.channel.unary_unary(path, **kept).future(encoded, timeout=100) for client in clients * 4]
+            answers = [messaging_pb2.PublishResponse.FromString(call.result()) for call in calls]
+    finally:
+        _end([], clients)
+    assert {len(answer.positions) for answer in answers} == {count}
+    with Client(broker.address) as client:
+        assert sum(client.log_end("most", partition) for partition in range(4)) == count * len(answers)
+
+
 def test_metadata_that_is_not_taken_is_the_same_memory_for_all(broker: Broker) -> None:
     """400 followers of 2,000 partitions."""
     with Client(broker.address) as client:

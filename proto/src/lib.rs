@@ -3,8 +3,11 @@
 //! No IO here, and no rule of the broker: only formats, and the checks that a format
 //! itself demands.
 
+#[cfg(test)]
+mod allocations;
 pub mod batch;
 pub mod codec;
+pub mod decoded;
 pub mod internal;
 pub mod partitioner;
 pub mod v1;

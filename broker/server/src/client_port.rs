@@ -20,7 +20,12 @@ use crate::{
     broker::Broker,
     connection, http2, limits,
     memory::MemoryLayer,
-    rpc::{admin::AdminService, log::LogService, messaging::MessagingService, raw_fetch::RawLogServer},
+    rpc::{
+        admin::AdminService,
+        log::LogService,
+        messaging::MessagingService,
+        raw_fetch::{FETCH_PATH, RawLogServer},
+    },
 };
 
 /// Serves clients until `stop`; then lets calls in flight end.
@@ -67,5 +72,8 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
             tracing::error!(%error, "server reflection is not available");
         }
     }
-    tokio::spawn(http2::serve(incoming, MemoryLayer.layer(routes.prepare()), stop))
+    let memory = MemoryLayer {
+        self_admitting: Some(FETCH_PATH),
+    };
+    tokio::spawn(http2::serve(incoming, memory.layer(routes.prepare()), stop))
 }

@@ -86,6 +86,9 @@ impl Health {
             self.metrics
                 .memory_bytes
                 .set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
+            self.metrics
+                .decoded_bytes
+                .set(i64::try_from(broker.memory.decoded_used()).unwrap_or(i64::MAX));
         }
     }
 }

@@ -71,6 +71,19 @@ pub const UNCOUNTED_FETCH_BYTES: usize = 64 << 10;
 /// wait for those who do not take their answers.
 pub const UNCOUNTED_ANSWER_BYTES: usize = 16 << 10;
 
+/// What a request may take decoded beyond its own bytes: items of a few bytes each have places in
+/// memory of a hundred. 100,000 messages with three headers each take about 80 MiB by our count,
+/// which is for lists that are half empty.
+pub const MAX_DECODED_BYTES: usize = 96 << 20;
+
+/// What all requests take decoded beyond their own bytes at once, beside the memory budget: as much as
+/// requests as they come may take by default. One that takes more has it alone.
+pub const DECODED_REQUESTS_BYTES: usize = 32 << 20;
+
+/// A request that takes less beyond its own bytes is not counted, so that usual ones wait once:
+/// less than a hundred messages or partitions.
+pub const UNCOUNTED_DECODED_BYTES: usize = 16 << 10;
+
 /// Requests of one PublishStream that wait for their acknowledgement.
 pub const MAX_PUBLISH_IN_FLIGHT: usize = 256;
 

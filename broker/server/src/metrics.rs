@@ -48,6 +48,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Bytes of the memory budget in use.
     pub memory_bytes: Gauge,
+    /// Bytes of memory beside the budget that requests take decoded.
+    pub decoded_bytes: Gauge,
     /// Partitions held.
     pub partitions: Gauge,
     /// Partitions held that can't be used.
@@ -86,6 +88,7 @@ impl Default for Metrics {
             acknowledge_seconds: Histogram::new(time_buckets()),
             connections: Gauge::default(),
             memory_bytes: Gauge::default(),
+            decoded_bytes: Gauge::default(),
             partitions: Gauge::default(),
             offline_partitions: Gauge::default(),
             disk_available_bytes: FloatGauge::default(),
@@ -151,6 +154,12 @@ impl Metrics {
             "Bytes of requests and answers held now",
             bytes(),
             self.memory_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "memory_decoded_requests",
+            "Bytes that requests in flight take decoded beyond their length, as far as they are counted",
+            bytes(),
+            self.decoded_bytes.clone(),
         );
         registry.register("partitions", "Partitions held by this broker", self.partitions.clone());
         registry.register(

@@ -71,7 +71,7 @@ impl ForwardService {
             .max_decoding_message_size(MAX_RPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_ANSWER_BYTES);
         let memory = MemoryBudget::new(limits::MEMORY_BYTES, limits::MEMORY_BYTES / 2);
-        InterceptedService::new(MemoryLayer.layer(server), Budgeted(memory))
+        InterceptedService::new(MemoryLayer::default().layer(server), Budgeted(memory))
     }
 
     #[allow(clippy::result_large_err, reason = "tonic's type")]

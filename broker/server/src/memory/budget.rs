@@ -18,6 +18,7 @@ pub struct MemoryBudget {
     requests: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
+    decoded: Arc<Semaphore>,
     half: usize,
     per_connection: usize,
 }
@@ -28,6 +29,7 @@ pub struct ConnectionBudget {
     requests: Share,
     answers: Share,
     large_answers: Arc<Semaphore>,
+    decoded: Share,
 }
 
 /// What all connections share, and one connection's bound in it.
@@ -35,8 +37,9 @@ pub struct ConnectionBudget {
 struct Share {
     broker: Arc<Semaphore>,
     connection: Arc<Semaphore>,
-    /// The most that one message counts, so that each gets through.
+    /// The most that one message counts, so that each gets through: for its connection, and in all.
     most: usize,
+    most_in_all: usize,
     /// Bytes that all connections share.
     all: usize,
 }
@@ -45,6 +48,7 @@ struct Share {
 #[derive(Clone, Debug)]
 pub struct MemoryPermit {
     _held: Arc<Held>,
+    more: Option<Arc<Held>>,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,13 @@ impl MemoryPermit {
                 _connection: connection,
                 _broker: broker,
             }),
+            more: None,
         }
+    }
+
+    /// Holds what `permit` holds as well; it is asked once.
+    pub fn add(&mut self, permit: Self) {
+        self.more = Some(permit._held);
     }
 }
 
@@ -72,6 +82,7 @@ impl MemoryBudget {
             requests: Arc::new(Semaphore::new(half)),
             answers: Arc::new(Semaphore::new(half)),
             large_answers: Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES)),
+            decoded: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES)),
             half,
             per_connection: per_connection.min(half),
         }
@@ -84,16 +95,31 @@ impl MemoryBudget {
             broker: broker.clone(),
             connection: Arc::new(Semaphore::new(self.per_connection)),
             most: self.per_connection,
+            most_in_all: self.per_connection,
             all: self.half,
+        };
+        let decoded = Share {
+            broker: self.decoded.clone(),
+            connection: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES / 2)),
+            most: limits::DECODED_REQUESTS_BYTES / 2,
+            most_in_all: limits::DECODED_REQUESTS_BYTES,
+            all: limits::DECODED_REQUESTS_BYTES,
         };
         ConnectionBudget {
             requests: share(&self.requests),
             answers: share(&self.answers),
             large_answers: self.large_answers.clone(),
+            decoded,
         }
     }
 
-    /// Bytes that are held now.
+    /// Bytes beside the budget that requests hold now, for what they take decoded.
+    #[must_use]
+    pub fn decoded_used(&self) -> usize {
+        limits::DECODED_REQUESTS_BYTES - self.decoded.available_permits()
+    }
+
+    /// Bytes of the budget that are held now.
     #[must_use]
     pub fn used(&self) -> usize {
         2 * self.half - self.requests.available_permits() - self.answers.available_permits()
@@ -104,6 +130,15 @@ impl ConnectionBudget {
     /// Takes a request's bytes, if they get free in time.
     pub async fn acquire(&self, bytes: usize) -> Option<MemoryPermit> {
         tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.requests.acquire(bytes))
+            .await
+            .ok()
+    }
+
+    /// Takes what a request is larger decoded than as it came, if that much gets free in time. It is
+    /// kept apart from the budget: else requests that have their bytes and wait for this could hold
+    /// all that each other waits for. One that takes more than there is has all of it.
+    pub async fn acquire_decoded(&self, bytes: usize) -> Option<MemoryPermit> {
+        tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.decoded.acquire(bytes))
             .await
             .ok()
     }
@@ -152,12 +187,13 @@ impl Share {
 
     /// Waits until `bytes` are free and takes them.
     async fn acquire(&self, bytes: usize) -> MemoryPermit {
+        let in_all = u32::try_from(bytes.min(self.most_in_all)).unwrap_or(u32::MAX);
         let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
         // First the connection's, so that one connection that waits for itself holds none
         // of what all share. Neither semaphore is ever closed.
         loop {
             let connection = self.connection.clone().acquire_many_owned(bytes).await;
-            let broker = self.broker.clone().acquire_many_owned(bytes).await;
+            let broker = self.broker.clone().acquire_many_owned(in_all).await;
             if let (Ok(connection), Ok(broker)) = (connection, broker) {
                 return MemoryPermit::new(Some(connection), broker);
             }
@@ -235,5 +271,28 @@ mod tests {
         assert_eq!(&slice[..], b"b");
         drop(slice);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn one_connection_does_not_take_all_that_requests_take_decoded() {
+        let budget = MemoryBudget::new(200, 60);
+        let (one, other) = (budget.connection(), budget.connection());
+        let wait = Duration::from_millis(20);
+        let half = limits::DECODED_REQUESTS_BYTES / 2;
+        let first = one.acquire_decoded(half).await;
+        assert!(tokio::time::timeout(wait, one.acquire_decoded(1)).await.is_err());
+        let second = other.acquire_decoded(half).await;
+        assert_eq!(budget.decoded_used(), 2 * half);
+        drop(first);
+        let larger = one.acquire_decoded(half + 1);
+        assert!(
+            tokio::time::timeout(wait, larger).await.is_err(),
+            "it has all to itself"
+        );
+        drop(second);
+        let larger = one.acquire_decoded(usize::MAX).await;
+        assert_eq!((budget.decoded_used(), budget.used()), (2 * half, 0));
+        drop(larger);
+        assert_eq!(budget.decoded_used(), 0);
     }
 }

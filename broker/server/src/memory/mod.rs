@@ -2,6 +2,7 @@
 //! in all and for each connection. When it is used up, reading from sockets stops, so
 //! that the senders wait; nothing grows.
 
+mod body;
 mod budget;
 mod layer;
 

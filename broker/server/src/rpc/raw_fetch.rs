@@ -39,7 +39,8 @@ use crate::{
     memory::{self, ConnectionBudget},
 };
 
-const FETCH_PATH: &str = "/millrace.v1.Log/Fetch";
+/// The path of `Log.Fetch`, which counts what requests take decoded among its answers.
+pub const FETCH_PATH: &str = "/millrace.v1.Log/Fetch";
 const METADATA_PATH: &str = "/millrace.v1.Log/Metadata";
 /// Field numbers of the contract.
 const PARTITIONS_FIELD: u32 = 2;

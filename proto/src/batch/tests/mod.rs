@@ -1,7 +1,6 @@
 //! Tests of the batch format: round trips, damage, hostile bytes, and bytes that a real Kafka
 //! wrote.
 
-mod allocations;
 mod damage;
 mod golden;
 mod header;
@@ -12,6 +11,7 @@ mod speed;
 use bytes::Bytes;
 
 use super::*;
+use crate::allocations;
 
 /// A batch of a few records of all shapes.
 fn sample(codec: Codec) -> Bytes {

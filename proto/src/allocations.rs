@@ -27,6 +27,12 @@ unsafe impl GlobalAlloc for Counting {
         // SAFETY: the caller's promise is passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
 }
 
 fn count(bytes: isize) {
@@ -36,7 +42,7 @@ fn count(bytes: isize) {
 }
 
 /// What `run` returns, and the most bytes it held at once on this thread, beyond those held before.
-pub(super) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
+pub(crate) fn peak<T>(run: impl FnOnce() -> T) -> (T, usize) {
     let before = HELD.get();
     PEAK.set(before);
     let result = run();
