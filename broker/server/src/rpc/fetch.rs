@@ -1,5 +1,8 @@
 //! `Log.Fetch`: a pipelined stream of reads, with long polling.
 
+mod admission;
+mod allowance;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
@@ -10,17 +13,18 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use millrace_engine::partition::FetchBound;
 use millrace_log::ReadData;
-use millrace_proto::{
-    codec,
-    v1::{self, ErrorReason},
-};
-use prost::encoding::{DecodeContext, decode_key, skip_field};
+use millrace_proto::v1;
 use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 
+pub use self::allowance::no_memory;
+use self::{
+    admission::{Admitted, admit},
+    allowance::Allowance,
+};
 use super::{
     convert,
-    produce::{answer_part_bytes, check_partition_count, check_partitions},
+    produce::{answer_part_bytes, check_partitions},
     read_ahead::{Next, ReadAhead},
 };
 use crate::{
@@ -33,9 +37,6 @@ use crate::{
 
 /// Partitions that a reader may have been told of beyond twice those it asks for.
 const TOLD_BESIDE: usize = 64;
-
-/// Field number of the contract.
-const PARTITIONS_FIELD: u32 = 6;
 
 /// An answer, and the memory it counts until all of it is sent.
 #[derive(Debug)]
@@ -57,13 +58,6 @@ impl FetchAnswer {
         }
         self.response
     }
-}
-
-/// A decoded request, and the memory it counts until it is answered.
-#[derive(Debug)]
-struct Admitted {
-    request: v1::FetchRequest,
-    _permit: Option<MemoryPermit>,
 }
 
 /// A checked request.
@@ -94,18 +88,6 @@ struct Reading {
     first: bool,
     /// It is the only partition of the request.
     alone: bool,
-}
-
-/// The memory that an answer may have. It is taken before anything is read.
-#[derive(Debug)]
-struct Allowance {
-    permit: Option<MemoryPermit>,
-    /// Of records.
-    room: usize,
-    /// Of everything else.
-    heads: usize,
-    /// There is no memory for more than a small answer.
-    short: bool,
 }
 
 /// What was read for a request.
@@ -223,7 +205,10 @@ impl FetchSession {
     }
 
     async fn answer(&mut self, request: Bytes) -> Result<FetchAnswer, Status> {
-        let Admitted { request, _permit } = admit(self.budget.as_ref(), request).await?;
+        let Admitted {
+            request,
+            permit: _permit,
+        } = admit(self.budget.as_ref(), request).await?;
         let fetch = check(request)?;
         self.forget_others(&fetch);
         let deadline = Instant::now() + fetch.max_wait;
@@ -231,11 +216,11 @@ impl FetchSession {
             let waiter = Arc::new(Notify::new());
             let mut allowance = self.allow(&fetch).await.ok_or_else(no_memory)?;
             let read = self.read_all(&fetch, &mut allowance, &waiter).await?;
-            let enough = read.bytes >= fetch.min_bytes || read.cut || allowance.short && read.bytes > 0;
+            let enough = read.bytes >= fetch.min_bytes || read.cut || allowance.is_short() && read.bytes > 0;
             if read.immediate || enough || Instant::now() >= deadline {
                 return Ok(FetchAnswer {
                     response: read.response,
-                    permit: allowance.permit,
+                    permit: allowance.into_permit(),
                 });
             }
             drop((read, allowance));
@@ -255,62 +240,13 @@ impl FetchSession {
         }
     }
 
-    /// Takes the memory of an answer. Where memory is short, a small answer goes out without:
-    /// readers that do not take theirs must not hold up the others. `None` if even that is too
-    /// much, as it has very many partitions.
+    /// Takes the memory of an answer; `None` if there is none even for its partitions' heads.
     async fn allow(&self, fetch: &Fetch) -> Option<Allowance> {
-        let heads: usize = fetch.partitions.iter().map(|part| answer_part_bytes(&part.topic)).sum();
-        let heads = if heads > limits::SMALL_ANSWER_BYTES { heads } else { 0 };
-        let Some(budget) = &self.budget else {
-            return Some(Allowance {
-                permit: None,
-                room: fetch.max_bytes,
-                heads,
-                short: false,
-            });
-        };
-        let records = self.expected_bytes(fetch);
-        if let Some(permit) = budget.acquire_for_answer(heads + records).await {
-            return Some(Allowance {
-                permit: Some(permit),
-                room: records.max(limits::SMALL_ANSWER_BYTES),
-                heads,
-                short: false,
-            });
+        let heads = fetch.partitions.iter().map(|part| answer_part_bytes(&part.topic)).sum();
+        match &self.budget {
+            Some(budget) => Allowance::take(budget, heads, self.expected_bytes(fetch)).await,
+            None => Some(Allowance::unbounded(fetch.max_bytes)),
         }
-        let permit = if heads == 0 {
-            None
-        } else {
-            Some(budget.acquire_for_large_answer(heads).await?)
-        };
-        Some(Allowance {
-            permit,
-            room: limits::SMALL_ANSWER_BYTES,
-            heads,
-            short: true,
-        })
-    }
-
-    /// Takes the memory of an answer of one batch of `bytes`, which is more than was thought.
-    /// Nothing is held while it is waited for. Answers with whether there is that much.
-    async fn allow_large(&self, allowance: &mut Allowance, bytes: usize) -> bool {
-        if let Some(budget) = &self.budget {
-            allowance.permit = None;
-            let all = allowance.heads + bytes;
-            allowance.permit = if allowance.short {
-                budget.try_for_answer(all)
-            } else {
-                budget.acquire_for_answer(all).await
-            };
-            if allowance.permit.is_none() {
-                allowance.permit = budget.acquire_for_large_answer(all).await;
-            }
-            if allowance.permit.is_none() {
-                return false;
-            }
-        }
-        allowance.room = bytes;
-        true
     }
 
     /// About how many bytes the answer will have: at most what is there to read.
@@ -346,7 +282,7 @@ impl FetchSession {
         for part in &fetch.partitions {
             let reading = Reading {
                 asked: fetch.max_bytes.saturating_sub(all.bytes),
-                room: allowance.room.saturating_sub(all.bytes),
+                room: allowance.room().saturating_sub(all.bytes),
                 first: all.bytes == 0,
                 alone: fetch.partitions.len() == 1,
             };
@@ -467,7 +403,7 @@ impl FetchSession {
         if let Some(bytes) = data.first_batch_too_large
             && reading.first
         {
-            if bytes > reading.room && !self.allow_large(allowance, bytes).await {
+            if bytes > reading.room && !allowance.enlarge(self.budget.as_ref(), bytes).await {
                 return Err(NotRead::NoMemory);
             }
             data = read_within(partition, offset, bytes, up_to).await?;
@@ -494,53 +430,6 @@ pub async fn read_within(
     tokio::task::spawn_blocking(move || partition.read_within(offset, max_bytes, up_to))
         .await
         .map_err(|error| ApiError::internal("reading", &error))?
-}
-
-/// Readers that do not take their answers hold all memory there is for large ones.
-pub fn no_memory() -> ApiError {
-    ApiError::new(
-        ErrorReason::Overloaded,
-        "The broker's memory is used up by readers that do not take their answers: try again later.",
-    )
-}
-
-/// Decodes a request once it has the memory that it will take: a few bytes name a partition, and
-/// its place in memory is many times as large. It counts as the answers' memory, so that requests
-/// that wait for data leave room for writers.
-///
-/// # Errors
-/// Too many partitions, no memory for them, or no message.
-async fn admit(budget: Option<&ConnectionBudget>, encoded: Bytes) -> Result<Admitted, Status> {
-    let partitions = count_partitions(&encoded);
-    check_partition_count(partitions)?;
-    let bytes = encoded.len() + partitions * limits::FETCH_PART_MEMORY_BYTES;
-    let permit = match budget.filter(|_| bytes > limits::UNCOUNTED_FETCH_BYTES) {
-        None => None,
-        Some(budget) => match budget.acquire_for_answer(bytes).await {
-            Some(permit) => Some(permit),
-            None => Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?),
-        },
-    };
-    Ok(Admitted {
-        request: codec::decode(encoded)?,
-        _permit: permit,
-    })
-}
-
-/// The partitions that an encoded request names; up to where it is no message, which is as far as
-/// it can be decoded.
-fn count_partitions(mut encoded: &[u8]) -> usize {
-    let mut count = 0;
-    while !encoded.is_empty() {
-        let Ok((field, wire_type)) = decode_key(&mut encoded) else {
-            break;
-        };
-        count += usize::from(field == PARTITIONS_FIELD);
-        if skip_field(wire_type, field, &mut encoded, DecodeContext::default()).is_err() {
-            break;
-        }
-    }
-    count
 }
 
 /// Whether the reader's log was cut behind its back (KIP-320, KIP-595).
@@ -590,59 +479,4 @@ fn check(request: v1::FetchRequest) -> Result<Fetch, ApiError> {
         max_bytes: usize::try_from(max_bytes).unwrap_or(1),
         partitions: request.partitions,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use prost::Message as _;
-
-    use super::*;
-    use crate::memory::MemoryBudget;
-
-    fn encoded(partitions: usize) -> Bytes {
-        let request = v1::FetchRequest {
-            correlation_id: 7,
-            partitions: vec![v1::FetchPartition::default(); partitions],
-            ..Default::default()
-        };
-        request.encode_to_vec().into()
-    }
-
-    #[tokio::test]
-    async fn a_request_is_decoded_once_it_has_the_memory_for_it() {
-        let memory = MemoryBudget::new(20 << 20, 10 << 20);
-        let budget = memory.connection();
-        let small = admit(Some(&budget), encoded(16)).await.unwrap();
-        assert_eq!((small.request.partitions.len(), memory.used()), (16, 0));
-        let large = admit(Some(&budget), encoded(10_000)).await.unwrap();
-        assert_eq!(large.request.partitions.len(), 10_000);
-        let held = large.request.partitions.capacity() * size_of::<v1::FetchPartition>();
-        assert!(
-            held > 1 << 20 && memory.used() >= held,
-            "{held} bytes count {}",
-            memory.used()
-        );
-        drop(large);
-        assert_eq!(memory.used(), 0);
-        let all = budget.try_for_answer(usize::MAX);
-        let rest = budget.acquire_for_large_answer(usize::MAX).await;
-        assert!(all.is_some() && rest.is_some());
-        let waiting = admit(Some(&budget), encoded(10_000));
-        assert!(tokio::time::timeout(Duration::from_millis(200), waiting).await.is_err());
-        drop(rest);
-        assert!(admit(Some(&budget), encoded(10_000)).await.is_ok());
-    }
-
-    /// Two bytes name a partition: an allowed message could name eight million.
-    #[tokio::test]
-    async fn too_many_partitions_are_refused_before_they_take_memory() {
-        for (partitions, allowed) in [(0, false), (1, true), (10_000, true), (10_001, false)] {
-            let admitted = admit(None, encoded(partitions)).await;
-            assert_eq!(admitted.is_ok(), allowed, "{partitions}");
-        }
-        let torn = encoded(10_001);
-        assert_eq!(count_partitions(&torn[..torn.len() - 1]), 10_001);
-        let torn = admit(None, encoded(3).slice(..5)).await.unwrap_err();
-        assert_eq!(torn.code(), tonic::Code::InvalidArgument);
-    }
 }
