@@ -1,13 +1,10 @@
 //! `Messaging.Read`: decoded messages from given positions, without a group.
 
+mod answer;
+
 use std::{collections::BTreeSet, sync::Arc};
 
-use bytes::Bytes;
-use millrace_engine::partition::FetchBound;
-use millrace_proto::{
-    batch::{Codec, DecodeLimits, OwnedRecord, owned_batches},
-    v1::{self, ErrorReason, start::At},
-};
+use millrace_proto::v1::{self, start::At};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -15,20 +12,13 @@ use tokio::{
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{convert, fetch::no_memory};
+use super::convert;
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping, unknown_topic},
-    forward::{LOST_LOOK_EVERY, READER_LEADER_WAIT, Source, Target, Watches, find_sources, open_sources},
+    forward::{LOST_LOOK_EVERY, READER_LEADER_WAIT, Source, Watches, find_sources, open_sources},
     limits,
-    memory::{ConnectionBudget, MemoryPermit},
-};
-
-/// What the broker decodes for plain readers costs at most this.
-const DECODE: DecodeLimits = DecodeLimits {
-    max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
-    max_records: 10_000_000,
-    max_headers_per_record: 65_536,
+    memory::ConnectionBudget,
 };
 
 /// A reader's place in one partition.
@@ -301,184 +291,4 @@ impl Reader {
             });
         }
     }
-
-    /// Sends what one partition has next; answers with whether that was anything.
-    async fn advance(&mut self, at: usize, answers: &Answers) -> Result<bool, ApiError> {
-        let cursor = &self.cursors[at];
-        if cursor.told && cursor.has_ended() {
-            return Ok(false);
-        }
-        let bound = match cursor.source.bound(&self.broker, cursor.next).await? {
-            FetchBound::UpTo(bound) => bound.min(cursor.stop.unwrap_or(i64::MAX)),
-            FetchBound::Nothing => cursor.next,
-        };
-        if cursor.next >= bound {
-            let told = std::mem::replace(&mut self.cursors[at].told, true);
-            if !told {
-                self.send(at, Vec::new(), answers).await?;
-            }
-            return Ok(!told);
-        }
-        let next = cursor.next;
-        // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
-        // without: readers that do not take theirs must not hold up the others.
-        let mut permit = match &self.budget {
-            Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
-            None => None,
-        };
-        let mut small = self.budget.is_some() && permit.is_none();
-        let size = if small {
-            limits::SMALL_ANSWER_BYTES
-        } else {
-            limits::READ_RESPONSE_BYTES
-        };
-        let source = &mut self.cursors[at].source;
-        let mut data = source.read(next, size, bound).await?;
-        if let Some(bytes) = data.first_batch_too_large {
-            // A batch is read whole however large it is, once it has its memory.
-            if let Some(budget) = &self.budget {
-                drop(permit.take());
-                if !small {
-                    permit = budget.try_for_answer(3 * limits::READ_RESPONSE_BYTES + bytes);
-                    small = permit.is_none();
-                }
-                if small {
-                    permit = Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?);
-                }
-            }
-            data = source.read(next, bytes, bound).await?;
-            if data.first_batch_too_large.is_some() {
-                // It is another one now, to be looked at anew.
-                return Ok(true);
-            }
-        }
-        self.broker.metrics.count_fetched(&self.topic, data.bytes.len());
-        self.decode(at, data.bytes, permit, data.up_to, small, answers).await?;
-        self.cursors[at].told = true;
-        Ok(self.cursors[at].next > next)
-    }
-
-    /// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
-    ///
-    /// With `few`, only one small answer of copied messages: then nothing of a large batch is
-    /// kept while a slow reader takes them.
-    async fn decode(
-        &mut self,
-        at: usize,
-        bytes: Bytes,
-        permit: Option<MemoryPermit>,
-        bound: i64,
-        few: bool,
-        answers: &Answers,
-    ) -> Result<(), ApiError> {
-        let target = self.cursors[at].source.target().clone();
-        let (mut messages, mut size) = (Vec::new(), 0);
-        if bytes.is_empty() {
-            // Nothing left between here and the bound (compaction may leave such gaps).
-            self.cursors[at].next = bound.max(self.cursors[at].next);
-        }
-        'batches: for batch in owned_batches(bytes) {
-            let next = self.cursors[at].next;
-            let damaged = |error| damaged(&target, next, &error);
-            let batch = batch.map_err(damaged)?;
-            batch.verify_crc().map_err(damaged)?;
-            if !batch.header().is_control() {
-                let records = batch.records(&DECODE).map_err(damaged)?;
-                // Decompressed records stay until the last of them is taken. Their memory is not waited
-                // for: all who wait would hold theirs meanwhile.
-                let (few, _held) = match &self.budget {
-                    Some(budget) if !few && batch.header().codec() != Codec::None => {
-                        let held = budget.try_for_answer(records.len_bytes());
-                        (held.is_none(), held)
-                    }
-                    _ => (few, None),
-                };
-                let full = if few {
-                    limits::SMALL_ANSWER_BYTES
-                } else {
-                    limits::READ_RESPONSE_BYTES
-                };
-                for record in records {
-                    let mut record = record.map_err(damaged)?;
-                    if record.offset < self.cursors[at].next {
-                        continue;
-                    }
-                    if self.remaining == Some(0) {
-                        break 'batches;
-                    }
-                    if size >= full {
-                        if few {
-                            break 'batches;
-                        }
-                        size = 0;
-                        self.send(at, std::mem::take(&mut messages), answers).await?;
-                    }
-                    self.remaining = self.remaining.map(|left| left - 1);
-                    self.cursors[at].next = record.offset + 1;
-                    size += record_size(&record);
-                    if few {
-                        unshare(&mut record);
-                    }
-                    messages.push(convert::received(&self.topic, target.number, record));
-                }
-            }
-            self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
-        }
-        // Of few messages, what is left are copies.
-        let _permit = permit.filter(|_| !few);
-        self.send(at, messages, answers).await
-    }
-
-    async fn send(&mut self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
-        let cursor = &self.cursors[at];
-        let offsets = cursor.source.offsets();
-        let progress = v1::PartitionProgress {
-            partition: cursor.source.target().number,
-            next_offset: cursor.next,
-            high_watermark: offsets.high_watermark,
-            log_start: offsets.log_start,
-        };
-        let response = v1::ReadResponse {
-            messages,
-            progress: vec![progress],
-        };
-        // A closed channel ends `serve` by itself.
-        let _ = answers.send(Ok(response)).await;
-        Ok(())
-    }
-}
-
-/// Copies what a record holds of its batch, which then needs not be kept for it.
-fn unshare(record: &mut OwnedRecord) {
-    let headers = record.headers.iter_mut().filter_map(|header| header.value.as_mut());
-    for bytes in [&mut record.key, &mut record.value]
-        .into_iter()
-        .flatten()
-        .chain(headers)
-    {
-        *bytes = Bytes::copy_from_slice(bytes);
-    }
-}
-
-/// About what a message takes in memory, in bytes.
-fn record_size(record: &OwnedRecord) -> usize {
-    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|header| header.key.len() + length(&header.value) + 64)
-        .sum();
-    length(&record.key) + length(&record.value) + headers + 64
-}
-
-fn damaged(target: &Target, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
-    tracing::error!(topic = &*target.topic, partition = target.number, offset, %error, "a batch can't be decoded");
-    ApiError::new(
-        ErrorReason::DamagedLog,
-        format!(
-            "The batch at offset {offset} can't be decoded ({error}): read on behind it, or restore the partition."
-        ),
-    )
-    .with("partition", target.number)
-    .with("offset", offset)
 }
