@@ -294,6 +294,32 @@ def test_resuming_takes_the_stream_over_from_one_that_still_lives(client: Client
     assert [m.message.value for m in client.read(topic)] == [b"1", b"2"]
 
 
+def test_a_refused_request_is_never_stored_behind_a_later_one(client: Client, topic: str) -> None:
+    """Its answer may be lost, so that a sender who resumes sends it again: it must not come out of order."""
+
+    def request(value: bytes, **fields: object) -> messaging_pb2.PublishRequest:
+        return messaging_pb2.PublishRequest(
+            topic=topic, partition=0, messages=[types_pb2.Message(value=value)], **fields
+        )
+
+    stream = PublishStream(client)
+    # The second expects another end of the log. All three are sent before anything is answered.
+    stream.send(1, request(b"1"))
+    stream.send(2, request(b"2", expected_offset=1_000))
+    stream.send(3, request(b"3"))
+    answers = [stream.next_answer(30) for _ in range(3)]
+    assert [answer.WhichOneof("result") for answer in answers] == ["published", "error", "published"]
+    stream.finish()
+    resumed = PublishStream(client, resume_token=stream.token)
+    resumed.send(2, request(b"2"))
+    resumed.send(4, request(b"2 anew"))
+    again, anew = resumed.next_answer(30), resumed.next_answer(30)
+    assert again.error.reason == types_pb2.ERROR_REASON_OUT_OF_ORDER_SEQUENCE, again
+    assert anew.WhichOneof("result") == "published", anew
+    assert [message.message.value for message in client.read(topic)] == [b"1", b"3", b"2 anew"]
+    resumed.finish()
+
+
 def test_a_stream_to_many_partitions(client: Client) -> None:
     client.create_topic("spread", partitions=8)
     stream = PublishStream(client)
