@@ -114,8 +114,12 @@ impl Link {
     /// Opens a stream and uses it until it breaks.
     async fn converse(self: &Arc<Self>) -> Result<(), String> {
         let cluster = self.quorum.cluster();
-        let leader = cluster.brokers.get(&self.to);
-        let address = leader.map(|broker| broker.internal_address.clone()).unwrap_or_default();
+        let Some(leader) = cluster.brokers.get(&self.to) else {
+            // Removed for good: a partition that still follows it asks again, after a while.
+            self.give_up_waiting();
+            return Err(format!("broker {} is not registered", self.to));
+        };
+        let address = leader.internal_address.clone();
         if address.is_empty() {
             return Err(format!("broker {} is not registered with an internal address", self.to));
         }
@@ -161,18 +165,26 @@ impl Link {
         let _ = sending.await;
         let lost: Vec<_> = under_way.lock().drain().map(|(_, lost)| lost).collect();
         for (partition, request) in lost {
-            self.tell(
-                &partition,
-                request.leader_epoch,
-                request.sequence,
-                FetchOutcome::Failed,
-                &Bytes::new(),
-            );
+            self.tell_failed(&partition, &request);
         }
         if let Some(problem) = ended {
             tracing::info!(leader = self.to, problem, "the stream from a leader broke");
         }
         Ok(())
+    }
+
+    fn give_up_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        for slot in waiting.into_values() {
+            if let Some(request) = slot.fetch {
+                self.tell_failed(&slot.partition, &request);
+            }
+        }
+    }
+
+    fn tell_failed(&self, partition: &Arc<Partition>, request: &FetchRequest) {
+        let (epoch, sequence) = (request.leader_epoch, request.sequence);
+        self.tell(partition, epoch, sequence, FetchOutcome::Failed, &Bytes::new());
     }
 
     async fn send(self: Arc<Self>, requests: mpsc::Sender<ReplicateRequest>, under_way: Arc<UnderWay>) {
@@ -374,6 +386,18 @@ mod tests {
             log_start: 0,
             high_watermark: 0,
         }
+    }
+
+    /// A partition that still follows a broker that was removed asks again after a while; the link
+    /// does not try for ever.
+    #[tokio::test]
+    async fn a_removed_broker_is_not_tried_for_ever() {
+        let test = TestBroker::start().await;
+        let one = test.partition("one", &[0, PHANTOM]).await;
+        let link = Arc::new(Link::new(0, 1, 77, test.broker().quorum.clone()));
+        link.push(&one, request(1), true);
+        assert!(link.converse().await.unwrap_err().contains("77 is not registered"));
+        assert!(link.waiting.lock().is_empty());
     }
 
     /// Each fetch that was taken is answered or lost, whatever of it a broken stream has carried.
