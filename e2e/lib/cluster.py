@@ -197,6 +197,13 @@ class Cluster:
             assert time.monotonic() < deadline, f"broker {broker_id} is not {available=} after {timeout} s: {states}"
             time.sleep(0.1)
 
+    def wait_voters(self, ids: list[int], timeout: float = 30) -> None:
+        """Waits until these brokers vote and nobody else."""
+        deadline = time.monotonic() + timeout
+        while (voters := self.voters()) != ids:
+            assert time.monotonic() < deadline, f"voters are {voters} after {timeout} s, not {ids}"
+            time.sleep(0.2)
+
     def voters(self) -> list[int]:
         """The brokers that vote."""
         members = self.quorum().members

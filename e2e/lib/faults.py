@@ -274,20 +274,13 @@ class Faults:
         old = [m for m in self._cluster.quorum().members if m.broker_id == broker_id and self._is_lost(m.voter_id)]
         for member in old:
             self._cluster.millrace("quorum", "remove", "--voter-id", str(member.voter_id)).ok()
-        self.wait_voters([0, 1, 2])
+        self._cluster.wait_voters([0, 1, 2])
         return f"voters lost and removed: {[member.voter_id for member in old]}"
 
     def _is_lost(self, voter_id: int) -> bool:
         """Whether a member is no broker's present one."""
         now = {b.voter_id for b in self._cluster.describe().brokers if b.HasField("voter_id") and b.available}
         return voter_id not in now
-
-    def wait_voters(self, ids: list[int], timeout: float = 30) -> None:
-        """Waits until these brokers vote and nobody else."""
-        deadline = time.monotonic() + timeout
-        while (voters := self._cluster.voters()) != ids:
-            assert time.monotonic() < deadline, f"voters are {voters} after {timeout} s, not {ids}"
-            time.sleep(0.2)
 
     def two_disks_are_swapped(self) -> str:
         """Each of two brokers gets the other's directory: both refused; put right, both serve."""
@@ -324,7 +317,7 @@ class Faults:
         self._cluster.start([new])
         self._cluster.millrace("quorum", "remove", str(broker_id)).ok()
         left = sorted({0, 1, 2, new} - {broker_id})
-        self.wait_voters(left)
+        self._cluster.wait_voters(left)
         self._cluster.millrace("broker", "drain", str(broker_id), "--wait", timeout=120).ok()
         # A small drain may be done before the killed broker's session ends.
         self._cluster.wait_available(broker_id, False)

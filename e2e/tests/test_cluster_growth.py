@@ -46,13 +46,6 @@ def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> I
         made.end()
 
 
-def _wait_voters(cluster: Cluster, ids: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while (voters := cluster.voters()) != ids:
-        assert time.monotonic() < deadline, f"voters are {voters}, not {ids}"
-        time.sleep(0.2)
-
-
 def _replicas(cluster: Cluster, topic: str) -> list[list[int]]:
     described = json.loads(cluster.millrace("topic", "describe", topic, json=True).ok())
     return [sorted(partition["replicas"]) for partition in described["partitions"]]
@@ -102,7 +95,7 @@ def _check(verdict: Verdict) -> None:
 def _grow(cluster: Cluster, topics: list[str]) -> None:
     cluster.start([1, 2])
     # Two do not outlive more than one does: the second vote is given when the third can follow.
-    _wait_voters(cluster, [0, 1, 2])
+    cluster.wait_voters([0, 1, 2])
     for topic in topics:
         assert all(replicas == [0] for replicas in _replicas(cluster, topic))
         cluster.millrace("topic", "alter", topic, "--replication-factor", "3", "--wait", timeout=120).ok()
@@ -131,5 +124,5 @@ def _shrink(cluster: Cluster, topics: list[str]) -> None:
         cluster.millrace("broker", "remove", str(broker_id), ids=[0]).ok()
         del cluster.brokers[broker_id]
     assert [broker.broker_id for broker in cluster.describe().brokers] == [0]
-    _wait_voters(cluster, [0])
+    cluster.wait_voters([0])
     cluster.wait_in_sync(topics, replicas=1)

@@ -68,6 +68,8 @@ def cluster(network: Network | Loopback, small_disk: Path, tmp_path: Path, watch
             made.add(broker_id, f"h{broker_id}", small_disk / "data" if broker_id == 2 else None)
         made.start([0, 1, 2])
         made.seed_the_first()
+        # Before all three vote, one of two that do can't be lost.
+        made.wait_voters([0, 1, 2])
         yield made
     finally:
         made.end()

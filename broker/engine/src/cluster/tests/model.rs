@@ -185,8 +185,11 @@ impl Model {
     }
 
     fn propose(&mut self, leader: usize, isr: &[BrokerId]) {
+        // A leader's watermark is never above its log's end: one that came back with an older image
+        // claims no more than it has.
+        let high_watermark = self.committed.len().min(self.disks[leader].len());
         let change = IsrChange {
-            high_watermark: self.committed.len() as i64,
+            high_watermark: high_watermark as i64,
             ..self.log.proposal(isr)
         };
         let _ = self.log.alter(leader as BrokerId, change);
