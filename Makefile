@@ -4,13 +4,11 @@
 CARGO ?= cargo
 SEEDS ?= 300
 SECONDS ?= 60
-CRATES := -p millrace-proto -p millrace-log -p millrace-engine -p millrace-placement \
-	-p millrace-server -p millrace-client -p millrace-cli
 
 .PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate mutants fuzz clean
 
 help: ## This list.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 build: ## Builds the broker and the command.
 	$(CARGO) build --locked --bins

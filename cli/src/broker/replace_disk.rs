@@ -55,10 +55,14 @@ pub async fn run(args: ReplaceDiskArgs, admin: &Admin, format: OutputFormat) -> 
         .replace_broker_directory(args.broker, args.directory_id.as_deref(), args.accept_data_loss)
         .await
         .map_err(advise)?;
-    let what = "may come with another disk: start it with --format-if-empty and the seeds of its cluster";
+    let what = format!(
+        "may come with another disk: start it with --format-if-empty and the seeds of its cluster; \
+         `millrace quorum describe` shows whether the old disk has a vote, `millrace quorum remove {}` takes it away",
+        args.broker
+    );
     tell(
         format,
-        &done(args.broker, what, args.dry_run),
+        &done(args.broker, &what, args.dry_run),
         &Replaced {
             broker_id: args.broker,
             directory_id: args.directory_id,

@@ -1,6 +1,6 @@
 //! `millrace log verify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use millrace_log::{
@@ -17,12 +17,16 @@ use crate::output::{OutputFormat, bytes, count, plural, print, print_json, spinn
 /// Reads what Millrace and Apache Kafka write. Exit code 1 if anything is wrong.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// A partition's directory, such as DATA_DIR/TOPIC-0, or a data directory with several.
+    /// A partition's directory, such as DATA_DIR/TOPIC-0, a data directory with several, or one that
+    /// holds the data directories of several brokers.
     path: PathBuf,
     /// Do not decompress and decode records; checksums are checked in any case.
     #[arg(long)]
     batches_only: bool,
 }
+
+/// The log of the cluster's metadata, which each broker's data directory has.
+const METADATA_LOG: &str = "__metadata-0";
 
 #[derive(Serialize)]
 struct Report {
@@ -98,6 +102,22 @@ impl From<Vec<PartitionReport>> for Report {
     }
 }
 
+/// What to look through: the brokers' data directories within `path`, as `millrace dev` makes them,
+/// or `path` itself. By their names alone they could be taken for partitions.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let mut of_brokers: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|entry| entry.join(METADATA_LOG).is_dir())
+        .collect();
+    of_brokers.sort_unstable();
+    if of_brokers.is_empty() {
+        vec![path.to_owned()]
+    } else {
+        of_brokers
+    }
+}
+
 /// Checks, and fails if anything is wrong.
 pub fn run(args: &VerifyArgs, format: OutputFormat) -> anyhow::Result<()> {
     let fs = OsFileSystem::shared();
@@ -105,9 +125,12 @@ pub fn run(args: &VerifyArgs, format: OutputFormat) -> anyhow::Result<()> {
         records: !args.batches_only,
     };
     let bar = spinner("{spinner} checking {msg}, {elapsed}").with_message(args.path.display().to_string());
-    let checked = verify(&*fs, &args.path, &options);
+    let mut reports = Vec::new();
+    for path in directories(&args.path) {
+        let checked = verify(&*fs, &path, &options);
+        reports.extend(checked.with_context(|| format!("can't read {}", path.display()))?);
+    }
     bar.finish_and_clear();
-    let reports = checked.with_context(|| format!("can't read {}", args.path.display()))?;
     if reports.is_empty() {
         return Err(no_partition(&args.path));
     }

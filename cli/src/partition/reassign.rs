@@ -26,9 +26,9 @@ pub struct MoveArgs {
     /// Cancel the move under way: the partition stays where it was.
     #[arg(long, group = "what")]
     cancel: bool,
-    /// Send at most this many bytes a second to each broker that is added. To change it, begin the
-    /// same move again; it ends with the move.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(1..), conflicts_with = "cancel")]
+    /// Send at most this many bytes a second to each broker that is added, from each leader; 65536
+    /// or more. To change it, begin the same move again; it ends with the move.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(65536..), conflicts_with = "cancel")]
     throttle: Option<i64>,
     /// Return when the move is done. Interrupting that does not end the move.
     #[arg(long, conflicts_with_all = ["cancel", "dry_run"])]
