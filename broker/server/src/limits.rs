@@ -186,6 +186,21 @@ pub const METADATA_WAIT: Duration = Duration::from_secs(30);
 /// How often retention, rolling and expiry are looked after.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 
+/// From this many waiting readers of a partition on it is looked, at each doubling, which of them
+/// wait no more.
+pub const READERS_LOOKED_THROUGH: usize = 64;
+
+/// Within this time a message whose memory is taken must bring [`MESSAGE_LEAST_BYTES`] more, or end:
+/// what was announced and does not come must not keep others from that memory.
+pub const MESSAGE_STALL: Duration = Duration::from_secs(10);
+
+/// See [`MESSAGE_STALL`].
+pub const MESSAGE_LEAST_BYTES: usize = 64 << 10;
+
+/// The lowest bound on a move, in bytes a second: one answer of the usual size is then paid for within
+/// half a minute.
+pub const LEAST_THROTTLE: u64 = 64 << 10;
+
 /// How often it is looked whether a partition with `flush=interval` is due.
 pub const INTERVAL_FLUSH_LOOK_EVERY: Duration = Duration::from_millis(100);
 

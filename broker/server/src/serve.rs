@@ -282,8 +282,11 @@ async fn recover(broker: &Arc<Broker>, health: &Health) {
         match tokio::time::timeout(Duration::from_millis(100), &mut recovery).await {
             Ok(Ok(())) => break,
             Ok(Err(error)) => {
-                tracing::error!(%error, "recovery failed");
-                break;
+                // Some partitions were not looked at: not to be taken for none.
+                tracing::error!(%error, "recovery failed: this broker stays out of service; restart it, and report this");
+                health.starting("recovery failed: see the log".to_owned());
+                broker.stopping.cancelled().await;
+                return;
             }
             Err(_) => {}
         }

@@ -5,6 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes};
@@ -45,6 +46,17 @@ pub struct BudgetBody {
     /// A frame that was read but may not go on yet.
     held: Option<Bytes>,
     acquiring: Option<Acquiring>,
+    /// While a message that has its memory is waited for in its middle.
+    stall: Option<Stall>,
+    /// How long that may be.
+    patience: Duration,
+}
+
+/// How long a message may still keep its memory without coming.
+struct Stall {
+    until: Pin<Box<tokio::time::Sleep>>,
+    /// What was still to come when this time began.
+    remaining: usize,
 }
 
 /// Reads along what the present message will be decoded.
@@ -130,6 +142,30 @@ impl BudgetBody {
             decoded,
             held: None,
             acquiring: None,
+            stall: None,
+            patience: limits::MESSAGE_STALL,
+        }
+    }
+
+    /// Nothing has come. In the middle of a message that is an error once too little came for too
+    /// long: the memory that it has is missing to others.
+    fn poll_stalled(&mut self, context: &mut Context<'_>) -> Poll<ApiError> {
+        let remaining = self.prefix.remaining;
+        if remaining == 0 {
+            self.stall = None;
+            return Poll::Pending;
+        }
+        let patience = self.patience;
+        loop {
+            let stall = self.stall.get_or_insert_with(|| Stall {
+                until: Box::pin(tokio::time::sleep(patience)),
+                remaining,
+            });
+            ready!(stall.until.as_mut().poll(context));
+            if stall.remaining.saturating_sub(remaining) < limits::MESSAGE_LEAST_BYTES {
+                return Poll::Ready(stalled());
+            }
+            self.stall = None;
         }
     }
 
@@ -195,6 +231,7 @@ impl BudgetBody {
         if let Some(decoded) = &mut self.decoded {
             decoded.size.begin(length);
         }
+        self.stall = None;
         let budget = self.budget.clone();
         self.permits.begin();
         self.acquiring = Some(Acquiring {
@@ -241,7 +278,11 @@ impl Body for BudgetBody {
                     return Poll::Ready(Some(Err(error.into())));
                 }
             }
-            match ready!(Pin::new(&mut self.inner).poll_frame(context)) {
+            let Poll::Ready(next) = Pin::new(&mut self.inner).poll_frame(context) else {
+                let error = ready!(self.poll_stalled(context));
+                return Poll::Ready(Some(Err(error.into())));
+            };
+            match next {
                 None => return Poll::Ready(None),
                 Some(Err(status)) => return Poll::Ready(Some(Err(status))),
                 Some(Ok(frame)) => match frame.into_data() {
@@ -266,6 +307,19 @@ fn too_many_items(bytes: usize) -> ApiError {
     )
     .with("size_bytes", bytes)
     .with("limit_bytes", limits::MAX_DECODED_BYTES)
+    .outcome(WriteOutcome::NotWritten)
+}
+
+/// A message stopped in its middle.
+fn stalled() -> ApiError {
+    ApiError::new(
+        ErrorReason::TimedOut,
+        format!(
+            "The request stopped in its middle: less than {} bytes of it came within {} s. Look at the connection, and send it again.",
+            limits::MESSAGE_LEAST_BYTES,
+            limits::MESSAGE_STALL.as_secs(),
+        ),
+    )
     .outcome(WriteOutcome::NotWritten)
 }
 

@@ -18,7 +18,7 @@ mod replica;
 mod tests;
 
 use std::sync::{
-    Arc, OnceLock,
+    Arc, OnceLock, Weak,
     atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering},
 };
 
@@ -42,6 +42,7 @@ pub use registry::Partitions;
 
 use crate::{
     error::ApiError,
+    limits,
     metrics::Metrics,
     replication::{Key, Replication},
 };
@@ -95,7 +96,9 @@ pub struct Partition {
     /// Whether a flusher will come by.
     flush_queued: AtomicBool,
     waiters: Waiters,
-    readers: Mutex<Vec<Arc<Notify>>>,
+    /// Who waits for records; not kept alive here: one that waits for many partitions must be
+    /// forgotten by those where nothing comes.
+    readers: Mutex<Vec<Weak<Notify>>>,
     /// Set once it is not this broker's any more.
     gone: OnceLock<Gone>,
     metrics: Arc<Metrics>,
@@ -299,17 +302,19 @@ impl Partition {
     /// Has `waiter` notified once when there is more to read, or something else changed.
     pub fn notify_on_data(&self, waiter: &Arc<Notify>) {
         let mut readers = self.readers.lock();
-        // Waiters that timed out elsewhere are dropped here, so that the list stays as long
-        // as there are readers.
-        if readers.len() >= 64 && readers.len().is_power_of_two() {
-            readers.retain(|reader| Arc::strong_count(reader) > 1);
+        // Waiters that have gone on are dropped here, so that the list stays as long as there are
+        // readers.
+        if readers.len() >= limits::READERS_LOOKED_THROUGH && readers.len().is_power_of_two() {
+            readers.retain(|reader| reader.strong_count() > 0);
         }
-        readers.push(waiter.clone());
+        readers.push(Arc::downgrade(waiter));
     }
 
     fn wake_readers(&self) {
         for reader in self.readers.lock().drain(..) {
-            reader.notify_one();
+            if let Some(reader) = reader.upgrade() {
+                reader.notify_one();
+            }
         }
     }
 

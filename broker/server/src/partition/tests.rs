@@ -34,6 +34,27 @@ fn append_many(partition: &Arc<Partition>, first: i32) {
     }
 }
 
+/// A reader of many partitions waits anew each time that one of them has records: the others must
+/// not remember all these times.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_have_gone_on_are_forgotten_where_nothing_comes() {
+    let test = TestBroker::start().await;
+    let idle = [test.partition("one", &[0]).await, test.partition("other", &[0]).await];
+    for _ in 0..10_000 {
+        let waiter = Arc::new(tokio::sync::Notify::new());
+        for partition in &idle {
+            partition.notify_on_data(&waiter);
+        }
+    }
+    for partition in &idle {
+        assert!(partition.readers.lock().len() <= 2 * limits::READERS_LOOKED_THROUGH);
+    }
+    let waiter = Arc::new(tokio::sync::Notify::new());
+    idle[0].notify_on_data(&waiter);
+    append(&idle[0], 0, Acks::Leader).unwrap();
+    waiter.notified().await;
+}
+
 /// What a search for an old duplicate holds would keep the metadata from all partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_for_an_old_duplicate_holds_up_no_change_of_roles() {

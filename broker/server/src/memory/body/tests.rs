@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
 use millrace_proto::{decoded::Shaped as _, v1};
 use prost::Message as _;
@@ -200,4 +201,47 @@ fn the_most_messages_of_a_call_are_not_too_many_items() {
     let mut size = DecodedSize::new(v1::PublishRequest::SHAPE, encoded.len());
     size.read(&encoded);
     assert!(size.bytes() <= limits::MAX_DECODED_BYTES, "{}", size.bytes());
+}
+
+/// A body that brings `frames`, each after a pause, and then nothing more without ending.
+fn slow(frames: Vec<(Duration, Vec<u8>)>) -> GrpcBody {
+    let frames = futures::stream::iter(frames).then(|(pause, frame)| async move {
+        tokio::time::sleep(pause).await;
+        Ok::<_, Status>(Frame::data(Bytes::from(frame)))
+    });
+    GrpcBody::new(StreamBody::new(frames.chain(futures::stream::pending())))
+}
+
+/// What is announced and does not come must not keep memory from others.
+#[tokio::test]
+async fn a_message_that_stops_in_its_middle_gives_its_memory_back() {
+    let budget = MemoryBudget::new(2 << 20, 1 << 20);
+    let length = 500_000;
+    let bytes = message(length);
+    let permits = MessagePermits::default();
+    let inner = slow(vec![(Duration::ZERO, bytes[..100].to_vec())]);
+    let mut read = BudgetBody::new(inner, budget.connection(), permits.clone(), None);
+    read.patience = Duration::from_millis(50);
+    let status = read.collect().await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+    assert_eq!(budget.used(), length, "the call has it until it ends");
+    drop(permits);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn a_slow_message_and_a_pause_between_two_are_no_stall() {
+    let budget = MemoryBudget::new(2 << 20, 1 << 20);
+    let whole = message(500_000);
+    let (patience, pause) = (Duration::from_millis(60), Duration::from_millis(20));
+    // Two times the patience for one message, and longer until the next begins.
+    let mut frames: Vec<_> = whole.chunks(80_000).map(|part| (pause, part.to_vec())).collect();
+    frames.push((patience * 3, message(3)));
+    let permits = MessagePermits::default();
+    let mut read = BudgetBody::new(slow(frames), budget.connection(), permits, None);
+    read.patience = patience;
+    let mut came = 0;
+    while came < whole.len() + 8 {
+        came += read.frame().await.unwrap().unwrap().into_data().unwrap().len();
+    }
 }

@@ -12,6 +12,7 @@ use super::{AdminService, number, page_size, partition_ref, preview};
 use crate::{
     broker::Broker,
     error::{ApiError, unknown_topic},
+    limits,
 };
 
 /// Begins or cancels moves; all or none.
@@ -65,6 +66,10 @@ fn to_move(cluster: &Cluster, one: v1::PartitionReassignment) -> Result<Move, Ap
         )
     })?;
     match (one.cancel, one.replicas.len()) {
+        _ if (1..limits::LEAST_THROTTLE).contains(&throttle) => wrong(format!(
+            "throttle_bytes_per_second must be {} or more, or 0",
+            limits::LEAST_THROTTLE
+        )),
         (true, _) if throttle > 0 => wrong("throttle_bytes_per_second must be 0 where cancel is set".into()),
         (true, 0) => Ok(Move {
             partition,
@@ -242,10 +247,11 @@ mod tests {
             )
         };
         let asked = |replicas, cancel| throttled(replicas, cancel, 0);
-        let rate = throttled(vec![3], false, 7).unwrap().throttle;
-        assert_eq!(rate.map(NonZeroU64::get), Some(7));
+        let rate = throttled(vec![3], false, 65_536).unwrap().throttle;
+        assert_eq!(rate.map(NonZeroU64::get), Some(65_536));
+        assert!(throttled(vec![3], false, 65_535).is_err());
         assert!(throttled(vec![3], false, -1).is_err());
-        assert!(throttled(vec![], true, 7).is_err());
+        assert!(throttled(vec![], true, 65_536).is_err());
         assert_eq!(asked(vec![3], false).unwrap().target, Some(vec![3]));
         assert_eq!(asked(vec![], true).unwrap().target, None);
         assert!(asked(vec![3], true).is_err());
