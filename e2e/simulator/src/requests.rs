@@ -239,8 +239,9 @@ impl World {
 /// Where a batch is that was stored longer ago than producers' last batches are remembered.
 fn find_stored(log: &Log, bytes: &Bytes) -> Option<(i64, i64)> {
     let header = *BatchView::parse(bytes).ok()?.header();
-    let (id, epoch, sequence) = (header.producer_id, header.producer_epoch, header.base_sequence);
-    let found = log.find_batch(id, epoch, sequence, u64::MAX).ok()??;
+    let (id, epoch) = (header.producer_id, header.producer_epoch);
+    let (first, last) = (header.base_sequence, header.last_sequence());
+    let found = log.find_batch(id, epoch, first, last, u64::MAX).ok()??;
     Some((found.base_offset, found.last_offset + 1))
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use millrace_proto::batch::{BatchView, DecodeLimits, TimestampType};
+use millrace_proto::batch::{BatchHeader, BatchView, DecodeLimits, TimestampType};
 
 use super::{Log, LogInner};
 use crate::error::ReadError;
@@ -42,8 +42,9 @@ impl Log {
         self.stable(|inner| inner.search_time(timestamp, up_to))
     }
 
-    /// Searches the last `search_bytes_back` bytes for a batch of this producer, epoch and base sequence: to answer
-    /// the retry of a batch that is no longer remembered.
+    /// Searches the last `search_bytes_back` bytes for a batch of this producer, epoch, first and last sequence: to
+    /// answer the retry of a batch that is no longer remembered. As in Kafka one with the same first sequence and
+    /// another length is no retry: it holds other records, and must not be given this one's offsets.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -52,8 +53,16 @@ impl Log {
         producer_id: i64,
         producer_epoch: i16,
         base_sequence: i32,
+        last_sequence: i32,
         search_bytes_back: u64,
     ) -> Result<Option<FoundBatch>, ReadError> {
+        let is_wanted = |header: &BatchHeader| {
+            header.producer_id == producer_id
+                && header.producer_epoch == producer_epoch
+                && header.base_sequence == base_sequence
+                && header.last_sequence() == last_sequence
+                && !header.is_control()
+        };
         self.stable(|inner| {
             let segments = inner.segments();
             let mut left = search_bytes_back;
@@ -62,7 +71,7 @@ impl Log {
                     break;
                 }
                 let from = segment.position_before_end(left)?;
-                let found = search_producer(segment, from, producer_id, producer_epoch, base_sequence)?;
+                let found = search_batch(segment, from, is_wanted)?;
                 if found.is_some() {
                     return Ok(found);
                 }
@@ -89,12 +98,10 @@ impl Log {
     }
 }
 
-fn search_producer(
+fn search_batch(
     segment: &Segment,
     from: u64,
-    producer_id: i64,
-    producer_epoch: i16,
-    base_sequence: i32,
+    is_wanted: impl Fn(&BatchHeader) -> bool,
 ) -> io::Result<Option<FoundBatch>> {
     let file = segment.file()?;
     let mut chain = Chain::at(segment.base_offset);
@@ -102,11 +109,7 @@ fn search_producer(
     let mut found = None;
     // Damage ends the walk: what lies behind it is not served either.
     while let Ok(Some((_, header))) = scan.next_header(segment.base_offset, &mut chain)? {
-        if header.producer_id == producer_id
-            && header.producer_epoch == producer_epoch
-            && header.base_sequence == base_sequence
-            && !header.is_control()
-        {
+        if is_wanted(&header) {
             found = Some(FoundBatch {
                 base_offset: header.base_offset,
                 last_offset: header.last_offset(),

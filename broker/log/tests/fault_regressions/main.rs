@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod flushed_point;
+mod producers;
 mod writeback;
 
 use std::path::Path;

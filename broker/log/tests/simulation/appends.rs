@@ -177,6 +177,7 @@ pub fn retry(world: &mut World) {
                 header.producer_id,
                 header.producer_epoch,
                 header.base_sequence,
+                header.last_sequence(),
                 u64::MAX,
             );
             let found = found.unwrap();

@@ -198,6 +198,7 @@ impl Partition {
                 header.producer_id,
                 header.producer_epoch,
                 header.base_sequence,
+                header.last_sequence(),
                 limits::DUPLICATE_SEARCH_BYTES,
             )
         };
