@@ -221,18 +221,19 @@ impl LogInner {
             return Ok(());
         }
         let _only_one = self.flush_lock.lock();
-        let end = {
+        // What a full disk refuses is to be tried again the next time: the bytes count as covered only when both the
+        // snapshot and the indexes are stored.
+        let (end, covered_bytes) = {
             let mut writer = self.writer.lock();
             if !self.is_checkpoint_due(&writer, force)? {
                 return Ok(());
             }
-            match self.write_snapshot(&mut writer) {
-                // To be tried again the next time.
-                Err(error) if crate::fs::is_disk_full(&error) => {}
+            let covered_bytes = match self.write_snapshot(&mut writer) {
+                Err(error) if crate::fs::is_disk_full(&error) => 0,
                 Err(error) => return Err(self.fail("writing a producer snapshot", &error).into()),
-                Ok(()) => writer.bytes_since_checkpoint = 0,
-            }
-            self.log_end()
+                Ok(()) => writer.bytes_since_checkpoint,
+            };
+            (self.log_end(), covered_bytes)
         };
         self.flush_locked()?;
         // Appends may add entries meanwhile; those of all batches below `end` are covered.
@@ -244,18 +245,22 @@ impl LogInner {
         };
         match synced.and_then(|()| self.shared.fs.sync_dir(&self.dir)) {
             Ok(()) => {
+                let mut writer = self.writer.lock();
                 // Not so if a full disk did not take those of an older segment.
-                let older = self.writer.lock().unsynced.iter().any(|segment| segment.is_sealed());
+                let older = writer.unsynced.iter().any(|segment| segment.is_sealed());
                 if active.base_offset <= end && !older {
                     self.indexed_end
                         .fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
+                    // Less what was appended meanwhile.
+                    writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.saturating_sub(covered_bytes);
                 }
-                self.drop_old_snapshots();
-                Ok(())
             }
-            Err(error) if crate::fs::is_disk_full(&error) => Ok(()),
-            Err(error) => Err(self.fail("syncing an index", &error).into()),
+            Err(error) if crate::fs::is_disk_full(&error) => {}
+            Err(error) => return Err(self.fail("syncing an index", &error).into()),
         }
+        // Also where the indexes did not fit, or each attempt would leave a snapshot on the full disk.
+        self.drop_old_snapshots();
+        Ok(())
     }
 
     fn is_checkpoint_due(&self, writer: &super::Writer, force: bool) -> Result<bool, FlushError> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use millrace_log::checkpoint::flushed;
+use millrace_log::checkpoint::flushed::{self, FlushedPoint};
 use millrace_log::fs::OpenMode;
 use millrace_log::fs::faulty::FaultPlan;
 use millrace_log::{AppendError, FollowerAppended, LogConfig, TopicPartition};
@@ -15,13 +15,18 @@ use super::{Broker, PARTITION, batch};
 /// Farther from 0 than the offsets of one segment may be.
 const FAR: i64 = i32::MAX as i64 + 10;
 
+/// Up to where records are known to be durable.
 fn stored_point(broker: &Broker) -> i64 {
+    stored(broker).offset
+}
+
+fn stored(broker: &Broker) -> FlushedPoint {
     let bytes = broker
         .disk
         .contents(&Path::new("/data").join(flushed::FILE_NAME))
         .unwrap();
     let points = flushed::decode(&bytes).unwrap();
-    points.get(&TopicPartition::new("t", 0)).map_or(0, |point| point.offset)
+    points.get(&TopicPartition::new("t", 0)).copied().unwrap_or_default()
 }
 
 fn segment_path(base_offset: i64) -> PathBuf {
@@ -279,4 +284,26 @@ fn a_refused_batch_leaves_an_empty_log_where_it_was() {
     assert_eq!(broker.log().log_end_offset(), 8);
     broker.follow(&large).unwrap();
     assert_eq!(broker.log().log_end_offset(), 12);
+}
+
+/// Until the indexes are stored as well, all that was appended since is walked by each recovery.
+#[test]
+fn a_checkpoint_that_the_full_disk_cut_short_is_made_up_for() {
+    let broker = Broker::new(LogConfig::default());
+    let large = batch(1000, 1_000_000, None);
+    for _ in 0..34 {
+        broker.append(&large).unwrap();
+    }
+    broker.log().flush().unwrap();
+    // Room for the snapshot of no producers, and not for the index entries.
+    broker.limit_free_bytes(10);
+    assert!(broker.dir().write_checkpoints().is_err());
+    assert!(broker.disk.counts().disk_full > 0);
+    broker.disk.set_plan(FaultPlan::default());
+    broker.dir().write_checkpoints().unwrap();
+    let point = FlushedPoint {
+        offset: 34,
+        indexed: 34,
+    };
+    assert_eq!(stored(&broker), point);
 }
