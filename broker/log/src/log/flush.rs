@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Log, LogInner};
 use crate::error::FlushError;
-use crate::fs::OpenMode;
+use crate::fs::{OpenMode, temporary_path, write_atomic};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::{Segment, names};
 
@@ -210,6 +210,18 @@ impl LogInner {
         writer.unsynced_snapshots.push(offset);
         writer.dir_unsynced = true;
         Ok(())
+    }
+
+    /// Writes a producer state as of an offset that may lie below the flushed point, where an unclean start takes every
+    /// snapshot for a durable one: so it gets its name only when it is. What a full disk leaves of it is removed.
+    pub(super) fn write_snapshot_below(&self, offset: i64, state: &ProducerState) -> std::io::Result<()> {
+        let fs = &*self.shared.fs;
+        let path = names::snapshot_path(&self.dir, offset);
+        let written = write_atomic(fs, &path, &snapshot::encode(state));
+        if written.is_err() {
+            let _ = fs.remove_file(&temporary_path(&path));
+        }
+        written
     }
 
     /// Bounds what a recovery has to walk: if much was appended since the last time (or `force`), makes the active

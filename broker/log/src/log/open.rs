@@ -57,7 +57,7 @@ impl LogInner {
             list_segments(&**fs, dir)?
         };
         if !open.clean && marker.is_none() {
-            settle_snapshots(&**fs, dir)?;
+            settle_snapshots(&**fs, dir, open.flushed)?;
         }
         let dropped = drop_below_start(&**fs, dir, &mut found, open.log_start)?;
         let report = RecoveryReport {
@@ -227,9 +227,16 @@ impl LogInner {
 
 /// Snapshots that no flush covered may be torn, and whole ones may be in the cache only, even if an fsync seems to
 /// succeed now where one failed before. All that is found counts as durable from now on, so they must be, too.
-fn settle_snapshots(fs: &dyn FileSystem, dir: &Path) -> io::Result<()> {
+///
+/// Those below the stored flushed point are left alone, so that a start does not cost a sync and a read for each segment
+/// that was ever rolled. A snapshot is taken at the log end, which the point can pass only by a flush that was begun
+/// later, and that syncs the snapshot first; one that retention makes farther below gets its name only when it is
+/// durable ([`LogInner::write_snapshot_below`]). One at the point itself may be younger than the flush that led there.
+fn settle_snapshots(fs: &dyn FileSystem, dir: &Path, flushed: Option<FlushedPoint>) -> io::Result<()> {
+    let settled_below = flushed.map_or(i64::MIN, |point| point.offset);
     for path in snapshots(fs, dir)?
         .into_iter()
+        .filter(|offset| *offset >= settled_below)
         .map(|offset| names::snapshot_path(dir, offset))
     {
         let file = fs.open(&path, OpenMode::ReadWrite)?;

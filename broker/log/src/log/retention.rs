@@ -216,7 +216,7 @@ impl LogInner {
             None => None,
         };
         let (unsaved, must_flush) = {
-            let mut writer = self.writer.lock();
+            let writer = self.writer.lock();
             self.check_change()?;
             let end = first_kept();
             let untold = match (end, foreseen) {
@@ -225,7 +225,7 @@ impl LogInner {
                 (None, _) => None,
             };
             let unsaved = match (end, untold) {
-                (Some(end), Some(state)) => self.keep_producers(&mut writer, end, state)?,
+                (Some(end), Some(state)) => self.keep_producers(end, state)?,
                 _ => None,
             };
             (unsaved, end.is_some() && !writer.unsynced_snapshots.is_empty())
@@ -268,17 +268,15 @@ impl LogInner {
         remove().map_err(|error| self.fail("deleting segments", &error))?;
         if let Some(state) = unsaved {
             // There is room now.
-            let mut writer = self.writer.lock();
-            match self.write_snapshot_at(&mut writer, *last_end, &state) {
+            match self.write_snapshot_below(*last_end, &state) {
                 // Somebody else took it, or a reader still holds a deleted file: the next checkpoint makes one.
                 Err(error) if is_disk_full(&error) => {
+                    let mut writer = self.writer.lock();
                     writer.snapshot_offset = -1;
                     writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.max(CHECKPOINT_BYTES);
                 }
                 other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
             }
-            drop(writer);
-            self.flush_locked()?;
         }
         tracing::info!(partition = %self.name, segments = doomed.len(), log_start = offset, "deleted segments");
         Ok(doomed)
@@ -296,15 +294,10 @@ impl LogInner {
     }
 
     /// Stores the producers as of `end`; gives them back if there is no room before the segments are gone.
-    fn keep_producers(
-        &self,
-        writer: &mut Writer,
-        end: i64,
-        state: ProducerState,
-    ) -> Result<Option<ProducerState>, ChangeError> {
-        let mut written = self.write_snapshot_at(writer, end, &state);
+    fn keep_producers(&self, end: i64, state: ProducerState) -> Result<Option<ProducerState>, ChangeError> {
+        let mut written = self.write_snapshot_below(end, &state);
         if written.as_ref().is_err_and(is_disk_full) && self.shared.release_reserve() {
-            written = self.write_snapshot_at(writer, end, &state);
+            written = self.write_snapshot_below(end, &state);
         }
         match written {
             // To be tried again once the segments are gone.

@@ -16,7 +16,7 @@ use super::{Broker, PARTITION, batch};
 const FAR: i64 = i32::MAX as i64 + 10;
 
 /// Up to where records are known to be durable.
-fn stored_point(broker: &Broker) -> i64 {
+pub fn stored_point(broker: &Broker) -> i64 {
     stored(broker).offset
 }
 

@@ -1,9 +1,15 @@
-//! What is known of producers: repeated batches of long ago.
+//! What is known of producers: repeated batches of long ago, and the snapshots that an unclean start relies on.
 
-use millrace_log::LogConfig;
+use std::path::{Path, PathBuf};
+
+use millrace_log::checkpoint::flushed;
+use millrace_log::fs::faulty::FaultPlan;
+use millrace_log::{LogConfig, LogDir, OpenLogError};
 use millrace_proto::batch::{BatchBuilder, Codec};
 
-use super::{Broker, batch};
+use super::flushed_point::stored_point;
+use super::{Broker, PARTITION, batch, is_duplicate};
+use crate::common::{TOPIC_ID, open};
 
 /// Kafka compares the first and the last sequence of a batch with those of a remembered one; so must the search for one
 /// that is no longer remembered, or other records are answered with offsets that are not theirs.
@@ -27,4 +33,90 @@ fn a_batch_of_another_length_is_not_the_stored_one() {
     for other in [0, 1, 3, 9] {
         assert_eq!(find(other), None, "last sequence {other}");
     }
+}
+
+fn snapshot_path(offset: i64) -> PathBuf {
+    Path::new(PARTITION).join(format!("{offset:020}.snapshot"))
+}
+
+impl Broker {
+    /// Opens the log on a disk that can neither sync nor read one of its files.
+    fn open_without(&mut self, path: &Path) -> Result<LogDir, OpenLogError> {
+        self.log = None;
+        self.dir = None;
+        self.disk.kill_process();
+        self.disk.set_plan(FaultPlan {
+            sync_error_per_million: 1_000_000,
+            read_error_per_million: 1_000_000,
+            only_paths_with: path.display().to_string(),
+            ..FaultPlan::default()
+        });
+        let dir = open(&self.disk.shared());
+        let opened = dir.open_log("t", 0, TOPIC_ID, self.config.clone());
+        self.disk.set_plan(FaultPlan::default());
+        opened.map(|_| dir)
+    }
+}
+
+/// Each segment has a snapshot: a start that syncs and reads all of them costs the more the longer a log is kept.
+#[test]
+fn an_unclean_start_leaves_snapshots_below_the_flushed_point_alone() {
+    let mut broker = Broker::new(LogConfig::default());
+    for sequence in 0..6 {
+        broker.append(&batch(1000, 10, Some(sequence))).unwrap();
+        if sequence < 5 {
+            assert!(broker.log().roll().unwrap());
+        }
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    assert_eq!(stored_point(&broker), 6);
+    // At the flushed point itself, and younger than the flush that led there.
+    assert!(broker.log().roll().unwrap());
+    for offset in 1..=6 {
+        assert!(broker.disk.contents(&snapshot_path(offset)).is_ok(), "{offset}");
+    }
+    for offset in 1..6 {
+        let opened = broker.open_without(&snapshot_path(offset));
+        assert!(opened.is_ok(), "{offset}: {:?}", opened.err());
+    }
+    assert!(
+        broker.open_without(&snapshot_path(6)).is_err(),
+        "what no flush covered is settled"
+    );
+    // Where nothing is known all are.
+    let fs = broker.disk.shared();
+    fs.remove_file(&Path::new("/data").join(flushed::FILE_NAME)).unwrap();
+    fs.sync_dir(Path::new("/data")).unwrap();
+    assert!(broker.open_without(&snapshot_path(1)).is_err());
+    broker.kill();
+    assert!(is_duplicate(broker.append(&batch(1000, 10, Some(5)))));
+}
+
+/// Retention makes a snapshot below the flushed point, and deletes the records that it replaces. One that never reached
+/// the disk must not be taken for a durable one after the process was killed (KAFKA-7190).
+#[test]
+fn a_snapshot_below_the_flushed_point_has_its_name_only_when_it_is_durable() {
+    let mut broker = Broker::new(LogConfig::default());
+    for sequence in 0..3 {
+        broker.append(&batch(1000, 10, Some(sequence))).unwrap();
+    }
+    assert!(broker.log().roll().unwrap());
+    broker.append(&batch(1000, 10, None)).unwrap();
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    assert_eq!(stored_point(&broker), 4);
+    // As if a full disk had prevented it when the segment was begun.
+    let fs = broker.disk.shared();
+    fs.remove_file(&snapshot_path(3)).unwrap();
+    fs.sync_dir(Path::new(PARTITION)).unwrap();
+    broker.fail_next_sync_of(".snapshot");
+    broker.log().advance_log_start(3).unwrap_err();
+    broker.kill();
+    let report = broker.log().advance_log_start(3).unwrap();
+    assert_eq!(report.deleted.len(), 1);
+    broker.crash();
+    assert_eq!(broker.log().log_start_offset(), 3);
+    let repeated = broker.append(&batch(1000, 10, Some(2)));
+    assert!(is_duplicate(repeated.clone()), "stored twice: {repeated:?}");
 }
