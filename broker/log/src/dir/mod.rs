@@ -37,6 +37,16 @@ pub struct DirOptions {
     pub expected_directory_id: Option<Uuid>,
 }
 
+/// What whoever opens a log knows of it. The default is nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenLogOptions {
+    /// The partition's latest leader epoch, from metadata at least as new as any under which this broker appended to
+    /// the log: older metadata would make torn batches of sound ones. Batches of a later epoch are bytes that no leader
+    /// wrote: above the flushed point they and what follows are cut, below it they are damage. `None`: not known, any
+    /// epoch passes that does not fall.
+    pub latest_epoch: Option<i32>,
+}
+
 /// An open data directory. Holds the lock until it is dropped.
 pub struct LogDir {
     shared: Arc<DirShared>,

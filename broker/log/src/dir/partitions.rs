@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::{LogDir, PartitionState, listing};
+use super::{LogDir, OpenLogOptions, PartitionState, listing};
 use crate::checkpoint::topic_partition::{TopicPartition, is_legal_topic};
 use crate::checkpoint::{Loaded, load, partition_metadata};
 use crate::config::LogConfig;
@@ -53,19 +53,34 @@ impl LogDir {
         write_atomic(fs, &metadata_path, &partition_metadata::encode(topic_id))
             .and_then(|()| fs.sync_dir(&self.shared.path))
             .map_err(log_error(&metadata_path))?;
-        self.open_inner(name, topic_id, config)
+        self.open_inner(name, topic_id, config, OpenLogOptions::default())
     }
 
-    /// Opens a partition's log and recovers it.
+    /// Opens a partition's log and recovers it: [`LogDir::open_log_with`] without options.
     ///
     /// # Errors
-    /// See [`OpenLogError`]; a partition of another topic id is never opened.
+    /// As there.
     pub fn open_log(
         &self,
         topic: &str,
         partition: i32,
         topic_id: Uuid,
         config: LogConfig,
+    ) -> Result<Log, OpenLogError> {
+        self.open_log_with(topic, partition, topic_id, config, OpenLogOptions::default())
+    }
+
+    /// Opens a partition's log and recovers it.
+    ///
+    /// # Errors
+    /// See [`OpenLogError`]; a partition of another topic id is never opened.
+    pub fn open_log_with(
+        &self,
+        topic: &str,
+        partition: i32,
+        topic_id: Uuid,
+        config: LogConfig,
+        options: OpenLogOptions,
     ) -> Result<Log, OpenLogError> {
         let (name, path) = self.place_of(topic, partition)?;
         let fs = &*self.shared.fs;
@@ -94,7 +109,7 @@ impl LogDir {
                 });
             }
         }
-        self.open_inner(name, topic_id, config)
+        self.open_inner(name, topic_id, config, options)
     }
 
     /// A partition's name and the path that its directory has or would have.
@@ -108,7 +123,13 @@ impl LogDir {
         Ok((name, path))
     }
 
-    fn open_inner(&self, name: TopicPartition, topic_id: Uuid, config: LogConfig) -> Result<Log, OpenLogError> {
+    fn open_inner(
+        &self,
+        name: TopicPartition,
+        topic_id: Uuid,
+        config: LogConfig,
+        options: OpenLogOptions,
+    ) -> Result<Log, OpenLogError> {
         if self
             .shared
             .logs
@@ -129,6 +150,7 @@ impl LogDir {
             topic_id,
             config,
             flushed,
+            options,
         };
         let inner =
             LogInner::open(&self.shared, path, open).map_err(|(path, source)| OpenLogError::Io { path, source })?;

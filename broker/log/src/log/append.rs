@@ -165,8 +165,8 @@ impl Log {
     }
 
     /// Appends whole batches as a follower fetched them: offsets and epochs stay as the leader set them. They must
-    /// follow the log end (a gap is what compaction at the leader leaves), epochs must not fall, and none may be
-    /// above `max_epoch`, the epoch the fetch was made under (KAFKA-18723).
+    /// follow the log end (a gap is what compaction at the leader leaves; behind it a segment begins), epochs must not
+    /// fall, and none may be above `max_epoch`, the epoch the fetch was made under (KAFKA-18723).
     ///
     /// The batches of one segment are appended all or not at all. Where they need several segments and the disk is
     /// full before the last, those before stay, as after a crash: they are whole batches as the leader has them, in
@@ -237,9 +237,12 @@ impl Log {
             let mut run = vec![(active.size(), header)];
             let mut end = start + header.size_in_bytes();
             for (position, header) in &parsed[at + 1..] {
+                let follows = run
+                    .last()
+                    .is_some_and(|(_, last)| last.next_offset() == header.base_offset);
                 let fits = (position + header.size_in_bytes() - start) as u64 <= room
                     && header.last_offset() - active.base_offset <= i64::from(i32::MAX);
-                if !fits {
+                if !fits || !follows {
                     break;
                 }
                 run.push((active.size() + (position - start) as u64, *header));

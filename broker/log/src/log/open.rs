@@ -17,6 +17,7 @@ use crate::checkpoint::leader_epochs::{self, EpochEntry};
 use crate::checkpoint::topic_partition::TopicPartition;
 use crate::checkpoint::{Loaded, load};
 use crate::config::LogConfig;
+use crate::dir::OpenLogOptions;
 use crate::dir::shared::DirShared;
 use crate::epochs::EpochCache;
 use crate::fs::{FileSystem, OpenMode, is_disk_full, read_whole, remove_if_exists};
@@ -35,6 +36,7 @@ pub(crate) struct OpenLog {
     /// nothing flushed.
     pub flushed: Option<FlushedPoint>,
     pub log_start: i64,
+    pub options: OpenLogOptions,
 }
 
 impl LogInner {
@@ -87,6 +89,7 @@ impl LogInner {
             let known = Known {
                 flushed: open.flushed,
                 drop_cache: !open.clean,
+                latest_epoch: open.options.latest_epoch.unwrap_or(i32::MAX),
             };
             let mut recovery = Recovery {
                 fs,

@@ -10,6 +10,12 @@
 //!
 //! Where the flushed point is not known everything is scanned, and bad bytes are a torn tail only if nothing sound
 //! follows them.
+//!
+//! Base offset and leader epoch lie outside of a batch's CRC, as the leader sets them without reading the records: a
+//! flipped bit in them shows only by what is around. So a batch that ends above the flushed point must begin where the
+//! one before it ends (wherever it ends, if that point is not known): an append behind a gap begins a segment of its
+//! own and stores the flushed point there first, see `roll_for`. Below, gaps are left to compaction. And no batch may
+//! have a later leader epoch than the partition's metadata, if that is told.
 
 mod indexes;
 
@@ -19,6 +25,7 @@ use std::sync::Arc;
 
 use millrace_proto::batch::BatchHeader;
 
+use self::indexes::Trusted;
 use super::report::{DamagedRange, RecoveryReport};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::fs::{FileSystem, is_disk_full};
@@ -32,6 +39,8 @@ pub(super) struct Known {
     /// Read the tail from the disk rather than from the cache: after a failed fsync the cache may show bytes that the
     /// disk does not have.
     pub drop_cache: bool,
+    /// The latest leader epoch that a batch can have; `i32::MAX` if that is not known.
+    pub latest_epoch: i32,
 }
 
 /// The segments of a log after recovery.
@@ -127,7 +136,11 @@ impl Recovery<'_> {
             epochs: Vec::new(),
             walked_from: None,
         };
-        let mut chain = Chain::at(found[start].base_offset);
+        let mut chain = Chain {
+            contiguous_from: self.known.flushed.map_or(i64::MIN, |_| flushed),
+            latest_epoch: self.known.latest_epoch,
+            ..Chain::at(found[start].base_offset)
+        };
         for (at, listed) in found.iter().enumerate().skip(start) {
             if at > start && chain.next_offset != listed.base_offset {
                 // A segment is missing: not so below the flushed point if all was synced as it must be.
@@ -201,14 +214,19 @@ impl Recovery<'_> {
         let mut from_cache = self.known.drop_cache;
         let mut size = segment.size();
         let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
-        let (mut indexes, mut position) = self.trusted_indexes(segment, indexed)?;
+        let Trusted {
+            mut indexes,
+            mut position,
+            base_offset: trusted_offset,
+        } = self.trusted_indexes(segment, indexed)?;
         let trusted_to = position;
         // The stored flushed point says that the files are right up to `indexed`; they are made anew, so they must be
         // so whole, before anything that a crash may leave half done.
         let claimed = position == 0 && indexed > segment.base_offset;
         if position > 0 {
             // The chain begins at that entry's batch.
-            *chain = Chain::at(segment.base_offset);
+            chain.next_offset = trusted_offset;
+            chain.epoch = -1;
             out.indexed_end = out.indexed_end.max(indexed);
         }
         loop {
@@ -252,9 +270,7 @@ impl Recovery<'_> {
                         previous = Previous {
                             position: at,
                             before,
-                            // The batch of a trusted index entry has the offset that the entry says.
-                            offset_may_have_risen: header.base_offset > before.next_offset
-                                && (at != trusted_to || at == 0),
+                            offset_may_have_risen: header.base_offset > before.next_offset,
                         };
                     }
                     Ok(None) => break None,
@@ -286,10 +302,10 @@ impl Recovery<'_> {
                     reason,
                 );
                 position = scan.position();
-                *chain = Chain {
-                    next_offset,
-                    epoch: before.epoch,
-                };
+                chain.next_offset = next_offset;
+                chain.epoch = before.epoch;
+                // What the damaged batch said of its epoch goes with it.
+                out.epochs.retain(|(_, base_offset)| *base_offset < before.next_offset);
                 continue;
             }
             let torn = scan.position();

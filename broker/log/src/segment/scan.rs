@@ -20,13 +20,22 @@ pub struct Chain {
     pub next_offset: i64,
     /// The next batch's leader epoch is this or more.
     pub epoch: i32,
+    /// Batches that end above this offset leave no gap before them. `i64::MAX`: gaps may be anywhere.
+    pub contiguous_from: i64,
+    /// No batch has a later leader epoch. `i32::MAX`: not known.
+    pub latest_epoch: i32,
 }
 
 impl Chain {
     /// A chain of which only the offset is known.
     #[must_use]
     pub fn at(next_offset: i64) -> Self {
-        Chain { next_offset, epoch: -1 }
+        Chain {
+            next_offset,
+            epoch: -1,
+            contiguous_from: i64::MAX,
+            latest_epoch: i32::MAX,
+        }
     }
 
     /// Checks that a batch follows, and moves on behind it.
@@ -38,6 +47,18 @@ impl Chain {
             return Err(BadBatch::Offset {
                 expected: self.next_offset,
                 found: header.base_offset,
+            });
+        }
+        if header.base_offset > self.next_offset && header.next_offset() > self.contiguous_from {
+            return Err(BadBatch::Gap {
+                expected: self.next_offset,
+                found: header.base_offset,
+            });
+        }
+        if header.partition_leader_epoch > self.latest_epoch {
+            return Err(BadBatch::FutureEpoch {
+                latest: self.latest_epoch,
+                found: header.partition_leader_epoch,
             });
         }
         if header.partition_leader_epoch < self.epoch {
@@ -65,6 +86,22 @@ pub enum BadBatch {
         expected: i64,
         /// The batch's base offset.
         found: i64,
+    },
+    /// Offsets leave a gap where there is none.
+    #[error("base offset {found} where {expected} must follow")]
+    Gap {
+        /// The only possible offset.
+        expected: i64,
+        /// The batch's base offset.
+        found: i64,
+    },
+    /// A leader epoch that there has not been yet.
+    #[error("leader epoch {found}, and the latest is {latest}")]
+    FutureEpoch {
+        /// The latest epoch of the partition's metadata.
+        latest: i32,
+        /// The batch's epoch.
+        found: i32,
     },
     /// Leader epochs go back: bytes of an older time.
     #[error("leader epoch {found} after {previous}")]

@@ -286,6 +286,32 @@ fn a_refused_batch_leaves_an_empty_log_where_it_was() {
     assert_eq!(broker.log().log_end_offset(), 12);
 }
 
+/// A batch behind a gap looks as one whose base offset has flipped, which lies outside of its CRC. What was reported
+/// durable must stay although the stored point does not tell of it yet.
+#[test]
+fn a_flushed_batch_behind_a_gap_survives_a_crash() {
+    for gap in [1, 100, FAR] {
+        let mut broker = Broker::new(LogConfig::default());
+        broker.append(&batch(1000, 10, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.dir().write_checkpoints().unwrap();
+        // One gap before the first, one between the two.
+        let second = 1 + gap + 2 + gap;
+        let mut both = fetched(1 + gap, 2, 10).to_vec();
+        both.extend_from_slice(&fetched(second, 1, 10));
+        broker.follow(&both.into()).unwrap();
+        broker.log().flush().unwrap();
+        broker.crash();
+        assert_eq!(broker.log().damage(), [], "gap of {gap}");
+        assert_eq!(broker.log().log_end_offset(), second + 1, "gap of {gap}");
+        assert_eq!(bases(&broker), [0, 1 + gap, second]);
+        for (from, base_offset) in [(1, 1 + gap), (2 + gap, 1 + gap), (3 + gap, second)] {
+            let data = broker.log().read(from, 1, true, i64::MAX).unwrap();
+            assert_eq!(data.base_offset, base_offset, "from {from}, gap of {gap}");
+        }
+    }
+}
+
 /// Until the indexes are stored as well, all that was appended since is walked by each recovery.
 #[test]
 fn a_checkpoint_that_the_full_disk_cut_short_is_made_up_for() {

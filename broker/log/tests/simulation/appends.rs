@@ -207,7 +207,7 @@ pub fn follow(world: &mut World) {
         bytes.extend_from_slice(&batch.bytes);
         batches.push(batch);
     }
-    let far = batches[0].header.base_offset > world.model.log_end + i64::from(i32::MAX);
+    let gap = batches[0].header.base_offset > world.model.log_end;
     let result = world
         .log()
         .append_as_follower(&Bytes::from(bytes), world.leader_epoch, world.now_ms);
@@ -215,7 +215,7 @@ pub fn follow(world: &mut World) {
     match result {
         Ok(appended) => {
             world.reach("follower");
-            if far {
+            if gap {
                 world.model.began_behind_gap(batches[0].header.base_offset);
             }
             assert_eq!(appended.log_end, next);
@@ -226,7 +226,7 @@ pub fn follow(world: &mut World) {
             world.reach("disk full");
             let end = world.log().log_end_offset();
             // Behind a gap perhaps only the place was taken: an empty segment.
-            if far && end >= batches[0].header.base_offset {
+            if gap && end >= batches[0].header.base_offset {
                 world.model.began_behind_gap(batches[0].header.base_offset);
                 world.model.log_end = batches[0].header.base_offset;
             }
@@ -238,9 +238,9 @@ pub fn follow(world: &mut World) {
             assert_eq!(world.model.log_end, end);
         }
         Err(AppendError::Offline(_)) => {
-            if far {
+            if gap {
                 // Nor is it known whether the place before the gap is still there.
-                world.model.far_bases.push(batches[0].header.base_offset);
+                world.model.gap_bases.push(batches[0].header.base_offset);
             }
             batches.into_iter().for_each(|batch| world.model.append(batch));
             world.offline = true;

@@ -21,8 +21,8 @@ fn adopt(world: &mut World, what: &str) {
         report.damage
     );
     if let Some(first) = report.damage.first() {
-        // Nor can a gap that no segment can span be told from a lost segment.
-        let gap = world.model.far_bases.contains(&first.to);
+        // Nor can a gap between segments be told from a lost segment.
+        let gap = world.model.gap_bases.contains(&first.to);
         assert!(
             gap || first.from >= world.model.durable,
             "durable records are damaged: {first:?}"
@@ -63,7 +63,7 @@ fn adopt(world: &mut World, what: &str) {
     );
     let boundary = end == model.log_end
         || end == model.log_start
-        || model.far_bases.contains(&end)
+        || model.gap_bases.contains(&end)
         || model
             .history
             .iter()
@@ -77,7 +77,7 @@ fn adopt(world: &mut World, what: &str) {
     // Nothing lies below the first record that is left, or below a segment behind a gap if none is.
     let first = match model.visible().first() {
         Some(batch) => batch.header.base_offset,
-        None => model.far_bases.iter().copied().fold(model.log_start, i64::max),
+        None => model.gap_bases.iter().copied().fold(model.log_start, i64::max),
     };
     let highest = first.max(model.log_start).max(model.start_may_reach);
     assert!(start <= highest, "log start {start} was never set ({what})");
@@ -86,7 +86,7 @@ fn adopt(world: &mut World, what: &str) {
     if end < model.log_end {
         model.history.retain(|batch| batch.header.last_offset() < end);
         model.log_end = end;
-        model.far_bases.retain(|base| *base <= end);
+        model.gap_bases.retain(|base| *base <= end);
         model.replay_producers();
     }
     // Epochs without records are lost unless they were flushed.

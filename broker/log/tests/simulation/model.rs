@@ -37,8 +37,8 @@ pub struct Model {
     pub log_end: i64,
     /// Where the first record of the history was or will be put.
     pub begins_at: i64,
-    /// Bases of segments that begin behind a gap which no segment can span.
-    pub far_bases: Vec<i64>,
+    /// Bases of segments that begin behind a gap.
+    pub gap_bases: Vec<i64>,
     pub epochs: EpochCache,
     pub producers: BTreeMap<i64, ModelProducer>,
     /// A full truncation whose outcome is not known: it would have begun at this offset.
@@ -66,9 +66,9 @@ impl Model {
         let end = cut
             .checked_sub(1)
             .map_or(self.begins_at, |last| self.history[last].header.next_offset());
-        // Behind a gap of 2^31 a segment of its own begins.
+        // Behind a gap a segment of its own begins.
         let end = self
-            .far_bases
+            .gap_bases
             .iter()
             .copied()
             .filter(|base| *base <= offset)
@@ -79,19 +79,19 @@ impl Model {
         }
         self.log_end = end;
         self.history.truncate(cut);
-        self.far_bases.retain(|base| *base <= end);
+        self.gap_bases.retain(|base| *base <= end);
         self.durable = self.durable.min(self.log_end);
         self.epochs.truncate_to(self.log_end);
         self.replay_producers();
         self.log_end
     }
 
-    /// A segment of its own was begun behind a gap that none can span. An empty one at the log end is replaced by it.
+    /// A segment of its own was begun behind a gap. An empty one at the log end is replaced by it.
     pub fn began_behind_gap(&mut self, base: i64) {
         let end = self.log_end;
         let replaced = self.history.last().is_none_or(|batch| batch.header.next_offset() < end);
-        self.far_bases.retain(|other| *other < end || !replaced);
-        self.far_bases.push(base);
+        self.gap_bases.retain(|other| *other < end || !replaced);
+        self.gap_bases.push(base);
     }
 
     pub fn empty(&mut self, offset: i64) {

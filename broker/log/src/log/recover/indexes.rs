@@ -9,6 +9,15 @@ use crate::index::{IndexEntry, IndexFile, OffsetEntry, TimeEntry};
 use crate::segment::scan::{Chain, Scan};
 use crate::segment::{Indexes, Segment, names};
 
+/// The part of a segment's indexes that counts.
+pub(super) struct Trusted {
+    pub indexes: Indexes,
+    /// Where the batch of the last entry begins: what follows is made anew from there.
+    pub position: u64,
+    /// That batch's base offset, which is right if the entry is.
+    pub base_offset: i64,
+}
+
 impl Recovery<'_> {
     pub(super) fn put_indexes(&self, segment: &Segment, mut indexes: Indexes, claimed: bool) -> io::Result<()> {
         if claimed {
@@ -22,7 +31,7 @@ impl Recovery<'_> {
     }
 
     /// The entries that were durable with the flushed point, and the position from which the rest is made anew.
-    pub(super) fn trusted_indexes(&self, segment: &Segment, indexed: i64) -> io::Result<(Indexes, u64)> {
+    pub(super) fn trusted_indexes(&self, segment: &Segment, indexed: i64) -> io::Result<Trusted> {
         let base = segment.base_offset;
         let trusted = self.read_trusted(segment, indexed)?;
         if trusted.is_none() {
@@ -34,10 +43,14 @@ impl Recovery<'_> {
                 crate::fs::remove_if_exists(&**self.fs, &path)?;
             }
         }
-        Ok(trusted.unwrap_or_else(|| (Indexes::rebuilt(self.dir, base), 0)))
+        Ok(trusted.unwrap_or_else(|| Trusted {
+            indexes: Indexes::rebuilt(self.dir, base),
+            position: 0,
+            base_offset: base,
+        }))
     }
 
-    fn read_trusted(&self, segment: &Segment, indexed: i64) -> io::Result<Option<(Indexes, u64)>> {
+    fn read_trusted(&self, segment: &Segment, indexed: i64) -> io::Result<Option<Trusted>> {
         let base = segment.base_offset;
         let mut indexes = Indexes::rebuilt(self.dir, base);
         if indexed <= base {
@@ -64,13 +77,12 @@ impl Recovery<'_> {
         };
         let file = segment.file()?;
         let mut scan = Scan::new(&*file, u64::from(last.position), segment.size());
-        let sound = matches!(
-            scan.next_header(base, &mut Chain::at(base))?,
-            Ok(Some((_, header))) if header.last_offset() == base + i64::from(last.relative_offset)
-        );
-        if !sound {
-            return Ok(None);
-        }
+        let base_offset = match scan.next_header(base, &mut Chain::at(base))? {
+            Ok(Some((_, header))) if header.last_offset() == base + i64::from(last.relative_offset) => {
+                header.base_offset
+            }
+            _ => return Ok(None),
+        };
         // A seal or a close has added entries about batches behind it. Those that count stay, as the file was said to be
         // durable with them; the others are about batches that are walked again. Unless one says something that is not
         // so: then it may be a damaged entry about the batches before.
@@ -92,7 +104,11 @@ impl Recovery<'_> {
         if !segment.is_last_time_right(&indexes)? {
             return Ok(None);
         }
-        Ok(Some((indexes, u64::from(last.position))))
+        Ok(Some(Trusted {
+            indexes,
+            position: u64::from(last.position),
+            base_offset,
+        }))
     }
 }
 
