@@ -1,6 +1,6 @@
 //! A real broker in this process, for tests of what needs partitions and a quorum.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use millrace_engine::{
@@ -18,7 +18,7 @@ pub const PHANTOM: BrokerId = 1;
 
 /// Broker 0 of a cluster in which [`PHANTOM`] is in service too.
 pub struct TestBroker {
-    _dir: TempDir,
+    dir: TempDir,
     pub running: RunningBroker,
 }
 
@@ -49,11 +49,16 @@ impl TestBroker {
         };
         let command = Command::RegisterBroker(registration);
         running.broker().submit(command).await.unwrap();
-        Self { _dir: dir, running }
+        Self { dir, running }
     }
 
     pub fn broker(&self) -> &Arc<Broker> {
         self.running.broker()
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
     }
 
     /// A topic with one partition on these brokers; this one leads it.

@@ -234,7 +234,7 @@ impl LogInner {
 
     /// Damage met by a read: the sound batches before it are returned, or, at its very beginning, the error. Not
     /// remembered here, as a read may have raced with a truncation: each read that comes by meets it again, and it is
-    /// in [`Log::damage`] only after a recovery that walks there or a [`Log::scrub`], which nothing runs by itself.
+    /// in [`Log::damage`] only after a recovery that walks there or a [`Log::scrub`], which is for the caller to ask for.
     #[allow(clippy::too_many_arguments)]
     fn damaged(
         &self,

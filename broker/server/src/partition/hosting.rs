@@ -14,12 +14,13 @@ use millrace_engine::{
     cluster::{MetadataDelta, ReplicaChangeKind},
     partition::{LogPositions, PartitionView, Replica},
 };
-use millrace_log::{Log, LogConfig, OpenLogError, PartitionState, TopicPartition};
+use millrace_log::{Log, LogConfig, OpenLogError, OpenLogOptions, PartitionState, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
     Gone, Partition,
     committed::Waiters,
+    damage::NO_DAMAGE_MET,
     registry::{Hosted, Partitions, log_config},
     replica::ReplicaCell,
 };
@@ -216,7 +217,7 @@ impl Partitions {
         let next = AtomicUsize::new(0);
         let work = || {
             while let Some(opening) = openings.get(next.fetch_add(1, Ordering::Relaxed)) {
-                match self.open(opening) {
+                match self.open(opening, cluster) {
                     Ok(partition) => {
                         self.by_key.write().insert(partition.key(), partition.clone());
                         if let Some(hosted) = self.topics.write().get_mut(&opening.topic.name) {
@@ -245,10 +246,13 @@ impl Partitions {
         }
     }
 
-    fn open(&self, opening: &Opening) -> Result<Arc<Partition>, OpenLogError> {
+    fn open(&self, opening: &Opening, cluster: &Cluster) -> Result<Arc<Partition>, OpenLogError> {
         let Opening { topic, number, config } = opening;
         let number_on_disk = i32::try_from(*number).unwrap_or(i32::MAX);
-        let log = self.open_or_create(topic, number_on_disk, log_config(config))?;
+        let options = OpenLogOptions {
+            latest_epoch: self.latest_epoch(cluster, topic, *number),
+        };
+        let log = self.open_or_create(topic, number_on_disk, log_config(config), options)?;
         self.report(topic, *number, &log);
         let positions = LogPositions {
             start: log.log_start_offset(),
@@ -273,6 +277,7 @@ impl Partitions {
             flush_queued: AtomicBool::new(false),
             waiters: Waiters::default(),
             readers: Mutex::default(),
+            damage_met: AtomicI64::new(NO_DAMAGE_MET),
             gone: OnceLock::new(),
             metrics: self.metrics.clone(),
             flusher: self.flusher.clone(),
@@ -280,10 +285,30 @@ impl Partitions {
         }))
     }
 
+    /// The partition's leader epoch, if the metadata is new enough for the log to go by it: it shows this
+    /// process's own registration, and whatever this broker appended before that was under an epoch from before that.
+    fn latest_epoch(&self, cluster: &Cluster, topic: &Topic, number: u32) -> Option<i32> {
+        let own = cluster.brokers.get(&self.node_id)?;
+        if own.epoch != self.replication.replica_config().broker_epoch {
+            return None;
+        }
+        let record = topic.partitions.get(usize::try_from(number).ok()?)?;
+        Some(record.leader_epoch)
+    }
+
     /// Opens a log, or creates one that was never there. A half-made one that a crash left is
     /// made anew; one that is gone although it had data is an error, not an empty log.
-    fn open_or_create(&self, topic: &Topic, number: i32, config: LogConfig) -> Result<Log, OpenLogError> {
-        let missing = match self.dir.open_log(&topic.name, number, topic.id, config.clone()) {
+    fn open_or_create(
+        &self,
+        topic: &Topic,
+        number: i32,
+        config: LogConfig,
+        options: OpenLogOptions,
+    ) -> Result<Log, OpenLogError> {
+        let opened = self
+            .dir
+            .open_log_with(&topic.name, number, topic.id, config.clone(), options);
+        let missing = match opened {
             Err(error @ (OpenLogError::NotFound(_) | OpenLogError::Damaged { .. })) => error,
             opened => return opened,
         };

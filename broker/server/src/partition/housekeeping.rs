@@ -166,6 +166,7 @@ fn look_after(partition: &Arc<Partition>, now: i64) {
     if log.offline().is_some() {
         return;
     }
+    partition.look_at_damage();
     let name = || (partition.topic.as_str(), partition.number);
     if let Err(error) = log.roll_if_due(now) {
         tracing::warn!(partition = ?name(), %error, "can't roll a segment");

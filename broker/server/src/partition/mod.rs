@@ -7,6 +7,7 @@
 
 mod append;
 mod committed;
+mod damage;
 mod ends;
 mod errors;
 mod flusher;
@@ -99,6 +100,8 @@ pub struct Partition {
     /// Who waits for records; not kept alive here: one that waits for many partitions must be
     /// forgotten by those where nothing comes.
     readers: Mutex<Vec<Weak<Notify>>>,
+    /// Where a read met damage that the log does not know of, or `NO_DAMAGE_MET`.
+    damage_met: AtomicI64,
     /// Set once it is not this broker's any more.
     gone: OnceLock<Gone>,
     metrics: Arc<Metrics>,
@@ -374,6 +377,9 @@ impl Partition {
     }
 
     fn read_error(&self, error: ReadError) -> ApiError {
+        if let ReadError::Corrupt { from, .. } = &error {
+            self.note_damage(*from);
+        }
         errors::read(self, error)
     }
 

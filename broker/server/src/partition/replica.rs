@@ -180,11 +180,7 @@ impl Partition {
                     "leading"
                 );
             }
-            Effect::AssignEpoch { leader_epoch, .. } => {
-                if let Err(error) = self.log.assign_epoch(leader_epoch) {
-                    self.log_failed(cell, &error);
-                }
-            }
+            Effect::AssignEpoch { leader_epoch, .. } => self.assign_epoch(cell, leader_epoch),
             Effect::BecameFollower { leader, leader_epoch } => {
                 tracing::debug!(
                     topic = self.topic,
@@ -226,6 +222,26 @@ impl Partition {
             Effect::TruncateFully { start } => cell.jobs.push_back(Job::TruncateFully { start }),
             Effect::AdvanceLogStart { to } => cell.jobs.push_back(Job::AdvanceLogStart { to }),
             Effect::Alarm(alarm) => self.alarm(alarm),
+        }
+    }
+
+    /// The epoch in which this broker leads begins at the log's end.
+    fn assign_epoch(&self, cell: &mut ReplicaCell, leader_epoch: i32) {
+        match self.log.assign_epoch(leader_epoch) {
+            Ok(true) => {}
+            Ok(false) => {
+                let latest = self.log.latest_epoch().map(|entry| entry.epoch);
+                if latest.is_some_and(|latest| latest > leader_epoch) {
+                    tracing::error!(
+                        topic = self.topic,
+                        partition = self.number,
+                        leader_epoch,
+                        ?latest,
+                        "the log knows a later leader epoch than the metadata: records are refused here; one of the two was restored from an older copy"
+                    );
+                }
+            }
+            Err(error) => self.log_failed(cell, &error),
         }
     }
 

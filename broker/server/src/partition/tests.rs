@@ -161,3 +161,34 @@ async fn a_partition_that_moved_away_sends_everybody_elsewhere() {
         assert!(!partition.leads());
     }
 }
+
+/// Reads stumble on rot; the log must know of it, so that it is told of and not looked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_a_read_meets_is_known_from_then_on() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0]).await;
+    append_many(&partition, 0);
+    partition.log.flush().unwrap();
+    partition.look_at_damage();
+    assert_eq!(partition.problem(), None);
+    let segment = test.data().join("t-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let size = batch(Some((7, 0))).len();
+    bytes[10 * size + size - 1] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+
+    let sound = partition.read_within(0, usize::MAX, i64::MAX).unwrap();
+    assert_eq!(sound.next_offset, 10, "what is before the damage is served");
+    let error = partition.read_within(10, usize::MAX, i64::MAX).unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::DamagedLog);
+    partition.look_at_damage();
+    let problem = partition.problem().expect("the damage is told of");
+    assert!(problem.contains("offsets 10 to 11"), "{problem}");
+    assert!(partition.read_within(10, usize::MAX, i64::MAX).is_err());
+    assert_eq!(
+        partition.damage_met.load(std::sync::atomic::Ordering::Acquire),
+        i64::MAX
+    );
+    let behind = partition.read_within(11, usize::MAX, i64::MAX).unwrap();
+    assert_eq!(behind.next_offset, 30);
+}
