@@ -17,6 +17,7 @@ use crate::{
     offsets::{self, PartitionRange},
     output::OutputFormat,
     text::{RecordFormat, RecordView, RecordWriter, StartAt},
+    waiting::Waiting,
 };
 
 /// Write a topic's messages to standard output.
@@ -96,8 +97,9 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     };
     let mut consumer = consumer(&client, &args, &ranges).await?;
     let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut waiting = Waiting::new(&client, &args.topic);
     while !reading.is_done(&consumer) {
-        match next(&mut consumer, &mut reading, interrupted.as_mut()).await? {
+        match next(&mut consumer, &mut reading, &mut waiting, interrupted.as_mut()).await? {
             Event::Batch(batch) => reading.write(&batch)?,
             Event::Idle => {}
             Event::Interrupted => break,
@@ -137,6 +139,7 @@ enum Event {
 async fn next(
     consumer: &mut Consumer,
     reading: &mut Reading,
+    waiting: &mut Waiting,
     interrupted: Pin<&mut impl Future<Output = io::Result<()>>>,
 ) -> anyhow::Result<Event> {
     let mut batch = pin!(consumer.next_batch());
@@ -145,7 +148,7 @@ async fn next(
     }
     reading.flush()?;
     tokio::select! {
-        batch = batch => Ok(Event::Batch(batch?)),
+        batch = waiting.during(batch) => Ok(Event::Batch(batch?)),
         Ok(()) = interrupted => Ok(Event::Interrupted),
         () = sleep(limits::END_CHECK_INTERVAL), if reading.ends.is_some() => Ok(Event::Idle),
     }

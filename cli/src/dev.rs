@@ -51,6 +51,9 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let data = DataDir::new(args.data_dir, args.brokers)?;
     let log_level = args.log_level.unwrap_or_else(|| data.log_level().to_owned());
+    if args.brokers > 1 {
+        data.keep_port(args.port)?;
+    }
     process::init_logging(&log_level, false);
     let served = tokio::select! {
         served = DevCluster::start(&data, &ports, &log_level) => Some(served),

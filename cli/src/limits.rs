@@ -60,3 +60,15 @@ pub const MOVE_POLL: Duration = Duration::from_millis(500);
 /// How often a drain that is waited for is planned anew where replicas stay and nothing moves: what was in
 /// the way may be gone.
 pub const DRAIN_AGAIN: Duration = Duration::from_secs(5);
+
+/// How long a write or a read may wait before it is looked at why: leaders change in less.
+pub const WAIT_UNTOLD: Duration = Duration::from_secs(2);
+
+/// Between two looks at why something waits.
+pub const WAIT_LOOK_EVERY: Duration = Duration::from_secs(3);
+
+/// How long brokers may take to say how a topic is, while something waits for it.
+pub const WAIT_LOOK: Duration = Duration::from_secs(5);
+
+/// Partitions that are named one by one in a line for people; of more, their number is told.
+pub const NAMED_PARTITIONS: usize = 20;

@@ -25,6 +25,7 @@ mod quorum;
 mod text;
 mod topic;
 mod version;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use crate::{
     limits, offsets,
     output::{OutputFormat, plural, print_json, spinner},
     text::{Lines, Splitter, header},
+    waiting::Waiting,
 };
 
 /// The setting that bounds a message, in bytes.
@@ -135,7 +136,7 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
         .await?;
     let lines = Lines::read(stdin(), limit)?;
     let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
-    let counting = tokio::spawn(count(queue, progress()));
+    let counting = tokio::spawn(count(queue, Waiting::new(&client, &args.topic), progress()));
     let sent = until_interrupted(send_all(&args, &producer, lines, deliveries))
         .await
         .unwrap_or(Ok(()));
@@ -214,10 +215,10 @@ async fn send_all(
 }
 
 /// Counts what is written. At the first failure it takes nothing more, and waits for the rest.
-async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, progress: ProgressBar) -> Counted {
+async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, mut waiting: Waiting, progress: ProgressBar) -> Counted {
     let mut counted = Counted::default();
     while let Some((line, delivery)) = queue.recv().await {
-        match delivery.await {
+        match waiting.during(delivery).await {
             Ok(_) => {
                 counted.written += 1;
                 progress.inc(1);

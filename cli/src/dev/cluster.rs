@@ -10,6 +10,9 @@ use super::{
     ports::{BrokerPorts, Ports},
 };
 
+/// Copies of each partition, where there are as many brokers: what Millrace makes of three by itself.
+const COPIES: usize = 3;
+
 /// Brokers that serve; at least one.
 pub struct DevCluster {
     first: RunningBroker,
@@ -98,6 +101,8 @@ fn config(
         ("listen.http", localhost(ports.http).to_string()),
         ("log.level", log_level.to_owned()),
         ("seeds", seeds.join(",")),
+        // Fixed, so that a topic that is made while brokers still come does not get by with fewer.
+        ("default.replication.factor", count.min(COPIES).to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
     Ok(BrokerConfig::load(None, std::iter::empty(), &settings)?)

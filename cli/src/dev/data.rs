@@ -1,12 +1,18 @@
 //! Where `millrace dev` keeps data.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, bail};
 use tempfile::TempDir;
 
 /// The file by which a formatted directory is known.
 const IDENTITY_FILE: &str = "meta.properties";
+
+/// The file that says which port the first of several brokers has.
+const PORT_FILE: &str = "dev.port";
 
 /// Where data is, and whether it goes at the end.
 pub enum DataDir {
@@ -43,6 +49,27 @@ impl DataDir {
             );
         }
         Ok(Self::Kept(path))
+    }
+
+    /// Notes from which port on several brokers have theirs: they look for each other where they were before.
+    ///
+    /// # Errors
+    /// They had others, or it can't be noted.
+    pub fn keep_port(&self, port: u16) -> anyhow::Result<()> {
+        let Self::Kept(path) = self else { return Ok(()) };
+        let file = path.join(PORT_FILE);
+        match std::fs::read_to_string(&file) {
+            Ok(before) if before.trim() == port.to_string() => Ok(()),
+            Ok(before) => bail!(
+                "the brokers in {} had --port {} and look for each other there: name that port again, or another directory",
+                path.display(),
+                before.trim()
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::write(&file, format!("{port}\n")).with_context(|| format!("can't write {}", file.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("can't read {}", file.display())),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -107,6 +134,19 @@ mod tests {
         let path = named.path().to_owned();
         named.end().unwrap();
         assert!(path.is_dir());
+    }
+
+    #[test]
+    fn brokers_that_keep_their_data_keep_their_port() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || DataDir::new(Some(dir.path().to_owned()), 3).unwrap();
+        open().keep_port(9650).unwrap();
+        open().keep_port(9650).unwrap();
+        let error = open().keep_port(9750).unwrap_err().to_string();
+        assert!(error.contains("had --port 9650"), "{error}");
+        let temporary = DataDir::new(None, 3).unwrap();
+        temporary.keep_port(9650).unwrap();
+        temporary.keep_port(9750).unwrap();
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! From keys and values to a checked configuration.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use millrace_engine::config::{ConfigError, check, nearest};
 use thiserror::Error;
@@ -48,6 +55,13 @@ fn is_host_and_port(text: &str) -> bool {
         && text
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// Whether a HOST:PORT leads to this machine by its loopback interface.
+fn is_on_this_machine(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The longest configuration file that is read, in bytes.
@@ -383,9 +397,20 @@ impl Settings {
         {
             self.parse::<String>("cluster.id", "up to 64 letters, digits, '.', '_' and '-'", |_| false)?;
         }
+        let seeds = self.seeds()?;
+        let advertised_internal_address = self.advertised("advertised.internal.address")?;
+        let listen_internal: SocketAddr = self.parse("listen.internal", address, |_| true)?;
+        if advertised_internal_address.is_none()
+            && (listen_internal.ip().is_unspecified() || listen_internal.ip().is_loopback())
+            && let Some(seed) = seeds.iter().find(|seed| !is_on_this_machine(seed))
+        {
+            return Err(ConfigProblem::Contradiction(format!(
+                "seeds has {seed}, which is another machine, and brokers there would look for this one at localhost: set advertised.internal.address to the HOST:PORT under which they reach it"
+            )));
+        }
         Ok(BrokerConfig {
             advertised_address: self.advertised("advertised.address")?,
-            advertised_internal_address: self.advertised("advertised.internal.address")?,
+            advertised_internal_address,
             cluster_id,
             data_dir: PathBuf::from(data_dir),
             default_replication_factor: usize::try_from(factor).ok(),
@@ -393,7 +418,7 @@ impl Settings {
             listen_client: self.parse("listen.client", address, |_| true)?,
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             listen_http: self.parse("listen.http", address, |_| true)?,
-            listen_internal: self.parse("listen.internal", address, |_| true)?,
+            listen_internal,
             log_json: self.parse::<String>("log.format", "text or json", |format| {
                 format == "text" || format == "json"
             })? == "json",
@@ -407,7 +432,7 @@ impl Settings {
             num_partitions: self.parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
             quorum_auto_voters: self.parse("quorum.auto.voters", "0 to 9", |n| *n <= MAX_VOTERS)?,
             rack: self.parse("rack", "up to 255 characters", |rack: &String| rack.len() <= 255)?,
-            seeds: self.seeds()?,
+            seeds,
             session_timeout: Duration::from_millis(session_ms),
             shutdown_timeout: Duration::from_millis(
                 self.parse("shutdown.timeout.ms", "0 to 600,000", |n| *n <= 600_000)?,

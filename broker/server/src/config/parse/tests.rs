@@ -115,6 +115,26 @@ fn seeds_are_a_list_and_a_late_heartbeat_costs_no_lease() {
 }
 
 #[test]
+fn who_joins_brokers_elsewhere_says_where_it_is_found() {
+    let with = |more: &[(&str, &str)]| {
+        let flags: Vec<_> = [("data.dir", "/a")].into_iter().chain(more.iter().copied()).collect();
+        load("", &[], &flags)
+    };
+    let error = with(&[("seeds", "localhost:9651,b:9651")]).unwrap_err().to_string();
+    assert!(error.contains("seeds has b:9651"), "{error}");
+    assert!(error.contains("set advertised.internal.address"), "{error}");
+    assert!(with(&[("seeds", "10.0.0.1:9651"), ("listen.internal", "127.0.0.1:9651")]).is_err());
+    for fine in [
+        &[("seeds", "b:9651"), ("advertised.internal.address", "a:9651")][..],
+        &[("seeds", "b:9651"), ("listen.internal", "10.0.0.2:9651")],
+        &[("seeds", "localhost:1,127.0.0.1:2,[::1]:3")],
+        &[],
+    ] {
+        assert!(with(fine).is_ok(), "{fine:?}");
+    }
+}
+
+#[test]
 fn every_key_is_documented_once_in_order() {
     assert!(BROKER_KEYS.is_sorted_by(|a, b| a.name < b.name));
     assert!(BROKER_KEYS.iter().all(|key| key.documentation.len() > 10));
