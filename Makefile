@@ -35,10 +35,12 @@ verify: ## Format, lints, documentation; writes nothing.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
+	./e2e/lint.sh
 
 fix: ## Formats and mends what lints can mend.
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	./e2e/lint.sh --fix
 
 bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of ratios.
 	CARGO_PROFILE_DIST_STRIP=none $(CARGO) build --locked --profile dist --bins

@@ -72,7 +72,9 @@ struct Reading {
 pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let client = connect::client(global).await?;
     let partitions = offsets::partitions(&client, &args.topic, args.partition).await?;
-    let mut ranges = offsets::ranges(&client, &args.topic, &partitions, args.from).await?;
+    let mut waiting = Waiting::new(&client, &args.topic);
+    let looking_up = offsets::ranges(&client, &args.topic, &partitions, args.from);
+    let mut ranges = waiting.during(looking_up).await?;
     if args.exit_at_end {
         ranges.retain(|range| range.start < range.end);
     }
@@ -97,7 +99,6 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     };
     let mut consumer = consumer(&client, &args, &ranges).await?;
     let mut interrupted = pin!(tokio::signal::ctrl_c());
-    let mut waiting = Waiting::new(&client, &args.topic);
     while !reading.is_done(&consumer) {
         match next(&mut consumer, &mut reading, &mut waiting, interrupted.as_mut()).await? {
             Event::Batch(batch) => reading.write(&batch)?,

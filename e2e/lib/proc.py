@@ -148,6 +148,14 @@ class Process:
                 )
             time.sleep(0.005)
 
+    def wait_for_error(self, text: str, timeout: float) -> None:
+        """Waits until it has written `text` to standard error."""
+        deadline = time.monotonic() + timeout
+        while text not in self.err():
+            if not self.alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} has not written {text!r}; its errors end:\n{self.err()[-3000:]}")
+            time.sleep(0.01)
+
     # --- its cost ---
 
     def cpu_seconds(self) -> float:

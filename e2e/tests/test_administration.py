@@ -37,7 +37,8 @@ def test_the_cluster_tells_states_and_what_needs_attention(shared: Broker, topic
 
 def test_a_topic_tells_what_it_survives_now(shared: Broker, topic: str, only: str) -> None:
     described = _json(shared, "topic", "describe", topic)
-    assert described["survives_now"] == "no message is lost with the disks of no broker; writes go on with no broker down"
+    alone = "no message is lost with the disks of no broker; writes go on with no broker down"
+    assert described["survives_now"] == alone
     for partition in described["partitions"]:
         assert partition["leader"] == int(only) and partition["eligible_leader_replicas"] == []
         assert partition["required_in_sync_replicas"] == 1

@@ -43,11 +43,48 @@ def test_dev_runs_a_cluster_and_keeps_it(tmp_path: Path) -> None:
             assert dev.wait(30) == 0
         finally:
             dev.kill()
-    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["broker-0", "broker-1", "broker-2"]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        *("broker-0", "broker-1", "broker-2"),
+        "dev.port",
+    ]
     verified = json.loads(millrace("log", "verify", str(tmp_path / "data"), json=True).ok())
     assert any(part["path"].endswith("/tried-0") for part in verified["partitions"]), verified
     text = millrace("dev", "--data-dir", str(tmp_path / "data"), "--port", str(port)).failed()
     assert "--brokers" in text
+    text = millrace("dev", "--brokers", "3", "--data-dir", str(tmp_path / "data"), "--port", str(port + 100)).failed()
+    assert f"had --port {port}" in text
+
+
+def test_who_waits_for_a_leader_says_so(tmp_path: Path) -> None:
+    first = Broker(tmp_path / "0")
+    second = Broker(tmp_path / "1", settings={"node.id": "1", "seeds": f"127.0.0.1:{first.internal_port}"})
+    waiting = []
+    try:
+        second.launch()
+        first.start()
+        assert second.process is not None
+        second.process.wait_for_line("ready ", 30)
+        millrace("topic", "create", "t", "-p", "2", "-r", "1", bootstrap=first.address).ok()
+        described = json.loads(millrace("topic", "describe", "t", bootstrap=first.address, json=True).ok())
+        (lost,) = (part["partition"] for part in described["partitions"] if part["leader"] == 1)
+        second.end()
+        command = [paths.binary("millrace"), "--bootstrap", first.address]
+        written = tmp_path / "line"
+        written.write_text("line\n")
+        with written.open("rb") as line:
+            produce = [*command, "produce", "t", "--partition", str(lost)]
+            waiting.append(Process(produce, tmp_path, "produce", stdin=line.fileno()))
+        waiting.append(Process([*command, "consume", "t", "--from", "beginning", "--max-messages", "1"], tmp_path, "consume"))
+        for process in waiting:
+            process.wait_for_error(f'waiting: partition {lost} of "t" has no leader now', 60)
+        second.start()
+        for process in waiting:
+            assert process.wait(60) == 0
+    finally:
+        for process in waiting:
+            process.kill()
+        first.end()
+        second.end()
 
 
 def test_a_broker_joins_by_a_seed(tmp_path: Path) -> None:
