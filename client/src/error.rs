@@ -280,7 +280,7 @@ impl From<Status> for Error {
             code => Self::new(
                 ErrorKind::Status(code),
                 format!(
-                    "The server answered {code:?} ({}): check that the address is a Millrace broker's.",
+                    "The server answered {code:?} ({}): check that the address is a Millrace broker's client port (default 9650; 9651 is for brokers among themselves).",
                     status.message()
                 ),
             ),

@@ -88,14 +88,14 @@ impl DataDir {
         }
     }
 
-    /// What is worth a newcomer's attention. A broker warns of a directory that was not closed, which a
-    /// new one never was.
+    /// What is worth a newcomer's attention. Brokers that come and go together find each other missing, and warn of a
+    /// directory that was not closed, which a new one never was.
     pub fn log_level(&self) -> &'static str {
         let is_new = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_none());
         if is_new {
-            "warn,millrace_server::serve=error"
+            "warn,millrace_server::serve=error,openraft=error,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
         } else {
-            "warn"
+            "warn,openraft=error,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
         }
     }
 
