@@ -80,6 +80,10 @@ pub const MAX_DECODED_BYTES: usize = 96 << 20;
 /// requests as they come may take by default. One that takes more has it alone.
 pub const DECODED_REQUESTS_BYTES: usize = 32 << 20;
 
+/// What writes are answered with, beside the memory budget: two answers about as many partitions as a
+/// request may name, or a publish of 100,000 messages. One that takes more has it alone.
+pub const ACKNOWLEDGEMENTS_BYTES: usize = 16 << 20;
+
 /// A request that takes less beyond its own bytes is not counted, so that usual ones wait once:
 /// less than a hundred messages or partitions.
 pub const UNCOUNTED_DECODED_BYTES: usize = 16 << 10;

@@ -99,8 +99,8 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     ),
     key(
         "memory.in.flight.bytes.per.connection",
-        "33554432",
-        "The same for one connection, of either half. 17 MiB to 1 TiB.",
+        "8388608",
+        "The same for one connection's requests; its answers may take twice as much. A larger one gets through alone on its connection. 1 MiB to 1 TiB.",
     ),
     key(
         "node.id",

@@ -371,8 +371,8 @@ impl Settings {
         })?;
         let memory_bytes_per_connection = self.parse(
             "memory.in.flight.bytes.per.connection",
-            "17 MiB to 1 TiB, in bytes",
-            |n| (17 << 20..=TIB).contains(n),
+            "1 MiB to 1 TiB, in bytes",
+            |n| (1 << 20..=TIB).contains(n),
         )?;
         if memory_bytes_per_connection > memory_bytes {
             return Err(ConfigProblem::Contradiction(format!(

@@ -19,6 +19,7 @@ pub struct MemoryBudget {
     answers: Arc<Semaphore>,
     large_answers: Arc<Semaphore>,
     decoded: Arc<Semaphore>,
+    acknowledgements: Arc<Semaphore>,
     half: usize,
     per_connection: usize,
 }
@@ -30,6 +31,7 @@ pub struct ConnectionBudget {
     answers: Share,
     large_answers: Arc<Semaphore>,
     decoded: Share,
+    acknowledgements: Share,
 }
 
 /// What all connections share, and one connection's bound in it.
@@ -37,10 +39,10 @@ pub struct ConnectionBudget {
 struct Share {
     broker: Arc<Semaphore>,
     connection: Arc<Semaphore>,
-    /// The most that one message counts, so that each gets through: for its connection, and in all.
+    /// The connection's bound. What is larger gets through alone on its connection; in all it counts
+    /// as it is.
     most: usize,
-    most_in_all: usize,
-    /// Bytes that all connections share.
+    /// Bytes that all connections share: what is larger still has them alone.
     all: usize,
 }
 
@@ -75,7 +77,8 @@ impl MemoryPermit {
 }
 
 impl MemoryBudget {
-    /// A budget of `total` bytes; one connection may use `per_connection` of either half.
+    /// A budget of `total` bytes; one connection's requests may use `per_connection` of their half,
+    /// and its answers twice that: the next one is made while one is sent.
     pub fn new(total: usize, per_connection: usize) -> Self {
         let half = total / 2;
         Self {
@@ -83,33 +86,23 @@ impl MemoryBudget {
             answers: Arc::new(Semaphore::new(half)),
             large_answers: Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES)),
             decoded: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES)),
+            acknowledgements: Arc::new(Semaphore::new(limits::ACKNOWLEDGEMENTS_BYTES)),
             half,
-            per_connection: per_connection.min(half),
+            per_connection,
         }
     }
 
     /// The part of a new connection.
     #[must_use]
     pub fn connection(&self) -> ConnectionBudget {
-        let share = |broker: &Arc<Semaphore>| Share {
-            broker: broker.clone(),
-            connection: Arc::new(Semaphore::new(self.per_connection)),
-            most: self.per_connection,
-            most_in_all: self.per_connection,
-            all: self.half,
-        };
-        let decoded = Share {
-            broker: self.decoded.clone(),
-            connection: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES / 2)),
-            most: limits::DECODED_REQUESTS_BYTES / 2,
-            most_in_all: limits::DECODED_REQUESTS_BYTES,
-            all: limits::DECODED_REQUESTS_BYTES,
-        };
+        let decoded = limits::DECODED_REQUESTS_BYTES;
+        let acknowledgements = limits::ACKNOWLEDGEMENTS_BYTES;
         ConnectionBudget {
-            requests: share(&self.requests),
-            answers: share(&self.answers),
+            requests: Share::new(&self.requests, self.half, self.per_connection),
+            answers: Share::new(&self.answers, self.half, 2 * self.per_connection),
             large_answers: self.large_answers.clone(),
-            decoded,
+            decoded: Share::new(&self.decoded, decoded, decoded / 2),
+            acknowledgements: Share::new(&self.acknowledgements, acknowledgements, acknowledgements / 2),
         }
     }
 
@@ -117,6 +110,12 @@ impl MemoryBudget {
     #[must_use]
     pub fn decoded_used(&self) -> usize {
         limits::DECODED_REQUESTS_BYTES - self.decoded.available_permits()
+    }
+
+    /// Bytes beside the budget that acknowledgements hold now.
+    #[cfg(test)]
+    pub fn acknowledgements_used(&self) -> usize {
+        limits::ACKNOWLEDGEMENTS_BYTES - self.acknowledgements.available_permits()
     }
 
     /// Bytes of the budget that are held now.
@@ -139,6 +138,15 @@ impl ConnectionBudget {
     /// all that each other waits for. One that takes more than there is has all of it.
     pub async fn acquire_decoded(&self, bytes: usize) -> Option<MemoryPermit> {
         tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.decoded.acquire(bytes))
+            .await
+            .ok()
+    }
+
+    /// Takes the bytes of what a write is answered with, before anything of it is written, if they get
+    /// free in time. They are kept apart: from the requests' memory, as a request that has its bytes
+    /// would wait for more of the same, and from the answers', so that writers do not depend on readers.
+    pub async fn acquire_for_acknowledgement(&self, bytes: usize) -> Option<MemoryPermit> {
+        tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.acknowledgements.acquire(bytes))
             .await
             .ok()
     }
@@ -173,22 +181,37 @@ impl ConnectionBudget {
 }
 
 impl Share {
+    /// Of `all` bytes that `broker` counts, at most `most` for a connection.
+    fn new(broker: &Arc<Semaphore>, all: usize, most: usize) -> Self {
+        let most = most.min(all);
+        Self {
+            broker: broker.clone(),
+            connection: Arc::new(Semaphore::new(most)),
+            most,
+            all,
+        }
+    }
+
+    /// What `bytes` count: for the connection, and in all.
+    fn counted(&self, bytes: usize) -> (u32, u32) {
+        let counted = |most: usize| u32::try_from(bytes.min(most)).unwrap_or(u32::MAX);
+        (counted(self.most), counted(self.all))
+    }
+
     /// Takes `bytes` if they are free, and `rest` of what all share stays free beside them.
     fn try_acquire(&self, bytes: usize, rest: usize) -> Option<MemoryPermit> {
-        let bytes = bytes.min(self.most);
-        if self.broker.available_permits() < bytes + rest {
+        if self.broker.available_permits() < bytes.min(self.all) + rest {
             return None;
         }
-        let permits = u32::try_from(bytes).ok()?;
-        let connection = self.connection.clone().try_acquire_many_owned(permits).ok()?;
-        let broker = self.broker.clone().try_acquire_many_owned(permits).ok()?;
+        let (bytes, in_all) = self.counted(bytes);
+        let connection = self.connection.clone().try_acquire_many_owned(bytes).ok()?;
+        let broker = self.broker.clone().try_acquire_many_owned(in_all).ok()?;
         Some(MemoryPermit::new(Some(connection), broker))
     }
 
     /// Waits until `bytes` are free and takes them.
     async fn acquire(&self, bytes: usize) -> MemoryPermit {
-        let in_all = u32::try_from(bytes.min(self.most_in_all)).unwrap_or(u32::MAX);
-        let bytes = u32::try_from(bytes.min(self.most)).unwrap_or(u32::MAX);
+        let (bytes, in_all) = self.counted(bytes);
         // First the connection's, so that one connection that waits for itself holds none
         // of what all share. Neither semaphore is ever closed.
         loop {
@@ -220,6 +243,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::BrokerConfig;
 
     #[tokio::test]
     async fn what_is_used_up_is_waited_for() {
@@ -239,12 +263,48 @@ mod tests {
         );
         let answer = other.acquire_for_answer(50).await;
         assert!(answer.is_some(), "answers have a half of their own");
-        assert!(other.acquire_for_answer(50).await.is_none(), "and no more than that");
+        assert!(other.acquire_for_answer(60).await.is_none(), "and no more than that");
         drop((held, second, answer));
         let all = one.acquire(usize::MAX).await;
-        assert_eq!(budget.used(), 60, "an oversized message counts as the whole part");
+        assert_eq!(budget.used(), 100, "an oversized message counts as the whole half");
         drop(all);
         assert_eq!(budget.used(), 0);
+    }
+
+    /// Whatever a connection sends, others have most of the memory; and the largest message gets through.
+    #[tokio::test]
+    async fn by_default_a_connection_has_a_quarter_of_what_requests_share() {
+        let defaults = [("data.dir".to_owned(), "/a".to_owned())];
+        let config = BrokerConfig::load(None, std::iter::empty(), &defaults).unwrap();
+        let budget = MemoryBudget::new(config.memory_bytes, config.memory_bytes_per_connection);
+        let one = budget.connection();
+        let quarter = config.memory_bytes / 8;
+        let held = one.acquire(quarter).await;
+        let wait = Duration::from_millis(20);
+        assert!(tokio::time::timeout(wait, one.acquire(1)).await.is_err());
+        drop(held);
+        let largest = one.acquire(limits::MAX_RPC_MESSAGE_BYTES).await;
+        assert_eq!(budget.used(), limits::MAX_RPC_MESSAGE_BYTES, "all of it counts");
+        assert!(tokio::time::timeout(wait, one.acquire(1)).await.is_err());
+        assert!(budget.connection().try_for_answer(quarter).is_some());
+        let other = budget.connection();
+        assert!(tokio::time::timeout(wait, other.acquire(quarter)).await.is_ok());
+        drop(largest);
+    }
+
+    #[tokio::test]
+    async fn acknowledgements_have_memory_of_their_own() {
+        let budget = MemoryBudget::new(200, 60);
+        let one = budget.connection();
+        let _requests = one.acquire(usize::MAX).await;
+        let half = limits::ACKNOWLEDGEMENTS_BYTES / 2;
+        let held = one.acquire_for_acknowledgement(half).await;
+        assert_eq!((budget.acknowledgements_used(), budget.used()), (half, 100));
+        let more = one.acquire_for_acknowledgement(1);
+        assert!(tokio::time::timeout(Duration::from_millis(20), more).await.is_err());
+        assert!(budget.connection().acquire_for_acknowledgement(half).await.is_some());
+        drop(held);
+        assert_eq!(budget.acknowledgements_used(), 0);
     }
 
     #[tokio::test]

@@ -153,8 +153,7 @@ async fn admitted(admitting: &mut Option<Admitted>) -> Result<(v1::ProduceReques
 }
 
 /// Takes the memory of a request's answer before anything is written: an error for each of
-/// thousands of partitions is a lot more than the request. It counts as the request's, so that
-/// writers do not depend on readers.
+/// thousands of partitions is a lot more than the request.
 fn admit(budget: Option<ConnectionBudget>, request: v1::ProduceRequest) -> Admitted {
     let named = request.partitions.iter().take(limits::MAX_PARTITIONS_PER_REQUEST);
     let bytes: usize = named.map(|part| answer_part_bytes(&part.topic)).sum();
@@ -162,7 +161,7 @@ fn admit(budget: Option<ConnectionBudget>, request: v1::ProduceRequest) -> Admit
         return futures::future::ready(Ok((request, None))).boxed();
     };
     async move {
-        match budget.acquire(bytes).await {
+        match budget.acquire_for_acknowledgement(bytes).await {
             Some(permit) => Ok((request, Some(permit))),
             None => Err(ApiError::new(
                 ErrorReason::Overloaded,
@@ -382,14 +381,14 @@ mod tests {
 
     #[tokio::test]
     async fn requests_wait_for_the_memory_of_their_answers() {
-        let memory = MemoryBudget::new(40 << 20, 20 << 20);
+        let memory = MemoryBudget::new(64 << 20, 8 << 20);
         let budget = Some(memory.connection());
         let (_, small) = admit(budget.clone(), request(16)).await.unwrap();
-        assert!(small.is_none() && memory.used() == 0);
-        let (_, first) = admit(budget.clone(), request(10_000)).await.unwrap();
-        let (_, second) = admit(budget.clone(), request(10_000)).await.unwrap();
-        assert_eq!(memory.used(), 2 * 10_000 * limits::ANSWER_PART_BYTES);
-        let third = admit(budget.clone(), request(10_000));
+        assert!(small.is_none() && memory.acknowledgements_used() == 0);
+        let (_, first) = admit(budget.clone(), request(5_000)).await.unwrap();
+        let (_, second) = admit(budget.clone(), request(5_000)).await.unwrap();
+        assert_eq!(memory.acknowledgements_used(), 2 * 5_000 * limits::ANSWER_PART_BYTES);
+        let third = admit(budget.clone(), request(5_000));
         let waited = tokio::time::timeout(Duration::from_millis(20), third).await;
         assert!(waited.is_err(), "there is memory for two such answers");
         let (sender, receiver) = mpsc::channel(4);
@@ -400,9 +399,9 @@ mod tests {
         }
         for left in [2, 2, 1] {
             assert!(answers.next().await.is_some());
-            assert_eq!(memory.used(), left * 10_000 * limits::ANSWER_PART_BYTES);
+            assert_eq!(memory.acknowledgements_used(), left * 5_000 * limits::ANSWER_PART_BYTES);
         }
-        let (_, third) = admit(budget.clone(), request(10_000)).await.unwrap();
+        let (_, third) = admit(budget.clone(), request(5_000)).await.unwrap();
         let response = v1::ProduceResponse::default();
         sender
             .send(Ok(ProduceAnswer {
@@ -412,9 +411,9 @@ mod tests {
             .await
             .unwrap();
         assert!(answers.next().await.is_some());
-        assert!(memory.used() > 0);
+        assert!(memory.acknowledgements_used() > 0);
         // Nothing that was taken holds up the next request.
         assert!(answers.next().now_or_never().is_none());
-        assert_eq!(memory.used(), 0);
+        assert_eq!(memory.acknowledgements_used(), 0);
     }
 }
