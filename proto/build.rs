@@ -65,6 +65,7 @@ fn shapes(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
         .collect();
     let mut code = String::new();
     let mut calls = String::new();
+    let mut unary = Vec::new();
     let mut wanted = Vec::new();
     for file in &descriptors.file {
         for service in &file.service {
@@ -77,6 +78,9 @@ fn shapes(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
                     "        \"/{package}.{service}/{name}\" => <{shape} as Shaped>::SHAPE,"
                 )?;
                 wanted.push(request.to_owned());
+                if !method.client_streaming() && !method.server_streaming() {
+                    unary.push(format!("\"/{package}.{service}/{name}\""));
+                }
             }
         }
     }
@@ -104,7 +108,11 @@ fn shapes(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
         code,
         "/// The shape of the requests of a call, by its path; `None` if it is not one of the contract's.\n\
          #[must_use]\n\
-         pub fn shape_of_request(path: &str) -> Option<&'static Shape> {{\n    Some(match path {{\n{calls}        _ => return None,\n    }})\n}}"
+         pub fn shape_of_request(path: &str) -> Option<&'static Shape> {{\n    Some(match path {{\n{calls}        _ => return None,\n    }})\n}}\n\
+         /// Whether a call of the contract has one request and one answer, by its path.\n\
+         #[must_use]\n\
+         pub fn is_unary(path: &str) -> bool {{\n    matches!(path, {})\n}}",
+        unary.join(" | ")
     )?;
     Ok(code)
 }

@@ -84,6 +84,10 @@ pub const DECODED_REQUESTS_BYTES: usize = 32 << 20;
 /// request may name, or a publish of 100,000 messages. One that takes more has it alone.
 pub const ACKNOWLEDGEMENTS_BYTES: usize = 16 << 20;
 
+/// What a message that is published takes at most from being checked until the answer is sent: its place
+/// among those of its partition, and its position twice, as there is the answer and the same encoded.
+pub const PUBLISHED_MESSAGE_BYTES: usize = 2 * size_of::<millrace_proto::v1::Position>() + 32;
+
 /// A request that takes less beyond its own bytes is not counted, so that usual ones wait once:
 /// less than a hundred messages or partitions.
 pub const UNCOUNTED_DECODED_BYTES: usize = 16 << 10;
@@ -198,7 +202,11 @@ pub const READERS_LOOKED_THROUGH: usize = 64;
 /// what was announced and does not come must not keep others from that memory.
 pub const MESSAGE_STALL: Duration = Duration::from_secs(10);
 
-/// See [`MESSAGE_STALL`].
+/// Of the answer of a call that has one, the caller must take [`MESSAGE_LEAST_BYTES`], or what is left,
+/// within this time.
+pub const ANSWER_STALL: Duration = Duration::from_secs(30);
+
+/// See [`MESSAGE_STALL`] and [`ANSWER_STALL`].
 pub const MESSAGE_LEAST_BYTES: usize = 64 << 10;
 
 /// The lowest bound on a move, in bytes a second: one answer of the usual size is then paid for within

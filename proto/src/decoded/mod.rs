@@ -8,7 +8,7 @@ mod counter;
 mod shape;
 
 pub use counter::DecodedSize;
-pub use shape::{Content, Field, Shape, Shaped, shape_of_request};
+pub use shape::{Content, Field, Shape, Shaped, is_unary, shape_of_request};
 
 #[cfg(test)]
 mod tests;

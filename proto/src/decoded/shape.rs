@@ -71,6 +71,16 @@ mod tests {
         assert!(shape_of_request("/grpc.health.v1.Health/Check").is_none());
     }
 
+    #[test]
+    fn calls_with_one_request_and_one_answer_are_known() {
+        for path in ["/millrace.v1.Messaging/Publish", "/millrace.v1.Admin/AlterConfigs"] {
+            assert!(is_unary(path), "{path}");
+        }
+        for path in ["/millrace.v1.Messaging/Read", "/millrace.v1.Log/Produce", "/x"] {
+            assert!(!is_unary(path), "{path}");
+        }
+    }
+
     /// [`super::super::DecodedSize`] remembers by bits which lists of a message it has met.
     #[test]
     fn no_message_has_more_fields_than_there_are_bits() {

@@ -5,11 +5,11 @@ use std::{convert::Infallible, future::poll_fn, io, pin::pin, time::Duration};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use h2::{
-    Ping, PingPong, Reason, RecvStream,
+    Ping, PingPong, Reason, RecvStream, SendStream,
     server::{Builder, SendResponse},
 };
 use http_body::Body as _;
-use millrace_proto::v1::ErrorReason;
+use millrace_proto::{decoded::is_unary, v1::ErrorReason};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body as GrpcBody, transport::server::Connected as _};
@@ -126,6 +126,8 @@ async fn serve_call<S>(
         .headers
         .get("grpc-timeout")
         .and_then(|value| parse_timeout(value.to_str().ok()?));
+    // Who reads a stream of answers may pause.
+    let patience = is_unary(parts.uri.path()).then_some(limits::ANSWER_STALL);
     let inbox = Inbox::new(stream);
     let mut request = http::Request::from_parts(parts, GrpcBody::new(inbox.body()));
     request.extensions_mut().insert(budget);
@@ -135,7 +137,7 @@ async fn serve_call<S>(
         response
     };
     let answered = {
-        let mut answering = pin!(answer(respond, calling, timeout));
+        let mut answering = pin!(answer(respond, calling, timeout, patience));
         poll_fn(|context| {
             let answered = answering.as_mut().poll(context);
             if answered.is_pending() {
@@ -155,6 +157,7 @@ async fn answer(
     mut respond: SendResponse<Bytes>,
     calling: impl Future<Output = http::Response<GrpcBody>>,
     timeout: Option<Duration>,
+    patience: Option<Duration>,
 ) -> Result<(), h2::Error> {
     let late = async {
         match timeout {
@@ -193,16 +196,13 @@ async fn answer(
         match frame.into_data() {
             Ok(chunk) if chunk.is_empty() => {}
             Ok(chunk) => {
-                // The chunk is at hand and goes as one: any room at all is a beginning.
-                stream.reserve_capacity(1);
-                while stream.capacity() == 0 {
-                    match poll_fn(|context| stream.poll_capacity(context)).await {
-                        Some(room) => drop(room?),
-                        // The caller has gone.
-                        None => return Ok(()),
-                    }
+                let sent = match patience {
+                    Some(patience) => send_as_taken(&mut stream, chunk, patience).await?,
+                    None => send_at_once(&mut stream, chunk).await?,
+                };
+                if !sent {
+                    return Ok(());
                 }
-                stream.send_data(chunk, false)?;
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
@@ -211,6 +211,56 @@ async fn answer(
             }
         }
     }
+}
+
+/// Sends a chunk that is at hand as one: any room at all is a beginning. False if the caller has gone.
+async fn send_at_once(stream: &mut SendStream<Bytes>, chunk: Bytes) -> Result<bool, h2::Error> {
+    stream.reserve_capacity(1);
+    while stream.capacity() == 0 {
+        match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(room) => drop(room?),
+            None => return Ok(false),
+        }
+    }
+    stream.send_data(chunk, false)?;
+    Ok(true)
+}
+
+/// Sends as much of `chunk` at a time as the caller has room for. False if the caller has gone, or is
+/// told so as it takes too little for too long: what it does not take is missing to others.
+async fn send_as_taken(
+    stream: &mut SendStream<Bytes>,
+    mut chunk: Bytes,
+    patience: Duration,
+) -> Result<bool, h2::Error> {
+    let mut late = pin!(tokio::time::sleep(patience));
+    let mut taken = 0;
+    while !chunk.is_empty() {
+        stream.reserve_capacity(chunk.len());
+        let room = stream.capacity();
+        if room > 0 {
+            let part = chunk.split_to(room.min(chunk.len()));
+            taken += part.len();
+            stream.send_data(part, false)?;
+            continue;
+        }
+        tokio::select! {
+            biased;
+            room = poll_fn(|context| stream.poll_capacity(context)) => match room {
+                Some(room) => drop(room?),
+                None => return Ok(false),
+            },
+            () = &mut late => {
+                if taken < limits::MESSAGE_LEAST_BYTES {
+                    stream.send_reset(Reason::ENHANCE_YOUR_CALM);
+                    return Ok(false);
+                }
+                taken = 0;
+                late.as_mut().reset(tokio::time::Instant::now() + patience);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn past_deadline() -> ApiError {
@@ -357,6 +407,51 @@ mod tests {
         stream.send_data(Bytes::from_static(b"last"), true).unwrap();
         go.add_permits(1);
         assert_eq!(read(response).await, b"last");
+    }
+
+    type Answering = tokio::task::JoinHandle<Result<(), h2::Error>>;
+
+    /// A call whose client has room for `window` bytes of its answer before it takes some, and an answer
+    /// of 300,000 that waits for as long as `patience`.
+    async fn answered(window: u32, patience: Duration) -> (Answering, RecvStream) {
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let mut to_broker = h2::client::Builder::new();
+        to_broker.initial_window_size(window);
+        let (server, client) = tokio::join!(
+            builder().handshake::<_, Bytes>(ours),
+            to_broker.handshake::<_, Bytes>(theirs),
+        );
+        let (mut server, (mut client, connection)) = (server.unwrap(), client.unwrap());
+        tokio::spawn(connection);
+        let (response, _) = client.send_request(request("/"), true).unwrap();
+        let (_, respond) = server.accept().await.unwrap().unwrap();
+        tokio::spawn(async move { while server.accept().await.is_some() {} });
+        let body = GrpcBody::new(Full::new(Bytes::from(vec![7; 300_000])));
+        let calling = std::future::ready(http::Response::new(body));
+        let answering = tokio::spawn(answer(respond, calling, None, Some(patience)));
+        (answering, response.await.unwrap().into_body())
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_not_taken_is_given_up() {
+        let (answering, mut body) = answered(10, Duration::from_millis(50)).await;
+        assert_eq!(body.data().await.unwrap().unwrap().len(), 10);
+        let error = body.data().await.unwrap().unwrap_err();
+        assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+        answering.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_taken_bit_by_bit_arrives() {
+        let (answering, mut body) = answered(1_000, Duration::from_secs(600)).await;
+        let mut came = 0;
+        while let Some(chunk) = body.data().await {
+            let length = chunk.unwrap().len();
+            body.flow_control().release_capacity(length).unwrap();
+            came += length;
+        }
+        assert_eq!(came, 300_000);
+        answering.await.unwrap().unwrap();
     }
 
     #[test]

@@ -18,7 +18,8 @@ use tonic::{Status, body::Body as GrpcBody};
 
 use super::{
     budget::{ConnectionBudget, MemoryPermit},
-    layer::{MessagePermits, compressed},
+    layer::compressed,
+    permits::MessagePermits,
 };
 use crate::{
     error::{ApiError, WriteOutcome, oversized},
@@ -190,7 +191,7 @@ impl BudgetBody {
                 };
                 match what {
                     Memory::Encoded => self.permits.push(permit),
-                    Memory::Decoded => self.permits.add_to_last(permit),
+                    Memory::Decoded => self.permits.add_decoded_to_last(permit),
                 }
                 self.acquiring = None;
             }
@@ -261,6 +262,12 @@ impl Decoded {
         }
         let acquired = part.len() == prefix.remaining && !self.self_admitting;
         Ok(Some(bytes).filter(|bytes| acquired && *bytes > limits::UNCOUNTED_DECODED_BYTES))
+    }
+}
+
+impl Drop for BudgetBody {
+    fn drop(&mut self) {
+        self.permits.end();
     }
 }
 

@@ -50,7 +50,7 @@ struct Share {
 #[derive(Clone, Debug)]
 pub struct MemoryPermit {
     _held: Arc<Held>,
-    more: Option<Arc<Held>>,
+    decoded: Option<Arc<Held>>,
 }
 
 #[derive(Debug)]
@@ -66,13 +66,18 @@ impl MemoryPermit {
                 _connection: connection,
                 _broker: broker,
             }),
-            more: None,
+            decoded: None,
         }
     }
 
-    /// Holds what `permit` holds as well; it is asked once.
-    pub fn add(&mut self, permit: Self) {
-        self.more = Some(permit._held);
+    /// Holds what `decoded` holds as well: what its message takes decoded.
+    pub fn add_decoded(&mut self, decoded: Self) {
+        self.decoded = Some(decoded._held);
+    }
+
+    /// Gives that back.
+    pub fn release_decoded(&mut self) {
+        self.decoded = None;
     }
 }
 

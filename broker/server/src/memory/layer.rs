@@ -8,23 +8,23 @@
 //! messages that wait for it do not wait for each other.
 
 use std::{
-    collections::VecDeque,
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http_body::{Body, Frame};
-use millrace_proto::{decoded::shape_of_request, v1::ErrorReason};
-use parking_lot::Mutex;
+use millrace_proto::{
+    decoded::{is_unary, shape_of_request},
+    v1::ErrorReason,
+};
 use tonic::{Status, body::Body as GrpcBody, server::NamedService};
 use tower::{Layer, Service};
 
 use super::{
+    answer::AnswerBody,
     body::{BudgetBody, Expected},
-    budget::{ConnectionBudget, MemoryPermit},
+    budget::ConnectionBudget,
+    permits::MessagePermits,
 };
 use crate::error::{ApiError, WriteOutcome};
 
@@ -32,57 +32,6 @@ use crate::error::{ApiError, WriteOutcome};
 const ENCODING: &str = "grpc-encoding";
 /// Of a gRPC answer: what messages may be compressed with.
 const ACCEPTED_ENCODINGS: &str = "grpc-accept-encoding";
-
-/// The permits of the messages that a streaming call has received, in their order. Calls
-/// that hold messages for long take them; else a permit goes back when the next message
-/// begins.
-#[derive(Clone, Debug, Default)]
-pub struct MessagePermits(Arc<Mutex<Permits>>);
-
-#[derive(Debug, Default)]
-struct Permits {
-    claimed: bool,
-    queue: VecDeque<MemoryPermit>,
-}
-
-impl MessagePermits {
-    /// From now on the caller takes each message's permit by [`MessagePermits::take`].
-    pub fn claim(&self) {
-        self.0.lock().claimed = true;
-    }
-
-    /// The permit of the oldest message not yet taken.
-    #[must_use]
-    pub fn take(&self) -> Option<MemoryPermit> {
-        self.0.lock().queue.pop_front()
-    }
-
-    /// A message begins: where nobody takes permits, those before it go back, so that it
-    /// does not wait for them.
-    pub(super) fn begin(&self) {
-        let mut permits = self.0.lock();
-        if !permits.claimed {
-            permits.queue.clear();
-        }
-    }
-
-    pub(super) fn push(&self, permit: MemoryPermit) {
-        self.0.lock().queue.push_back(permit);
-    }
-
-    /// More memory of the message that came last.
-    pub(super) fn add_to_last(&self, more: MemoryPermit) {
-        if let Some(permit) = self.0.lock().queue.back_mut() {
-            permit.add(more);
-        }
-    }
-
-    /// Keeps a permit of a call with one request until its answer is sent: what the answer
-    /// itself takes.
-    pub fn keep(&self, permit: MemoryPermit) {
-        self.push(permit);
-    }
-}
 
 /// Puts the budget in front of a gRPC service.
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,20 +88,17 @@ where
             shape,
             self_admitting: self.self_admitting == Some(path),
         });
-        let body = match parts.extensions.get::<ConnectionBudget>() {
+        let budget = parts.extensions.get::<ConnectionBudget>().cloned();
+        let counted = budget.clone().filter(|_| is_unary(path));
+        let body = match &budget {
             Some(budget) => GrpcBody::new(BudgetBody::new(body, budget.clone(), permits.clone(), expected)),
             None => body,
         };
         parts.extensions.insert(permits.clone());
         let answer = self.inner.call(http::Request::from_parts(parts, body));
         Box::pin(async move {
-            // The request's bytes count until the whole answer is sent.
-            Ok(answer.await?.map(|inner| {
-                GrpcBody::new(HoldingBody {
-                    inner,
-                    _permits: permits,
-                })
-            }))
+            let response = answer.await?;
+            Ok(response.map(|inner| GrpcBody::new(AnswerBody::new(inner, permits, counted))))
         })
     }
 }
@@ -169,27 +115,4 @@ pub(super) fn compressed() -> ApiError {
     )
     .with("supported_encodings", "identity")
     .outcome(WriteOutcome::NotWritten)
-}
-
-/// An answer's body that keeps the request's permits until it is sent.
-struct HoldingBody {
-    inner: GrpcBody,
-    _permits: MessagePermits,
-}
-
-impl Body for HoldingBody {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
 }

@@ -2,9 +2,12 @@
 //! in all and for each connection. When it is used up, reading from sockets stops, so
 //! that the senders wait; nothing grows.
 
+mod answer;
 mod body;
 mod budget;
 mod layer;
+mod permits;
 
 pub use budget::{ConnectionBudget, MemoryBudget, MemoryPermit, hold};
-pub use layer::{MemoryLayer, MemoryService, MessagePermits};
+pub use layer::{MemoryLayer, MemoryService};
+pub use permits::MessagePermits;

@@ -31,7 +31,7 @@ use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping},
     limits,
-    memory::{self, ConnectionBudget, MemoryPermit},
+    memory::{self, ConnectionBudget, MemoryPermit, MessagePermits},
     partition::{Offsets, Partition},
 };
 
@@ -133,6 +133,7 @@ impl<E: Into<ApiError>> From<E> for NotRead {
 pub struct FetchSession {
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
+    permits: MessagePermits,
     told: HashMap<(String, i32), Told>,
     /// Where the reader of one partition goes on after the present answer.
     next: Option<Next>,
@@ -142,10 +143,11 @@ pub struct FetchSession {
 impl FetchSession {
     /// A session of a connection.
     #[must_use]
-    pub fn new(broker: Arc<Broker>, budget: Option<ConnectionBudget>) -> Self {
+    pub fn new(broker: Arc<Broker>, budget: Option<ConnectionBudget>, permits: MessagePermits) -> Self {
         Self {
             broker,
             budget,
+            permits,
             told: HashMap::new(),
             next: None,
             ahead: None,
@@ -159,6 +161,7 @@ impl FetchSession {
         answers: tokio::sync::mpsc::Sender<Result<FetchAnswer, Status>>,
     ) {
         let stopping = self.broker.stopping.clone();
+        self.permits.claim();
         loop {
             // Room for the answer first: a slow reader's next answer is not even read.
             let slot = tokio::select! {
@@ -209,6 +212,8 @@ impl FetchSession {
             request,
             permit: _permit,
         } = admit(self.budget.as_ref(), request).await?;
+        // It counts among the answers by now.
+        drop(self.permits.take());
         let fetch = check(request)?;
         self.forget_others(&fetch);
         let deadline = Instant::now() + fetch.max_wait;

@@ -101,7 +101,7 @@ impl Log for LogService {
         &self,
         request: Request<Streaming<v1::FetchRequest>>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let session = FetchSession::new(self.broker.clone(), budget(&request));
+        let session = FetchSession::new(self.broker.clone(), budget(&request), permits(&request));
         let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         // The client port has its own way (`RawLogServer`), where requests come encoded.
         let requests = request.into_inner();

@@ -17,6 +17,7 @@ use crate::{
     error::{ApiError, WriteOutcome, unknown_topic},
     forward::{Batch, Delivery, Flows, Stored, Target},
     limits,
+    memory::{ConnectionBudget, MemoryPermit},
     partition::{SequenceRule, too_large},
 };
 
@@ -46,6 +47,26 @@ struct Part {
     messages: Vec<usize>,
     times: Vec<i64>,
     delivery: Delivery,
+}
+
+/// Takes the memory of what becomes of so many messages and of the answer, before anything is written.
+/// `None` if that is little, or there is no budget.
+///
+/// # Errors
+/// There was no memory in time; nothing is written.
+pub async fn admit(budget: Option<&ConnectionBudget>, messages: usize) -> Result<Option<MemoryPermit>, ApiError> {
+    let bytes = messages * limits::PUBLISHED_MESSAGE_BYTES;
+    let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
+        return Ok(None);
+    };
+    let permit = budget.acquire_for_acknowledgement(bytes).await;
+    permit.map(Some).ok_or_else(|| {
+        ApiError::new(
+            ErrorReason::Overloaded,
+            "The broker had no memory for the request's answer in time: publish fewer messages at once, and try again later.",
+        )
+        .outcome(WriteOutcome::NotWritten)
+    })
 }
 
 /// Checks the request and appends its batches, or sends them to those who lead. A publisher's batches

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     error::ApiError,
     limits,
-    memory::{self, ConnectionBudget},
+    memory::{self, ConnectionBudget, MessagePermits},
 };
 
 /// The path of `Log.Fetch`, which counts what requests take decoded among its answers.
@@ -64,10 +64,15 @@ impl RawLogServer {
 
     fn fetch(&self, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
         let budget = request.extensions().get::<ConnectionBudget>().cloned();
+        let permits = request
+            .extensions()
+            .get::<MessagePermits>()
+            .cloned()
+            .unwrap_or_default();
         let requests = messages(request, EncodedDecoder);
         let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         let broker = self.service.broker();
-        broker.spawn(FetchSession::new(broker.clone(), budget).serve(requests, sender));
+        broker.spawn(FetchSession::new(broker.clone(), budget, permits).serve(requests, sender));
         let body = FetchBody {
             answers,
             chunks: VecDeque::new(),
