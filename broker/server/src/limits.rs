@@ -88,6 +88,13 @@ pub const ACKNOWLEDGEMENTS_BYTES: usize = 16 << 20;
 /// among those of its partition, and its position twice, as there is the answer and the same encoded.
 pub const PUBLISHED_MESSAGE_BYTES: usize = 2 * size_of::<millrace_proto::v1::Position>() + 32;
 
+/// What a reader remembers of a partition beside its place there and the topic's name: what is asked of
+/// its leader while nothing comes.
+pub const READER_PARTITION_BYTES: usize = 160;
+
+/// What a stream remembers of a topic that it follows, beside its name.
+pub const FOLLOWED_TOPIC_BYTES: usize = 64;
+
 /// A request that takes less beyond its own bytes is not counted, so that usual ones wait once:
 /// less than a hundred messages or partitions.
 pub const UNCOUNTED_DECODED_BYTES: usize = 16 << 10;

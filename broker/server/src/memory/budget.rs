@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::state::StreamState;
 use crate::limits;
 
 /// How long a reader's answer waits for memory before it is made small: longer than others
@@ -20,6 +21,7 @@ pub struct MemoryBudget {
     large_answers: Arc<Semaphore>,
     decoded: Arc<Semaphore>,
     acknowledgements: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     half: usize,
     per_connection: usize,
 }
@@ -32,11 +34,12 @@ pub struct ConnectionBudget {
     large_answers: Arc<Semaphore>,
     decoded: Share,
     acknowledgements: Share,
+    streams: Share,
 }
 
 /// What all connections share, and one connection's bound in it.
 #[derive(Clone, Debug)]
-struct Share {
+pub(super) struct Share {
     broker: Arc<Semaphore>,
     connection: Arc<Semaphore>,
     /// The connection's bound. What is larger gets through alone on its connection; in all it counts
@@ -51,6 +54,26 @@ struct Share {
 pub struct MemoryPermit {
     _held: Arc<Held>,
     decoded: Option<Arc<Held>>,
+}
+
+/// Bytes that are held and may become more or fewer.
+#[derive(Debug)]
+pub(super) struct HeldBytes {
+    connection: OwnedSemaphorePermit,
+    broker: OwnedSemaphorePermit,
+}
+
+impl HeldBytes {
+    /// Holds `more` as well, which is of the same share.
+    pub fn add(&mut self, more: Self) {
+        self.connection.merge(more.connection);
+        self.broker.merge(more.broker);
+    }
+
+    /// Gives back `bytes`, or all it has if that is less.
+    pub fn give_back(&mut self, bytes: usize) {
+        drop((self.connection.split(bytes), self.broker.split(bytes)));
+    }
 }
 
 #[derive(Debug)]
@@ -92,6 +115,7 @@ impl MemoryBudget {
             large_answers: Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES)),
             decoded: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES)),
             acknowledgements: Arc::new(Semaphore::new(limits::ACKNOWLEDGEMENTS_BYTES)),
+            streams: Arc::new(Semaphore::new(half)),
             half,
             per_connection,
         }
@@ -108,6 +132,7 @@ impl MemoryBudget {
             large_answers: self.large_answers.clone(),
             decoded: Share::new(&self.decoded, decoded, decoded / 2),
             acknowledgements: Share::new(&self.acknowledgements, acknowledgements, acknowledgements / 2),
+            streams: Share::new(&self.streams, self.half, self.per_connection),
         }
     }
 
@@ -121,6 +146,12 @@ impl MemoryBudget {
     #[cfg(test)]
     pub fn acknowledgements_used(&self) -> usize {
         limits::ACKNOWLEDGEMENTS_BYTES - self.acknowledgements.available_permits()
+    }
+
+    /// Bytes beside the budget of what streams remember.
+    #[cfg(test)]
+    pub fn streams_used(&self) -> usize {
+        self.half - self.streams.available_permits()
     }
 
     /// Bytes of the budget that are held now.
@@ -154,6 +185,11 @@ impl ConnectionBudget {
         tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.acknowledgements.acquire(bytes))
             .await
             .ok()
+    }
+
+    /// For what a stream of this connection will remember: as much for all as either half of the budget.
+    pub fn stream_state(&self) -> StreamState {
+        StreamState::new(self.streams.clone())
     }
 
     /// Takes an answer's bytes, if they get free within a moment.
@@ -212,6 +248,15 @@ impl Share {
         let connection = self.connection.clone().try_acquire_many_owned(bytes).ok()?;
         let broker = self.broker.clone().try_acquire_many_owned(in_all).ok()?;
         Some(MemoryPermit::new(Some(connection), broker))
+    }
+
+    /// Takes exactly `bytes` if they are free.
+    pub fn try_more(&self, bytes: usize) -> Option<HeldBytes> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Some(HeldBytes {
+            connection: self.connection.clone().try_acquire_many_owned(bytes).ok()?,
+            broker: self.broker.clone().try_acquire_many_owned(bytes).ok()?,
+        })
     }
 
     /// Waits until `bytes` are free and takes them.

@@ -7,7 +7,9 @@ mod body;
 mod budget;
 mod layer;
 mod permits;
+mod state;
 
 pub use budget::{ConnectionBudget, MemoryBudget, MemoryPermit, hold};
 pub use layer::{MemoryLayer, MemoryService};
 pub use permits::MessagePermits;
+pub use state::{StreamState, no_stream_memory};

@@ -2,12 +2,9 @@
 
 mod admission;
 mod allowance;
+mod told;
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
@@ -21,6 +18,7 @@ pub use self::allowance::no_memory;
 use self::{
     admission::{Admitted, admit},
     allowance::Allowance,
+    told::{News, ToldOf},
 };
 use super::{
     convert,
@@ -33,10 +31,8 @@ use crate::{
     limits,
     memory::{self, ConnectionBudget, MemoryPermit, MessagePermits},
     partition::{Offsets, Partition},
+    replication::Key,
 };
-
-/// Partitions that a reader may have been told of beyond twice those it asks for.
-const TOLD_BESIDE: usize = 64;
 
 /// An answer, and the memory it counts until all of it is sent.
 #[derive(Debug)]
@@ -70,13 +66,6 @@ struct Fetch {
     partitions: Vec<v1::FetchPartition>,
 }
 
-/// What a reader was told last of a partition, to tell only what changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Told {
-    high_watermark: i64,
-    log_start: i64,
-}
-
 /// How one partition of a request is read.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
@@ -105,6 +94,7 @@ struct ReadAll {
 /// What was read of one partition.
 #[derive(Debug)]
 struct ReadOne {
+    key: Key,
     offsets: Offsets,
     records: Bytes,
     /// Where reading goes on behind the records.
@@ -134,7 +124,7 @@ pub struct FetchSession {
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
     permits: MessagePermits,
-    told: HashMap<(String, i32), Told>,
+    told: ToldOf,
     /// Where the reader of one partition goes on after the present answer.
     next: Option<Next>,
     ahead: Option<ReadAhead>,
@@ -144,11 +134,12 @@ impl FetchSession {
     /// A session of a connection.
     #[must_use]
     pub fn new(broker: Arc<Broker>, budget: Option<ConnectionBudget>, permits: MessagePermits) -> Self {
+        let memory = budget.as_ref().map(ConnectionBudget::stream_state).unwrap_or_default();
         Self {
             broker,
             budget,
             permits,
-            told: HashMap::new(),
+            told: ToldOf::nothing(memory),
             next: None,
             ahead: None,
         }
@@ -215,7 +206,7 @@ impl FetchSession {
         // It counts among the answers by now.
         drop(self.permits.take());
         let fetch = check(request)?;
-        self.forget_others(&fetch);
+        self.told.begin();
         let deadline = Instant::now() + fetch.max_wait;
         loop {
             let waiter = Arc::new(Notify::new());
@@ -223,6 +214,7 @@ impl FetchSession {
             let read = self.read_all(&fetch, &mut allowance, &waiter).await?;
             let enough = read.bytes >= fetch.min_bytes || read.cut || allowance.is_short() && read.bytes > 0;
             if read.immediate || enough || Instant::now() >= deadline {
+                self.told.forget_others(fetch.partitions.len());
                 return Ok(FetchAnswer {
                     response: read.response,
                     permit: allowance.into_permit(),
@@ -231,17 +223,6 @@ impl FetchSession {
             drop((read, allowance));
             // At the deadline it is read once more, and answered with what is there then.
             let _ = tokio::time::timeout_at(deadline, waiter.notified()).await;
-        }
-    }
-
-    /// Keeps what was told of partitions that are not asked for any more from growing.
-    fn forget_others(&mut self, fetch: &Fetch) {
-        if self.told.len() > 2 * fetch.partitions.len() + TOLD_BESIDE {
-            let parts = fetch.partitions.iter();
-            let named: HashSet<_> = parts.map(|part| (part.topic.as_str(), part.partition)).collect();
-            self.told
-                .retain(|(topic, partition), _| named.contains(&(topic.as_str(), *partition)));
-            self.told.shrink_to_fit();
         }
     }
 
@@ -296,10 +277,10 @@ impl FetchSession {
                 partition: part.partition,
                 ..Default::default()
             };
-            let (answer, changed) = match self.read_one(part, reading, allowance, waiter).await {
+            let (answer, news) = match self.read_one(part, reading, allowance, waiter).await {
                 Ok(read) => {
                     all.cut |= read.cut;
-                    let changed = self.tell(part, &read.offsets);
+                    let news = self.told.tell(read.key, &read.offsets);
                     let answer = v1::FetchedPartition {
                         high_watermark: read.offsets.high_watermark,
                         last_stable_offset: read.offsets.last_stable,
@@ -310,32 +291,23 @@ impl FetchSession {
                         next_offset: read.next_offset,
                         ..empty
                     };
-                    (answer, changed)
+                    (answer, news)
                 }
                 Err(NotRead::Failed(error)) => {
                     self.broker.metrics.count_error(&error);
                     let error = Some(error.to_message());
-                    (v1::FetchedPartition { error, ..empty }, true)
+                    (v1::FetchedPartition { error, ..empty }, News::Yes)
                 }
                 Err(NotRead::NoMemory) => return Err(no_memory()),
             };
             all.bytes += answer.records.len();
             let tells = !answer.records.is_empty() || answer.error.is_some() || answer.diverging.is_some();
-            all.immediate |= answer.diverging.is_some() || changed;
-            if tells || changed {
+            all.immediate |= answer.diverging.is_some() || news == News::Yes;
+            if tells || news != News::No {
                 all.response.partitions.push(answer);
             }
         }
         Ok(all)
-    }
-
-    /// Whether what the reader is told differs from last time.
-    fn tell(&mut self, part: &v1::FetchPartition, offsets: &Offsets) -> bool {
-        let told = Told {
-            high_watermark: offsets.high_watermark,
-            log_start: offsets.log_start,
-        };
-        self.told.insert((part.topic.clone(), part.partition), told) != Some(told)
     }
 
     async fn read_one(
@@ -378,6 +350,7 @@ impl FetchSession {
         };
         self.broker.metrics.count_fetched(partition.topic(), records.len());
         Ok(ReadOne {
+            key: partition.key(),
             offsets: partition.offsets(),
             records,
             next_offset,

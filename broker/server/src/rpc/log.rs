@@ -20,7 +20,7 @@ use crate::{
     broker::Broker,
     error::ApiError,
     limits,
-    memory::{ConnectionBudget, MessagePermits},
+    memory::{ConnectionBudget, MessagePermits, no_stream_memory},
     partition::Partition,
 };
 
@@ -49,16 +49,23 @@ impl LogService {
     /// The encoded answers of `Log.Metadata`.
     ///
     /// # Errors
-    /// Too many topics are named.
+    /// Too many topics are named, or there is no memory to remember them.
     pub fn encoded_metadata(
         &self,
         request: v1::MetadataRequest,
+        budget: Option<&ConnectionBudget>,
     ) -> Result<impl Stream<Item = EncodedMetadata> + Send + 'static, ApiError> {
         if request.topics.len() > limits::MAX_PARTITIONS_PER_REQUEST {
             let problem = format!("has more than {} names", limits::MAX_PARTITIONS_PER_REQUEST);
             return Err(ApiError::field("topics", problem));
         }
-        Ok(metadata::stream(self.broker.clone(), self.metadata.clone(), request))
+        let mut memory = budget.map(ConnectionBudget::stream_state).unwrap_or_default();
+        let topics = request.topics.iter();
+        if !memory.hold(topics.map(|name| name.len() + limits::FOLLOWED_TOPIC_BYTES).sum()) {
+            return Err(no_stream_memory());
+        }
+        let (broker, shared) = (self.broker.clone(), self.metadata.clone());
+        Ok(metadata::stream(broker, shared, request, memory))
     }
 }
 
@@ -71,7 +78,8 @@ impl Log for LogService {
     type FetchStream = Answers<v1::FetchResponse>;
 
     async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Result<Response<Self::MetadataStream>, Status> {
-        let answers = self.encoded_metadata(request.into_inner())?;
+        let budget = budget(&request);
+        let answers = self.encoded_metadata(request.into_inner(), budget.as_ref())?;
         Ok(Response::new(Box::pin(answers.map(|answer| answer.decode()))))
     }
 

@@ -3,7 +3,11 @@
 //! Hundreds of clients follow the whole of it, so that it is described and encoded once for each
 //! change, and what waits for slow readers is the same memory for all.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::Stream;
@@ -13,7 +17,7 @@ use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::Status;
 
-use crate::broker::Broker;
+use crate::{broker::Broker, memory::StreamState};
 
 /// The description of all topics that was encoded last.
 #[derive(Debug, Default)]
@@ -80,11 +84,39 @@ impl EncodedMetadata {
     }
 }
 
-/// The present state and, if asked for, each later one.
+/// What a caller was told last.
+#[derive(Debug, PartialEq, Eq)]
+enum Last {
+    /// All topics: memory that others share.
+    All(Bytes),
+    /// Those it named; what they were told is not kept for each caller.
+    Named(u64),
+}
+
+impl Last {
+    fn of(content: &Bytes, named: bool) -> Self {
+        if !named {
+            return Self::All(content.clone());
+        }
+        let mut hasher = DefaultHasher::new();
+        content.hash(&mut hasher);
+        Self::Named(hasher.finish())
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All(one), Self::All(other)) if one.as_ptr() == other.as_ptr() && one.len() == other.len() => true,
+            _ => self == other,
+        }
+    }
+}
+
+/// The present state and, if asked for, each later one. What it remembers is held by `memory`.
 pub fn stream(
     broker: Arc<Broker>,
     shared: Arc<SharedMetadata>,
     request: v1::MetadataRequest,
+    memory: StreamState,
 ) -> impl Stream<Item = EncodedMetadata> {
     struct State {
         broker: Arc<Broker>,
@@ -92,7 +124,8 @@ pub fn stream(
         changes: tokio::sync::watch::Receiver<Arc<Cluster>>,
         topics: BTreeSet<String>,
         follow: bool,
-        last: Option<Bytes>,
+        last: Option<Last>,
+        _memory: StreamState,
     }
     let state = State {
         changes: broker.quorum.watch(),
@@ -101,6 +134,7 @@ pub fn stream(
         topics: request.topics.into_iter().collect(),
         follow: request.follow,
         last: None,
+        _memory: memory,
     };
     futures::stream::unfold(state, |mut state| async move {
         loop {
@@ -126,11 +160,9 @@ pub fn stream(
                 encode(&cluster, &state.topics)
             };
             // Changes elsewhere in the cluster are not this caller's.
-            let same = state.last.as_ref().is_some_and(|last| {
-                last.as_ptr() == content.as_ptr() && last.len() == content.len() || *last == content
-            });
-            if !same {
-                state.last = Some(content.clone());
+            let now = Last::of(&content, !state.topics.is_empty());
+            if !state.last.as_ref().is_some_and(|last| last.is(&now)) {
+                state.last = Some(now);
                 let answer = EncodedMetadata {
                     head: encode_head(&cluster),
                     content,

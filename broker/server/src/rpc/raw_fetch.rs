@@ -84,13 +84,14 @@ impl RawLogServer {
     /// Answers with the encoded metadata as it is: what waits to be taken is the same memory for
     /// all who follow it.
     async fn metadata(service: LogService, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
+        let budget = request.extensions().get::<ConnectionBudget>().cloned();
         let mut requests = messages(request, MessageDecoder::<MetadataRequest>::default());
         let request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) => return Status::from(ApiError::field("request", "must be sent")).into_http(),
             Err(status) => return status.into_http(),
         };
-        let answers = match service.encoded_metadata(request) {
+        let answers = match service.encoded_metadata(request, budget.as_ref()) {
             Ok(answers) => answers,
             Err(error) => return Status::from(error).into_http(),
         };

@@ -18,7 +18,7 @@ use crate::{
     error::{ApiError, broker_stopping, unknown_topic},
     forward::{LOST_LOOK_EVERY, READER_LEADER_WAIT, Source, Watches, find_sources, open_sources},
     limits,
-    memory::ConnectionBudget,
+    memory::{ConnectionBudget, StreamState, no_stream_memory},
 };
 
 /// A reader's place in one partition.
@@ -52,6 +52,8 @@ pub struct Reader {
     /// Partitions that the topic gets later are read as well.
     all: bool,
     cursors: Vec<Cursor>,
+    /// The cursors' memory.
+    memory: StreamState,
     /// Waits for news of partitions that are led elsewhere.
     watches: Watches,
     /// When leaders were looked for last.
@@ -66,7 +68,8 @@ impl Reader {
     /// Checks the request and finds where each partition's reading begins.
     ///
     /// # Errors
-    /// The request is wrong, or a position is outside of its partition.
+    /// The request is wrong, a position is outside of its partition, or there is no memory for so many
+    /// partitions.
     pub async fn open(
         broker: Arc<Broker>,
         budget: Option<ConnectionBudget>,
@@ -110,6 +113,10 @@ impl Reader {
             // Says if there is no such partition.
             broker.partitions.config_of(&cluster, topic, *number)?;
         }
+        let mut memory = budget.as_ref().map(ConnectionBudget::stream_state).unwrap_or_default();
+        if !memory.hold(cursors_bytes(starts.len(), &request.topic)) {
+            return Err(no_stream_memory());
+        }
         let sources = open_sources(&broker, topic, &starts, !request.follow).await?;
         let cursors = sources
             .into_iter()
@@ -129,6 +136,7 @@ impl Reader {
             topic_id,
             all,
             cursors,
+            memory,
             watches: Watches::default(),
             looked_at: None,
             remaining: Some(request.max_messages).filter(|count| *count > 0),
@@ -207,7 +215,7 @@ impl Reader {
             () = tokio::time::sleep(longest) => {}
         }
         if self.follow {
-            self.add_new_partitions().await;
+            self.add_new_partitions().await?;
         }
         Ok(())
     }
@@ -261,26 +269,32 @@ impl Reader {
 
     /// Takes in partitions that the topic got meanwhile, from their beginning: whatever came
     /// since must not be passed over (KAFKA-20742 tells of a reader that did).
-    async fn add_new_partitions(&mut self) {
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    async fn add_new_partitions(&mut self) -> Result<(), ApiError> {
         let cluster = self.broker.quorum.cluster();
         let Some(topic) = cluster
             .topics
             .get(&self.topic)
             .filter(|topic| self.all && topic.id == self.topic_id)
         else {
-            return;
+            return Ok(());
         };
         let beginning = At::Edge(v1::Edge::Beginning.into());
         let added: Vec<(i32, At)> = (self.cursors.len()..topic.partitions.len())
             .map(|number| (i32::try_from(number).unwrap_or(i32::MAX), beginning))
             .collect();
         if added.is_empty() {
-            return;
+            return Ok(());
+        }
+        if !self.memory.hold(cursors_bytes(topic.partitions.len(), &self.topic)) {
+            return Err(no_stream_memory());
         }
         for found in find_sources(&self.broker, topic, &added, false).await {
             // One that is not open yet is there at the next look; those behind it too, as cursors are
             // in the order of partitions.
-            let Ok((source, next)) = found else { return };
+            let Ok((source, next)) = found else { break };
             self.cursors.push(Cursor {
                 source,
                 lost: false,
@@ -290,5 +304,44 @@ impl Reader {
                 told: false,
             });
         }
+        Ok(())
+    }
+}
+
+/// What a reader remembers of so many partitions of a topic.
+fn cursors_bytes(count: usize, topic: &str) -> usize {
+    count * (size_of::<Cursor>() + topic.len() + limits::READER_PARTITION_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_proto::v1::ErrorReason;
+
+    use super::*;
+    use crate::{memory::MemoryBudget, testing::TestBroker};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reader_counts_what_it_remembers() {
+        let test = TestBroker::start().await;
+        test.partition("orders", &[0]).await;
+        let memory = MemoryBudget::new(8 << 20, 1 << 20);
+        let connection = memory.connection();
+        let request = || v1::ReadRequest {
+            topic: "orders".into(),
+            follow: true,
+            ..Default::default()
+        };
+        let open = || Reader::open(test.broker().clone(), Some(connection.clone()), request());
+        let reader = open().await.unwrap();
+        let one = memory.streams_used();
+        assert!(one >= size_of::<Cursor>());
+        let mut others = connection.stream_state();
+        assert!(others.hold((1 << 20) - one));
+        let refused = open().await.unwrap_err();
+        assert_eq!(refused.reason(), ErrorReason::Overloaded);
+        drop(reader);
+        assert!(open().await.is_ok());
+        drop(others);
+        assert_eq!(memory.streams_used(), 0);
     }
 }
