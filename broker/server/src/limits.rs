@@ -95,6 +95,9 @@ pub const READER_PARTITION_BYTES: usize = 160;
 /// What a stream remembers of a topic that it follows, beside its name.
 pub const FOLLOWED_TOPIC_BYTES: usize = 64;
 
+/// What a request of a publish stream takes beside its messages until it is answered.
+pub const PUBLISHED_REQUEST_BYTES: usize = 1 << 10;
+
 /// A request that takes less beyond its own bytes is not counted, so that usual ones wait once:
 /// less than a hundred messages or partitions.
 pub const UNCOUNTED_DECODED_BYTES: usize = 16 << 10;
@@ -154,7 +157,7 @@ pub const MAX_PRODUCE_TIMEOUT: Duration = Duration::from_secs(300);
 pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publish streams remembered for resumption; beyond it the longest unused are forgotten
-/// (their requests are then recognised by the log alone).
+/// (their requests are then recognised by the log alone), and end if they are still served.
 pub const MAX_PUBLISH_SESSIONS: usize = 2_000;
 
 /// Answers remembered for each publish stream; the log finds those of older requests.
@@ -209,7 +212,7 @@ pub const READERS_LOOKED_THROUGH: usize = 64;
 /// what was announced and does not come must not keep others from that memory.
 pub const MESSAGE_STALL: Duration = Duration::from_secs(10);
 
-/// Of the answer of a call that has one, the caller must take [`MESSAGE_LEAST_BYTES`], or what is left,
+/// Of the answer of a call that has one, and of what writes are answered with, the caller must take [`MESSAGE_LEAST_BYTES`], or what is left,
 /// within this time.
 pub const ANSWER_STALL: Duration = Duration::from_secs(30);
 

@@ -24,11 +24,15 @@ use super::{
 use crate::broker::Broker;
 
 /// Flows of one session that are kept without looking whether they are in use.
-const KEPT: usize = 1_024;
+const KEPT: usize = 64;
 
-/// The flows of one session.
+/// The flows of one session: at most twice those that are in use, and a few.
 #[derive(Debug, Default)]
-pub struct Flows(HashMap<(Uuid, i32), Arc<Flow>>);
+pub struct Flows {
+    kept: HashMap<(Uuid, i32), Arc<Flow>>,
+    /// Those that were in use when it was looked last.
+    in_use: usize,
+}
 
 impl Flows {
     /// The flow to a partition; none if only this broker holds it, so that nobody else will lead it.
@@ -37,10 +41,12 @@ impl Flows {
         if !has_others(target.record(&cluster)?, broker.config.node_id) {
             return None;
         }
-        if self.0.len() >= KEPT {
-            self.0.retain(|_, flow| !flow.is_idle());
+        if self.kept.len() >= KEPT + 2 * self.in_use {
+            self.kept.retain(|_, flow| !flow.is_idle());
+            self.kept.shrink_to(KEPT);
+            self.in_use = self.kept.len();
         }
-        let flow = self.0.entry((target.topic_id, target.number)).or_default();
+        let flow = self.kept.entry((target.topic_id, target.number)).or_default();
         Some(flow.clone())
     }
 }

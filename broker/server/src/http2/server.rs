@@ -18,6 +18,9 @@ use tower::Service;
 use super::inbox::Inbox;
 use crate::{connection::Connection, error::ApiError, limits, memory::ConnectionBudget};
 
+/// Calls whose answers say what became of writes: those who do not take them keep others from writing.
+const ACKNOWLEDGING: [&str; 2] = ["/millrace.v1.Messaging/PublishStream", "/millrace.v1.Log/Produce"];
+
 /// Serves the connections of `incoming` until `stop`; then no more, but lets the calls of those it
 /// has end. Dropped, it ends all.
 pub async fn serve<S>(
@@ -126,8 +129,9 @@ async fn serve_call<S>(
         .headers
         .get("grpc-timeout")
         .and_then(|value| parse_timeout(value.to_str().ok()?));
-    // Who reads a stream of answers may pause.
-    let patience = is_unary(parts.uri.path()).then_some(limits::ANSWER_STALL);
+    let path = parts.uri.path();
+    // Who reads records may pause.
+    let patience = (is_unary(path) || ACKNOWLEDGING.contains(&path)).then_some(limits::ANSWER_STALL);
     let inbox = Inbox::new(stream);
     let mut request = http::Request::from_parts(parts, GrpcBody::new(inbox.body()));
     request.extensions_mut().insert(budget);

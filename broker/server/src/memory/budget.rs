@@ -187,6 +187,11 @@ impl ConnectionBudget {
             .ok()
     }
 
+    /// Takes such bytes if they are free now.
+    pub fn try_for_acknowledgement(&self, bytes: usize) -> Option<MemoryPermit> {
+        self.acknowledgements.try_acquire(bytes, 0)
+    }
+
     /// For what a stream of this connection will remember: as much for all as either half of the budget.
     pub fn stream_state(&self) -> StreamState {
         StreamState::new(self.streams.clone())

@@ -11,10 +11,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    acknowledgements::Acknowledgements,
     convert,
     fetch::{FetchAnswer, FetchSession},
     metadata::{self, EncodedMetadata, SharedMetadata},
-    produce::{self, ProduceAnswers, check_partition_count},
+    produce::{self, check_partition_count},
 };
 use crate::{
     broker::Broker,
@@ -74,7 +75,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Log for LogService {
     type MetadataStream = Answers<v1::MetadataResponse>;
-    type ProduceStream = ProduceAnswers;
+    type ProduceStream = Acknowledgements<v1::ProduceResponse>;
     type FetchStream = Answers<v1::FetchResponse>;
 
     async fn metadata(&self, request: Request<v1::MetadataRequest>) -> Result<Response<Self::MetadataStream>, Status> {
@@ -102,7 +103,7 @@ impl Log for LogService {
         let (answers, stream) = mpsc::channel(limits::PRODUCE_ANSWERS_AHEAD);
         let serving = produce::serve(self.broker.clone(), budget, permits, request.into_inner(), answers);
         self.broker.spawn(serving);
-        Ok(Response::new(ProduceAnswers::new(stream)))
+        Ok(Response::new(Acknowledgements::new(stream)))
     }
 
     async fn fetch(

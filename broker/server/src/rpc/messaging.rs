@@ -8,6 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    acknowledgements::Acknowledgements,
     log::{budget, permits},
     publish, publish_stream,
     read::Reader,
@@ -20,7 +21,7 @@ pub struct MessagingService(pub Arc<Broker>);
 
 #[tonic::async_trait]
 impl Messaging for MessagingService {
-    type PublishStreamStream = ReceiverStream<Result<v1::PublishStreamResponse, Status>>;
+    type PublishStreamStream = Acknowledgements<v1::PublishStreamResponse>;
     type ReadStream = ReceiverStream<Result<v1::ReadResponse, Status>>;
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
@@ -48,12 +49,12 @@ impl Messaging for MessagingService {
         &self,
         request: Request<Streaming<v1::PublishStreamRequest>>,
     ) -> Result<Response<Self::PublishStreamStream>, Status> {
-        let permits = permits(&request);
+        let (budget, permits) = (budget(&request), permits(&request));
         let (answers, stream) = mpsc::channel(limits::PUBLISH_ANSWERS_AHEAD);
         let broker = self.0.clone();
-        self.0
-            .spawn(publish_stream::serve(broker, permits, request.into_inner(), answers));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        let serving = publish_stream::serve(broker, budget, permits, request.into_inner(), answers);
+        self.0.spawn(serving);
+        Ok(Response::new(Acknowledgements::new(stream)))
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {

@@ -1,5 +1,6 @@
 //! The gRPC services: checking requests, calling what decides or stores, answering.
 
+mod acknowledgements;
 pub mod admin;
 pub mod convert;
 mod fetch;

@@ -3,20 +3,17 @@
 //! Requests are appended one after the other in the order in which they come; while one
 //! waits for its acknowledgement the next ones are appended already.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use millrace_proto::v1::{self, ErrorReason};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::convert::{self, Acks};
+use super::{
+    acknowledgements::Acknowledgement,
+    convert::{self, Acks},
+};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, broker_stopping},
@@ -31,57 +28,8 @@ type Answer = BoxFuture<'static, Option<ProduceAnswer>>;
 /// A request that has the memory of its answer, or can't have it.
 type Admitted = BoxFuture<'static, Result<(v1::ProduceRequest, Option<MemoryPermit>), ApiError>>;
 
-/// How many of a stream's latest answers may still be on the way to the socket while the next one
-/// is taken: one encoded, one with the connection.
-const ANSWERS_ON_THE_WAY: usize = 2;
-
 /// An answer, and the memory it counts.
-#[derive(Debug)]
-pub struct ProduceAnswer {
-    response: v1::ProduceResponse,
-    permit: Option<MemoryPermit>,
-}
-
-/// A stream's answers, whose memory counts until they have gone.
-#[derive(Debug)]
-pub struct ProduceAnswers {
-    answers: mpsc::Receiver<Result<ProduceAnswer, Status>>,
-    on_the_way: VecDeque<Option<MemoryPermit>>,
-}
-
-impl ProduceAnswers {
-    /// The answers that come from `answers`.
-    #[must_use]
-    pub fn new(answers: mpsc::Receiver<Result<ProduceAnswer, Status>>) -> Self {
-        Self {
-            answers,
-            on_the_way: VecDeque::with_capacity(ANSWERS_ON_THE_WAY + 1),
-        }
-    }
-}
-
-impl Stream for ProduceAnswers {
-    type Item = Result<v1::ProduceResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = self.answers.poll_recv(context);
-        if polled.is_pending() {
-            // The next request may wait for just this memory; at most one answer, encoded, is still
-            // with the connection.
-            self.on_the_way.clear();
-        }
-        let Some(answer) = ready!(polled) else {
-            return Poll::Ready(None);
-        };
-        Poll::Ready(Some(answer.map(|answer| {
-            self.on_the_way.push_back(answer.permit);
-            if self.on_the_way.len() > ANSWERS_ON_THE_WAY {
-                self.on_the_way.pop_front();
-            }
-            answer.response
-        })))
-    }
-}
+pub type ProduceAnswer = Acknowledgement<v1::ProduceResponse>;
 
 /// Serves one stream until it ends or the reader of its answers goes away.
 pub async fn serve(
@@ -370,7 +318,7 @@ fn answer_all(broker: &Broker, request: &v1::ProduceRequest, error: &ApiError, p
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::MemoryBudget;
+    use crate::{memory::MemoryBudget, rpc::acknowledgements::Acknowledgements};
 
     fn request(partitions: usize) -> v1::ProduceRequest {
         v1::ProduceRequest {
@@ -392,7 +340,7 @@ mod tests {
         let waited = tokio::time::timeout(Duration::from_millis(20), third).await;
         assert!(waited.is_err(), "there is memory for two such answers");
         let (sender, receiver) = mpsc::channel(4);
-        let mut answers = ProduceAnswers::new(receiver);
+        let mut answers = Acknowledgements::new(receiver);
         for permit in [first, second, None] {
             let response = v1::ProduceResponse::default();
             sender.send(Ok(ProduceAnswer { response, permit })).await.unwrap();

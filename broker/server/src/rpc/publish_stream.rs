@@ -4,102 +4,34 @@
 //! log itself remembers which requests it holds: also over a restart of the broker. Within
 //! a partition ids only rise, so an id that is not above the last one was stored before.
 
-use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
-};
+mod sessions;
+
+use std::{collections::VecDeque, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
 use millrace_proto::{
     batch::crc::crc32c,
     v1::{self, ErrorReason, publish_stream_response::Result as Answer},
 };
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
-use super::publish::{self, Publisher};
+pub use self::sessions::PublishSessions;
+use super::{
+    acknowledgements::Acknowledgement,
+    publish::{self, Publisher},
+};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, broker_stopping},
     forward::Flows,
     limits,
-    memory::{MemoryPermit, MessagePermits},
+    memory::{ConnectionBudget, MemoryPermit, MessagePermits},
 };
 
 /// The form of a token: version, producer id, check.
 const TOKEN_VERSION: u8 = 1;
 const TOKEN_LEN: usize = 1 + 8 + 4;
-
-/// The streams that can be resumed with their answers still known.
-#[derive(Debug, Default)]
-pub struct PublishSessions(Mutex<HashMap<i64, Session>>);
-
-/// What is remembered of a stream.
-#[derive(Debug)]
-struct Session {
-    /// Ends the stream that serves it now.
-    owner: CancellationToken,
-    /// The latest answers, by rising id.
-    answers: VecDeque<(u64, v1::PublishResponse)>,
-    used_at_ms: i64,
-}
-
-impl PublishSessions {
-    /// Makes the caller the one that serves the stream; ends the one before.
-    fn take_over(&self, producer_id: i64, now_ms: i64) -> CancellationToken {
-        let owner = CancellationToken::new();
-        let mut sessions = self.0.lock();
-        match sessions.entry(producer_id) {
-            Entry::Occupied(mut entry) => {
-                let session = entry.get_mut();
-                session.used_at_ms = now_ms;
-                std::mem::replace(&mut session.owner, owner.clone()).cancel();
-            }
-            Entry::Vacant(entry) => {
-                entry.insert(Session {
-                    owner: owner.clone(),
-                    answers: VecDeque::new(),
-                    used_at_ms: now_ms,
-                });
-            }
-        }
-        let life = i64::try_from(limits::PUBLISH_SESSION_LIFE.as_millis()).unwrap_or(i64::MAX);
-        sessions.retain(|_, session| now_ms.saturating_sub(session.used_at_ms) < life);
-        if sessions.len() > limits::MAX_PUBLISH_SESSIONS
-            && let Some(oldest) = sessions
-                .iter()
-                .min_by_key(|(_, session)| session.used_at_ms)
-                .map(|(id, _)| *id)
-        {
-            sessions.remove(&oldest);
-        }
-        owner
-    }
-
-    fn remember(&self, producer_id: i64, id: u64, answer: &v1::PublishResponse, now_ms: i64) {
-        if answer.positions.len() > limits::REMEMBERED_POSITIONS {
-            return;
-        }
-        if let Some(session) = self.0.lock().get_mut(&producer_id) {
-            session.used_at_ms = now_ms;
-            if session.answers.len() >= limits::REMEMBERED_ANSWERS {
-                session.answers.pop_front();
-            }
-            session.answers.push_back((id, answer.clone()));
-        }
-    }
-
-    fn remembered(&self, producer_id: i64, id: u64) -> Option<v1::PublishResponse> {
-        let sessions = self.0.lock();
-        let answers = &sessions.get(&producer_id)?.answers;
-        answers
-            .iter()
-            .find(|(known, _)| *known == id)
-            .map(|(_, answer)| answer.clone())
-    }
-}
 
 /// The token of a stream, bound to the cluster.
 fn encode_token(cluster_id: &str, producer_id: i64) -> Vec<u8> {
@@ -129,7 +61,20 @@ fn decode_token(cluster_id: &str, token: &[u8]) -> Result<i64, ApiError> {
     Ok(producer_id)
 }
 
-type Pending = BoxFuture<'static, v1::PublishStreamResponse>;
+type Pending = BoxFuture<'static, Acknowledged>;
+
+type Acknowledged = Acknowledgement<v1::PublishStreamResponse>;
+
+/// Where a stream's answers go.
+type Answers = mpsc::Sender<Result<Acknowledged, Status>>;
+
+/// A request, and the memory of its answer.
+struct Admitted {
+    request: v1::PublishStreamRequest,
+    answer: Result<Option<MemoryPermit>, ApiError>,
+    /// It is small and goes without: but only by itself, so that each stream gets on.
+    alone: bool,
+}
 
 /// One stream being served.
 struct Stream {
@@ -145,12 +90,13 @@ struct Stream {
 /// Serves one stream until it ends, is taken over, or its reader goes away.
 pub async fn serve(
     broker: Arc<Broker>,
+    budget: Option<ConnectionBudget>,
     permits: MessagePermits,
     mut requests: Streaming<v1::PublishStreamRequest>,
-    answers: mpsc::Sender<Result<v1::PublishStreamResponse, Status>>,
+    answers: Answers,
 ) {
     permits.claim();
-    let ended = run(broker, &permits, &mut requests, &answers).await;
+    let ended = run(broker, budget, &permits, &mut requests, &answers).await;
     if let Err(status) = ended {
         let _ = answers.send(Err(status)).await;
     }
@@ -158,9 +104,10 @@ pub async fn serve(
 
 async fn run(
     broker: Arc<Broker>,
+    budget: Option<ConnectionBudget>,
     permits: &MessagePermits,
     requests: &mut Streaming<v1::PublishStreamRequest>,
-    answers: &mpsc::Sender<Result<v1::PublishStreamResponse, Status>>,
+    answers: &Answers,
 ) -> Result<(), Status> {
     let stopping = broker.stopping.clone();
     let first = tokio::select! {
@@ -173,13 +120,7 @@ async fn run(
         None => broker.next_producer_id().await?,
     };
     let owner = broker.sessions.take_over(producer_id, broker.now_ms());
-    let resume_token = encode_token(&broker.cluster_id(), producer_id).into();
-    let opened = Answer::Opened(v1::PublishStreamOpened { resume_token });
-    let opened = v1::PublishStreamResponse {
-        id: 0,
-        result: Some(opened),
-    };
-    if answers.send(Ok(opened)).await.is_err() {
+    if answers.send(Ok(opened(&broker, producer_id))).await.is_err() {
         return Ok(());
     }
     let mut stream = Stream {
@@ -190,14 +131,15 @@ async fn run(
         pending: FuturesOrdered::new(),
         pending_messages: (VecDeque::new(), 0),
     };
-    let mut next = Some(first);
+    let mut admitting = Some(admit(budget.clone(), first));
+    let mut next: Option<Admitted> = None;
     let mut open = true;
     loop {
-        if let Some(request) = next.take() {
-            let permit = permits.take();
-            stream.handle(request, permit);
+        if let Some(admitted) = next.take_if(|next| !next.alone || stream.pending.is_empty()) {
+            stream.handle(admitted, permits.take());
         }
-        if !open && stream.pending.is_empty() {
+        let waits = admitting.is_some() || next.is_some();
+        if !open && !waits && stream.pending.is_empty() {
             return if stopping.is_cancelled() {
                 Err(broker_stopping().into())
             } else {
@@ -207,18 +149,25 @@ async fn run(
         tokio::select! {
             biased;
             () = stopping.cancelled(), if open => open = false,
-            () = owner.cancelled() => return Err(taken_over().into()),
+            why = owner.ended() => return Err(why.into()),
             Some(answer) = stream.pending.next(), if !stream.pending.is_empty() => {
                 stream.pending_messages.1 -= stream.pending_messages.0.pop_front().unwrap_or(0);
-                if answers.send(Ok(answer)).await.is_err() {
+                // Also one that waits for its reader is taken over.
+                let sent = tokio::select! {
+                    sent = answers.send(Ok(answer)) => sent,
+                    why = owner.ended() => return Err(why.into()),
+                };
+                if sent.is_err() {
                     return Ok(());
                 }
             }
-            request = requests.message(),
-                if open && stream.has_room() =>
-            {
+            admitted = admitted(&mut admitting), if admitting.is_some() => {
+                admitting = None;
+                next = Some(admitted);
+            }
+            request = requests.message(), if open && !waits && stream.has_room() => {
                 match request {
-                    Ok(Some(request)) => next = Some(request),
+                    Ok(Some(request)) => admitting = Some(admit(budget.clone(), request)),
                     Ok(None) => open = false,
                     Err(status) => return Err(status),
                 }
@@ -227,17 +176,57 @@ async fn run(
     }
 }
 
-fn taken_over() -> ApiError {
-    ApiError::new(
-        ErrorReason::StreamTakenOver,
-        "Another stream resumed with this one's token: go on there.",
-    )
+/// Takes the memory of a request's answer. Where there is none, large requests wait for it, and small ones
+/// for the answers before them.
+fn admit(budget: Option<ConnectionBudget>, request: v1::PublishStreamRequest) -> BoxFuture<'static, Admitted> {
+    let messages = request.publish.as_ref().map_or(0, |publish| publish.messages.len());
+    let bytes = limits::PUBLISHED_REQUEST_BYTES + messages * limits::PUBLISHED_MESSAGE_BYTES;
+    let free = budget.as_ref().and_then(|budget| budget.try_for_acknowledgement(bytes));
+    let counted = budget.is_none() || free.is_some();
+    if counted || bytes <= limits::UNCOUNTED_ANSWER_BYTES {
+        let admitted = Admitted {
+            request,
+            answer: Ok(free),
+            alone: !counted,
+        };
+        return futures::future::ready(admitted).boxed();
+    }
+    async move {
+        Admitted {
+            answer: publish::admit(budget.as_ref(), messages).await,
+            request,
+            alone: false,
+        }
+    }
+    .boxed()
+}
+
+/// The result of `admitting`; never, if nothing waits.
+async fn admitted(admitting: &mut Option<BoxFuture<'static, Admitted>>) -> Admitted {
+    match admitting {
+        Some(admitting) => admitting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A stream's first answer.
+fn opened(broker: &Broker, producer_id: i64) -> Acknowledged {
+    let resume_token = encode_token(&broker.cluster_id(), producer_id).into();
+    let opened = Answer::Opened(v1::PublishStreamOpened { resume_token });
+    Acknowledgement {
+        response: v1::PublishStreamResponse {
+            id: 0,
+            result: Some(opened),
+        },
+        permit: None,
+    }
 }
 
 impl Stream {
     /// Begins a request. `permit` is its memory: given back once its batches are in the log here, or are
     /// not needed any more.
-    fn handle(&mut self, request: v1::PublishStreamRequest, permit: Option<MemoryPermit>) {
+    fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
+        let Admitted { request, answer, .. } = admitted;
         let id = request.id;
         let Some(publish) = request.publish else {
             // Only to open the stream; later it would be a request without content.
@@ -246,8 +235,9 @@ impl Stream {
             }
             return;
         };
-        match self.begin(id, &publish, permit) {
-            Ok(pending) => self.push(pending, publish.messages.len()),
+        let messages = publish.messages.len();
+        match self.begin(id, publish, permit, answer) {
+            Ok(pending) => self.push(pending, messages),
             Err(error) => self.fail(id, error),
         }
     }
@@ -255,8 +245,9 @@ impl Stream {
     fn begin(
         &mut self,
         id: u64,
-        publish: &v1::PublishRequest,
+        publish: v1::PublishRequest,
         permit: Option<MemoryPermit>,
+        answer: Result<Option<MemoryPermit>, ApiError>,
     ) -> Result<Pending, ApiError> {
         let sequence = i32::try_from(id)
             .ok()
@@ -269,16 +260,25 @@ impl Stream {
             ));
         }
         self.last_id = id;
+        let acknowledge = move |permit, result| Acknowledgement {
+            response: v1::PublishStreamResponse {
+                id,
+                result: Some(result),
+            },
+            permit,
+        };
         if let Some(known) = self.broker.sessions.remembered(self.producer_id, id) {
-            let result = Some(Answer::Published(known));
-            return Ok(futures::future::ready(v1::PublishStreamResponse { id, result }).boxed());
+            return Ok(futures::future::ready(acknowledge(None, Answer::Published(known))).boxed());
         }
+        let answer = answer?;
         let publisher = Publisher {
             producer_id: self.producer_id,
             sequence,
         };
-        let publishing = publish::begin(&self.broker, publish, Some(publisher), &mut self.flows)?;
-        let permit = permit.filter(|_| publishing.keeps_batches());
+        let publishing = publish::begin(&self.broker, &publish, Some(publisher), &mut self.flows)?;
+        drop(publish);
+        let mut permit = permit.filter(|_| publishing.keeps_batches());
+        permit.iter_mut().for_each(MemoryPermit::release_decoded);
         let (broker, producer_id) = (self.broker.clone(), self.producer_id);
         Ok(async move {
             let _permit = permit;
@@ -290,10 +290,7 @@ impl Stream {
                 }
                 Err(error) => Answer::Error(error.to_message()),
             };
-            v1::PublishStreamResponse {
-                id,
-                result: Some(result),
-            }
+            acknowledge(answer, result)
         }
         .boxed())
     }
@@ -301,10 +298,11 @@ impl Stream {
     fn fail(&mut self, id: u64, error: ApiError) {
         self.broker.metrics.count_error(&error);
         let error = error.or_outcome(WriteOutcome::NotWritten).to_message();
-        let answer = v1::PublishStreamResponse {
+        let response = v1::PublishStreamResponse {
             id,
             result: Some(Answer::Error(error)),
         };
+        let answer = Acknowledgement { response, permit: None };
         self.push(futures::future::ready(answer).boxed(), 0);
     }
 
@@ -322,7 +320,10 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::memory::MemoryBudget;
 
     #[test]
     fn tokens_are_bound_to_their_cluster_and_checked() {
@@ -337,34 +338,34 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_resumed_stream_ends_the_one_before_and_keeps_its_answers() {
-        let sessions = PublishSessions::default();
-        let first = sessions.take_over(1, 10);
-        assert!(!first.is_cancelled());
-        sessions.remember(1, 5, &v1::PublishResponse::default(), 11);
-        let second = sessions.take_over(1, 12);
-        assert!(first.is_cancelled() && !second.is_cancelled());
-        assert!(sessions.remembered(1, 5).is_some());
-        assert!(sessions.remembered(1, 6).is_none());
-        assert!(sessions.remembered(2, 5).is_none());
+    fn request(messages: usize) -> v1::PublishStreamRequest {
+        v1::PublishStreamRequest {
+            publish: Some(v1::PublishRequest {
+                messages: vec![v1::Message::default(); messages],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
     }
 
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let sessions = PublishSessions::default();
-        sessions.take_over(0, 0);
-        for id in 0..=limits::REMEMBERED_ANSWERS as u64 {
-            sessions.remember(0, id, &v1::PublishResponse::default(), 1);
-        }
-        assert!(sessions.remembered(0, 0).is_none());
-        assert!(sessions.remembered(0, 1).is_some());
-        for id in 0..=limits::MAX_PUBLISH_SESSIONS as i64 {
-            sessions.take_over(id, 2 + id);
-        }
-        assert_eq!(sessions.0.lock().len(), limits::MAX_PUBLISH_SESSIONS);
-        let day = limits::PUBLISH_SESSION_LIFE.as_millis() as i64;
-        sessions.take_over(-1, 100_000 + day);
-        assert_eq!(sessions.0.lock().len(), 1);
+    #[tokio::test]
+    async fn requests_have_the_memory_of_their_answers_or_go_alone() {
+        let memory = MemoryBudget::new(64 << 20, 8 << 20);
+        let budget = Some(memory.connection());
+        let first = admit(budget.clone(), request(60_000)).await;
+        let held = memory.acknowledgements_used();
+        assert!(held >= 60_000 * size_of::<v1::Position>() && !first.alone);
+        let second = admit(budget.clone(), request(20_000));
+        let small = admit(budget.clone(), request(1)).await;
+        assert!(!small.alone && memory.acknowledgements_used() > held, "it is counted");
+        let mut second = std::pin::pin!(second);
+        let waited = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
+        assert!(waited.is_err(), "a large one waits");
+        drop((first, small));
+        drop(second.await);
+        let _others = budget.as_ref().unwrap().try_for_acknowledgement(usize::MAX).unwrap();
+        let alone = admit(budget, request(1)).await;
+        assert!(alone.alone);
+        assert!(matches!(alone.answer, Ok(None)));
     }
 }
