@@ -131,6 +131,13 @@ pub const FETCH_PART_BYTES: usize = 1 << 20;
 /// How long records that were read ahead of a request are kept.
 pub const READ_AHEAD_KEPT: Duration = Duration::from_millis(200);
 
+/// How long a deletion of messages waits until all in-sync replicas have done it: a broker that is gone
+/// leaves the in-sync set much sooner.
+pub const DELETED_BY_ALL_WAIT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether they have.
+pub const DELETED_LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// How often a reader that follows all of a topic looks for partitions that it got.
 pub const NEW_PARTITIONS_CHECK: Duration = Duration::from_secs(1);
 

@@ -259,6 +259,7 @@ impl Leader {
             }
             _ => {
                 follower.count(now, durable_end, log.end);
+                follower.log_start = Some(request.log_start);
                 Counted::Yes
             }
         }

@@ -187,6 +187,21 @@ impl Leader {
         found.and_then(|follower| follower.durable_end)
     }
 
+    /// The other in-sync replicas that still have records below `offset`, as far as is known: a leader
+    /// that came from them would show what was deleted here.
+    #[must_use]
+    pub fn in_sync_below(&self, offset: i64) -> Vec<BrokerId> {
+        let has_deleted = |follower: &Progress| follower.log_start.is_some_and(|start| start >= offset);
+        let in_sync = self
+            .followers
+            .iter()
+            .filter(|follower| self.isr.committed.contains(&follower.id));
+        in_sync
+            .filter(|follower| !has_deleted(follower))
+            .map(|follower| follower.id)
+            .collect()
+    }
+
     /// Changes how many replicas must be in sync: the topic's settings were changed.
     pub fn set_required(&mut self, required: usize) {
         self.required = required;

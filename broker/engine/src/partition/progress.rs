@@ -23,6 +23,8 @@ pub(super) struct Progress {
     /// Up to where its disk holds the leader's log; `None` until it was heard in this epoch.
     /// Never falls: what was once on its disk may have been counted.
     pub durable_end: Option<i64>,
+    /// The oldest record that it keeps; `None` until it was heard in this epoch.
+    pub log_start: Option<i64>,
     /// The last time at which its disk held all that the leader's log held.
     pub caught_up_at: Option<Duration>,
     /// A moment and the leader's log end at it, which the follower has yet to reach.
@@ -40,6 +42,7 @@ impl Progress {
             adding: false,
             sequence: 0,
             durable_end: None,
+            log_start: None,
             caught_up_at: None,
             sample: None,
             lost_data: false,
@@ -51,6 +54,7 @@ impl Progress {
     pub(super) fn forget(&mut self) {
         self.sequence = 0;
         self.durable_end = None;
+        self.log_start = None;
         self.caught_up_at = None;
         self.sample = None;
         self.lost_data = false;

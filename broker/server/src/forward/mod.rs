@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 pub use delivery::{Batch, Delivery, Stored};
 pub use flow::Flows;
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
+#[cfg(test)]
+pub use place::delete_here;
 pub use place::{Target, delete_messages, describe};
 pub use service::ForwardService;
 pub use source::{Source, Watches, find_sources, open_sources};

@@ -145,7 +145,10 @@ impl Peer {
     ) -> Result<ForwardDeleteMessagesResponse, ApiError> {
         request.hello = Some(self.hello());
         let mut client = self.client()?;
-        let answered = self.answer(client.delete_messages(request), limits::ANSWER_WITHIN);
+        let answered = self.answer(
+            client.delete_messages(request),
+            limits::ANSWER_WITHIN + crate::limits::DELETED_BY_ALL_WAIT,
+        );
         let mut response = answered.await?;
         match response.error.take() {
             Some(error) => Err(super::wire::error_in(error)),

@@ -313,10 +313,10 @@ pub async fn delete_messages(
     }
 }
 
-/// Deletes messages of a partition that this broker leads.
+/// Deletes messages of a partition that this broker leads, here and at all in-sync replicas.
 ///
 /// # Errors
-/// Above what is readable, or a failed disk.
+/// Above what is readable, a failed disk, or another replica that does not do it in time.
 pub async fn delete_here(partition: Arc<Partition>, before: Option<i64>, validate_only: bool) -> Result<i64, ApiError> {
     partition.check_epoch(None)?;
     let offsets = partition.offsets();
@@ -331,7 +331,10 @@ pub async fn delete_here(partition: Arc<Partition>, before: Option<i64>, validat
     if validate_only {
         return Ok(before.max(offsets.log_start));
     }
-    tokio::task::spawn_blocking(move || partition.delete_before(before))
+    let deleting = partition.clone();
+    let log_start = tokio::task::spawn_blocking(move || deleting.delete_before(before))
         .await
-        .map_err(|error| ApiError::internal("deleting messages", &error))?
+        .map_err(|error| ApiError::internal("deleting messages", &error))??;
+    partition.deleted_by_all(before).await?;
+    Ok(log_start)
 }

@@ -8,6 +8,7 @@
 mod append;
 mod committed;
 mod damage;
+mod deletion;
 mod ends;
 mod errors;
 mod flusher;

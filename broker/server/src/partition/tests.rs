@@ -116,6 +116,46 @@ async fn a_duplicate_without_a_known_offset_waits_for_the_commit() {
     assert!(waited.is_err(), "{waited:?}");
 }
 
+/// What the other replica asks that has one record, not on its disk.
+fn phantom_fetch(test: &TestBroker, partition: &Partition, sequence: u64) -> FetchRequest {
+    FetchRequest {
+        replica: PHANTOM,
+        broker_epoch: test.broker().quorum.cluster().brokers[&PHANTOM].epoch,
+        leader_epoch: partition.offsets().leader_epoch,
+        sequence,
+        offset: 1,
+        last_fetched_epoch: Some(partition.offsets().leader_epoch),
+        durable_end: 0,
+        log_start: 0,
+        high_watermark: 0,
+    }
+}
+
+/// Else a failover right after it would show them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_deleted_once_all_in_sync_replicas_have_done_it() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0, PHANTOM]).await;
+    let written = append(&partition, 0, Acks::All).unwrap();
+    let told = |sequence, log_start| FetchRequest {
+        durable_end: 1,
+        log_start,
+        ..phantom_fetch(&test, &partition, sequence)
+    };
+    partition.on_acknowledged(told(1, 0));
+    written.committed.wait().await.unwrap();
+    let mut deleting = tokio::spawn(crate::forward::delete_here(partition.clone(), Some(1), false));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut deleting).await;
+    assert!(early.is_err(), "the other replica still has them: {early:?}");
+    // It has nothing left that could be compared.
+    let deleted = FetchRequest {
+        last_fetched_epoch: None,
+        ..told(2, 1)
+    };
+    partition.on_acknowledged(deleted);
+    assert_eq!(deleting.await.unwrap().unwrap(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_moved_away_sends_everybody_elsewhere() {
     let test = TestBroker::start().await;
@@ -126,17 +166,7 @@ async fn a_partition_that_moved_away_sends_everybody_elsewhere() {
         let partition = test.partition(&format!("{why:?}"), &[0, PHANTOM]).await;
         let waiting = append(&partition, 0, Acks::All).unwrap();
         let outlet = Arc::new(Outlet::default());
-        let fetch = |sequence| FetchRequest {
-            replica: PHANTOM,
-            broker_epoch: test.broker().quorum.cluster().brokers[&PHANTOM].epoch,
-            leader_epoch: partition.offsets().leader_epoch,
-            sequence,
-            offset: 1,
-            last_fetched_epoch: Some(partition.offsets().leader_epoch),
-            durable_end: 0,
-            log_start: 0,
-            high_watermark: 0,
-        };
+        let fetch = |sequence| phantom_fetch(&test, &partition, sequence);
         partition.on_replica_fetch(fetch(1), &outlet);
         assert!(partition.cell.lock().has_parked(), "there is nothing to tell");
         partition.remove(why);

@@ -422,3 +422,25 @@ fn a_flush_that_began_before_a_cut_counts_for_nothing() {
     );
     assert_ne!(subject.replica.generation(), generation);
 }
+
+/// Until then a failover could show them again.
+#[test]
+fn records_are_deleted_once_all_in_sync_replicas_have_told_so() {
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    let below = |subject: &Subject| subject.replica.as_leader().unwrap().in_sync_below(7);
+    assert_eq!(below(&subject), [1, 2], "neither was heard");
+    subject.fetch(1, request(1, 1, 20, 3));
+    subject.fetch(2, request(2, 1, 20, 3));
+    assert_eq!(below(&subject), [1, 2]);
+    let deleted = |replica, sequence| FetchRequest {
+        log_start: 7,
+        ..request(replica, sequence, 20, 3)
+    };
+    subject.fetch(3, deleted(1, 2));
+    assert_eq!(below(&subject), [2]);
+    subject.fetch(4, deleted(2, 2));
+    assert!(below(&subject).is_empty());
+    // One that is not in sync is not waited for.
+    let subject = Subject::leading(&[0, 1]);
+    assert_eq!(below(&subject), [1]);
+}
