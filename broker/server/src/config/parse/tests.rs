@@ -107,7 +107,8 @@ fn wrong_values_are_refused_with_what_is_allowed() {
 
 #[test]
 fn seeds_are_a_list_and_a_late_heartbeat_costs_no_lease() {
-    let config = load("data.dir=/a\nseeds= a:1, b.c:2 ,[::1]:3,", &[], &[]).unwrap();
+    let seeds = "data.dir=/a\nadvertised.internal.address=x:1\nseeds= a:1, b.c:2 ,[::1]:3,";
+    let config = load(seeds, &[], &[]).unwrap();
     assert_eq!(config.seeds, ["a:1", "b.c:2", "[::1]:3"]);
     assert!(load("data.dir=/a", &[], &[]).unwrap().seeds.is_empty());
     let error = load("data.dir=/a", &[], &[("broker.heartbeat.interval.ms", "300")]).unwrap_err();
