@@ -26,6 +26,7 @@ mod running;
 mod serve;
 #[cfg(test)]
 mod testing;
+mod turns;
 
 pub use running::RunningBroker;
 pub use serve::{StartError, form, format, start};

@@ -151,6 +151,28 @@ pub const READ_RESPONSE_BYTES: usize = 256 << 10;
 /// `Read` and for re-encoding): a bomb ends here.
 pub const MAX_DECOMPRESSED_BYTES: usize = 64 << 20;
 
+/// Large batches that codecs work on at once, also where there are more cores: each may hold
+/// [`MAX_DECOMPRESSED_BYTES`], and three times that while its topic's codec encodes it anew.
+pub const CODEC_TURNS: usize = 8;
+
+/// An uncompressed batch up to this is checked on the thread that serves its call: the checksum and a walk over
+/// usual records take some tenths of a millisecond, and over the smallest ones three milliseconds.
+pub const CHECKED_IN_PLACE_BYTES: usize = 2 << 20;
+
+/// Records of this size, uncompressed, are compressed and decompressed on the thread that serves their call: gzip,
+/// which is the slowest, takes about three milliseconds for them.
+pub const CODED_IN_PLACE_BYTES: usize = 128 << 10;
+
+/// A compressed batch up to this may well have no more than [`CODED_IN_PLACE_BYTES`] of records: it is tried, as
+/// what it tells of its size proves nothing.
+pub const TRIED_IN_PLACE_BYTES: usize = 32 << 10;
+
+/// What compressing one batch costs beside its bytes, as so many bytes: a codec sets up its tables.
+pub const CODED_BATCH_BYTES: usize = 8 << 10;
+
+/// After a step that worked on so many bytes a request lets other tasks run before the next one.
+pub const PAUSE_BYTES: usize = 128 << 10;
+
 /// The longest a fetch may wait for data.
 pub const MAX_FETCH_WAIT: Duration = Duration::from_secs(60);
 
@@ -179,6 +201,9 @@ pub const MAX_PUBLISH_MESSAGES_IN_FLIGHT: usize = 100_000;
 
 /// Answers of one PublishStream that wait to be taken.
 pub const PUBLISH_ANSWERS_AHEAD: usize = 4;
+
+/// Searches for a time at once: each may wait for the disk and then decompress a batch.
+pub const TIME_LOOKUPS: usize = 8;
 
 /// How far back in a partition a repeated request is searched for when it is not
 /// remembered, in bytes.

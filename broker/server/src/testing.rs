@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use bytes::Bytes;
 use millrace_engine::{
     BrokerId, Command,
     cluster::{CreateTopic, RegisterBroker},
@@ -11,7 +10,12 @@ use millrace_proto::batch::{BatchBuilder, Codec};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::{RunningBroker, broker::Broker, config::BrokerConfig, partition::Partition};
+use crate::{
+    RunningBroker,
+    broker::Broker,
+    config::BrokerConfig,
+    partition::{Partition, SoundBatch},
+};
 
 /// A broker that is only registered: it holds replicas in the metadata, and copies nothing.
 pub const PHANTOM: BrokerId = 1;
@@ -63,11 +67,21 @@ impl TestBroker {
 
     /// A topic with one partition on these brokers; this one leads it.
     pub async fn partition(&self, topic: &str, replicas: &[BrokerId]) -> Arc<Partition> {
+        self.partition_with(topic, replicas, BTreeMap::new()).await
+    }
+
+    /// The same with settings.
+    pub async fn partition_with(
+        &self,
+        topic: &str,
+        replicas: &[BrokerId],
+        configs: BTreeMap<String, String>,
+    ) -> Arc<Partition> {
         let create = CreateTopic {
             name: topic.into(),
             id: Uuid::new_v4(),
             assignments: vec![replicas.to_vec()],
-            configs: BTreeMap::new(),
+            configs,
             now_ms: 0,
         };
         let broker = self.broker();
@@ -78,11 +92,11 @@ impl TestBroker {
 }
 
 /// A batch of one record; with a producer, its id and the batch's sequence.
-pub fn batch(producer: Option<(i64, i32)>) -> Bytes {
+pub fn batch(producer: Option<(i64, i32)>) -> SoundBatch {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.append(1, None, Some(b"value"), &[]).unwrap();
     if let Some((id, sequence)) = producer {
         builder.set_producer(id, 0, sequence);
     }
-    builder.build().unwrap()
+    SoundBatch::build(&mut builder).unwrap()
 }

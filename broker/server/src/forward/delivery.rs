@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use millrace_proto::{internal::v1::ForwardAppend, v1::ErrorReason};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -15,7 +14,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
-    partition::{AppendRequest, Appended, Partition, SequenceRule},
+    partition::{AppendRequest, Appended, Partition, SequenceRule, SoundBatch},
     rpc::{acknowledge, convert::Acks, timed_out},
 };
 
@@ -24,8 +23,8 @@ use crate::{
 pub struct Batch {
     /// Where.
     pub target: Target,
-    /// One record batch.
-    pub bytes: Bytes,
+    /// One record batch; none once it is stored and not sent again.
+    pub records: Option<SoundBatch>,
     /// When it counts as done.
     pub acks: Acks,
     /// Append only if the log ends here.
@@ -115,6 +114,9 @@ impl Way {
 
     /// Appends here, or hands to the stream. Never waits for another broker.
     pub fn send(&self, batch: &Batch) -> Attempt {
+        let Some(records) = &batch.records else {
+            return Attempt::refused(never_sent());
+        };
         match self {
             Self::Here {
                 partition,
@@ -126,7 +128,7 @@ impl Way {
                     expected_offset: batch.expected_offset,
                     sequence_rule: batch.sequence_rule,
                 };
-                Attempt::Here(Box::new(partition.append(batch.bytes.clone(), &request)))
+                Attempt::Here(Box::new(partition.append(records, &request)))
             }
             Self::There {
                 conversation,
@@ -140,7 +142,7 @@ impl Way {
                     topic_id: batch.target.wire_id(),
                     partition: batch.target.wire_number(),
                     leader_epoch: *leader_epoch,
-                    batch: batch.bytes.clone(),
+                    batch: records.bytes().clone(),
                     acks_all: batch.acks == Acks::All,
                     expected_offset: batch.expected_offset,
                     sequence_gaps: batch.sequence_rule == SequenceRule::Increasing,
@@ -206,7 +208,7 @@ impl Delivery {
                 };
                 if matches!(&attempt, Attempt::Here(result) if result.is_ok()) {
                     // It is in the log, and is not sent again.
-                    batch.bytes = Bytes::new();
+                    batch.records = None;
                 }
                 (None, attempt)
             }
@@ -221,7 +223,7 @@ impl Delivery {
 
     /// Whether it keeps its batch, so that its memory must count on.
     pub fn keeps_batch(&self) -> bool {
-        !self.batch.bytes.is_empty()
+        self.batch.records.is_some()
     }
 
     /// Waits until it is stored as it asks for. Looks for the leader, and for the next one.

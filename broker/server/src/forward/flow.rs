@@ -228,7 +228,7 @@ mod tests {
             Self {
                 batch: Batch {
                     target,
-                    bytes: testing::batch(None),
+                    records: Some(testing::batch(None)),
                     acks: Acks::Leader,
                     expected_offset: None,
                     sequence_rule: SequenceRule::Contiguous,

@@ -12,6 +12,7 @@
 //! the new leader is looked for and asked. Where a batch may have been written, it is sent
 //! again only if its producer id and sequence keep it from being stored twice.
 
+mod appends;
 mod conversation;
 mod delivery;
 mod flow;

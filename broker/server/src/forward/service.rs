@@ -1,19 +1,16 @@
 //! What other brokers pass on to this one, for partitions that it leads.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use millrace_engine::partition::FetchBound;
 use millrace_proto::{
     internal::v1::{
-        ForwardAppend, ForwardAppendAnswer, ForwardAppendRequest, ForwardAppendResponse, ForwardAppended,
-        ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse, ForwardDescribePartition, ForwardDescribeRequest,
-        ForwardDescribeResponse, ForwardDescription, ForwardHello, ForwardReadRequest, ForwardReadResponse,
-        forward_append_answer::Result as Answer,
+        ForwardAppendRequest, ForwardAppendResponse, ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse,
+        ForwardDescribePartition, ForwardDescribeRequest, ForwardDescribeResponse, ForwardDescription, ForwardHello,
+        ForwardReadRequest, ForwardReadResponse,
         forward_server::{Forward, ForwardServer},
     },
     v1::ErrorReason,
@@ -30,18 +27,19 @@ use tonic::{
 use tower::Layer as _;
 
 use super::{
+    appends::Appends,
     limits,
-    place::{Described, delete_here, ends_flow},
+    place::{Described, delete_here},
     wire,
 };
 use crate::{
     broker::Broker,
-    error::{ApiError, WriteOutcome},
+    error::ApiError,
     limits::{MAX_RPC_MESSAGE_BYTES, SMALL_ANSWER_BYTES},
     memory::{MemoryBudget, MemoryLayer, MemoryService},
-    partition::{AppendRequest, Partition, SequenceRule},
+    partition::Partition,
     replication::Key,
-    rpc::{acknowledge, budget, convert::Acks, no_memory, permits, read_within, resolve},
+    rpc::{budget, no_memory, permits, read_within, resolve},
 };
 
 /// The service of one broker; it answers UNAVAILABLE until the broker is there.
@@ -170,7 +168,7 @@ impl Forward for ForwardService {
 }
 
 /// The partition that another broker means.
-fn find(broker: &Broker, topic_id: &[u8], number: u32) -> Result<Arc<Partition>, ApiError> {
+pub(super) fn find(broker: &Broker, topic_id: &[u8], number: u32) -> Result<Arc<Partition>, ApiError> {
     let key: Key = wire::key_in(topic_id, number)?;
     broker.partitions.find_replica(key).ok_or_else(|| {
         ApiError::new(
@@ -181,127 +179,6 @@ fn find(broker: &Broker, topic_id: &[u8], number: u32) -> Result<Arc<Partition>,
             ),
         )
     })
-}
-
-/// The batches of one stream.
-struct Appends {
-    broker: Arc<Broker>,
-    /// Flows of which something was refused, and when.
-    refused: HashMap<u64, Instant>,
-}
-
-type Pending = BoxFuture<'static, ForwardAppendAnswer>;
-
-impl Appends {
-    fn new(broker: Arc<Broker>) -> Self {
-        Self {
-            broker,
-            refused: HashMap::new(),
-        }
-    }
-
-    async fn serve(
-        mut self,
-        mut requests: Streaming<ForwardAppendRequest>,
-        answers: mpsc::Sender<Result<ForwardAppendResponse, Status>>,
-    ) {
-        let stopping = self.broker.stopping.clone();
-        let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
-        let mut open = true;
-        while open || !pending.is_empty() {
-            tokio::select! {
-                biased;
-                () = stopping.cancelled(), if open => open = false,
-                () = answers.closed() => return,
-                Some(first) = pending.next(), if !pending.is_empty() => {
-                    let mut ready = vec![first];
-                    while ready.len() < limits::ANSWERS_AT_ONCE
-                        && let Some(Some(next)) = pending.next().now_or_never()
-                    {
-                        ready.push(next);
-                    }
-                    if answers.send(Ok(ForwardAppendResponse { answers: ready })).await.is_err() {
-                        return;
-                    }
-                }
-                request = requests.message(), if open && pending.len() < limits::APPENDS_IN_FLIGHT => {
-                    match request {
-                        Ok(Some(request)) => {
-                            if let Some(append) = request.append {
-                                pending.push(self.begin(append));
-                            }
-                        }
-                        // The sender has gone, and with it who would take the answers.
-                        Ok(None) | Err(_) => return,
-                    }
-                }
-            }
-        }
-    }
-
-    /// Appends a batch now; answers with the future of its acknowledgement.
-    fn begin(&mut self, append: ForwardAppend) -> Pending {
-        let number = append.number;
-        let acks = if append.acks_all { Acks::All } else { Acks::Leader };
-        let timeout = Duration::from_millis(append.timeout_ms.into()).min(limits::APPEND_TIMEOUT_LONGEST);
-        let flow = append.flow;
-        let appended = if self.refused.contains_key(&flow) {
-            Err(ApiError::new(
-                ErrorReason::NotLeader,
-                "An earlier batch of this flow was refused: send both again.",
-            )
-            .outcome(WriteOutcome::NotWritten))
-        } else {
-            let partition = find(&self.broker, &append.topic_id, append.partition);
-            let request = AppendRequest {
-                acks,
-                leader_epoch: Some(append.leader_epoch),
-                expected_offset: append.expected_offset,
-                sequence_rule: if append.sequence_gaps {
-                    SequenceRule::Increasing
-                } else {
-                    SequenceRule::Contiguous
-                },
-            };
-            let appended = partition
-                .map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
-                .and_then(|partition| partition.append(append.batch, &request));
-            // After another error the batch is not sent again, so that later ones may go on.
-            if flow > 0 && appended.as_ref().is_err_and(ends_flow) {
-                self.refuse(flow);
-            }
-            appended
-        };
-        let deadline = Instant::now() + timeout;
-        async move {
-            let result = match appended {
-                Ok(appended) => acknowledge(appended, acks, deadline).await,
-                Err(error) => Err(error),
-            };
-            let result = match result {
-                Ok(stored) => Answer::Appended(ForwardAppended {
-                    base_offset: stored.base_offset,
-                    log_append_time_ms: stored.log_append_time,
-                }),
-                Err(error) => Answer::Error(wire::error_out(&error)),
-            };
-            ForwardAppendAnswer {
-                number,
-                result: Some(result),
-            }
-        }
-        .boxed()
-    }
-
-    /// Takes no more batches of a flow. Its sender opens another one.
-    fn refuse(&mut self, flow: u64) {
-        let now = Instant::now();
-        if self.refused.len() >= 1_024 && self.refused.len().is_power_of_two() {
-            self.refused
-                .retain(|_, since| now.duration_since(*since) < limits::REFUSED_FLOW_KEPT);
-        }
-        self.refused.insert(flow, now);
-    }
 }
 
 async fn read(broker: &Broker, request: &Request<ForwardReadRequest>) -> Result<ForwardReadResponse, ApiError> {

@@ -6,26 +6,18 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
 use millrace_engine::config::{FlushPolicy, TimestampKind};
-use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, CheckedBatch, SequenceRule};
-use millrace_proto::{
-    batch::{BatchBuilder, BatchHeader, Codec, DecodeLimits},
-    v1::ErrorReason,
-};
+use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, SequenceRule};
+use millrace_proto::{batch::BatchHeader, v1::ErrorReason};
 
 use self::searches::Searches;
-use super::{Committed, Partition, errors};
+use super::{Committed, Partition, SoundBatch, errors};
 use crate::{
     broker::now_ms,
     error::{ApiError, WriteOutcome},
     limits,
     metrics::TopicLabel,
-    rpc::convert::{Acks, topic_codec},
-};
-
-/// What looking at a batch's records may cost; what is beyond it readers would refuse too.
-const INGEST_LIMITS: DecodeLimits = DecodeLimits {
-    max_decompressed_bytes: limits::MAX_DECOMPRESSED_BYTES,
-    ..DecodeLimits::DEFAULT
+    rpc::convert::Acks,
+    turns,
 };
 
 /// Searches for repeated requests of long ago, of all partitions together.
@@ -64,25 +56,33 @@ pub struct Appended {
 }
 
 impl Partition {
+    /// Looks into a batch that somebody sent, and encodes it anew where the topic has another codec.
+    ///
+    /// # Errors
+    /// It is refused. Nothing is written.
+    pub async fn check(&self, batch: Bytes) -> Result<SoundBatch, ApiError> {
+        let checked = SoundBatch::check(batch, &self.config(), &turns::CODECS).await;
+        checked.map_err(|error| self.not_appended(error))
+    }
+
     /// Appends one batch.
     ///
     /// # Errors
     /// Refused, so nothing was written; or the disk failed, and the outcome is unknown.
-    pub fn append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
-        self.try_append(batch, request).map_err(|error| {
-            error
-                .or_outcome(WriteOutcome::NotWritten)
-                .with("partition", self.number)
-        })
+    pub fn append(self: &Arc<Self>, batch: &SoundBatch, request: &AppendRequest) -> Result<Appended, ApiError> {
+        self.try_append(batch, request)
+            .map_err(|error| self.not_appended(error))
     }
 
-    fn try_append(self: &Arc<Self>, batch: Bytes, request: &AppendRequest) -> Result<Appended, ApiError> {
-        let batch = check_batch(batch)?;
+    fn not_appended(&self, error: ApiError) -> ApiError {
+        error
+            .or_outcome(WriteOutcome::NotWritten)
+            .with("partition", self.number)
+    }
+
+    fn try_append(self: &Arc<Self>, batch: &SoundBatch, request: &AppendRequest) -> Result<Appended, ApiError> {
         let config = self.config();
-        let batch = match topic_codec(config.compression) {
-            Some(codec) => recompress(batch, codec)?,
-            None => batch,
-        };
+        let batch = batch.checked();
         let size = batch.bytes().len() as u64;
         let options = AppendOptions {
             sequence_rule: request.sequence_rule,
@@ -102,7 +102,7 @@ impl Partition {
             checked.map_err(|error| self.refused(error))?
         };
         // Not under the replica's lock, which flushes need too.
-        let appended = self.log.append_checked(&batch, leader_epoch, now_ms(), &options);
+        let appended = self.log.append_checked(batch, leader_epoch, now_ms(), &options);
         let mut answer = None;
         let (base_offset, last_offset, time, duplicate) = match appended {
             Ok(LogAppended::New {
@@ -220,96 +220,6 @@ impl Partition {
                 "This request is not found among the stored ones although a later one is: it was refused, or stored too long ago to tell.",
             )
             .outcome(WriteOutcome::Unknown)),
-        }
-    }
-}
-
-/// Checks what the log takes on trust: that the batch holds the records that its header
-/// claims, so that no reader meets one that it can't decode. As in Kafka, compressed ones are
-/// looked into as well.
-fn check_batch(batch: Bytes) -> Result<CheckedBatch, ApiError> {
-    let corrupt = |error| errors::corrupt(&error);
-    // The checksum before the records, which a flipped bit makes a riddle.
-    let batch = CheckedBatch::check(batch).map_err(errors::append)?;
-    if batch.header().is_transactional() {
-        return Err(ApiError::new(
-            ErrorReason::NotSupported,
-            "Transactions are not supported yet: send the batch without the transactional attribute.",
-        ));
-    }
-    for record in &batch.records(&INGEST_LIMITS).map_err(corrupt)? {
-        record.map_err(corrupt)?;
-    }
-    Ok(batch)
-}
-
-/// Encodes a batch anew in the topic's codec, if it has another.
-fn recompress(batch: CheckedBatch, codec: Codec) -> Result<CheckedBatch, ApiError> {
-    let corrupt = |error| errors::corrupt(&error);
-    let header = *batch.header();
-    if header.codec() == codec || header.is_control() {
-        return Ok(batch);
-    }
-    let mut builder = BatchBuilder::new(codec);
-    for record in &batch.records(&INGEST_LIMITS).map_err(corrupt)? {
-        let record = record.map_err(corrupt)?;
-        let headers: Vec<_> = record.headers.collect();
-        builder
-            .append(record.timestamp, record.key, record.value, &headers)
-            .map_err(|error| ApiError::internal("re-encoding a batch", &error))?;
-    }
-    if header.has_producer() {
-        builder.set_producer(header.producer_id, header.producer_epoch, header.base_sequence);
-    }
-    builder.set_transactional(header.is_transactional());
-    CheckedBatch::build(&mut builder).map_err(|error| ApiError::internal("re-encoding a batch", &error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn re_encoding_keeps_records_and_producer() {
-        let mut builder = BatchBuilder::new(Codec::None);
-        for at in 0..100i64 {
-            builder.append(at, Some(b"key"), Some(&[7; 100]), &[]).unwrap();
-        }
-        builder.set_producer(5, 1, 9);
-        let plain = CheckedBatch::build(&mut builder).unwrap();
-        let small = recompress(plain.clone(), Codec::Zstd).unwrap();
-        assert!(small.bytes().len() < plain.bytes().len() / 2);
-        let header = small.header();
-        assert_eq!(
-            (header.producer_id, header.producer_epoch, header.base_sequence),
-            (5, 1, 9)
-        );
-        assert_eq!(header.record_count, 100);
-        assert!(CheckedBatch::check(small.bytes().clone()).is_ok());
-        let again = recompress(small.clone(), Codec::Zstd).unwrap();
-        assert_eq!(
-            again.bytes(),
-            small.bytes(),
-            "a batch in the right codec stays as it is"
-        );
-        let restored = recompress(small, Codec::None).unwrap();
-        assert_eq!(restored.bytes(), plain.bytes());
-    }
-
-    #[test]
-    fn damage_is_the_senders_fault() {
-        let mut builder = BatchBuilder::new(Codec::None);
-        builder.append(1, None, Some(b"value"), &[]).unwrap();
-        let sound = builder.build().unwrap();
-        assert!(check_batch(sound.clone()).is_ok());
-        let mut flipped = sound.to_vec();
-        flipped[70] ^= 1;
-        for bad in [
-            Bytes::from_static(b"abc"),
-            flipped.into(),
-            [sound.clone(), sound].concat().into(),
-        ] {
-            assert_eq!(check_batch(bad).unwrap_err().reason(), ErrorReason::CorruptBatch);
         }
     }
 }

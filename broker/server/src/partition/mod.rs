@@ -16,6 +16,7 @@ mod hosting;
 mod housekeeping;
 mod registry;
 mod replica;
+mod sound;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use flusher::Flusher;
 pub use housekeeping::{run as run_housekeeping, run_interval_flush};
 pub use millrace_log::SequenceRule;
 pub use registry::Partitions;
+pub use sound::SoundBatch;
 
 use crate::{
     error::ApiError,

@@ -24,7 +24,7 @@ fn append(partition: &Arc<Partition>, sequence: i32, acks: Acks) -> Result<Appen
         expected_offset: None,
         sequence_rule: SequenceRule::Contiguous,
     };
-    partition.append(batch(Some((7, sequence))), &request)
+    partition.append(&batch(Some((7, sequence))), &request)
 }
 
 /// More than the log remembers of a producer.
@@ -203,7 +203,7 @@ async fn damage_that_a_read_meets_is_known_from_then_on() {
     assert_eq!(partition.problem(), None);
     let segment = test.data().join("t-0/00000000000000000000.log");
     let mut bytes = std::fs::read(&segment).unwrap();
-    let size = batch(Some((7, 0))).len();
+    let size = batch(Some((7, 0))).bytes().len();
     bytes[10 * size + size - 1] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
 

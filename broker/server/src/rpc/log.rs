@@ -23,6 +23,7 @@ use crate::{
     limits,
     memory::{ConnectionBudget, MessagePermits, no_stream_memory},
     partition::Partition,
+    turns,
 };
 
 /// The service of one broker.
@@ -239,9 +240,8 @@ pub async fn resolve(
             let ms = convert::timestamp_to_ms("time", time)?;
             partition.check_offset_query(OffsetQuery::EndOrTime)?;
             let partition = partition.clone();
-            let found = tokio::task::spawn_blocking(move || partition.offset_for_time(ms, offsets.last_stable))
-                .await
-                .map_err(|error| ApiError::internal("looking for a time", &error))??;
+            let looking = turns::LOOKUPS.run(move |_turn| partition.offset_for_time(ms, offsets.last_stable));
+            let found = looking.await??;
             Ok(match found {
                 Some((offset, time, epoch)) => (offset, Some(time), epoch),
                 None => (offsets.last_stable, None, offsets.leader_epoch),

@@ -26,23 +26,27 @@ impl Messaging for MessagingService {
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let (budget, permits) = (budget(&request), permits(&request));
-        let admitted = publish::admit(budget.as_ref(), request.get_ref().messages.len()).await;
-        let begun = admitted.and_then(|permit| {
-            permit.into_iter().for_each(|permit| permits.keep(permit));
-            publish::begin(&self.0, request.get_ref(), None, &mut Flows::default())
-        });
-        let publishing = begun.inspect_err(|error| {
-            self.0.metrics.count_error(error);
-        })?;
-        drop(request);
-        // Its bytes count on for a batch that may be sent again.
-        permits.release_decoded();
-        if !publishing.keeps_batches() {
-            permits.release();
-        }
+        let request = request.into_inner();
+        let published = async {
+            let begun = match publish::admit(budget.as_ref(), request.messages.len()).await {
+                Ok(permit) => {
+                    permit.into_iter().for_each(|permit| permits.keep(permit));
+                    publish::begin(&self.0, request, None, &mut Flows::default()).await
+                }
+                Err(error) => Err(error),
+            };
+            let publishing = begun.inspect_err(|error| {
+                self.0.metrics.count_error(error);
+            })?;
+            // Its bytes count on for a batch that may be sent again.
+            permits.release_decoded();
+            if !publishing.keeps_batches() {
+                permits.release();
+            }
+            publishing.finish(&self.0).await
+        };
         // A stopping broker waits for it.
-        let finished = self.0.tasks.track_future(publishing.finish(&self.0)).await;
-        Ok(Response::new(finished?))
+        Ok(Response::new(self.0.tasks.track_future(published).await?))
     }
 
     async fn publish_stream(

@@ -20,13 +20,15 @@ use crate::{
     limits,
     memory::{ConnectionBudget, MemoryPermit, MessagePermits},
     partition::{AppendRequest, Appended, SequenceRule},
+    turns,
 };
 
 /// An answer and the memory it counts until it is sent; none for requests that want no answer.
 type Answer = BoxFuture<'static, Option<ProduceAnswer>>;
 
-/// A request that has the memory of its answer, or can't have it.
-type Admitted = BoxFuture<'static, Result<(v1::ProduceRequest, Option<MemoryPermit>), ApiError>>;
+/// A request that waits for the memory of its answer and for turns of its batches' work, until all of them are
+/// appended; or can't have that memory.
+type Beginning = BoxFuture<'static, Result<Answer, ApiError>>;
 
 /// An answer, and the memory it counts.
 pub type ProduceAnswer = Acknowledgement<v1::ProduceResponse>;
@@ -41,12 +43,12 @@ pub async fn serve(
 ) {
     permits.claim();
     let mut pending: FuturesOrdered<Answer> = FuturesOrdered::new();
-    // A request that waits for the memory of its answer; those before it are answered meanwhile.
-    let mut admitting: Option<Admitted> = None;
+    // Those before it are answered meanwhile.
+    let mut beginning: Option<Beginning> = None;
     let mut failed: Option<Status> = None;
     let mut open = true;
     let stopping = broker.stopping.clone();
-    while open || admitting.is_some() || !pending.is_empty() {
+    while open || beginning.is_some() || !pending.is_empty() {
         tokio::select! {
             biased;
             () = stopping.cancelled(), if open => open = false,
@@ -56,12 +58,10 @@ pub async fn serve(
                 }
             }
             () = answers.closed() => return,
-            admitted = admitted(&mut admitting), if admitting.is_some() => {
-                admitting = None;
-                // Held until the batches are in the log: from there they are the page cache's.
-                let _permit = permits.take();
-                match admitted {
-                    Ok((request, permit)) => pending.push_back(begin(&broker, request, permit)),
+            begun = begun(&mut beginning), if beginning.is_some() => {
+                beginning = None;
+                match begun {
+                    Ok(answer) => pending.push_back(answer),
                     Err(error) => {
                         broker.metrics.count_error(&error);
                         failed = Some(error.into());
@@ -70,10 +70,13 @@ pub async fn serve(
                 }
             }
             request = requests.message(),
-                if open && admitting.is_none() && pending.len() < limits::MAX_PRODUCE_IN_FLIGHT =>
+                if open && beginning.is_none() && pending.len() < limits::MAX_PRODUCE_IN_FLIGHT =>
             {
                 match request {
-                    Ok(Some(request)) => admitting = Some(admit(budget.clone(), request)),
+                    Ok(Some(request)) => {
+                        let own = permits.take();
+                        beginning = Some(begin(broker.clone(), budget.clone(), request, own).boxed());
+                    }
                     Ok(None) => open = false,
                     Err(status) => {
                         tracing::debug!(%status, "a produce stream broke");
@@ -92,58 +95,59 @@ pub async fn serve(
     }
 }
 
-/// The result of `admitting`; never, if nothing waits.
-async fn admitted(admitting: &mut Option<Admitted>) -> Result<(v1::ProduceRequest, Option<MemoryPermit>), ApiError> {
-    match admitting {
-        Some(admitting) => admitting.await,
+/// The result of `beginning`; never, if nothing begins.
+async fn begun(beginning: &mut Option<Beginning>) -> Result<Answer, ApiError> {
+    match beginning {
+        Some(beginning) => beginning.await,
         None => std::future::pending().await,
     }
 }
 
 /// Takes the memory of a request's answer before anything is written: an error for each of
 /// thousands of partitions is a lot more than the request.
-fn admit(budget: Option<ConnectionBudget>, request: v1::ProduceRequest) -> Admitted {
+async fn admit(
+    budget: Option<&ConnectionBudget>,
+    request: &v1::ProduceRequest,
+) -> Result<Option<MemoryPermit>, ApiError> {
     let named = request.partitions.iter().take(limits::MAX_PARTITIONS_PER_REQUEST);
     let bytes: usize = named.map(|part| answer_part_bytes(&part.topic)).sum();
     let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
-        return futures::future::ready(Ok((request, None))).boxed();
+        return Ok(None);
     };
-    async move {
-        match budget.acquire_for_acknowledgement(bytes).await {
-            Some(permit) => Ok((request, Some(permit))),
-            None => Err(ApiError::new(
-                ErrorReason::Overloaded,
-                "The broker had no memory for the request's answer in time: take the answers, and name fewer partitions at once.",
-            )
-            .outcome(WriteOutcome::NotWritten)),
-        }
-    }
-    .boxed()
+    let permit = budget.acquire_for_acknowledgement(bytes).await.ok_or_else(|| {
+        ApiError::new(
+            ErrorReason::Overloaded,
+            "The broker had no memory for the request's answer in time: take the answers, and name fewer partitions at once.",
+        )
+        .outcome(WriteOutcome::NotWritten)
+    })?;
+    Ok(Some(permit))
 }
 
-/// Appends the request's batches now and answers with the future of its acknowledgement.
-fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest, permit: Option<MemoryPermit>) -> Answer {
+/// Appends the request's batches one after the other and answers with the future of its acknowledgement. `_own` is
+/// the request's memory: held until the batches are in the log, as from there they are the page cache's.
+async fn begin(
+    broker: Arc<Broker>,
+    budget: Option<ConnectionBudget>,
+    request: v1::ProduceRequest,
+    _own: Option<MemoryPermit>,
+) -> Result<Answer, ApiError> {
+    let permit = admit(budget.as_ref(), &request).await?;
     let correlation_id = request.correlation_id;
     let (acks, timeout) = match check(&request) {
         Ok(checked) => checked,
-        Err(error) => return answer_all(broker, &request, &error, permit),
+        Err(error) => return Ok(answer_all(&broker, &request, &error, permit)),
     };
-    let mut waiting = Vec::with_capacity(request.partitions.len());
-    for part in request.partitions {
-        let (topic, partition) = (part.topic.clone(), part.partition);
-        let appended = append(broker, part, acks);
-        waiting.push((topic, partition, appended));
-    }
+    let waiting = append_all(&broker, request.partitions, acks).await;
     if acks == Acks::None {
         for (_, _, appended) in &waiting {
             if let Err(error) = appended {
                 broker.metrics.count_error(error);
             }
         }
-        return futures::future::ready(None).boxed();
+        return Ok(futures::future::ready(None).boxed());
     }
-    let broker = broker.clone();
-    async move {
+    let answer = async move {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut partitions = Vec::with_capacity(waiting.len());
         for (topic, partition, appended) in waiting {
@@ -158,8 +162,8 @@ fn begin(broker: &Arc<Broker>, request: v1::ProduceRequest, permit: Option<Memor
             partitions,
         };
         Some(ProduceAnswer { response, permit })
-    }
-    .boxed()
+    };
+    Ok(answer.boxed())
 }
 
 fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
@@ -218,7 +222,25 @@ pub fn check_partitions<'a>(named: impl ExactSizeIterator<Item = (&'a str, i32)>
     Ok(())
 }
 
-fn append(broker: &Arc<Broker>, part: v1::ProducePartition, acks: Acks) -> Result<Appended, ApiError> {
+/// Appends to each partition, and lets other tasks run in between.
+async fn append_all(
+    broker: &Broker,
+    parts: Vec<v1::ProducePartition>,
+    acks: Acks,
+) -> Vec<(String, i32, Result<Appended, ApiError>)> {
+    let mut appended = Vec::with_capacity(parts.len());
+    let mut parts = parts.into_iter();
+    while let Some(part) = parts.next() {
+        let (topic, partition, bytes) = (part.topic.clone(), part.partition, part.records.len());
+        appended.push((topic, partition, append(broker, part, acks).await));
+        if parts.len() > 0 {
+            turns::pause(bytes).await;
+        }
+    }
+    appended
+}
+
+async fn append(broker: &Broker, part: v1::ProducePartition, acks: Acks) -> Result<Appended, ApiError> {
     let partition = broker
         .partitions
         .find_checked(&part.topic, &part.topic_id, part.partition)
@@ -226,8 +248,9 @@ fn append(broker: &Arc<Broker>, part: v1::ProducePartition, acks: Acks) -> Resul
     if part.expected_offset.is_some_and(|offset| offset < 0) {
         return Err(ApiError::field("expected_offset", "must be 0 or more").outcome(WriteOutcome::NotWritten));
     }
+    let batch = partition.check(part.records).await?;
     partition.append(
-        part.records,
+        &batch,
         &AppendRequest {
             acks,
             leader_epoch: part.leader_epoch,
@@ -331,12 +354,14 @@ mod tests {
     async fn requests_wait_for_the_memory_of_their_answers() {
         let memory = MemoryBudget::new(64 << 20, 8 << 20);
         let budget = Some(memory.connection());
-        let (_, small) = admit(budget.clone(), request(16)).await.unwrap();
+        let budget = budget.as_ref();
+        let small = admit(budget, &request(16)).await.unwrap();
         assert!(small.is_none() && memory.acknowledgements_used() == 0);
-        let (_, first) = admit(budget.clone(), request(5_000)).await.unwrap();
-        let (_, second) = admit(budget.clone(), request(5_000)).await.unwrap();
+        let wide = request(5_000);
+        let first = admit(budget, &wide).await.unwrap();
+        let second = admit(budget, &wide).await.unwrap();
         assert_eq!(memory.acknowledgements_used(), 2 * 5_000 * limits::ANSWER_PART_BYTES);
-        let third = admit(budget.clone(), request(5_000));
+        let third = admit(budget, &wide);
         let waited = tokio::time::timeout(Duration::from_millis(20), third).await;
         assert!(waited.is_err(), "there is memory for two such answers");
         let (sender, receiver) = mpsc::channel(4);
@@ -349,7 +374,7 @@ mod tests {
             assert!(answers.next().await.is_some());
             assert_eq!(memory.acknowledgements_used(), left * 5_000 * limits::ANSWER_PART_BYTES);
         }
-        let (_, third) = admit(budget.clone(), request(5_000)).await.unwrap();
+        let third = admit(budget, &wide).await.unwrap();
         let response = v1::ProduceResponse::default();
         sender
             .send(Ok(ProduceAnswer {

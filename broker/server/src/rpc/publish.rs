@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::join_all;
-use millrace_engine::Topic;
+use millrace_engine::{Cluster, Topic};
 use millrace_proto::{
-    batch::{BatchBuilder, BuildError},
+    batch::{BatchBuilder, BuildError, Codec},
     partitioner::partition_for_key,
     v1::{self, ErrorReason},
 };
+use prost::Message as _;
 use tokio::time::Instant;
 
 use super::convert::{self, Acks};
@@ -18,7 +19,8 @@ use crate::{
     forward::{Batch, Delivery, Flows, Stored, Target},
     limits,
     memory::{ConnectionBudget, MemoryPermit},
-    partition::{SequenceRule, too_large},
+    partition::{SequenceRule, SoundBatch, too_large},
+    turns,
 };
 
 /// Who publishes, where a repeated request must be recognised.
@@ -69,37 +71,37 @@ pub async fn admit(budget: Option<&ConnectionBudget>, messages: usize) -> Result
     })
 }
 
+/// One partition's messages of a request, by their places there.
+#[derive(Debug)]
+struct Plan {
+    partition: i32,
+    messages: Vec<usize>,
+    codec: Codec,
+    max_message_bytes: u32,
+}
+
 /// Checks the request and appends its batches, or sends them to those who lead. A publisher's batches
 /// keep their order in each partition by `flows`, which are the same for all of its requests.
 ///
 /// # Errors
 /// The request is wrong as a whole; nothing is written.
-pub fn begin(
+pub async fn begin(
     broker: &Arc<Broker>,
-    request: &v1::PublishRequest,
+    request: v1::PublishRequest,
     publisher: Option<Publisher>,
     flows: &mut Flows,
 ) -> Result<Publishing, ApiError> {
-    begin_checked(broker, request, publisher, flows).map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
+    let begun = begin_checked(broker, request, publisher, flows).await;
+    begun.map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
 }
 
-fn begin_checked(
+async fn begin_checked(
     broker: &Arc<Broker>,
-    request: &v1::PublishRequest,
+    request: v1::PublishRequest,
     publisher: Option<Publisher>,
     flows: &mut Flows,
 ) -> Result<Publishing, ApiError> {
-    if !(1..=limits::MAX_MESSAGES_PER_PUBLISH).contains(&request.messages.len()) {
-        let problem = format!("must have 1 to {} entries", limits::MAX_MESSAGES_PER_PUBLISH);
-        return Err(ApiError::field("messages", problem));
-    }
-    if request.expected_offset.is_some() && request.partition.is_none() {
-        return Err(ApiError::field("expected_offset", "needs partition to be set too"));
-    }
-    if request.expected_offset.is_some_and(|offset| offset < 0) {
-        return Err(ApiError::field("expected_offset", "must be 0 or more"));
-    }
-    let acks = convert::acks(request.acks)?;
+    let acks = check(&request)?;
     let cluster = broker.quorum.cluster();
     let topic = cluster
         .topics
@@ -112,56 +114,140 @@ fn begin_checked(
         .enumerate()
         .map(|(at, message)| convert::check_message(at, message, now_ms))
         .collect::<Result<Vec<i64>, ApiError>>()?;
-
+    let plans = plan(broker, &cluster, topic, &request, publisher)?;
+    let (count, expected_offset) = (request.messages.len(), request.expected_offset);
     // Nothing is written before all of it is checked and encoded.
-    let mut batches = Vec::new();
-    for (number, messages) in spread(broker, topic, request, publisher)? {
-        let config = broker.partitions.config_of(&cluster, topic, number)?;
-        let codec = convert::codec(request.compression, config.compression)?;
-        let mut builder = BatchBuilder::new(codec);
-        for at in &messages {
-            let message = &request.messages[*at];
-            let headers = convert::record_headers(message);
-            builder
-                .append(times[*at], message.key.as_deref(), message.value.as_deref(), &headers)
-                .map_err(build_error)?;
-        }
-        if let Some(publisher) = publisher {
-            builder.set_producer(publisher.producer_id, 0, publisher.sequence);
-        }
-        let batch = builder.build().map_err(build_error)?;
-        if batch.len() > config.max_message_bytes as usize {
-            return Err(too_large(batch.len(), config.max_message_bytes));
-        }
-        batches.push((number, messages, batch));
-    }
+    let encoded = encode(request, times, plans, publisher).await?;
     let deadline = Instant::now() + limits::DEFAULT_PRODUCE_TIMEOUT;
-    let parts = batches
+    let mut parts = Vec::with_capacity(encoded.len());
+    let mut encoded = encoded.into_iter();
+    while let Some(next) = encoded.next() {
+        let bytes = next.records.bytes().len();
+        let target = Target::new(topic, next.partition);
+        // Without a producer nothing tells a repeated batch, and callers do not wait for each other.
+        let flow = publisher.and_then(|_| flows.to(broker, &target));
+        let batch = Batch {
+            target,
+            records: Some(next.records),
+            acks,
+            expected_offset,
+            sequence_rule: SequenceRule::Increasing,
+            deadline,
+        };
+        parts.push(Part {
+            partition: next.partition,
+            messages: next.messages,
+            times: next.times,
+            delivery: Delivery::begin(broker, batch, flow),
+        });
+        if encoded.len() > 0 {
+            turns::pause(bytes).await;
+        }
+    }
+    Ok(Publishing { acks, count, parts })
+}
+
+/// Checks what needs no topic.
+fn check(request: &v1::PublishRequest) -> Result<Acks, ApiError> {
+    if !(1..=limits::MAX_MESSAGES_PER_PUBLISH).contains(&request.messages.len()) {
+        let problem = format!("must have 1 to {} entries", limits::MAX_MESSAGES_PER_PUBLISH);
+        return Err(ApiError::field("messages", problem));
+    }
+    if request.expected_offset.is_some() && request.partition.is_none() {
+        return Err(ApiError::field("expected_offset", "needs partition to be set too"));
+    }
+    if request.expected_offset.is_some_and(|offset| offset < 0) {
+        return Err(ApiError::field("expected_offset", "must be 0 or more"));
+    }
+    convert::acks(request.acks)
+}
+
+fn plan(
+    broker: &Broker,
+    cluster: &Cluster,
+    topic: &Topic,
+    request: &v1::PublishRequest,
+    publisher: Option<Publisher>,
+) -> Result<Vec<Plan>, ApiError> {
+    let spread = spread(broker, topic, request, publisher)?;
+    spread
         .into_iter()
-        .map(|(number, messages, bytes)| {
-            let target = Target::new(topic, number);
-            // Without a producer nothing tells a repeated batch, and callers do not wait for each other.
-            let flow = publisher.and_then(|_| flows.to(broker, &target));
-            let batch = Batch {
-                target,
-                bytes,
-                acks,
-                expected_offset: request.expected_offset,
-                sequence_rule: SequenceRule::Increasing,
-                deadline,
-            };
-            Part {
-                partition: number,
-                times: messages.iter().map(|at| times[*at]).collect(),
+        .map(|(partition, messages)| {
+            let config = broker.partitions.config_of(cluster, topic, partition)?;
+            let asked = convert::codec(request.compression, config.compression)?;
+            Ok(Plan {
+                partition,
                 messages,
-                delivery: Delivery::begin(broker, batch, flow),
-            }
+                // As the leader would encode it anew.
+                codec: convert::topic_codec(config.compression).unwrap_or(asked),
+                max_message_bytes: config.max_message_bytes,
+            })
         })
-        .collect();
-    Ok(Publishing {
-        acks,
-        count: request.messages.len(),
-        parts,
+        .collect()
+}
+
+/// One partition's batch.
+struct Encoded {
+    partition: i32,
+    messages: Vec<usize>,
+    times: Vec<i64>,
+    records: SoundBatch,
+}
+
+/// Makes the batches; what may take long waits for a turn.
+async fn encode(
+    request: v1::PublishRequest,
+    times: Vec<i64>,
+    plans: Vec<Plan>,
+    publisher: Option<Publisher>,
+) -> Result<Vec<Encoded>, ApiError> {
+    let compressed = plans.iter().filter(|plan| plan.codec != Codec::None).count();
+    let bytes = request.encoded_len() + compressed * limits::CODED_BATCH_BYTES;
+    let at_once = match compressed {
+        0 => limits::CHECKED_IN_PLACE_BYTES,
+        _ => limits::CODED_IN_PLACE_BYTES,
+    };
+    let encode_all = move || {
+        let encoded = plans
+            .into_iter()
+            .map(|plan| encode_one(&request, &times, plan, publisher));
+        encoded.collect()
+    };
+    if bytes <= at_once {
+        encode_all()
+    } else {
+        turns::CODECS.run(move |_turn| encode_all()).await?
+    }
+}
+
+fn encode_one(
+    request: &v1::PublishRequest,
+    times: &[i64],
+    plan: Plan,
+    publisher: Option<Publisher>,
+) -> Result<Encoded, ApiError> {
+    let times: Vec<i64> = plan.messages.iter().map(|at| times[*at]).collect();
+    let mut builder = BatchBuilder::new(plan.codec);
+    for (at, time) in plan.messages.iter().zip(&times) {
+        let message = &request.messages[*at];
+        let headers = convert::record_headers(message);
+        builder
+            .append(*time, message.key.as_deref(), message.value.as_deref(), &headers)
+            .map_err(build_error)?;
+    }
+    if let Some(publisher) = publisher {
+        builder.set_producer(publisher.producer_id, 0, publisher.sequence);
+    }
+    let records = SoundBatch::build(&mut builder).map_err(build_error)?;
+    let size = records.bytes().len();
+    if size > plan.max_message_bytes as usize {
+        return Err(too_large(size, plan.max_message_bytes));
+    }
+    Ok(Encoded {
+        partition: plan.partition,
+        messages: plan.messages,
+        times,
+        records,
     })
 }
 
@@ -280,6 +366,41 @@ impl Publishing {
             }),
             Some(error) if written => Err(error.outcome(WriteOutcome::Unknown)),
             Some(error) => Err(error.or_outcome(WriteOutcome::Unknown)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_proto::batch::BatchView;
+
+    use super::*;
+    use crate::testing::TestBroker;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_topics_codec_goes_before_the_senders() {
+        let test = TestBroker::start().await;
+        for (setting, stored) in [("zstd", Codec::Zstd), ("producer", Codec::Gzip)] {
+            let configs = BTreeMap::from([("compression.type".to_owned(), setting.to_owned())]);
+            let partition = test.partition_with(setting, &[0], configs).await;
+            // One that is encoded in place, and one that takes a turn.
+            for bytes in [10, 1 << 20] {
+                let message = v1::Message {
+                    value: Some(vec![7; bytes].into()),
+                    ..Default::default()
+                };
+                let request = v1::PublishRequest {
+                    topic: setting.into(),
+                    messages: vec![message],
+                    compression: v1::Compression::Gzip.into(),
+                    ..Default::default()
+                };
+                let begun = begin(test.broker(), request, None, &mut Flows::default()).await;
+                let published = begun.unwrap().finish(test.broker()).await.unwrap();
+                let offset = published.positions[0].offset;
+                let read = partition.read_within(offset, 1 << 20, offset + 1).unwrap();
+                assert_eq!(BatchView::parse(&read.bytes).unwrap().header().codec(), stored);
+            }
         }
     }
 }

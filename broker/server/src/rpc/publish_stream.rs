@@ -136,7 +136,13 @@ async fn run(
     let mut open = true;
     loop {
         if let Some(admitted) = next.take_if(|next| !next.alone || stream.pending.is_empty()) {
-            stream.handle(admitted, permits.take());
+            let permit = permits.take();
+            // It may wait for its turn, and then the stream may be another one's.
+            tokio::select! {
+                biased;
+                why = owner.ended() => return Err(why.into()),
+                () = stream.handle(admitted, permit) => {}
+            }
         }
         let waits = admitting.is_some() || next.is_some();
         if !open && !waits && stream.pending.is_empty() {
@@ -225,7 +231,7 @@ fn opened(broker: &Broker, producer_id: i64) -> Acknowledged {
 impl Stream {
     /// Begins a request. `permit` is its memory: given back once its batches are in the log here, or are
     /// not needed any more.
-    fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
+    async fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
         let Admitted { request, answer, .. } = admitted;
         let id = request.id;
         let Some(publish) = request.publish else {
@@ -236,13 +242,13 @@ impl Stream {
             return;
         };
         let messages = publish.messages.len();
-        match self.begin(id, publish, permit, answer) {
+        match self.begin(id, publish, permit, answer).await {
             Ok(pending) => self.push(pending, messages),
             Err(error) => self.fail(id, error),
         }
     }
 
-    fn begin(
+    async fn begin(
         &mut self,
         id: u64,
         publish: v1::PublishRequest,
@@ -275,8 +281,7 @@ impl Stream {
             producer_id: self.producer_id,
             sequence,
         };
-        let publishing = publish::begin(&self.broker, &publish, Some(publisher), &mut self.flows)?;
-        drop(publish);
+        let publishing = publish::begin(&self.broker, publish, Some(publisher), &mut self.flows).await?;
         let mut permit = permit.filter(|_| publishing.keeps_batches());
         permit.iter_mut().for_each(MemoryPermit::release_decoded);
         let (broker, producer_id) = (self.broker.clone(), self.producer_id);

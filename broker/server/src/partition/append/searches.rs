@@ -4,7 +4,8 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::turns;
 
 /// Takes turns.
 #[derive(Debug)]
@@ -37,14 +38,10 @@ impl Searches {
     /// Runs a search when its turn comes. `None` if it does not come in time or too many wait.
     /// On a runtime with several threads the others take over this one's tasks meanwhile.
     pub fn run<T>(&self, search: impl FnOnce() -> T) -> Option<T> {
-        let run = || {
+        turns::aside(|| {
             let _turn = self.turn()?;
             Some(search())
-        };
-        match Handle::try_current() {
-            Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(run),
-            _ => run(),
-        }
+        })
     }
 
     fn turn(&self) -> Option<Turn<'_>> {

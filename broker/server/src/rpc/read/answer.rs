@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
 use millrace_proto::{
-    batch::{Codec, DecodeLimits, OwnedRecord, owned_batches},
+    batch::{BatchError, Codec, DecodeLimits, OwnedBatch, OwnedRecord, OwnedRecords, owned_batches},
     v1::{self, ErrorReason},
 };
 
@@ -15,6 +15,7 @@ use crate::{
     limits,
     memory::MemoryPermit,
     rpc::{convert, fetch::no_memory},
+    turns::{self, Turn},
 };
 
 /// What the broker decodes for plain readers costs at most this.
@@ -106,7 +107,8 @@ impl Reader {
             let batch = batch.map_err(damaged)?;
             batch.verify_crc().map_err(damaged)?;
             if !batch.header().is_control() {
-                let records = batch.records(&DECODE).map_err(damaged)?;
+                let (records, turn) = decode(&batch).await?;
+                let records = records.map_err(damaged)?;
                 // Decompressed records stay until the last of them is taken. Their memory is not waited
                 // for: all who wait would hold theirs meanwhile.
                 let (few, _held) = match &self.budget {
@@ -116,6 +118,8 @@ impl Reader {
                     }
                     _ => (few, None),
                 };
+                // Without memory of their own they stay only while the turn lasts, which ends here without a wait.
+                let _turn = turn.filter(|_| few);
                 let full = if few {
                     limits::SMALL_ANSWER_BYTES
                 } else {
@@ -169,6 +173,26 @@ impl Reader {
         let _ = answers.send(Ok(response)).await;
         Ok(())
     }
+}
+
+/// A batch's records, and the turn in which they were decompressed, where that may take long.
+async fn decode(batch: &OwnedBatch) -> Result<(Result<OwnedRecords, BatchError>, Option<Turn>), ApiError> {
+    let (length, codec) = (batch.bytes().len(), batch.header().codec());
+    if codec == Codec::None {
+        return Ok((batch.records(&DECODE), None));
+    }
+    if length <= limits::TRIED_IN_PLACE_BYTES {
+        let tried = batch.records(&DecodeLimits {
+            max_decompressed_bytes: limits::CODED_IN_PLACE_BYTES,
+            ..DECODE
+        });
+        if !matches!(tried, Err(BatchError::DecompressedTooLarge { .. })) {
+            return Ok((tried, None));
+        }
+    }
+    let batch = batch.clone();
+    let decoding = turns::CODECS.run(move |turn| (batch.records(&DECODE), Some(turn)));
+    decoding.await
 }
 
 /// Copies what a record holds of its batch, which then needs not be kept for it.

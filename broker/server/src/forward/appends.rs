@@ -1,0 +1,171 @@
+//! The batches that another broker passes on, in one stream.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use millrace_proto::{
+    internal::v1::{
+        ForwardAppend, ForwardAppendAnswer, ForwardAppendRequest, ForwardAppendResponse, ForwardAppended,
+        forward_append_answer::Result as Answer,
+    },
+    v1::ErrorReason,
+};
+use tokio::{sync::mpsc, time::Instant};
+use tonic::{Status, Streaming};
+
+use super::{limits, place::ends_flow, service::find, wire};
+use crate::{
+    broker::Broker,
+    error::{ApiError, WriteOutcome},
+    partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
+    rpc::{acknowledge, convert::Acks},
+};
+
+/// The batches of one stream.
+pub(super) struct Appends {
+    broker: Arc<Broker>,
+    /// Flows of which something was refused, and when.
+    refused: HashMap<u64, Instant>,
+}
+
+type Pending = BoxFuture<'static, ForwardAppendAnswer>;
+
+/// A batch that was looked into, and where it belongs; or why it is refused.
+type Checked = Result<(Arc<Partition>, SoundBatch), ApiError>;
+
+/// The rest of a request, and its batch once it was looked into.
+type Checking = BoxFuture<'static, (ForwardAppend, Checked)>;
+
+/// The result of `checking`; never, if nothing is looked into.
+async fn checked(checking: &mut Option<Checking>) -> (ForwardAppend, Checked) {
+    match checking {
+        Some(checking) => checking.await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Appends {
+    /// Of a stream that begins.
+    pub(super) fn new(broker: Arc<Broker>) -> Self {
+        Self {
+            broker,
+            refused: HashMap::new(),
+        }
+    }
+
+    /// Serves the stream until it ends or its sender goes away.
+    pub(super) async fn serve(
+        mut self,
+        mut requests: Streaming<ForwardAppendRequest>,
+        answers: mpsc::Sender<Result<ForwardAppendResponse, Status>>,
+    ) {
+        let stopping = self.broker.stopping.clone();
+        let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
+        // The next one to append; those before it are answered meanwhile.
+        let mut checking: Option<Checking> = None;
+        let mut open = true;
+        while open || checking.is_some() || !pending.is_empty() {
+            tokio::select! {
+                biased;
+                () = stopping.cancelled(), if open => open = false,
+                () = answers.closed() => return,
+                Some(first) = pending.next(), if !pending.is_empty() => {
+                    let mut ready = vec![first];
+                    while ready.len() < limits::ANSWERS_AT_ONCE
+                        && let Some(Some(next)) = pending.next().now_or_never()
+                    {
+                        ready.push(next);
+                    }
+                    if answers.send(Ok(ForwardAppendResponse { answers: ready })).await.is_err() {
+                        return;
+                    }
+                }
+                (append, checked) = checked(&mut checking), if checking.is_some() => {
+                    checking = None;
+                    pending.push(self.begin(&append, checked));
+                }
+                request = requests.message(),
+                    if open && checking.is_none() && pending.len() < limits::APPENDS_IN_FLIGHT =>
+                {
+                    match request {
+                        Ok(Some(request)) => checking = request.append.map(|append| self.check(append)),
+                        // The sender has gone, and with it who would take the answers.
+                        Ok(None) | Err(_) => return,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks into a batch, unless it is refused whatever it holds.
+    fn check(&self, mut append: ForwardAppend) -> Checking {
+        let batch = std::mem::take(&mut append.batch);
+        let partition = if self.refused.contains_key(&append.flow) {
+            Err(ApiError::new(
+                ErrorReason::NotLeader,
+                "An earlier batch of this flow was refused: send both again.",
+            ))
+        } else {
+            find(&self.broker, &append.topic_id, append.partition)
+        };
+        async move {
+            let checked = match partition {
+                Ok(partition) => partition.check(batch).await.map(|batch| (partition, batch)),
+                Err(error) => Err(error.or_outcome(WriteOutcome::NotWritten)),
+            };
+            (append, checked)
+        }
+        .boxed()
+    }
+
+    /// Appends a batch now; answers with the future of its acknowledgement.
+    fn begin(&mut self, append: &ForwardAppend, checked: Checked) -> Pending {
+        let number = append.number;
+        let acks = if append.acks_all { Acks::All } else { Acks::Leader };
+        let timeout = Duration::from_millis(append.timeout_ms.into()).min(limits::APPEND_TIMEOUT_LONGEST);
+        let request = AppendRequest {
+            acks,
+            leader_epoch: Some(append.leader_epoch),
+            expected_offset: append.expected_offset,
+            sequence_rule: if append.sequence_gaps {
+                SequenceRule::Increasing
+            } else {
+                SequenceRule::Contiguous
+            },
+        };
+        let appended = checked.and_then(|(partition, batch)| partition.append(&batch, &request));
+        // After another error the batch is not sent again, so that later ones may go on.
+        if append.flow > 0 && appended.as_ref().is_err_and(ends_flow) {
+            self.refuse(append.flow);
+        }
+        let deadline = Instant::now() + timeout;
+        async move {
+            let result = match appended {
+                Ok(appended) => acknowledge(appended, acks, deadline).await,
+                Err(error) => Err(error),
+            };
+            let result = match result {
+                Ok(stored) => Answer::Appended(ForwardAppended {
+                    base_offset: stored.base_offset,
+                    log_append_time_ms: stored.log_append_time,
+                }),
+                Err(error) => Answer::Error(wire::error_out(&error)),
+            };
+            ForwardAppendAnswer {
+                number,
+                result: Some(result),
+            }
+        }
+        .boxed()
+    }
+
+    /// Takes no more batches of a flow. Its sender opens another one.
+    fn refuse(&mut self, flow: u64) {
+        let now = Instant::now();
+        if self.refused.len() >= 1_024 && self.refused.len().is_power_of_two() {
+            self.refused
+                .retain(|_, since| now.duration_since(*since) < limits::REFUSED_FLOW_KEPT);
+        }
+        self.refused.insert(flow, now);
+    }
+}
