@@ -35,7 +35,7 @@ def _patched(at: int, data: bytes, fix_crc: bool = True) -> bytes:
     return bytes(damaged)
 
 
-# Damage that the header and the CRC show: it must be refused.
+# Damage that the header, the CRC and the records' times show: it must be refused.
 DAMAGED = {
     "nothing": (b"", CORRUPT | {"INVALID_REQUEST"}),
     **{f"cut to {at} bytes": (_cut(at), CORRUPT) for at in (1, 11, 12, 16, 17, 60, 61, len(GOOD) - 1)},
@@ -77,6 +77,15 @@ DAMAGED = {
         Batch(RECORDS, producer_id=7, producer_epoch=0, base_sequence=-1).encode(),
         CORRUPT | {"INVALID_REQUEST", "OUT_OF_ORDER_SEQUENCE"},
     ),
+    # Kafka corrects the newest time; whoever sends one that is wrong has more that is wrong.
+    "newest before oldest": (Batch(RECORDS, max_timestamp=0).encode(), CORRUPT),
+    "newest never": (Batch(RECORDS, max_timestamp=-1).encode(), CORRUPT),
+    "newest a millisecond late": (Batch(RECORDS, base_timestamp=1_000, max_timestamp=1_001).encode(), CORRUPT),
+    "newest in the far future": (Batch(RECORDS, max_timestamp=2**62).encode(), CORRUPT | {"INVALID_TIMESTAMP"}),
+    **{
+        f"newest before oldest, codec {codec}": (Batch(RECORDS, codec=codec, max_timestamp=0).encode(), CORRUPT)
+        for codec in (GZIP, SNAPPY, LZ4, ZSTD)
+    },
     "9 MiB": (
         Batch([], payload=bytes(9 << 20), crc=0, count=1, last_offset_delta=0).encode(),
         CORRUPT | {"MESSAGE_TOO_LARGE"},
@@ -109,10 +118,9 @@ WRONG_INSIDE = {
     "a million headers": _payload(NONE, varint(8) + b"\0\0\0" + varint(-1) + varint(-1) + varint(1_000_000)),
     "negative headers": _payload(NONE, varint(6) + b"\0\0\0" + varint(-1) + varint(-1) + varint(-1)),
     "a varint without end": _payload(NONE, b"\xff" * 30),
-    # Kafka stores these five: times are the producer's business, and without a producer id
+    # Kafka stores these four: times are the producer's business, and without a producer id
     # the two other fields mean nothing.
     "negative time": Batch(RECORDS, base_timestamp=-5).encode(),
-    "newest before oldest": Batch(RECORDS, max_timestamp=0).encode(),
     "a sequence without a producer": Batch(RECORDS, base_sequence=5).encode(),
     "a producer without an epoch": Batch(RECORDS, producer_id=7, producer_epoch=-1, base_sequence=0).encode(),
     "a negative producer": Batch(RECORDS, producer_id=-9, producer_epoch=0, base_sequence=0).encode(),

@@ -169,6 +169,14 @@ pub enum BatchError {
         /// How many.
         count: usize,
     },
+    /// A largest time that is not the records'.
+    #[error("max timestamp {max_timestamp} where the records say {expected}")]
+    MaxTimestamp {
+        /// The max timestamp field, in milliseconds.
+        max_timestamp: i64,
+        /// The largest of the records' times, in milliseconds; -1 if none is above.
+        expected: i64,
+    },
     /// A control record that can't be understood.
     #[error("invalid control record: {reason}")]
     Control {

@@ -1,8 +1,8 @@
 //! The 61 bytes in front of a batch's records; the layout is drawn in the [module header](super).
 
 use super::{
-    Attributes, BatchError, Codec, HEADER_LEN, LENGTH_PREFIX_LEN, MAGIC, NO_PRODUCER_ID, NO_SEQUENCE, TimestampType,
-    field,
+    Attributes, BatchError, Codec, HEADER_LEN, LENGTH_PREFIX_LEN, MAGIC, NO_PRODUCER_ID, NO_SEQUENCE, NO_TIMESTAMP,
+    TimestampType, field,
 };
 
 /// The least batch length: a header without records.
@@ -148,6 +148,23 @@ impl BatchHeader {
     /// From when on the cleaner may drop the batch's tombstones, in milliseconds (KIP-534).
     pub fn delete_horizon_ms(&self) -> Option<i64> {
         self.attributes.has_delete_horizon().then_some(self.base_timestamp)
+    }
+
+    /// Compares the largest time with that of the records: `newest`, in milliseconds, where there are any. As a record
+    /// without a time has -1, nothing below that counts. An append time is the broker's, whatever the records say.
+    ///
+    /// # Errors
+    /// [`BatchError::MaxTimestamp`] if they differ.
+    pub fn verify_max_timestamp(&self, newest: Option<i64>) -> Result<(), BatchError> {
+        match newest.map(|newest| newest.max(NO_TIMESTAMP)) {
+            Some(expected) if expected != self.max_timestamp && self.timestamp_type() == TimestampType::CreateTime => {
+                Err(BatchError::MaxTimestamp {
+                    max_timestamp: self.max_timestamp,
+                    expected,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks every rule between the fields.

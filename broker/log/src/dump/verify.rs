@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use millrace_proto::batch::{BatchView, DecodeLimits, NO_TIMESTAMP, TimestampType};
+use millrace_proto::batch::{BatchView, DecodeLimits, NO_TIMESTAMP};
 
 use super::{DumpError, dump_transaction_index};
 use super::{
@@ -267,22 +267,15 @@ fn verify_records(batch: &DumpedBatch) -> Result<(), String> {
         .records(&DecodeLimits::default())
         .map_err(|error| error.to_string())?;
     let header = &batch.header;
-    let mut max_timestamp = NO_TIMESTAMP;
+    let mut newest = None;
     for record in records.iter() {
         let record = record.map_err(|error| error.to_string())?;
         if record.offset < header.base_offset || record.offset > header.last_offset() {
             return Err(format!("record offset {} is outside its batch", record.offset));
         }
-        max_timestamp = max_timestamp.max(record.timestamp);
+        newest = newest.max(Some(record.timestamp));
     }
-    let create_time = header.timestamp_type() == TimestampType::CreateTime;
-    if create_time && header.record_count > 0 && max_timestamp != header.max_timestamp {
-        return Err(format!(
-            "max timestamp {} where the records say {max_timestamp}",
-            header.max_timestamp
-        ));
-    }
-    Ok(())
+    header.verify_max_timestamp(newest).map_err(|error| error.to_string())
 }
 
 /// Compares index entries with the batches as they pass by.

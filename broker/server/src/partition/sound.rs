@@ -126,9 +126,12 @@ fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<Sou
         )));
     }
     let records = batch.records(limits)?;
+    let mut newest = None;
     for record in &records {
-        record?;
+        newest = newest.max(Some(record?.timestamp));
     }
+    // Look-ups and retention by time go by it.
+    header.verify_max_timestamp(newest)?;
     match topic_codec(config.compression) {
         Some(codec) if codec != header.codec() && !header.is_control() => {
             let encoded = encode_anew(&header, &records, codec)?;
@@ -242,6 +245,36 @@ mod tests {
         ] {
             assert_eq!(plain(bad).unwrap_err().reason(), ErrorReason::CorruptBatch);
         }
+    }
+
+    #[test]
+    fn a_largest_time_that_is_not_the_records_is_refused() {
+        for codec in [Codec::None, Codec::Gzip] {
+            let mut builder = BatchBuilder::new(codec);
+            for time in [1_000, 3_000, 2_000] {
+                builder.append(time, None, Some(b"value"), &[]).unwrap();
+            }
+            let right = builder.build().unwrap();
+            assert!(plain(right.clone()).is_ok());
+            for wrong in [i64::MAX, 3_001, 2_999, 0, -1, i64::MIN] {
+                let refused = plain(with_max_timestamp(&right, wrong)).unwrap_err();
+                assert_eq!(refused.reason(), ErrorReason::CorruptBatch);
+                let text = refused.to_message().message;
+                assert!(
+                    text.contains(&format!("max timestamp {wrong} where the records say 3000")),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    fn with_max_timestamp(batch: &Bytes, max_timestamp: i64) -> Bytes {
+        let header = *BatchView::parse(batch).unwrap().header();
+        let changed = BatchHeader {
+            max_timestamp,
+            ..header
+        };
+        sealed(changed, &batch[HEADER_LEN..])
     }
 
     /// A batch of these records, whatever they are, with the right length and checksum.

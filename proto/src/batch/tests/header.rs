@@ -189,6 +189,32 @@ fn append_time_holds_for_all_records() {
 }
 
 #[test]
+fn the_largest_time_is_that_of_the_records() {
+    let mut header = valid();
+    header.max_timestamp = 1_000;
+    assert_eq!(header.verify_max_timestamp(Some(1_000)), Ok(()));
+    assert_eq!(
+        header.verify_max_timestamp(None),
+        Ok(()),
+        "no record says anything else"
+    );
+    for newest in [999, 1_001, NO_TIMESTAMP] {
+        let wrong = BatchError::MaxTimestamp {
+            max_timestamp: 1_000,
+            expected: newest,
+        };
+        assert_eq!(header.verify_max_timestamp(Some(newest)), Err(wrong));
+    }
+    // Below the value for no time nothing counts.
+    header.max_timestamp = NO_TIMESTAMP;
+    assert_eq!(header.verify_max_timestamp(Some(-5)), Ok(()));
+    header.max_timestamp = -5;
+    assert!(header.verify_max_timestamp(Some(-5)).is_err());
+    header.attributes = header.attributes.with_timestamp_type(TimestampType::LogAppendTime);
+    assert_eq!(header.verify_max_timestamp(Some(7)), Ok(()), "the broker's time");
+}
+
+#[test]
 fn crc_known_values_and_pieces() {
     // RFC 3720 appendix B.4, and the check value of the CRC catalogues.
     assert_eq!(crc::crc32c(b"123456789"), 0xe306_9283);
