@@ -74,7 +74,8 @@ def test_who_waits_for_a_leader_says_so(tmp_path: Path) -> None:
         with written.open("rb") as line:
             produce = [*command, "produce", "t", "--partition", str(lost)]
             waiting.append(Process(produce, tmp_path, "produce", stdin=line.fileno()))
-        waiting.append(Process([*command, "consume", "t", "--from", "beginning", "--max-messages", "1"], tmp_path, "consume"))
+        consume = [*command, "consume", "t", "--from", "beginning", "--max-messages", "1"]
+        waiting.append(Process(consume, tmp_path, "consume"))
         for process in waiting:
             process.wait_for_error(f'waiting: partition {lost} of "t" has no leader now', 60)
         second.start()
