@@ -233,6 +233,15 @@ pub const MAX_PAGE_SIZE: usize = 1_000;
 /// that made it is answered with an error.
 pub const METADATA_WAIT: Duration = Duration::from_secs(30);
 
+/// A write of so many bytes leaves the thread that serves its call: to copy them takes some 100 µs, and to leave 5 µs.
+pub const WRITTEN_ASIDE_BYTES: usize = 256 << 10;
+
+/// A write that takes longer waits for the disk: the page cache takes usual ones in a fraction of it.
+pub const SLOW_WRITE: Duration = Duration::from_millis(5);
+
+/// How long after a slow write small ones leave their threads, too.
+pub const SLOW_WRITE_REMEMBERED: Duration = Duration::from_secs(1);
+
 /// How often retention, rolling and expiry are looked after.
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 

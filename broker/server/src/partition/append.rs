@@ -10,7 +10,7 @@ use millrace_log::{AppendError, AppendOptions, Appended as LogAppended, Sequence
 use millrace_proto::{batch::BatchHeader, v1::ErrorReason};
 
 use self::searches::Searches;
-use super::{Committed, Partition, SoundBatch, errors};
+use super::{Committed, Partition, SoundBatch, errors, writes::write};
 use crate::{
     broker::now_ms,
     error::{ApiError, WriteOutcome},
@@ -102,7 +102,9 @@ impl Partition {
             checked.map_err(|error| self.refused(error))?
         };
         // Not under the replica's lock, which flushes need too.
-        let appended = self.log.append_checked(batch, leader_epoch, now_ms(), &options);
+        let appended = write(batch.bytes().len(), || {
+            self.log.append_checked(batch, leader_epoch, now_ms(), &options)
+        });
         let mut answer = None;
         let (base_offset, last_offset, time, duplicate) = match appended {
             Ok(LogAppended::New {

@@ -19,6 +19,7 @@ mod replica;
 mod sound;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 use std::sync::{
     Arc, OnceLock, Weak,

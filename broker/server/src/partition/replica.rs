@@ -22,7 +22,7 @@ use millrace_engine::{
 };
 use millrace_log::{AppendError, ChangeError, Log};
 
-use super::{Partition, errors};
+use super::{Partition, errors, writes::write};
 use crate::{
     broker::now_ms,
     error::ApiError,
@@ -354,7 +354,10 @@ impl Partition {
 
     fn append_fetched(self: &Arc<Self>, cell: &mut ReplicaCell, leader_epoch: i32) {
         let bytes = std::mem::take(&mut cell.fetched);
-        match self.log.append_as_follower(&bytes, leader_epoch, now_ms()) {
+        let appended = write(bytes.len(), || {
+            self.log.append_as_follower(&bytes, leader_epoch, now_ms())
+        });
+        match appended {
             Ok(appended) => {
                 self.metrics.replicated_bytes.inc_by(bytes.len() as u64);
                 self.one_step(
