@@ -147,11 +147,13 @@ fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// Appends write on these threads and may wait for the page cache, so there are more than
-/// cores.
+/// As many as cores, and two at least, so that one that is kept for a moment does not keep all tasks: more would only
+/// take turns on the cores. What takes long leaves them: codecs' work on large batches, large and slow writes, reads
+/// that may miss the page cache, flushes. What stays takes some milliseconds at most: small batches, and reads of
+/// what was written a moment ago.
 #[must_use]
 pub fn worker_threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from) + 2
+    std::thread::available_parallelism().map_or(2, usize::from).max(2)
 }
 
 /// Logs to standard error.
