@@ -336,6 +336,24 @@ def test_many_large_publishes_at_once_push_back_instead_of_growing(broker: Broke
         assert sum(client.log_end("flood", p) for p in range(4)) == stored
 
 
+def test_large_publishes_of_one_connection_do_not_wait_for_each_other(broker: Broker) -> None:
+    """More than a connection's share of memory: those that wait for it must leave room for the rest of those that
+    have it."""
+    with Client(broker.address) as client:
+        client.create_topic("crowd", partitions=2, flush="os")
+        for _ in range(2):
+            requests = [
+                messaging_pb2.PublishRequest(
+                    topic="crowd", partition=n % 2, messages=[types_pb2.Message(value=bytes(6 * MIB))]
+                )
+                for n in range(10)
+            ]
+            calls = [client.messaging.Publish.future(request, timeout=100) for request in requests]
+            for sent in calls:
+                sent.result()
+        assert sum(client.log_end("crowd", p) for p in range(2)) == 20
+
+
 def test_a_publish_stream_whose_answers_are_not_taken_is_bounded(broker: Broker, watch: Watch) -> None:
     with Client(broker.address) as client, watch.unharmed():
         client.create_topic("mute", flush="os")

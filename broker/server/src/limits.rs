@@ -18,6 +18,19 @@ pub const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// that with `max.connections` it bounds what hostile peers can make the broker hold.
 pub const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
 
+/// By how much the windows of all connections may grow in all, for what came for calls that do not read: they wait for
+/// memory, which others of the same connection have, whose rest must come.
+pub const HTTP2_WIDENED_BYTES: usize = 32 << 20;
+
+/// The same of one connection: sixteen calls that wait.
+pub const HTTP2_WIDENED_MOST_BYTES: usize = 16 << 20;
+
+/// In which steps.
+pub const HTTP2_WIDENED_STEP_BYTES: usize = 1 << 20;
+
+/// Where there was no room for a window to grow, it is looked again after this.
+pub const HTTP2_WIDEN_AGAIN: Duration = Duration::from_millis(100);
+
 /// Streams at once on a connection; a client needs a few.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 
@@ -186,7 +199,7 @@ pub const MAX_PRODUCE_TIMEOUT: Duration = Duration::from_secs(300);
 pub const DEFAULT_PRODUCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Publish streams remembered for resumption; beyond it the longest unused are forgotten
-/// (their requests are then recognised by the log alone), and end if they are still served.
+/// (their requests are then recognised by the log alone), and where all are served no more are begun.
 pub const MAX_PUBLISH_SESSIONS: usize = 2_000;
 
 /// Answers remembered for each publish stream; the log finds those of older requests.
@@ -253,8 +266,8 @@ pub const READERS_LOOKED_THROUGH: usize = 64;
 /// what was announced and does not come must not keep others from that memory.
 pub const MESSAGE_STALL: Duration = Duration::from_secs(10);
 
-/// Of the answer of a call that has one, and of what writes are answered with, the caller must take [`MESSAGE_LEAST_BYTES`], or what is left,
-/// within this time.
+/// Of the answer of a call that has one, and of what writes are answered with, the caller must take
+/// [`MESSAGE_LEAST_BYTES`], or what is left, within this time.
 pub const ANSWER_STALL: Duration = Duration::from_secs(30);
 
 /// See [`MESSAGE_STALL`] and [`ANSWER_STALL`].

@@ -38,8 +38,6 @@ impl Log {
                 report.next_offset = Some(segment.base_offset);
                 break;
             }
-            // No truncation may cut what is being looked at: its damage would be of its own making.
-            let _no_change = inner.flush_lock.lock();
             inner.scrub_segment(segment, &mut report)?;
         }
         Ok(report)
@@ -47,10 +45,25 @@ impl Log {
 }
 
 impl LogInner {
+    /// Reads without a lock, as that takes long; what it finds counts only if nothing was cut meanwhile, which would
+    /// look like damage.
     fn scrub_segment(&self, segment: &Segment, report: &mut ScrubReport) -> io::Result<()> {
-        if !self.segments().iter().any(|current| std::ptr::eq(&**current, segment)) {
+        let cuts = self.truncations.load(Ordering::SeqCst);
+        let found = self.find_damage(segment, &mut report.scanned_bytes);
+        let _no_change = self.flush_lock.lock();
+        let is_current = self.segments().iter().any(|current| std::ptr::eq(&**current, segment));
+        if !is_current || self.truncations.load(Ordering::SeqCst) != cuts {
             return Ok(());
         }
+        for range in found? {
+            self.quarantine(range, report);
+        }
+        Ok(())
+    }
+
+    /// Damage of a segment that is not known, among what is durable.
+    fn find_damage(&self, segment: &Segment, scanned_bytes: &mut u64) -> io::Result<Vec<DamagedRange>> {
+        let mut found = Vec::new();
         let file = segment.file()?;
         // What is being appended meanwhile lies behind this.
         let (size, durable_end) = (segment.size(), self.durable_end());
@@ -64,9 +77,9 @@ impl LogInner {
                 continue;
             }
             match scan.next_batch(segment.base_offset, &mut chain)? {
-                Ok(Some((_, header, _))) => report.scanned_bytes += header.size_in_bytes() as u64,
-                Ok(None) => return Ok(()),
-                Err(_) if chain.next_offset >= durable_end => return Ok(()),
+                Ok(Some((_, header, _))) => *scanned_bytes += header.size_in_bytes() as u64,
+                Ok(None) => return Ok(found),
+                Err(_) if chain.next_offset >= durable_end => return Ok(found),
                 Err(reason) => {
                     let torn = scan.position();
                     let next = resync(&*file, torn + 1, size, chain.next_offset)?;
@@ -81,8 +94,10 @@ impl LogInner {
                         resume_position: next.as_ref().map(|(position, _)| *position),
                         reason: reason.to_string(),
                     };
-                    self.quarantine(range, report);
-                    let Some((position, header)) = next else { return Ok(()) };
+                    found.push(range);
+                    let Some((position, header)) = next else {
+                        return Ok(found);
+                    };
                     chain.next_offset = header.base_offset;
                     scan = Scan::new(&*file, position, size);
                 }

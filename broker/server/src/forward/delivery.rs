@@ -14,6 +14,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
+    memory::{MemoryPermit, hold},
     partition::{AppendRequest, Appended, Partition, SequenceRule, SoundBatch},
     rpc::{acknowledge, convert::Acks, timed_out},
 };
@@ -33,6 +34,8 @@ pub struct Batch {
     pub sequence_rule: SequenceRule,
     /// When its caller is answered at the latest.
     pub deadline: Instant,
+    /// The memory of the request that it is of: what waits for another broker counts, also when its caller has gone.
+    pub memory: Option<MemoryPermit>,
 }
 
 /// A batch that is stored.
@@ -135,6 +138,7 @@ impl Way {
                 leader_epoch,
                 flow,
             } => {
+                let bytes = records.bytes().clone();
                 let left = batch.deadline.saturating_duration_since(Instant::now());
                 let pushed = conversation.push(ForwardAppend {
                     number: 0,
@@ -142,7 +146,10 @@ impl Way {
                     topic_id: batch.target.wire_id(),
                     partition: batch.target.wire_number(),
                     leader_epoch: *leader_epoch,
-                    batch: records.bytes().clone(),
+                    batch: match &batch.memory {
+                        Some(memory) => hold(bytes, memory.clone()),
+                        None => bytes,
+                    },
                     acks_all: batch.acks == Acks::All,
                     expected_offset: batch.expected_offset,
                     sequence_gaps: batch.sequence_rule == SequenceRule::Increasing,
@@ -208,7 +215,7 @@ impl Delivery {
                 };
                 if matches!(&attempt, Attempt::Here(result) if result.is_ok()) {
                     // It is in the log, and is not sent again.
-                    batch.records = None;
+                    (batch.records, batch.memory) = (None, None);
                 }
                 (None, attempt)
             }

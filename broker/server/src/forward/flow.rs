@@ -233,6 +233,7 @@ mod tests {
                     expected_offset: None,
                     sequence_rule: SequenceRule::Contiguous,
                     deadline: Instant::now() + Duration::from_secs(60),
+                    memory: None,
                 },
                 flow: Arc::default(),
                 test,

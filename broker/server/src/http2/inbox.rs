@@ -20,6 +20,7 @@ use http_body::{Body, Frame};
 use parking_lot::Mutex;
 use tonic::Status;
 
+use super::unread::Unread;
 use crate::limits;
 
 /// What was received of a request's body. Shared by its reader and by who receives for it.
@@ -39,6 +40,8 @@ pub struct InboxBody(Arc<Inbox>);
 struct State {
     /// `None` once there is nothing more to receive.
     stream: Option<RecvStream>,
+    /// Counts what is received, with that of the connection's other calls.
+    unread: Arc<Unread>,
     received: Received,
     /// How the body ended; told when all before it was read.
     end: Option<Result<Option<http::HeaderMap>, h2::Error>>,
@@ -129,18 +132,20 @@ impl State {
         let mut unread = self.received.tail.len();
         unread += self.received.chunks.iter().map(Bytes::len).sum::<usize>();
         self.release(unread);
+        self.unread.take(unread);
         self.received = Received::default();
         self.stream = None;
     }
 }
 
 impl Inbox {
-    /// What comes by `stream`.
-    pub fn new(stream: RecvStream) -> Arc<Self> {
+    /// What comes by `stream`; of that, `unread` counts what is not read.
+    pub fn new(stream: RecvStream, unread: Arc<Unread>) -> Arc<Self> {
         let wakers = Arc::new(Wakers::default());
         Arc::new(Self {
             state: Mutex::new(State {
                 stream: Some(stream),
+                unread,
                 received: Received::default(),
                 end: None,
             }),
@@ -165,7 +170,10 @@ impl Inbox {
         {
             changed = true;
             match read {
-                Some(bytes) => state.received.push(bytes),
+                Some(bytes) => {
+                    state.unread.add(bytes.len());
+                    state.received.push(bytes);
+                }
                 None => break,
             }
         }
@@ -194,7 +202,10 @@ impl Body for InboxBody {
         inbox.wakers.reader.register(context.waker());
         let mut state = inbox.state.lock();
         let bytes = match state.received.pop() {
-            Some(bytes) => Some(bytes),
+            Some(bytes) => {
+                state.unread.take(bytes.len());
+                Some(bytes)
+            }
             None if state.end.is_some() => None,
             None => std::task::ready!(state.poll_stream(&mut Context::from_waker(&inbox.waker))),
         };

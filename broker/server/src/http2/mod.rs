@@ -5,5 +5,6 @@
 
 mod inbox;
 mod server;
+mod unread;
 
 pub use server::serve;

@@ -1,6 +1,6 @@
 //! Connections and their calls.
 
-use std::{convert::Infallible, future::poll_fn, io, pin::pin, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -15,7 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body as GrpcBody, transport::server::Connected as _};
 use tower::Service;
 
-use super::inbox::Inbox;
+use super::{
+    inbox::Inbox,
+    unread::{Unread, Widening},
+};
 use crate::{connection::Connection, error::ApiError, limits, memory::ConnectionBudget};
 
 /// Calls whose answers say what became of writes: those who do not take them keep others from writing.
@@ -82,15 +85,23 @@ where
     };
     let mut silent = pin!(silent(http2.ping_pong()));
     let mut stopping = false;
+    let unread = Arc::new(Unread::default());
+    let mut widening = Widening::new(budget.windows());
+    let mut too_narrow = false;
     loop {
         tokio::select! {
             accepted = http2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    tokio::spawn(serve_call(request, respond, service.clone(), budget.clone()));
+                    tokio::spawn(serve_call(request, respond, service.clone(), budget.clone(), unread.clone()));
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "a connection failed"),
                 None => return,
             },
+            () = may_change(&unread, too_narrow) => {
+                let (window, without_room) = widening.adjust(&unread);
+                http2.set_target_window_size(window);
+                too_narrow = without_room;
+            }
             () = &mut silent => return tracing::debug!("a connection's peer is gone"),
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
@@ -98,6 +109,15 @@ where
             }
         }
     }
+}
+
+/// Waits until the connection's window may have to be another one; for a moment, if there was no room for what it
+/// should be.
+async fn may_change(unread: &Unread, too_narrow: bool) {
+    if !too_narrow {
+        return unread.changed().await;
+    }
+    let _ = tokio::time::timeout(limits::HTTP2_WIDEN_AGAIN, unread.changed()).await;
 }
 
 /// Ends when the peer does not answer pings any more.
@@ -120,6 +140,7 @@ async fn serve_call<S>(
     respond: SendResponse<Bytes>,
     mut service: S,
     budget: ConnectionBudget,
+    unread: Arc<Unread>,
 ) where
     S: Service<http::Request<GrpcBody>, Response = http::Response<GrpcBody>, Error = Infallible> + Send,
     S::Future: Send,
@@ -132,7 +153,7 @@ async fn serve_call<S>(
     let path = parts.uri.path();
     // Who reads records may pause.
     let patience = (is_unary(path) || ACKNOWLEDGING.contains(&path)).then_some(limits::ANSWER_STALL);
-    let inbox = Inbox::new(stream);
+    let inbox = Inbox::new(stream, unread);
     let mut request = http::Request::from_parts(parts, GrpcBody::new(inbox.body()));
     request.extensions_mut().insert(budget);
     let calling = async {

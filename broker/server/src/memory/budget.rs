@@ -21,6 +21,7 @@ pub struct MemoryBudget {
     large_answers: Arc<Semaphore>,
     decoded: Arc<Semaphore>,
     acknowledgements: Arc<Semaphore>,
+    windows: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     half: usize,
     per_connection: usize,
@@ -34,6 +35,7 @@ pub struct ConnectionBudget {
     large_answers: Arc<Semaphore>,
     decoded: Share,
     acknowledgements: Share,
+    windows: Arc<Semaphore>,
     streams: Share,
 }
 
@@ -115,6 +117,7 @@ impl MemoryBudget {
             large_answers: Arc::new(Semaphore::new(limits::LARGE_ANSWERS_BYTES)),
             decoded: Arc::new(Semaphore::new(limits::DECODED_REQUESTS_BYTES)),
             acknowledgements: Arc::new(Semaphore::new(limits::ACKNOWLEDGEMENTS_BYTES)),
+            windows: Arc::new(Semaphore::new(limits::HTTP2_WIDENED_BYTES)),
             streams: Arc::new(Semaphore::new(half)),
             half,
             per_connection,
@@ -131,7 +134,8 @@ impl MemoryBudget {
             answers: Share::new(&self.answers, self.half, 2 * self.per_connection),
             large_answers: self.large_answers.clone(),
             decoded: Share::new(&self.decoded, decoded, decoded / 2),
-            acknowledgements: Share::new(&self.acknowledgements, acknowledgements, acknowledgements / 2),
+            acknowledgements: Share::new(&self.acknowledgements, acknowledgements, acknowledgements / 8),
+            windows: self.windows.clone(),
             streams: Share::new(&self.streams, self.half, self.per_connection),
         }
     }
@@ -162,6 +166,11 @@ impl MemoryBudget {
 }
 
 impl ConnectionBudget {
+    /// By how much all connections' windows may grow, for what came and is not read.
+    pub fn windows(&self) -> Arc<Semaphore> {
+        self.windows.clone()
+    }
+
     /// Takes a request's bytes, if they get free in time.
     pub async fn acquire(&self, bytes: usize) -> Option<MemoryPermit> {
         tokio::time::timeout(limits::REQUEST_MEMORY_WAIT, self.requests.acquire(bytes))
@@ -352,12 +361,18 @@ mod tests {
         let budget = MemoryBudget::new(200, 60);
         let one = budget.connection();
         let _requests = one.acquire(usize::MAX).await;
-        let half = limits::ACKNOWLEDGEMENTS_BYTES / 2;
-        let held = one.acquire_for_acknowledgement(half).await;
-        assert_eq!((budget.acknowledgements_used(), budget.used()), (half, 100));
+        let share = limits::ACKNOWLEDGEMENTS_BYTES / 8;
+        let held = one.acquire_for_acknowledgement(share).await;
+        assert_eq!((budget.acknowledgements_used(), budget.used()), (share, 100));
         let more = one.acquire_for_acknowledgement(1);
         assert!(tokio::time::timeout(Duration::from_millis(20), more).await.is_err());
-        assert!(budget.connection().acquire_for_acknowledgement(half).await.is_some());
+        assert!(
+            budget
+                .connection()
+                .acquire_for_acknowledgement(7 * share)
+                .await
+                .is_some()
+        );
         drop(held);
         assert_eq!(budget.acknowledgements_used(), 0);
     }

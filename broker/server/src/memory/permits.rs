@@ -35,6 +35,12 @@ impl MessagePermits {
         self.0.lock().queue.pop_front()
     }
 
+    /// The permit of the message that came last, shared.
+    #[must_use]
+    pub fn last(&self) -> Option<MemoryPermit> {
+        self.0.lock().queue.back().cloned()
+    }
+
     /// A message begins: where nobody takes permits, those before it go back, so that it
     /// does not wait for them.
     pub(super) fn begin(&self) {

@@ -1,11 +1,43 @@
 //! Damage that a read meets in a running broker.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::Partition;
 
-/// No read met any.
-pub(super) const NO_DAMAGE_MET: i64 = i64::MAX;
+/// No offset.
+const NOWHERE: i64 = i64::MAX;
+
+/// Where reads met damage.
+#[derive(Debug)]
+pub(super) struct DamageMet {
+    /// The first offset that is to be looked at, or `NOWHERE`.
+    at: AtomicI64,
+    /// Where nothing was found when it was looked last, or `NOWHERE`: reads that fail there all the same are no
+    /// reason to read the whole segment every few seconds.
+    unfounded: AtomicI64,
+}
+
+impl Default for DamageMet {
+    fn default() -> Self {
+        Self {
+            at: AtomicI64::new(NOWHERE),
+            unfounded: AtomicI64::new(NOWHERE),
+        }
+    }
+}
+
+impl DamageMet {
+    fn note(&self, offset: i64) {
+        if self.unfounded.load(Ordering::Acquire) != offset {
+            self.at.fetch_min(offset, Ordering::AcqRel);
+        }
+    }
+
+    /// What is to be looked at now.
+    fn take(&self) -> Option<i64> {
+        Some(self.at.swap(NOWHERE, Ordering::AcqRel)).filter(|offset| *offset != NOWHERE)
+    }
+}
 
 impl Partition {
     /// A read met damage at `from`. Whether it is there, or the read raced with a cut, is looked at by
@@ -13,32 +45,51 @@ impl Partition {
     pub(super) fn note_damage(&self, from: i64) {
         let known = self.log.damage();
         if !known.iter().any(|range| (range.from..range.to).contains(&from)) {
-            self.damage_met.fetch_min(from, Ordering::AcqRel);
+            self.damage.note(from);
         }
     }
 
     /// Checks the segment in which a read met damage, if one did. What is found is quarantined, as if it had been found
     /// at the start: told of in the partition's description, and not read again.
     pub(super) fn look_at_damage(&self) {
-        let from = self.damage_met.swap(NO_DAMAGE_MET, Ordering::AcqRel);
-        if from == NO_DAMAGE_MET {
-            return;
-        }
+        let Some(from) = self.damage.take() else { return };
         // One byte asks for one segment.
-        match self.log.scrub(from, 1) {
-            Ok(report) => {
-                for damage in &report.damage {
-                    tracing::error!(
-                        topic = self.topic,
-                        partition = self.number,
-                        ?damage,
-                        "stored data is damaged; it is not served. Where other brokers have it, restart this one: it is fetched again then"
-                    );
-                }
-            }
+        let report = match self.log.scrub(from, 1) {
+            Ok(report) => report,
             Err(error) => {
                 tracing::error!(topic = self.topic, partition = self.number, %error, "damaged data can't be looked at");
+                return;
             }
+        };
+        if report.damage.is_empty() {
+            self.damage.unfounded.store(from, Ordering::Release);
         }
+        for damage in &report.damage {
+            tracing::error!(
+                topic = self.topic,
+                partition = self.number,
+                ?damage,
+                "stored data is damaged; it is not served. Where other brokers have it, restart this one: it is fetched again then"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_unfounded_is_not_looked_at_again() {
+        let met = DamageMet::default();
+        assert_eq!(met.take(), None);
+        met.note(7);
+        met.note(5);
+        assert_eq!((met.take(), met.take()), (Some(5), None));
+        met.unfounded.store(5, Ordering::Release);
+        met.note(5);
+        assert_eq!(met.take(), None);
+        met.note(6);
+        assert_eq!(met.take(), Some(6));
     }
 }

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use super::{
     Gone, Partition,
     committed::Waiters,
-    damage::NO_DAMAGE_MET,
+    damage::DamageMet,
     registry::{Hosted, Partitions, log_config},
     replica::ReplicaCell,
 };
@@ -277,7 +277,7 @@ impl Partitions {
             flush_queued: AtomicBool::new(false),
             waiters: Waiters::default(),
             readers: Mutex::default(),
-            damage_met: AtomicI64::new(NO_DAMAGE_MET),
+            damage: DamageMet::default(),
             gone: OnceLock::new(),
             metrics: self.metrics.clone(),
             flusher: self.flusher.clone(),

@@ -52,6 +52,7 @@ use crate::{
     replication::{Key, Replication},
 };
 use committed::Waiters;
+use damage::DamageMet;
 use replica::ReplicaCell;
 
 /// Reads that begin this close to the log's end were written a moment ago, so they are in
@@ -104,8 +105,7 @@ pub struct Partition {
     /// Who waits for records; not kept alive here: one that waits for many partitions must be
     /// forgotten by those where nothing comes.
     readers: Mutex<Vec<Weak<Notify>>>,
-    /// Where a read met damage that the log does not know of, or `NO_DAMAGE_MET`.
-    damage_met: AtomicI64,
+    damage: DamageMet,
     /// Set once it is not this broker's any more.
     gone: OnceLock<Gone>,
     metrics: Arc<Metrics>,

@@ -31,7 +31,7 @@ impl Messaging for MessagingService {
             let begun = match publish::admit(budget.as_ref(), request.messages.len()).await {
                 Ok(permit) => {
                     permit.into_iter().for_each(|permit| permits.keep(permit));
-                    publish::begin(&self.0, request, None, &mut Flows::default()).await
+                    publish::begin(&self.0, request, None, &mut Flows::default(), permits.last()).await
                 }
                 Err(error) => Err(error),
             };

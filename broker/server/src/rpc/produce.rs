@@ -357,10 +357,10 @@ mod tests {
         let budget = budget.as_ref();
         let small = admit(budget, &request(16)).await.unwrap();
         assert!(small.is_none() && memory.acknowledgements_used() == 0);
-        let wide = request(5_000);
+        let wide = request(1_000);
         let first = admit(budget, &wide).await.unwrap();
         let second = admit(budget, &wide).await.unwrap();
-        assert_eq!(memory.acknowledgements_used(), 2 * 5_000 * limits::ANSWER_PART_BYTES);
+        assert_eq!(memory.acknowledgements_used(), 2 * 1_000 * limits::ANSWER_PART_BYTES);
         let third = admit(budget, &wide);
         let waited = tokio::time::timeout(Duration::from_millis(20), third).await;
         assert!(waited.is_err(), "there is memory for two such answers");
@@ -372,7 +372,7 @@ mod tests {
         }
         for left in [2, 2, 1] {
             assert!(answers.next().await.is_some());
-            assert_eq!(memory.acknowledgements_used(), left * 5_000 * limits::ANSWER_PART_BYTES);
+            assert_eq!(memory.acknowledgements_used(), left * 1_000 * limits::ANSWER_PART_BYTES);
         }
         let third = admit(budget, &wide).await.unwrap();
         let response = v1::ProduceResponse::default();

@@ -81,7 +81,8 @@ struct Plan {
 }
 
 /// Checks the request and appends its batches, or sends them to those who lead. A publisher's batches
-/// keep their order in each partition by `flows`, which are the same for all of its requests.
+/// keep their order in each partition by `flows`, which are the same for all of its requests. `memory` is the
+/// request's, and what is sent to others has it until it has gone.
 ///
 /// # Errors
 /// The request is wrong as a whole; nothing is written.
@@ -90,8 +91,9 @@ pub async fn begin(
     request: v1::PublishRequest,
     publisher: Option<Publisher>,
     flows: &mut Flows,
+    memory: Option<MemoryPermit>,
 ) -> Result<Publishing, ApiError> {
-    let begun = begin_checked(broker, request, publisher, flows).await;
+    let begun = begin_checked(broker, request, publisher, flows, memory).await;
     begun.map_err(|error| error.or_outcome(WriteOutcome::NotWritten))
 }
 
@@ -100,6 +102,7 @@ async fn begin_checked(
     request: v1::PublishRequest,
     publisher: Option<Publisher>,
     flows: &mut Flows,
+    mut memory: Option<MemoryPermit>,
 ) -> Result<Publishing, ApiError> {
     let acks = check(&request)?;
     let cluster = broker.quorum.cluster();
@@ -118,6 +121,7 @@ async fn begin_checked(
     let (count, expected_offset) = (request.messages.len(), request.expected_offset);
     // Nothing is written before all of it is checked and encoded.
     let encoded = encode(request, times, plans, publisher).await?;
+    memory.iter_mut().for_each(MemoryPermit::release_decoded);
     let deadline = Instant::now() + limits::DEFAULT_PRODUCE_TIMEOUT;
     let mut parts = Vec::with_capacity(encoded.len());
     let mut encoded = encoded.into_iter();
@@ -133,6 +137,7 @@ async fn begin_checked(
             expected_offset,
             sequence_rule: SequenceRule::Increasing,
             deadline,
+            memory: memory.clone(),
         };
         parts.push(Part {
             partition: next.partition,
@@ -395,7 +400,7 @@ mod tests {
                     compression: v1::Compression::Gzip.into(),
                     ..Default::default()
                 };
-                let begun = begin(test.broker(), request, None, &mut Flows::default()).await;
+                let begun = begin(test.broker(), request, None, &mut Flows::default(), None).await;
                 let published = begun.unwrap().finish(test.broker()).await.unwrap();
                 let offset = published.positions[0].offset;
                 let read = partition.read_within(offset, 1 << 20, offset + 1).unwrap();

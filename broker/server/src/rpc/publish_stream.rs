@@ -119,7 +119,7 @@ async fn run(
         Some(token) => decode_token(&broker.cluster_id(), token)?,
         None => broker.next_producer_id().await?,
     };
-    let owner = broker.sessions.take_over(producer_id, broker.now_ms());
+    let owner = broker.sessions.take_over(producer_id, broker.now_ms())?;
     if answers.send(Ok(opened(&broker, producer_id))).await.is_err() {
         return Ok(());
     }
@@ -281,7 +281,8 @@ impl Stream {
             producer_id: self.producer_id,
             sequence,
         };
-        let publishing = publish::begin(&self.broker, publish, Some(publisher), &mut self.flows).await?;
+        let publishing =
+            publish::begin(&self.broker, publish, Some(publisher), &mut self.flows, permit.clone()).await?;
         let mut permit = permit.filter(|_| publishing.keeps_batches());
         permit.iter_mut().for_each(MemoryPermit::release_decoded);
         let (broker, producer_id) = (self.broker.clone(), self.producer_id);
@@ -357,9 +358,9 @@ mod tests {
     async fn requests_have_the_memory_of_their_answers_or_go_alone() {
         let memory = MemoryBudget::new(64 << 20, 8 << 20);
         let budget = Some(memory.connection());
-        let first = admit(budget.clone(), request(60_000)).await;
+        let first = admit(budget.clone(), request(10_000)).await;
         let held = memory.acknowledgements_used();
-        assert!(held >= 60_000 * size_of::<v1::Position>() && !first.alone);
+        assert!(held >= 10_000 * size_of::<v1::Position>() && !first.alone);
         let second = admit(budget.clone(), request(20_000));
         let small = admit(budget.clone(), request(1)).await;
         assert!(!small.alone && memory.acknowledgements_used() > held, "it is counted");

@@ -9,7 +9,10 @@ use millrace_proto::v1::{self, ErrorReason};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::{error::ApiError, limits};
+use crate::{
+    error::{ApiError, WriteOutcome},
+    limits,
+};
 
 /// The streams that can be resumed with their answers still known.
 #[derive(Debug, Default)]
@@ -56,8 +59,12 @@ fn taken_over() -> ApiError {
 fn too_many() -> ApiError {
     ApiError::new(
         ErrorReason::Overloaded,
-        "The broker serves too many publish streams at once, and this one was the longest unused: resume it with its token.",
+        format!(
+            "The broker serves {} publish streams at once, which is the limit: end some, or use another broker.",
+            limits::MAX_PUBLISH_SESSIONS
+        ),
     )
+    .outcome(WriteOutcome::NotWritten)
 }
 
 impl Session {
@@ -77,11 +84,21 @@ impl Session {
 
 impl PublishSessions {
     /// Makes the caller the one that serves the stream, for as long as it keeps what it gets; ends the
-    /// one before. Where there are too many, the longest unused is forgotten: of those that nobody
-    /// serves, or else of all, and then it ends, too.
-    pub fn take_over(&self, producer_id: i64, now_ms: i64) -> Arc<Owner> {
+    /// one before. Where there are too many, the longest unused of those that nobody serves is forgotten.
+    ///
+    /// # Errors
+    /// All that there may be are served.
+    pub fn take_over(&self, producer_id: i64, now_ms: i64) -> Result<Arc<Owner>, ApiError> {
         let owner = Arc::new(Owner::default());
         let mut sessions = self.0.lock();
+        let life = i64::try_from(limits::PUBLISH_SESSION_LIFE.as_millis()).unwrap_or(i64::MAX);
+        sessions.retain(|_, session| now_ms.saturating_sub(session.used_at_ms) < life || session.is_served());
+        if sessions.len() >= limits::MAX_PUBLISH_SESSIONS && !sessions.contains_key(&producer_id) {
+            let unserved = sessions.iter().filter(|(_, session)| !session.is_served());
+            let oldest = unserved.min_by_key(|(_, session)| session.used_at_ms);
+            let oldest = oldest.map(|(id, _)| *id).ok_or_else(too_many)?;
+            sessions.remove(&oldest);
+        }
         match sessions.entry(producer_id) {
             Entry::Occupied(mut entry) => {
                 let session = entry.get_mut();
@@ -92,16 +109,7 @@ impl PublishSessions {
                 entry.insert(Session::new(owner.clone(), now_ms));
             }
         }
-        let life = i64::try_from(limits::PUBLISH_SESSION_LIFE.as_millis()).unwrap_or(i64::MAX);
-        sessions.retain(|_, session| now_ms.saturating_sub(session.used_at_ms) < life || session.is_served());
-        if sessions.len() > limits::MAX_PUBLISH_SESSIONS {
-            let others = sessions.iter().filter(|(id, _)| **id != producer_id);
-            let oldest = others.min_by_key(|(_, session)| (session.is_served(), session.used_at_ms));
-            if let Some(session) = oldest.map(|(id, _)| *id).and_then(|id| sessions.remove(&id)) {
-                session.owner.end(too_many());
-            }
-        }
-        owner
+        Ok(owner)
     }
 
     /// Remembers an answer, unless it is large.
@@ -140,10 +148,10 @@ mod tests {
     #[test]
     fn a_resumed_stream_ends_the_one_before_and_keeps_its_answers() {
         let sessions = PublishSessions::default();
-        let first = sessions.take_over(1, 10);
+        let first = sessions.take_over(1, 10).unwrap();
         assert_eq!(reason(&first), None);
         sessions.remember(1, 5, &v1::PublishResponse::default(), 11);
-        let second = sessions.take_over(1, 12);
+        let second = sessions.take_over(1, 12).unwrap();
         assert_eq!(
             (reason(&first), reason(&second)),
             (Some(ErrorReason::StreamTakenOver), None)
@@ -156,39 +164,41 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let sessions = PublishSessions::default();
-        sessions.take_over(0, 0);
+        sessions.take_over(0, 0).unwrap();
         for id in 0..=limits::REMEMBERED_ANSWERS as u64 {
             sessions.remember(0, id, &v1::PublishResponse::default(), 1);
         }
         assert!(sessions.remembered(0, 0).is_none());
         assert!(sessions.remembered(0, 1).is_some());
-        for id in 0..=limits::MAX_PUBLISH_SESSIONS as i64 {
-            sessions.take_over(id, 2 + id);
-        }
-        assert_eq!(sessions.0.lock().len(), limits::MAX_PUBLISH_SESSIONS);
-        let day = limits::PUBLISH_SESSION_LIFE.as_millis() as i64;
-        sessions.take_over(-1, 100_000 + day);
-        assert_eq!(sessions.0.lock().len(), 1);
-    }
-
-    /// A stream that is served and not known any more could not be taken over.
-    #[test]
-    fn of_too_many_streams_the_longest_unused_ends() {
-        let sessions = PublishSessions::default();
-        let most = limits::MAX_PUBLISH_SESSIONS as i64;
-        let mut served: Vec<_> = (0..most).map(|id| sessions.take_over(id, id)).collect();
         let large = v1::PublishResponse {
             positions: vec![v1::Position::default(); limits::REMEMBERED_POSITIONS + 1],
         };
-        sessions.remember(0, 1, &large, most);
-        let _another = sessions.take_over(most, most);
-        let ended: Vec<_> = served.iter().map(|owner| reason(owner)).collect();
-        assert_eq!(ended[1], Some(ErrorReason::Overloaded));
-        assert_eq!(ended.iter().flatten().count(), 1, "it alone");
-        // Rather one that nobody serves.
+        sessions.remember(0, 9_999, &large, 1);
+        assert!(sessions.remembered(0, 9_999).is_none());
+        for id in 0..=limits::MAX_PUBLISH_SESSIONS as i64 {
+            sessions.take_over(id, 2 + id).unwrap();
+        }
+        assert_eq!(sessions.0.lock().len(), limits::MAX_PUBLISH_SESSIONS);
+        assert!(sessions.remembered(0, 1).is_none(), "the longest unused is forgotten");
+        let day = limits::PUBLISH_SESSION_LIFE.as_millis() as i64;
+        sessions.take_over(-1, 100_000 + day).unwrap();
+        assert_eq!(sessions.0.lock().len(), 1);
+    }
+
+    /// Who is served goes on: else those who come would end each other without end.
+    #[test]
+    fn of_too_many_streams_the_new_ones_are_refused() {
+        let sessions = PublishSessions::default();
+        let most = limits::MAX_PUBLISH_SESSIONS as i64;
+        let mut served: Vec<_> = (0..most).map(|id| sessions.take_over(id, id).unwrap()).collect();
+        let refused = sessions.take_over(most, most).unwrap_err();
+        assert_eq!(refused.reason(), ErrorReason::Overloaded);
+        assert!(served.iter().all(|owner| reason(owner).is_none()));
+        served[7] = sessions.take_over(7, most).unwrap();
+        // Room is where nobody serves any more.
         drop(served.pop());
-        let _another = sessions.take_over(most + 1, most);
-        assert_eq!(served.iter().filter(|owner| reason(owner).is_some()).count(), 1);
+        served.push(sessions.take_over(most, most).unwrap());
+        assert!(sessions.take_over(most + 1, most).is_err());
         assert_eq!(sessions.0.lock().len(), limits::MAX_PUBLISH_SESSIONS);
     }
 }
