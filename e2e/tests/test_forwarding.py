@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
 from collections.abc import Callable
 
+import grpc
 import pytest
 
 from lib.api import ApiError, Client, PublishStream, admin_pb2, call, expect_error, messaging_pb2, types_pb2
@@ -186,3 +189,33 @@ def test_a_stream_is_resumed_at_each_broker(cluster: list[Broker]) -> None:
         with Client(broker.address) as client:
             stored = [int(m.message.value) for m in client.read("orders", 0, 0)]
             assert stored == list(range(1, number + 1))
+
+
+def test_what_is_passed_on_counts_when_its_caller_has_gone(cluster: list[Broker]) -> None:
+    """Calls that give up soon leave large batches on their way to the leader: those wait for memory like all."""
+    create(cluster[0], "left", 1)
+    leader = leader_of(cluster[0], "left")
+    other = next(broker for number, broker in enumerate(cluster) if number != leader)
+    message = types_pb2.Message(value=random.Random(1).randbytes(7 << 20))
+    request = messaging_pb2.PublishRequest(topic="left", partition=0, messages=[message])
+    assert other.process is not None
+    other.process.reset_rss_peak()
+    ends = time.monotonic() + 6
+
+    def give_up_again_and_again() -> None:
+        with Client(other.address) as client:
+            while time.monotonic() < ends:
+                try:
+                    client.messaging.Publish(request, timeout=0.1)
+                except grpc.RpcError:
+                    pass
+
+    threads = [threading.Thread(target=give_up_again_and_again, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert other.process.rss_peak_bytes() < 260 << 20
+    with Client(other.address) as client:
+        answer = call(client.messaging.Publish, request)
+        assert answer.positions[0].offset >= 0

@@ -10,13 +10,20 @@ use millrace_proto::{
     },
     v1::ErrorReason,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::{
+    sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
+    time::Instant,
+};
 use tonic::{Status, Streaming};
 
 use super::{limits, place::ends_flow, service::find, wire};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
+    memory::{MemoryPermit, MessagePermits},
     partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
     rpc::{acknowledge, convert::Acks},
 };
@@ -26,6 +33,8 @@ pub(super) struct Appends {
     broker: Arc<Broker>,
     /// Flows of which something was refused, and when.
     refused: HashMap<u64, Instant>,
+    /// Of each flow, what ends with the turn of its last batch.
+    turns: HashMap<u64, oneshot::Receiver<()>>,
 }
 
 type Pending = BoxFuture<'static, ForwardAppendAnswer>;
@@ -33,16 +42,17 @@ type Pending = BoxFuture<'static, ForwardAppendAnswer>;
 /// A batch that was looked into, and where it belongs; or why it is refused.
 type Checked = Result<(Arc<Partition>, SoundBatch), ApiError>;
 
-/// The rest of a request, and its batch once it was looked into.
-type Checking = BoxFuture<'static, (ForwardAppend, Checked)>;
-
-/// The result of `checking`; never, if nothing is looked into.
-async fn checked(checking: &mut Option<Checking>) -> (ForwardAppend, Checked) {
-    match checking {
-        Some(checking) => checking.await,
-        None => std::future::pending().await,
-    }
+/// A request whose batch was looked into, and whose turn it is in its flow.
+struct Next {
+    append: ForwardAppend,
+    checked: Checked,
+    /// Its memory: held until it is in the log.
+    _memory: Option<MemoryPermit>,
+    /// Dropped, the next one of its flow has its turn.
+    _turn: oneshot::Sender<()>,
 }
+
+type Checking = BoxFuture<'static, Next>;
 
 impl Appends {
     /// Of a stream that begins.
@@ -50,6 +60,7 @@ impl Appends {
         Self {
             broker,
             refused: HashMap::new(),
+            turns: HashMap::new(),
         }
     }
 
@@ -57,14 +68,15 @@ impl Appends {
     pub(super) async fn serve(
         mut self,
         mut requests: Streaming<ForwardAppendRequest>,
+        permits: MessagePermits,
         answers: mpsc::Sender<Result<ForwardAppendResponse, Status>>,
     ) {
         let stopping = self.broker.stopping.clone();
         let mut pending: FuturesUnordered<Pending> = FuturesUnordered::new();
-        // The next one to append; those before it are answered meanwhile.
-        let mut checking: Option<Checking> = None;
+        // Small batches do not wait behind large ones that are looked into, unless they are of the same flow.
+        let mut checking: FuturesUnordered<Checking> = FuturesUnordered::new();
         let mut open = true;
-        while open || checking.is_some() || !pending.is_empty() {
+        while open || !checking.is_empty() || !pending.is_empty() {
             tokio::select! {
                 biased;
                 () = stopping.cancelled(), if open => open = false,
@@ -80,15 +92,17 @@ impl Appends {
                         return;
                     }
                 }
-                (append, checked) = checked(&mut checking), if checking.is_some() => {
-                    checking = None;
-                    pending.push(self.begin(&append, checked));
+                Some(next) = checking.next(), if !checking.is_empty() => {
+                    pending.push(self.begin(&next.append, next.checked));
                 }
                 request = requests.message(),
-                    if open && checking.is_none() && pending.len() < limits::APPENDS_IN_FLIGHT =>
+                    if open && checking.len() + pending.len() < limits::APPENDS_IN_FLIGHT =>
                 {
                     match request {
-                        Ok(Some(request)) => checking = request.append.map(|append| self.check(append)),
+                        Ok(Some(request)) => {
+                            let memory = permits.take();
+                            checking.extend(request.append.map(|append| self.check(append, memory)));
+                        }
                         // The sender has gone, and with it who would take the answers.
                         Ok(None) | Err(_) => return,
                     }
@@ -97,25 +111,46 @@ impl Appends {
         }
     }
 
-    /// Looks into a batch, unless it is refused whatever it holds.
-    fn check(&self, mut append: ForwardAppend) -> Checking {
+    /// Looks into a batch, unless it is refused whatever it holds, and waits until those before it in its flow are in
+    /// the log.
+    fn check(&mut self, mut append: ForwardAppend, memory: Option<MemoryPermit>) -> Checking {
         let batch = std::mem::take(&mut append.batch);
         let partition = if self.refused.contains_key(&append.flow) {
-            Err(ApiError::new(
-                ErrorReason::NotLeader,
-                "An earlier batch of this flow was refused: send both again.",
-            ))
+            Err(refused())
         } else {
             find(&self.broker, &append.topic_id, append.partition)
         };
+        let (turn, before) = self.turn(append.flow);
         async move {
             let checked = match partition {
                 Ok(partition) => partition.check(batch).await.map(|batch| (partition, batch)),
                 Err(error) => Err(error.or_outcome(WriteOutcome::NotWritten)),
             };
-            (append, checked)
+            if let Some(before) = before {
+                // Its sender is only ever dropped.
+                let _ = before.await;
+            }
+            Next {
+                append,
+                checked,
+                _memory: memory,
+                _turn: turn,
+            }
         }
         .boxed()
+    }
+
+    /// A turn in a flow, and what ends with the one before it; flow 0 is none.
+    fn turn(&mut self, flow: u64) -> (oneshot::Sender<()>, Option<oneshot::Receiver<()>>) {
+        let (turn, ends) = oneshot::channel();
+        if flow == 0 {
+            return (turn, None);
+        }
+        if self.turns.len() >= 1_024 && self.turns.len().is_power_of_two() {
+            self.turns
+                .retain(|_, ends| matches!(ends.try_recv(), Err(TryRecvError::Empty)));
+        }
+        (turn, self.turns.insert(flow, ends))
     }
 
     /// Appends a batch now; answers with the future of its acknowledgement.
@@ -133,7 +168,11 @@ impl Appends {
                 SequenceRule::Contiguous
             },
         };
-        let appended = checked.and_then(|(partition, batch)| partition.append(&batch, &request));
+        let appended = match checked {
+            // One before it may have been refused while it was looked into.
+            Ok(_) if self.refused.contains_key(&append.flow) => Err(refused().outcome(WriteOutcome::NotWritten)),
+            checked => checked.and_then(|(partition, batch)| partition.append(&batch, &request)),
+        };
         // After another error the batch is not sent again, so that later ones may go on.
         if append.flow > 0 && appended.as_ref().is_err_and(ends_flow) {
             self.refuse(append.flow);
@@ -168,4 +207,11 @@ impl Appends {
         }
         self.refused.insert(flow, now);
     }
+}
+
+fn refused() -> ApiError {
+    ApiError::new(
+        ErrorReason::NotLeader,
+        "An earlier batch of this flow was refused: send both again.",
+    )
 }

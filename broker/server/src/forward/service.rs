@@ -108,11 +108,14 @@ impl Forward for ForwardService {
         request: Request<Streaming<ForwardAppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let broker = self.broker()?;
+        let permits = permits(&request);
+        permits.claim();
         let mut requests = request.into_inner();
         let first = requests.message().await?.unwrap_or_default();
+        drop(permits.take());
         check(&broker, first.hello.as_ref())?;
         let (answers, stream) = mpsc::channel(limits::ANSWERS_AHEAD);
-        let serving = Appends::new(broker.clone()).serve(requests, answers);
+        let serving = Appends::new(broker.clone()).serve(requests, permits, answers);
         // A stopping broker answers what it has taken.
         broker.spawn(serving);
         Ok(Response::new(ReceiverStream::new(stream)))
