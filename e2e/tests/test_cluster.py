@@ -44,8 +44,8 @@ def test_dev_runs_a_cluster_and_keeps_it(tmp_path: Path) -> None:
         finally:
             dev.kill()
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
+        ".dev-port",
         *("broker-0", "broker-1", "broker-2"),
-        "dev.port",
     ]
     verified = json.loads(millrace("log", "verify", str(tmp_path / "data"), json=True).ok())
     assert any(part["path"].endswith("/tried-0") for part in verified["partitions"]), verified

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 /// The file by which a formatted directory is known.
 const IDENTITY_FILE: &str = "meta.properties";
 
-/// The file that says which port the first of several brokers has.
-const PORT_FILE: &str = "dev.port";
+/// The file that says which port the first of several brokers has. Hidden, so that `DIR/*` are the brokers.
+const PORT_FILE: &str = ".dev-port";
 
 /// Where data is, and whether it goes at the end.
 pub enum DataDir {
