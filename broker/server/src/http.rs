@@ -83,12 +83,7 @@ impl Health {
             let index = status.applied_index.and_then(|index| i64::try_from(index).ok());
             self.metrics.metadata_applied_index.set(index.unwrap_or(-1));
             self.metrics.metadata_has_leader.set(i64::from(status.leader.is_some()));
-            self.metrics
-                .memory_bytes
-                .set(i64::try_from(broker.memory.used()).unwrap_or(i64::MAX));
-            self.metrics
-                .decoded_bytes
-                .set(i64::try_from(broker.memory.decoded_used()).unwrap_or(i64::MAX));
+            self.metrics.memory.show(&broker.memory);
         }
     }
 }

@@ -9,6 +9,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::memory::MemoryGauges;
+
 /// A floating-point gauge.
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -46,10 +48,8 @@ pub struct Metrics {
     pub acknowledge_seconds: Histogram,
     /// Open client connections.
     pub connections: Gauge,
-    /// Bytes of the memory budget in use.
-    pub memory_bytes: Gauge,
-    /// Bytes of memory beside the budget that requests take decoded.
-    pub decoded_bytes: Gauge,
+    /// The memory of calls.
+    pub memory: MemoryGauges,
     /// Partitions held.
     pub partitions: Gauge,
     /// Partitions held that can't be used.
@@ -87,8 +87,7 @@ impl Default for Metrics {
             flush_seconds: Histogram::new(time_buckets()),
             acknowledge_seconds: Histogram::new(time_buckets()),
             connections: Gauge::default(),
-            memory_bytes: Gauge::default(),
-            decoded_bytes: Gauge::default(),
+            memory: MemoryGauges::default(),
             partitions: Gauge::default(),
             offline_partitions: Gauge::default(),
             disk_available_bytes: FloatGauge::default(),
@@ -149,18 +148,7 @@ impl Metrics {
             self.acknowledge_seconds.clone(),
         );
         registry.register("connections", "Open client connections", self.connections.clone());
-        registry.register_with_unit(
-            "memory_in_flight",
-            "Bytes of requests and answers held now",
-            bytes(),
-            self.memory_bytes.clone(),
-        );
-        registry.register_with_unit(
-            "memory_decoded_requests",
-            "Bytes that requests in flight take decoded beyond their length, as far as they are counted",
-            bytes(),
-            self.decoded_bytes.clone(),
-        );
+        self.memory.register(registry);
         registry.register("partitions", "Partitions held by this broker", self.partitions.clone());
         registry.register(
             "offline_partitions",

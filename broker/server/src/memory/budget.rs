@@ -72,7 +72,7 @@ impl HeldBytes {
         self.broker.merge(more.broker);
     }
 
-    /// Gives back `bytes`, or all it has if that is less.
+    /// Gives back `bytes`, which must not be more than it has: then nothing is given back.
     pub fn give_back(&mut self, bytes: usize) {
         drop((self.connection.split(bytes), self.broker.split(bytes)));
     }
@@ -147,15 +147,27 @@ impl MemoryBudget {
     }
 
     /// Bytes beside the budget that acknowledgements hold now.
-    #[cfg(test)]
+    #[must_use]
     pub fn acknowledgements_used(&self) -> usize {
         limits::ACKNOWLEDGEMENTS_BYTES - self.acknowledgements.available_permits()
     }
 
     /// Bytes beside the budget of what streams remember.
-    #[cfg(test)]
+    #[must_use]
     pub fn streams_used(&self) -> usize {
         self.half - self.streams.available_permits()
+    }
+
+    /// Bytes beside the budget of answers that are large though memory is short.
+    #[must_use]
+    pub fn large_answers_used(&self) -> usize {
+        limits::LARGE_ANSWERS_BYTES - self.large_answers.available_permits()
+    }
+
+    /// Bytes by which connections' windows are wider now than at their beginning.
+    #[must_use]
+    pub fn windows_used(&self) -> usize {
+        limits::HTTP2_WIDENED_BYTES - self.windows.available_permits()
     }
 
     /// Bytes of the budget that are held now.

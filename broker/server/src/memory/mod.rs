@@ -5,11 +5,13 @@
 mod answer;
 mod body;
 mod budget;
+mod gauges;
 mod layer;
 mod permits;
 mod state;
 
 pub use budget::{ConnectionBudget, MemoryBudget, MemoryPermit, hold};
+pub use gauges::MemoryGauges;
 pub use layer::{MemoryLayer, MemoryService};
 pub use permits::MessagePermits;
 pub use state::{StreamState, no_stream_memory};
