@@ -262,6 +262,13 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
 /// wait no more.
 pub const READERS_LOOKED_THROUGH: usize = 64;
 
+/// Whether a collection that has `length` entries now is looked through for those that are not needed any more, which
+/// grow unnoticed: from `least` on, whenever it has doubled.
+#[must_use]
+pub const fn is_looked_through(length: usize, least: usize) -> bool {
+    length >= least && length.is_power_of_two()
+}
+
 /// Within this time a message whose memory is taken must bring [`MESSAGE_LEAST_BYTES`] more, or end:
 /// what was announced and does not come must not keep others from that memory.
 pub const MESSAGE_STALL: Duration = Duration::from_secs(10);

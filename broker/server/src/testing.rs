@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use millrace_engine::{
     BrokerId, Command,
     cluster::{CreateTopic, RegisterBroker},
+    partition::FetchRequest,
 };
 use millrace_proto::batch::{BatchBuilder, Codec};
 use tempfile::TempDir;
@@ -89,6 +90,21 @@ impl TestBroker {
         broker.wait_until_current().await.unwrap();
         broker.partitions.find(topic, 0).unwrap()
     }
+
+    /// What [`PHANTOM`] asks that has one record of `partition`, not on its disk.
+    pub fn phantom_fetch(&self, partition: &Partition, sequence: u64) -> FetchRequest {
+        FetchRequest {
+            replica: PHANTOM,
+            broker_epoch: self.broker().quorum.cluster().brokers[&PHANTOM].epoch,
+            leader_epoch: partition.offsets().leader_epoch,
+            sequence,
+            offset: 1,
+            last_fetched_epoch: Some(partition.offsets().leader_epoch),
+            durable_end: 0,
+            log_start: 0,
+            high_watermark: 0,
+        }
+    }
 }
 
 /// A batch of one record; with a producer, its id and the batch's sequence.
@@ -98,5 +114,5 @@ pub fn batch(producer: Option<(i64, i32)>) -> SoundBatch {
     if let Some((id, sequence)) = producer {
         builder.set_producer(id, 0, sequence);
     }
-    SoundBatch::build(&mut builder).unwrap()
+    SoundBatch::build(&mut builder, &[1]).unwrap()
 }

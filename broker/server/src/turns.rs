@@ -116,6 +116,15 @@ mod tests {
         (work, has_begun, end)
     }
 
+    /// Has begun work that keeps a turn until it is told to end.
+    async fn keep_the_turn(turns: &Turns) -> (impl Future<Output = Result<(), ApiError>>, mpsc::Sender<()>) {
+        let (work, has_begun, end) = work_until_told();
+        let mut working = Box::pin(turns.run(work));
+        assert!(working.as_mut().now_or_never().is_none());
+        has_begun.await.unwrap();
+        (working, end)
+    }
+
     #[tokio::test]
     async fn timers_go_on_beside_work() {
         let turns = Turns::new(1);
@@ -149,10 +158,7 @@ mod tests {
     #[tokio::test]
     async fn a_turn_that_nobody_looks_for_holds_up_nobody() {
         let turns = Turns::new(1);
-        let (work, has_begun, end) = work_until_told();
-        let mut first = Box::pin(turns.run(work));
-        assert!(first.as_mut().now_or_never().is_none());
-        has_begun.await.unwrap();
+        let (first, end) = keep_the_turn(&turns).await;
         let mut busy_elsewhere = Box::pin(turns.run(|_turn| 1));
         assert!(busy_elsewhere.as_mut().now_or_never().is_none());
         end.send(()).unwrap();
@@ -164,10 +170,7 @@ mod tests {
     #[tokio::test]
     async fn what_nobody_waits_for_is_not_begun() {
         let turns = Turns::new(1);
-        let (work, has_begun, end) = work_until_told();
-        let mut first = Box::pin(turns.run(work));
-        assert!(first.as_mut().now_or_never().is_none());
-        has_begun.await.unwrap();
+        let (_first, end) = keep_the_turn(&turns).await;
         let (held, dropped) = mpsc::channel::<()>();
         let mut gone = Box::pin(turns.run(move |_turn| held.send(())));
         assert!(gone.as_mut().now_or_never().is_none());

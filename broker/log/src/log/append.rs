@@ -102,8 +102,8 @@ impl Log {
         options: &AppendOptions,
     ) -> Result<Appended, AppendError> {
         let config = self.inner.config();
+        check_client_batch(batch, &config, now_ms, options)?;
         let (header, batch) = (*batch.header(), batch.bytes());
-        check_client_batch(&header, &config, now_ms, options)?;
 
         let inner = &*self.inner;
         let mut writer = inner.writer.lock();
@@ -267,11 +267,12 @@ impl Log {
 
 /// The checks on a producer's batch that need nothing of the log.
 fn check_client_batch(
-    header: &BatchHeader,
+    batch: &CheckedBatch,
     config: &LogConfig,
     now_ms: i64,
     options: &AppendOptions,
 ) -> Result<(), AppendError> {
+    let header = batch.header();
     if header.record_count == 0 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
         return Err(AppendError::Invalid(format!(
             "record count {} does not match last offset delta {}",
@@ -303,7 +304,7 @@ fn check_client_batch(
         let latest = config
             .message_timestamp_after_max_ms
             .map_or(i64::MAX, |bound| now_ms.saturating_add(bound));
-        for timestamp in [header.base_timestamp, header.max_timestamp] {
+        for timestamp in [batch.oldest_timestamp(), header.max_timestamp] {
             // -1 says that the producer gave no time.
             if timestamp != -1 && (timestamp < earliest || timestamp > latest) {
                 return Err(AppendError::InvalidTimestamp {

@@ -11,6 +11,7 @@ use crate::error::AppendError;
 pub struct CheckedBatch {
     header: BatchHeader,
     bytes: Bytes,
+    oldest_timestamp: i64,
 }
 
 impl CheckedBatch {
@@ -29,7 +30,7 @@ impl CheckedBatch {
             )));
         }
         view.verify_crc()?;
-        Ok(CheckedBatch { header, bytes })
+        Ok(Self::new(header, bytes))
     }
 
     /// Takes what a builder makes, which has just computed the checksum over its own bytes.
@@ -39,7 +40,27 @@ impl CheckedBatch {
     pub fn build(builder: &mut BatchBuilder) -> Result<Self, BuildError> {
         let bytes = builder.build()?;
         let header = *BatchView::parse(&bytes)?.header();
-        Ok(CheckedBatch { header, bytes })
+        Ok(Self::new(header, bytes))
+    }
+
+    fn new(header: BatchHeader, bytes: Bytes) -> Self {
+        CheckedBatch {
+            header,
+            bytes,
+            oldest_timestamp: header.base_timestamp,
+        }
+    }
+
+    /// Says which is the oldest of the records' times, in milliseconds since 1970: only who looks into the records
+    /// knows. Until then it is the batch's base time, which is the first record's.
+    pub fn set_oldest_timestamp(&mut self, oldest: i64) {
+        self.oldest_timestamp = oldest;
+    }
+
+    /// The oldest of the records' times, as far as it is known.
+    #[must_use]
+    pub fn oldest_timestamp(&self) -> i64 {
+        self.oldest_timestamp
     }
 
     /// The decoded header.

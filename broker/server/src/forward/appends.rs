@@ -23,6 +23,7 @@ use super::{limits, place::ends_flow, service::find, wire};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
+    limits::is_looked_through,
     memory::{MemoryPermit, MessagePermits},
     partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
     rpc::{acknowledge, convert::Acks},
@@ -146,7 +147,7 @@ impl Appends {
         if flow == 0 {
             return (turn, None);
         }
-        if self.turns.len() >= 1_024 && self.turns.len().is_power_of_two() {
+        if is_looked_through(self.turns.len(), limits::FLOWS_LOOKED_THROUGH) {
             self.turns
                 .retain(|_, ends| matches!(ends.try_recv(), Err(TryRecvError::Empty)));
         }
@@ -201,7 +202,7 @@ impl Appends {
     /// Takes no more batches of a flow. Its sender opens another one.
     fn refuse(&mut self, flow: u64) {
         let now = Instant::now();
-        if self.refused.len() >= 1_024 && self.refused.len().is_power_of_two() {
+        if is_looked_through(self.refused.len(), limits::FLOWS_LOOKED_THROUGH) {
             self.refused
                 .retain(|_, since| now.duration_since(*since) < limits::REFUSED_FLOW_KEPT);
         }

@@ -228,11 +228,6 @@ impl Delivery {
         }
     }
 
-    /// Whether it keeps its batch, so that its memory must count on.
-    pub fn keeps_batch(&self) -> bool {
-        self.batch.records.is_some()
-    }
-
     /// Waits until it is stored as it asks for. Looks for the leader, and for the next one.
     ///
     /// # Errors

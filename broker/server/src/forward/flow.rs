@@ -67,7 +67,7 @@ struct State {
 #[derive(Debug)]
 enum Slot {
     Sent,
-    Waiting(Batch, oneshot::Sender<Go>),
+    Waiting(Box<Batch>, oneshot::Sender<Go>),
 }
 
 /// What a batch has waited for.
@@ -110,7 +110,9 @@ impl Flow {
             }
             None => {
                 let (sender, go) = oneshot::channel();
-                state.slots.push_back((ticket, Slot::Waiting(batch.clone(), sender)));
+                state
+                    .slots
+                    .push_back((ticket, Slot::Waiting(Box::new(batch.clone()), sender)));
                 (ticket, Attempt::Waiting(go))
             }
         }
@@ -125,7 +127,7 @@ impl Flow {
         if first {
             let _ = sender.send(Go::Turn);
         } else if let Some(at) = state.find(ticket) {
-            state.slots[at].1 = Slot::Waiting(batch.clone(), sender);
+            state.slots[at].1 = Slot::Waiting(Box::new(batch.clone()), sender);
         }
         go
     }

@@ -86,3 +86,6 @@ pub const LOST_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a deposed leader has to answer for what it was sent, before what may be repeated is.
 pub const DEPOSED_WAIT: Duration = Duration::from_millis(250);
+
+/// From this many flows of a stream on it is looked, at each doubling, which of them are over.
+pub const FLOWS_LOOKED_THROUGH: usize = 1_024;

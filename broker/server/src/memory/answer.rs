@@ -41,13 +41,14 @@ impl AnswerBody {
     /// The answer `inner`, whose head is there. With a budget it is the only one of its call, and
     /// counts there.
     pub fn new(inner: GrpcBody, permits: MessagePermits, budget: Option<ConnectionBudget>) -> Self {
-        let counting = match budget.filter(|_| permits.is_read()) {
-            Some(budget) => Counting::First(budget),
-            None => Counting::Done,
+        let counting = match (permits.is_read(), budget) {
+            (true, Some(budget)) => Counting::First(budget),
+            (true, None) => {
+                permits.release();
+                Counting::Done
+            }
+            (false, _) => Counting::Done,
         };
-        if matches!(counting, Counting::Done) && permits.is_read() {
-            permits.release();
-        }
         Self {
             inner,
             permits,

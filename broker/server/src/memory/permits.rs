@@ -86,9 +86,4 @@ impl MessagePermits {
     pub fn release(&self) {
         self.0.lock().queue.clear();
     }
-
-    /// The request is not needed decoded any more; its bytes are.
-    pub fn release_decoded(&self) {
-        self.0.lock().queue.iter_mut().for_each(MemoryPermit::release_decoded);
-    }
 }

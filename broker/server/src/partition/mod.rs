@@ -311,7 +311,7 @@ impl Partition {
         let mut readers = self.readers.lock();
         // Waiters that have gone on are dropped here, so that the list stays as long as there are
         // readers.
-        if readers.len() >= limits::READERS_LOOKED_THROUGH && readers.len().is_power_of_two() {
+        if limits::is_looked_through(readers.len(), limits::READERS_LOOKED_THROUGH) {
             readers.retain(|reader| reader.strong_count() > 0);
         }
         readers.push(Arc::downgrade(waiter));

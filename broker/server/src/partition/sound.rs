@@ -6,7 +6,9 @@ use bytes::Bytes;
 use millrace_engine::TopicConfig;
 use millrace_log::CheckedBatch;
 use millrace_proto::{
-    batch::{BatchBuilder, BatchError, BatchHeader, BuildError, Codec, DecodeLimits, HEADER_LEN, Records},
+    batch::{
+        BatchBuilder, BatchError, BatchHeader, BuildError, Codec, DecodeLimits, HEADER_LEN, NO_TIMESTAMP, Records,
+    },
     v1::ErrorReason,
 };
 
@@ -61,12 +63,14 @@ impl From<Refusal> for ApiError {
 }
 
 impl SoundBatch {
-    /// Takes what a builder makes of this broker's own records.
+    /// Takes what a builder makes of this broker's own records, whose times are `times`.
     ///
     /// # Errors
     /// The builder's.
-    pub fn build(builder: &mut BatchBuilder) -> Result<Self, BuildError> {
-        CheckedBatch::build(builder).map(Self)
+    pub fn build(builder: &mut BatchBuilder, times: &[i64]) -> Result<Self, BuildError> {
+        let mut batch = CheckedBatch::build(builder)?;
+        batch.set_oldest_timestamp(times.iter().copied().fold(NO_TIMESTAMP, older));
+        Ok(Self(batch))
     }
 
     /// Looks into a batch that somebody sent, and encodes it anew where `config` asks for another codec. Work that
@@ -114,10 +118,18 @@ fn in_place(bytes: &Bytes, wanted: Option<Codec>) -> Option<DecodeLimits> {
     (bytes.len() <= longest).then_some(limits)
 }
 
+/// The older of two records' times; -1 says that there is none.
+fn older(one: i64, other: i64) -> i64 {
+    match (one, other) {
+        (NO_TIMESTAMP, time) | (time, NO_TIMESTAMP) => time,
+        (one, other) => one.min(other),
+    }
+}
+
 /// Checks what the log takes on trust. As in Kafka, compressed batches are looked into as well.
 fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<SoundBatch, Refusal> {
     // The checksum before the records, which a flipped bit makes a riddle.
-    let batch = CheckedBatch::check(bytes).map_err(errors::append)?;
+    let mut batch = CheckedBatch::check(bytes).map_err(errors::append)?;
     let header = *batch.header();
     if header.is_transactional() {
         return Err(Refusal::Other(ApiError::new(
@@ -126,9 +138,11 @@ fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<Sou
         )));
     }
     let records = batch.records(limits)?;
-    let mut newest = None;
+    let (mut newest, mut oldest) = (None, NO_TIMESTAMP);
     for record in &records {
-        newest = newest.max(Some(record?.timestamp));
+        let timestamp = record?.timestamp;
+        newest = newest.max(Some(timestamp));
+        oldest = older(oldest, timestamp);
     }
     // Look-ups and retention by time go by it.
     header.verify_max_timestamp(newest)?;
@@ -140,13 +154,12 @@ fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<Sou
             if size > config.max_message_bytes as usize {
                 return Err(Refusal::Other(errors::too_large(size, config.max_message_bytes)));
             }
-            Ok(SoundBatch(encoded))
+            batch = encoded;
         }
-        _ => {
-            drop(records);
-            Ok(SoundBatch(batch))
-        }
+        _ => drop(records),
     }
+    batch.set_oldest_timestamp(oldest);
+    Ok(SoundBatch(batch))
 }
 
 /// Encodes a batch anew in the topic's codec.
@@ -264,6 +277,21 @@ mod tests {
                     text.contains(&format!("max timestamp {wrong} where the records say 3000")),
                     "{text}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn the_oldest_time_is_that_of_any_record_with_one() {
+        for (times, oldest) in [(&[3_000, -1, 500, 2_000][..], 500), (&[-1, -1], -1), (&[-1, 7], 7)] {
+            let mut builder = BatchBuilder::new(Codec::None);
+            for time in times {
+                builder.append(*time, None, Some(b"value"), &[]).unwrap();
+            }
+            let batch = builder.build().unwrap();
+            for compression in ["producer", "gzip"] {
+                let looked = look(batch.clone(), &config(compression), &INGEST_LIMITS).unwrap();
+                assert_eq!(looked.checked().oldest_timestamp(), oldest, "{compression}");
             }
         }
     }

@@ -116,21 +116,6 @@ async fn a_duplicate_without_a_known_offset_waits_for_the_commit() {
     assert!(waited.is_err(), "{waited:?}");
 }
 
-/// What the other replica asks that has one record, not on its disk.
-fn phantom_fetch(test: &TestBroker, partition: &Partition, sequence: u64) -> FetchRequest {
-    FetchRequest {
-        replica: PHANTOM,
-        broker_epoch: test.broker().quorum.cluster().brokers[&PHANTOM].epoch,
-        leader_epoch: partition.offsets().leader_epoch,
-        sequence,
-        offset: 1,
-        last_fetched_epoch: Some(partition.offsets().leader_epoch),
-        durable_end: 0,
-        log_start: 0,
-        high_watermark: 0,
-    }
-}
-
 /// Else a failover right after it would show them again.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_deleted_once_all_in_sync_replicas_have_done_it() {
@@ -140,7 +125,7 @@ async fn messages_are_deleted_once_all_in_sync_replicas_have_done_it() {
     let told = |sequence, log_start| FetchRequest {
         durable_end: 1,
         log_start,
-        ..phantom_fetch(&test, &partition, sequence)
+        ..test.phantom_fetch(&partition, sequence)
     };
     partition.on_acknowledged(told(1, 0));
     written.committed.wait().await.unwrap();
@@ -166,7 +151,7 @@ async fn a_partition_that_moved_away_sends_everybody_elsewhere() {
         let partition = test.partition(&format!("{why:?}"), &[0, PHANTOM]).await;
         let waiting = append(&partition, 0, Acks::All).unwrap();
         let outlet = Arc::new(Outlet::default());
-        let fetch = |sequence| phantom_fetch(&test, &partition, sequence);
+        let fetch = |sequence| test.phantom_fetch(&partition, sequence);
         partition.on_replica_fetch(fetch(1), &outlet);
         assert!(partition.cell.lock().has_parked(), "there is nothing to tell");
         partition.remove(why);

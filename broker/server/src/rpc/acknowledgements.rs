@@ -7,10 +7,15 @@ use std::{
 };
 
 use futures::Stream;
+use millrace_proto::v1::ErrorReason;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::memory::MemoryPermit;
+use crate::{
+    error::{ApiError, WriteOutcome},
+    limits,
+    memory::{ConnectionBudget, MemoryPermit},
+};
 
 /// How many of a stream's latest answers may still be on the way to the socket while the next one
 /// is taken: one encoded, one with the connection.
@@ -23,6 +28,29 @@ pub struct Acknowledgement<T> {
     pub response: T,
     /// Its memory.
     pub permit: Option<MemoryPermit>,
+}
+
+/// Takes the `bytes` of a write's answer, before anything of it is written. `None` if that is little, or there is no
+/// budget. `advice` tells a caller that there were none in time what to do instead.
+///
+/// # Errors
+/// There was no memory in time; nothing is written.
+pub async fn admit(
+    budget: Option<&ConnectionBudget>,
+    bytes: usize,
+    advice: &str,
+) -> Result<Option<MemoryPermit>, ApiError> {
+    let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
+        return Ok(None);
+    };
+    let permit = budget.acquire_for_acknowledgement(bytes).await;
+    permit.map(Some).ok_or_else(|| {
+        ApiError::new(
+            ErrorReason::Overloaded,
+            format!("The broker had no memory for the request's answer in time: {advice}."),
+        )
+        .outcome(WriteOutcome::NotWritten)
+    })
 }
 
 /// A stream's answers, whose memory counts until they have gone.

@@ -38,11 +38,8 @@ impl Messaging for MessagingService {
             let publishing = begun.inspect_err(|error| {
                 self.0.metrics.count_error(error);
             })?;
-            // Its bytes count on for a batch that may be sent again.
-            permits.release_decoded();
-            if !publishing.keeps_batches() {
-                permits.release();
-            }
+            // Batches that may be sent again have it still.
+            permits.release();
             publishing.finish(&self.0).await
         };
         // A stopping broker waits for it.

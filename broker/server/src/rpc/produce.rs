@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::{
-    acknowledgements::Acknowledgement,
+    acknowledgements::{self, Acknowledgement},
     convert::{self, Acks},
 };
 use crate::{
@@ -111,17 +111,7 @@ async fn admit(
 ) -> Result<Option<MemoryPermit>, ApiError> {
     let named = request.partitions.iter().take(limits::MAX_PARTITIONS_PER_REQUEST);
     let bytes: usize = named.map(|part| answer_part_bytes(&part.topic)).sum();
-    let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
-        return Ok(None);
-    };
-    let permit = budget.acquire_for_acknowledgement(bytes).await.ok_or_else(|| {
-        ApiError::new(
-            ErrorReason::Overloaded,
-            "The broker had no memory for the request's answer in time: take the answers, and name fewer partitions at once.",
-        )
-        .outcome(WriteOutcome::NotWritten)
-    })?;
-    Ok(Some(permit))
+    acknowledgements::admit(budget, bytes, "take the answers, and name fewer partitions at once").await
 }
 
 /// Appends the request's batches one after the other and answers with the future of its acknowledgement. `_own` is

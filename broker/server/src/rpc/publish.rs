@@ -12,7 +12,10 @@ use millrace_proto::{
 use prost::Message as _;
 use tokio::time::Instant;
 
-use super::convert::{self, Acks};
+use super::{
+    acknowledgements,
+    convert::{self, Acks},
+};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, unknown_topic},
@@ -58,17 +61,7 @@ struct Part {
 /// There was no memory in time; nothing is written.
 pub async fn admit(budget: Option<&ConnectionBudget>, messages: usize) -> Result<Option<MemoryPermit>, ApiError> {
     let bytes = messages * limits::PUBLISHED_MESSAGE_BYTES;
-    let Some(budget) = budget.filter(|_| bytes > limits::UNCOUNTED_ANSWER_BYTES) else {
-        return Ok(None);
-    };
-    let permit = budget.acquire_for_acknowledgement(bytes).await;
-    permit.map(Some).ok_or_else(|| {
-        ApiError::new(
-            ErrorReason::Overloaded,
-            "The broker had no memory for the request's answer in time: publish fewer messages at once, and try again later.",
-        )
-        .outcome(WriteOutcome::NotWritten)
-    })
+    acknowledgements::admit(budget, bytes, "publish fewer messages at once, and try again later").await
 }
 
 /// One partition's messages of a request, by their places there.
@@ -243,7 +236,7 @@ fn encode_one(
     if let Some(publisher) = publisher {
         builder.set_producer(publisher.producer_id, 0, publisher.sequence);
     }
-    let records = SoundBatch::build(&mut builder).map_err(build_error)?;
+    let records = SoundBatch::build(&mut builder, &times).map_err(build_error)?;
     let size = records.bytes().len();
     if size > plan.max_message_bytes as usize {
         return Err(too_large(size, plan.max_message_bytes));
@@ -322,11 +315,6 @@ impl Part {
 }
 
 impl Publishing {
-    /// Whether it keeps batches for other brokers, so that the request's memory counts on.
-    pub fn keeps_batches(&self) -> bool {
-        self.parts.iter().any(|part| part.delivery.keeps_batch())
-    }
-
     /// Waits for the acknowledgement; answers with each message's position.
     ///
     /// # Errors
@@ -406,6 +394,34 @@ mod tests {
                 let read = partition.read_within(offset, 1 << 20, offset + 1).unwrap();
                 assert_eq!(BatchView::parse(&read.bytes).unwrap().header().codec(), stored);
             }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn each_messages_time_is_held_to_the_topics_bound() {
+        let test = TestBroker::start().await;
+        let bound = BTreeMap::from([("message.timestamp.before.max.ms".to_owned(), "60000".to_owned())]);
+        test.partition_with("t", &[0], bound).await;
+        let publish = async |ages: &[i64], compression: v1::Compression| {
+            let now_ms = test.broker().now_ms();
+            let messages = ages.iter().map(|age| v1::Message {
+                timestamp: convert::ms_to_timestamp(now_ms - age),
+                ..Default::default()
+            });
+            let request = v1::PublishRequest {
+                topic: "t".into(),
+                messages: messages.collect(),
+                compression: compression.into(),
+                ..Default::default()
+            };
+            let begun = begin(test.broker(), request, None, &mut Flows::default(), None).await;
+            begun.unwrap().finish(test.broker()).await
+        };
+        for compression in [v1::Compression::None, v1::Compression::Zstd] {
+            publish(&[0, 30_000, 0], compression).await.unwrap();
+            // Neither the batch's base time, which is the first one's, nor its largest one.
+            let refused = publish(&[0, 120_000, 0], compression).await.unwrap_err();
+            assert_eq!(refused.reason(), ErrorReason::InvalidTimestamp);
         }
     }
 }

@@ -5,18 +5,17 @@
 //! a partition ids only rise, so an id that is not above the last one was stored before.
 
 mod sessions;
+mod token;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
-use millrace_proto::{
-    batch::crc::crc32c,
-    v1::{self, ErrorReason, publish_stream_response::Result as Answer},
-};
+use millrace_proto::v1::{self, publish_stream_response::Result as Answer};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 pub use self::sessions::PublishSessions;
+use self::token::{decode_token, encode_token};
 use super::{
     acknowledgements::Acknowledgement,
     publish::{self, Publisher},
@@ -28,38 +27,6 @@ use crate::{
     limits,
     memory::{ConnectionBudget, MemoryPermit, MessagePermits},
 };
-
-/// The form of a token: version, producer id, check.
-const TOKEN_VERSION: u8 = 1;
-const TOKEN_LEN: usize = 1 + 8 + 4;
-
-/// The token of a stream, bound to the cluster.
-fn encode_token(cluster_id: &str, producer_id: i64) -> Vec<u8> {
-    let mut token = vec![TOKEN_VERSION];
-    token.extend(producer_id.to_be_bytes());
-    let check = crc32c(&[cluster_id.as_bytes(), &token].concat());
-    token.extend(check.to_be_bytes());
-    token
-}
-
-fn decode_token(cluster_id: &str, token: &[u8]) -> Result<i64, ApiError> {
-    let invalid = || {
-        ApiError::new(
-            ErrorReason::InvalidResumeToken,
-            "The resume token is not one of this cluster's: open a new stream, and treat what was not answered as unknown.",
-        )
-    };
-    let id: [u8; 8] = token
-        .get(1..9)
-        .and_then(|id| id.try_into().ok())
-        .filter(|_| token.len() == TOKEN_LEN)
-        .ok_or_else(invalid)?;
-    let producer_id = i64::from_be_bytes(id);
-    if producer_id < 0 || encode_token(cluster_id, producer_id) != token {
-        return Err(invalid());
-    }
-    Ok(producer_id)
-}
 
 type Pending = BoxFuture<'static, Acknowledged>;
 
@@ -76,12 +43,22 @@ struct Admitted {
     alone: bool,
 }
 
+/// A request whose batches are being made, which may wait for a turn. Those before it are answered meanwhile; none
+/// begins, and the flows are here.
+struct Beginning {
+    id: u64,
+    /// The messages' number.
+    messages: usize,
+    begun: BoxFuture<'static, (Flows, Result<Pending, ApiError>)>,
+}
+
 /// One stream being served.
 struct Stream {
     broker: Arc<Broker>,
     producer_id: i64,
     last_id: u64,
     flows: Flows,
+    beginning: Option<Beginning>,
     pending: FuturesOrdered<Pending>,
     /// How many messages each pending answer is about, and all together.
     pending_messages: (VecDeque<usize>, usize),
@@ -128,6 +105,7 @@ async fn run(
         producer_id,
         last_id: 0,
         flows: Flows::default(),
+        beginning: None,
         pending: FuturesOrdered::new(),
         pending_messages: (VecDeque::new(), 0),
     };
@@ -136,15 +114,9 @@ async fn run(
     let mut open = true;
     loop {
         if let Some(admitted) = next.take_if(|next| !next.alone || stream.pending.is_empty()) {
-            let permit = permits.take();
-            // It may wait for its turn, and then the stream may be another one's.
-            tokio::select! {
-                biased;
-                why = owner.ended() => return Err(why.into()),
-                () = stream.handle(admitted, permit) => {}
-            }
+            stream.handle(admitted, permits.take());
         }
-        let waits = admitting.is_some() || next.is_some();
+        let waits = admitting.is_some() || next.is_some() || stream.beginning.is_some();
         if !open && !waits && stream.pending.is_empty() {
             return if stopping.is_cancelled() {
                 Err(broker_stopping().into())
@@ -166,6 +138,9 @@ async fn run(
                 if sent.is_err() {
                     return Ok(());
                 }
+            }
+            (flows, begun) = begun(&mut stream.beginning), if stream.beginning.is_some() => {
+                stream.go_on(flows, begun);
             }
             admitted = admitted(&mut admitting), if admitting.is_some() => {
                 admitting = None;
@@ -215,23 +190,60 @@ async fn admitted(admitting: &mut Option<BoxFuture<'static, Admitted>>) -> Admit
     }
 }
 
+/// What became of `beginning`; never, if nothing begins.
+async fn begun(beginning: &mut Option<Beginning>) -> (Flows, Result<Pending, ApiError>) {
+    match beginning {
+        Some(beginning) => (&mut beginning.begun).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// A stream's first answer.
 fn opened(broker: &Broker, producer_id: i64) -> Acknowledged {
     let resume_token = encode_token(&broker.cluster_id(), producer_id).into();
     let opened = Answer::Opened(v1::PublishStreamOpened { resume_token });
-    Acknowledgement {
-        response: v1::PublishStreamResponse {
-            id: 0,
-            result: Some(opened),
-        },
-        permit: None,
+    acknowledgement(0, opened, None)
+}
+
+/// Makes a request's batches and hands them on; answers with the future of its acknowledgement, which has
+/// `answer`'s memory.
+async fn begin(
+    broker: Arc<Broker>,
+    publish: v1::PublishRequest,
+    publisher: Publisher,
+    flows: &mut Flows,
+    permit: Option<MemoryPermit>,
+    answer: Option<MemoryPermit>,
+) -> Result<Pending, ApiError> {
+    let (producer_id, id) = (publisher.producer_id, u64::from(publisher.sequence.unsigned_abs()));
+    let publishing = publish::begin(&broker, publish, Some(publisher), flows, permit).await?;
+    Ok(async move {
+        let result = match publishing.finish(&broker).await {
+            Ok(published) => {
+                let now_ms = broker.now_ms();
+                broker.sessions.remember(producer_id, id, &published, now_ms);
+                Answer::Published(published)
+            }
+            Err(error) => Answer::Error(error.to_message()),
+        };
+        acknowledgement(id, result, answer)
     }
+    .boxed())
+}
+
+/// A request's answer, which counts `permit`.
+fn acknowledgement(id: u64, result: Answer, permit: Option<MemoryPermit>) -> Acknowledged {
+    let response = v1::PublishStreamResponse {
+        id,
+        result: Some(result),
+    };
+    Acknowledgement { response, permit }
 }
 
 impl Stream {
     /// Begins a request. `permit` is its memory: given back once its batches are in the log here, or are
     /// not needed any more.
-    async fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
+    fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
         let Admitted { request, answer, .. } = admitted;
         let id = request.id;
         let Some(publish) = request.publish else {
@@ -241,20 +253,36 @@ impl Stream {
             }
             return;
         };
+        let sequence = match self.check_id(id) {
+            Ok(sequence) => sequence,
+            Err(error) => return self.fail(id, error),
+        };
         let messages = publish.messages.len();
-        match self.begin(id, publish, permit, answer).await {
-            Ok(pending) => self.push(pending, messages),
-            Err(error) => self.fail(id, error),
+        if let Some(known) = self.broker.sessions.remembered(self.producer_id, id) {
+            let known = acknowledgement(id, Answer::Published(known), None);
+            return self.push(futures::future::ready(known).boxed(), messages);
         }
+        let publisher = Publisher {
+            producer_id: self.producer_id,
+            sequence,
+        };
+        let (broker, mut flows) = (self.broker.clone(), std::mem::take(&mut self.flows));
+        let begun = async move {
+            let begun = match answer {
+                Ok(answer) => begin(broker, publish, publisher, &mut flows, permit, answer).await,
+                Err(error) => Err(error),
+            };
+            (flows, begun)
+        };
+        self.beginning = Some(Beginning {
+            id,
+            messages,
+            begun: begun.boxed(),
+        });
     }
 
-    async fn begin(
-        &mut self,
-        id: u64,
-        publish: v1::PublishRequest,
-        permit: Option<MemoryPermit>,
-        answer: Result<Option<MemoryPermit>, ApiError>,
-    ) -> Result<Pending, ApiError> {
+    /// An id as the sequence of the request's batches: it is above all before it.
+    fn check_id(&mut self, id: u64) -> Result<i32, ApiError> {
         let sequence = i32::try_from(id)
             .ok()
             .filter(|_| id > 0)
@@ -266,49 +294,25 @@ impl Stream {
             ));
         }
         self.last_id = id;
-        let acknowledge = move |permit, result| Acknowledgement {
-            response: v1::PublishStreamResponse {
-                id,
-                result: Some(result),
-            },
-            permit,
+        Ok(sequence)
+    }
+
+    /// The request that was beginning has begun, or can't.
+    fn go_on(&mut self, flows: Flows, begun: Result<Pending, ApiError>) {
+        self.flows = flows;
+        let Some(Beginning { id, messages, .. }) = self.beginning.take() else {
+            return;
         };
-        if let Some(known) = self.broker.sessions.remembered(self.producer_id, id) {
-            return Ok(futures::future::ready(acknowledge(None, Answer::Published(known))).boxed());
+        match begun {
+            Ok(pending) => self.push(pending, messages),
+            Err(error) => self.fail(id, error),
         }
-        let answer = answer?;
-        let publisher = Publisher {
-            producer_id: self.producer_id,
-            sequence,
-        };
-        let publishing =
-            publish::begin(&self.broker, publish, Some(publisher), &mut self.flows, permit.clone()).await?;
-        let mut permit = permit.filter(|_| publishing.keeps_batches());
-        permit.iter_mut().for_each(MemoryPermit::release_decoded);
-        let (broker, producer_id) = (self.broker.clone(), self.producer_id);
-        Ok(async move {
-            let _permit = permit;
-            let result = match publishing.finish(&broker).await {
-                Ok(published) => {
-                    let now_ms = broker.now_ms();
-                    broker.sessions.remember(producer_id, id, &published, now_ms);
-                    Answer::Published(published)
-                }
-                Err(error) => Answer::Error(error.to_message()),
-            };
-            acknowledge(answer, result)
-        }
-        .boxed())
     }
 
     fn fail(&mut self, id: u64, error: ApiError) {
         self.broker.metrics.count_error(&error);
         let error = error.or_outcome(WriteOutcome::NotWritten).to_message();
-        let response = v1::PublishStreamResponse {
-            id,
-            result: Some(Answer::Error(error)),
-        };
-        let answer = Acknowledgement { response, permit: None };
+        let answer = acknowledgement(id, Answer::Error(error), None);
         self.push(futures::future::ready(answer).boxed(), 0);
     }
 
@@ -328,21 +332,17 @@ impl Stream {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::memory::MemoryBudget;
+    use millrace_engine::partition::FetchRequest;
+    use millrace_proto::v1::messaging_client::MessagingClient;
+    use tokio::task::JoinHandle;
+    use tokio_stream::wrappers::ReceiverStream;
 
-    #[test]
-    fn tokens_are_bound_to_their_cluster_and_checked() {
-        let token = encode_token("c1", 77);
-        assert_eq!(decode_token("c1", &token), Ok(77));
-        assert!(decode_token("c2", &token).is_err());
-        for at in 0..token.len() {
-            let mut bad = token.clone();
-            bad[at] ^= 1;
-            assert!(decode_token("c1", &bad).is_err(), "byte {at}");
-            assert!(decode_token("c1", &token[..at]).is_err(), "cut at {at}");
-        }
-    }
+    use super::*;
+    use crate::{
+        memory::MemoryBudget,
+        testing::{PHANTOM, TestBroker},
+        turns,
+    };
 
     fn request(messages: usize) -> v1::PublishStreamRequest {
         v1::PublishStreamRequest {
@@ -373,5 +373,63 @@ mod tests {
         let alone = admit(budget, request(1)).await;
         assert!(alone.alone);
         assert!(matches!(alone.answer, Ok(None)));
+    }
+
+    /// A request without an answer would look lost to its sender.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn requests_are_answered_while_a_later_one_waits_for_its_turn() {
+        let test = TestBroker::start().await;
+        let partition = test.partition("t", &[0, PHANTOM]).await;
+        let address = format!("http://{}", test.running.address());
+        let mut client = MessagingClient::connect(address).await.unwrap();
+        let (send, requests) = mpsc::channel(4);
+        let answers = client.publish_stream(ReceiverStream::new(requests)).await.unwrap();
+        let mut answers = answers.into_inner();
+        let publish = |id, bytes| {
+            let message = v1::Message {
+                value: Some(vec![7; bytes].into()),
+                ..Default::default()
+            };
+            let publish = v1::PublishRequest {
+                topic: "t".into(),
+                messages: vec![message],
+                compression: v1::Compression::Gzip.into(),
+                ..Default::default()
+            };
+            v1::PublishStreamRequest {
+                id,
+                publish: Some(publish),
+                ..Default::default()
+            }
+        };
+        send.send(publish(1, 10)).await.unwrap();
+        assert_eq!(answers.message().await.unwrap().unwrap().id, 0);
+        while partition.offsets().log_end < 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // More than there are, so that all are taken and others wait behind them.
+        let (turns, ends): (Vec<_>, Vec<_>) = (0..=limits::CODEC_TURNS).map(|_| keep_a_turn()).unzip();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        send.send(publish(2, 1 << 20)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        partition.on_acknowledged(FetchRequest {
+            durable_end: 1,
+            ..test.phantom_fetch(&partition, 1)
+        });
+        let answered = tokio::time::timeout(Duration::from_secs(20), answers.message()).await;
+        assert_eq!(answered.expect("not before the later one").unwrap().unwrap().id, 1);
+        drop(ends);
+        for turn in turns {
+            turn.await.unwrap();
+        }
+    }
+
+    /// Keeps a codec's turn until what is returned beside it is dropped.
+    fn keep_a_turn() -> (JoinHandle<()>, std::sync::mpsc::Sender<()>) {
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let work = move |_turn| {
+            let _ = ends.recv_timeout(Duration::from_secs(60));
+        };
+        (tokio::spawn(async { turns::CODECS.run(work).await.unwrap() }), end)
     }
 }
