@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import resource
 import socket
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lib.api import ApiError, Client, PublishStream, log_pb2, messaging_pb2, types_pb2
+from lib.api import ApiError, Client, PublishStream, log_pb2, messaging_pb2, messaging_pb2_grpc, types_pb2
 from lib.broker import Broker
 
 MIB = 1 << 20
@@ -430,6 +431,60 @@ def test_produce_answers_that_are_not_taken_are_bounded(broker: Broker, watch: W
             assert [part.partition for part in answer.partitions] == list(partitions)
             assert all(part.error.code == grpc.StatusCode.NOT_FOUND.value[0] for part in answer.partitions)
         call.cancel()
+
+
+def test_writers_that_never_take_their_answers_are_let_go(broker: Broker, watch: Watch) -> None:
+    """What they hold must not be held for ever; what they wrote stays."""
+    parts = [log_pb2.ProducePartition(topic="x", partition=p) for p in range(10_000)]
+    messages = [types_pb2.Message(value=b"x")] * 1_000
+    publish = messaging_pb2.PublishRequest(topic="mute", partition=0, messages=messages)
+    with Client(broker.address) as client, Client(broker.address) as other, watch.unharmed():
+        client.create_topic("mute", flush="os")
+        errors = client.log.Produce((log_pb2.ProduceRequest(partitions=parts) for _ in range(30)), timeout=100)
+        published = other.messaging.PublishStream(
+            (messaging_pb2.PublishStreamRequest(id=number, publish=publish) for number in range(1, 2_001)), timeout=100
+        )
+        time.sleep(36)
+        for call in (errors, published):
+            with pytest.raises(grpc.RpcError) as ended:
+                for _ in call:
+                    pass
+            assert ended.value.code() != grpc.StatusCode.DEADLINE_EXCEEDED, ended.value
+        assert client.publish("mute", [b"later"], partition=0)[0].offset % 1_000 == 0, "half of a request is stored"
+
+
+def test_more_publish_streams_than_a_broker_serves(broker: Broker, watch: Watch) -> None:
+    """All are served up to the limit; one more is told why it is not, and has its place when another one ends."""
+
+    async def streams() -> None:
+        apart = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(broker.address, apart) for _ in range(41)]
+        stubs = [messaging_pb2_grpc.MessagingStub(channel) for channel in channels]
+
+        async def open_one(number: int) -> grpc.aio.StreamStreamCall:
+            call = stubs[number % len(stubs)].PublishStream(timeout=100)
+            await call.write(messaging_pb2.PublishStreamRequest())
+            answer = await call.read()
+            assert answer.WhichOneof("result") == "opened"
+            return call
+
+        served = await asyncio.gather(*(open_one(number) for number in range(2_000)))
+        with pytest.raises(grpc.RpcError) as refused:
+            await open_one(2_000)
+        error = ApiError.of(refused.value)
+        assert error.reason == "OVERLOADED" and "2000 publish streams" in error.message
+        served[7].cancel()
+        for _ in range(100):
+            with contextlib.suppress(grpc.RpcError):
+                served.append(await open_one(2_000))
+                break
+            await asyncio.sleep(0.1)
+        assert len(served) == 2_001, "the place of one that ended stays taken"
+        for channel in channels:
+            await channel.close()
+
+    with watch.unharmed():
+        asyncio.run(streams())
 
 
 def test_fetches_of_many_partitions_from_many_connections_are_bounded(broker: Broker, watch: Watch) -> None:
