@@ -26,6 +26,7 @@ class Broker:
     name: str = "broker"
     ready_timeout: float = 30.0
     host: Host | None = None
+    open_files: int | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +51,7 @@ class Broker:
         """The command line that starts it."""
         args = [
             *(self.host.prefix if self.host is not None else []),
+            *(["prlimit", f"--nofile={self.open_files}:{self.open_files}"] if self.open_files is not None else []),
             str(paths.binary("millrace-broker")),
             "--data-dir",
             str(self.data),

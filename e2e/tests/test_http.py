@@ -73,6 +73,20 @@ def test_counters_count(shared: Broker) -> None:
     assert any(10_000 < value < 12_000 for value in grown.values()), "no counter tells of their bytes"
 
 
+def test_times_are_taken(shared: Broker) -> None:
+    """Each histogram of a broker that stores something with acks=all has seen something."""
+    with Client(shared.address) as client:
+        client.create_topic("timed")
+        client.publish("timed", [b"x"])
+    histograms = {
+        family.name: [sample.value for sample in family.samples if sample.name.endswith("_count")]
+        for family in scrape(shared).values()
+        if family.type == "histogram"
+    }
+    assert histograms
+    assert all(counts and min(counts) > 0 for counts in histograms.values()), histograms
+
+
 def test_garbage_on_the_http_port_harms_nobody(shared: Broker) -> None:
     for garbage in (
         b"\0" * 100,

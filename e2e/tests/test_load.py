@@ -117,6 +117,36 @@ def test_a_thousand_idle_connections(broker: Broker, watch: Watch, many_files: N
         time.sleep(0.2)
 
 
+def test_few_file_handles_are_shared(new_broker: Callable[..., Broker], many_files: None) -> None:
+    """More idle connections to each port, and more partitions, than the process may have files."""
+    broker = new_broker()
+    broker.open_files = 256
+    broker.start()
+    partitions = 400
+    with contextlib.ExitStack() as stack:
+        with Client(broker.address) as client:
+            client.create_topic("wide", partitions=partitions, segment_bytes=1 << 20)
+            client.create_topic("rolled", segment_bytes=1 << 20)
+            for port in (broker.http_port, broker.internal_port, broker.port):
+                for _ in range(300):
+                    stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+            # Each opens its file, and some a new one.
+            for partition in range(partitions):
+                client.publish("wide", [b"%d" % partition], partition)
+            for _ in range(20):
+                client.publish("rolled", [bytes(500_000)], 0)
+            for partition in range(partitions):
+                (read,) = client.read("wide", partition)
+                assert read.message.value == b"%d" % partition
+    assert broker.stop() == 0
+    broker.start()
+    with Client(broker.address) as client:
+        assert client.log_end("rolled") == 20
+        assert sum(client.log_end("wide", partition) for partition in range(partitions)) == partitions
+    assert broker.process is not None
+    assert "offline" not in broker.process.err()
+
+
 def test_noise_on_the_client_port(broker: Broker, watch: Watch) -> None:
     with watch.unharmed():
         for noise in (

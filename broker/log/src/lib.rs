@@ -25,6 +25,7 @@ pub use error::{
     AppendError, ChangeError, DiskFull, FlushError, FormatDirError, Offline, OpenDirError, OpenLogError, ReadError,
 };
 pub use fs::faulty::FaultyFileSystem;
+pub use fs::handles::keep_at_most;
 pub use fs::os::OsFileSystem;
 pub use fs::{File, FileSystem};
 pub use log::{

@@ -18,7 +18,9 @@ use tower::Layer as _;
 
 use crate::{
     broker::Broker,
-    connection, http2, limits,
+    connection,
+    handles::SHARES,
+    http2, limits,
     memory::MemoryLayer,
     rpc::{
         admin::AdminService,
@@ -53,7 +55,12 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     });
-    let incoming = connection::accept(listener, broker.config.max_connections, broker.memory.clone(), open);
+    let incoming = connection::accept(
+        listener,
+        SHARES.clients_of(broker.config.max_connections),
+        broker.memory.clone(),
+        open,
+    );
     let max = limits::MAX_RPC_MESSAGE_BYTES;
     let mut routes = Routes::new(health)
         .add_service(MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max))

@@ -74,7 +74,8 @@ pub fn accept(
     })
 }
 
-async fn accept_one(listener: &TcpListener) -> TcpStream {
+/// The next connection of `listener`.
+pub async fn accept_one(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => match prepare(&stream) {

@@ -14,7 +14,7 @@ use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::{broker::Broker, metrics::Metrics};
+use crate::{broker::Broker, handles::SHARES, limits, metrics::Metrics, watched::WatchedListener};
 
 /// What the probes tell.
 #[derive(Clone, Debug)]
@@ -129,6 +129,7 @@ pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToke
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(health);
+    let listener = WatchedListener::new(listener, SHARES.http, limits::HTTP_IDLE);
     let served = axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await;

@@ -12,6 +12,7 @@ mod connection;
 mod controller;
 mod error;
 mod forward;
+mod handles;
 mod http;
 mod http2;
 mod limits;
@@ -27,6 +28,7 @@ mod serve;
 #[cfg(test)]
 mod testing;
 mod turns;
+mod watched;
 
 pub use running::RunningBroker;
 pub use serve::{StartError, form, format, start};

@@ -31,6 +31,21 @@ pub const HTTP2_WIDENED_STEP_BYTES: usize = 1 << 20;
 /// Where there was no room for a window to grow, it is looked again after this.
 pub const HTTP2_WIDEN_AGAIN: Duration = Duration::from_millis(100);
 
+/// File handles of the process that are counted with; more would be for nothing.
+pub const HANDLES_MOST: usize = 1 << 20;
+
+/// Connections of other brokers at once: each keeps a few.
+pub const INTERNAL_CONNECTIONS: usize = 4_096;
+
+/// A broker that says nothing for so long has gone: they ask each other for signs of life all the time.
+pub const INTERNAL_IDLE: Duration = Duration::from_secs(30);
+
+/// Connections to the port for health and metrics at once.
+pub const HTTP_CONNECTIONS: usize = 1_024;
+
+/// How long one of them may be silent: who looks less often connects again.
+pub const HTTP_IDLE: Duration = Duration::from_secs(30);
+
 /// Streams at once on a connection; a client needs a few.
 pub const MAX_STREAMS_PER_CONNECTION: u32 = 256;
 

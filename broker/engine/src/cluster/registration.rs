@@ -309,8 +309,31 @@ fn check_texts(start: &StartBroker) -> Result<(), Rejection> {
             }
             .into());
         }
+        // They are shown to people and looked up by programs.
+        if text.chars().any(char::is_control) {
+            return Err(RegistrationError::Invalid {
+                reason: format!("the {what} {text:?} has control characters"),
+            }
+            .into());
+        }
+    }
+    // Who only registers has no internal one.
+    let internal = Some(("internal address", &start.internal_address)).filter(|(_, address)| !address.is_empty());
+    for (what, address) in [("address", &new.address)].into_iter().chain(internal) {
+        if !is_address(address) {
+            return Err(RegistrationError::Invalid {
+                reason: format!("the {what} {address:?} is not HOST:PORT"),
+            }
+            .into());
+        }
     }
     Ok(())
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
 }
 
 impl Partition {

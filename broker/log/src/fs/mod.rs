@@ -5,6 +5,7 @@
 //! and refuse. No rule about logs belongs in here.
 
 pub mod faulty;
+pub(crate) mod handles;
 pub mod os;
 mod pool;
 

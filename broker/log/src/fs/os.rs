@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 
-use super::{DirEntry, File, FileSystem, Metadata, OpenMode, pool};
+use super::{DirEntry, File, FileSystem, Metadata, OpenMode, handles, pool};
 
 /// The page cache may hold a file in units of up to this size (large folios).
 const LARGEST_PAGE_BYTES: u64 = 2 << 20;
@@ -65,12 +65,13 @@ impl FileSystem for OsFileSystem {
             OpenMode::CreateOrTruncate => options.write(true).create(true).truncate(true),
             OpenMode::CreateOrOpen => options.write(true).create(true).truncate(false),
         };
-        Ok(Arc::new(OsFile(options.open(path)?)))
+        let file = handles::open_with(|| options.open(path))?;
+        Ok(Arc::new(OsFile(file)))
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
-        for entry in fs::read_dir(path)? {
+        for entry in handles::open_with(|| fs::read_dir(path))? {
             let entry = entry?;
             entries.push(DirEntry {
                 name: entry.file_name(),
@@ -101,7 +102,7 @@ impl FileSystem for OsFileSystem {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
+        handles::open_with(|| fs::File::open(path))?.sync_all()
     }
 
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {

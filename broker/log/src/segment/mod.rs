@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use millrace_proto::batch::{BatchHeader, NO_TIMESTAMP};
 use parking_lot::Mutex;
 
-use crate::fs::{File, FileSystem, OpenMode, is_disk_full};
+use crate::fs::{File, FileSystem, OpenMode, handles::KeptFile, is_disk_full};
 use crate::index::{IndexFile, OffsetEntry, TimeEntry};
 pub(crate) use locate::LocateError;
 use scan::{Chain, Scan};
@@ -28,7 +28,7 @@ pub(crate) struct Segment {
     fs: Arc<dyn FileSystem>,
     dir: Arc<Path>,
     interval_bytes: u32,
-    file: Mutex<Option<Arc<dyn File>>>,
+    file: Arc<KeptFile>,
     /// Set by each use, cleared by [`Segment::close_if_idle`].
     used: AtomicBool,
     size: AtomicU64,
@@ -165,7 +165,7 @@ impl Segment {
             fs: fs.clone(),
             dir: dir.clone(),
             interval_bytes,
-            file: Mutex::new(file),
+            file: KeptFile::new(file),
             used: AtomicBool::new(true),
             size: AtomicU64::new(size),
             sealed: AtomicBool::new(sealed),
@@ -178,18 +178,13 @@ impl Segment {
     /// The open file; opened on first use.
     pub(crate) fn file(&self) -> io::Result<Arc<dyn File>> {
         self.used.store(true, Ordering::Relaxed);
-        let mut slot = self.file.lock();
-        if let Some(file) = &*slot {
-            return Ok(file.clone());
-        }
         let mode = if self.is_sealed() {
             OpenMode::Read
         } else {
             OpenMode::ReadWrite
         };
-        let file = self.fs.open(&names::log_path(&self.dir, self.base_offset), mode)?;
-        *slot = Some(file.clone());
-        Ok(file)
+        self.file
+            .get(|| self.fs.open(&names::log_path(&self.dir, self.base_offset), mode))
     }
 
     /// Gives the handle of a sealed segment back if nobody used it since the last call.
@@ -201,7 +196,7 @@ impl Segment {
 
     /// Gives the handle back. Who reads from it at this moment keeps it for so long.
     pub(crate) fn close(&self) {
-        *self.file.lock() = None;
+        self.file.close();
         self.hints.lock().clear();
     }
 
@@ -224,7 +219,10 @@ impl Segment {
 
     /// Writes bytes at the end. They count only after [`Segment::publish`].
     pub(crate) fn write(&self, slices: &[IoSlice<'_>]) -> io::Result<()> {
-        self.file()?.write_all_vectored_at(slices, self.size())
+        let file = self.file()?;
+        let written = file.write_all_vectored_at(slices, self.size());
+        self.file.note_write();
+        written
     }
 
     /// Takes in what [`Segment::write`] wrote: `batches` with their positions.
@@ -257,7 +255,8 @@ impl Segment {
     }
 
     pub(crate) fn sync_data(&self) -> io::Result<()> {
-        self.file()?.sync_data()
+        let file = self.file()?;
+        self.file.sync_data(&*file)
     }
 
     pub(crate) fn sync_indexes(&self) -> io::Result<()> {

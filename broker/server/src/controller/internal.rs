@@ -7,13 +7,13 @@ use std::{
 
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
 
 use super::{Controller, rpc::ClusterService};
-use crate::{broker::Broker, forward::ForwardService, limits, quorum::Quorum, replication::ReplicationService};
+use crate::{
+    broker::Broker, forward::ForwardService, handles::SHARES, limits, quorum::Quorum, replication::ReplicationService,
+    watched::WatchedListener,
+};
 
 /// All that is served to other brokers.
 pub(crate) fn internal_routes(
@@ -44,7 +44,7 @@ impl InternalServer {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = WatchedListener::new(listener, SHARES.internal, limits::INTERNAL_IDLE).incoming();
         let server = Server::builder()
             .max_concurrent_streams(limits::INTERNAL_STREAMS_PER_CONNECTION)
             .initial_stream_window_size(limits::INTERNAL_STREAM_WINDOW_BYTES)

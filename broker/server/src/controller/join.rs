@@ -3,7 +3,7 @@
 use millrace_proto::internal::v1::{
     EnterRequest, JoinRequest, cluster_client::ClusterClient, enter_response, join_response,
 };
-use tonic::{Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 use uuid::Uuid;
 
 use super::{
@@ -112,5 +112,24 @@ async fn ask_to_enter(channel: Channel, request: EnterRequest) -> Result<(), Str
 }
 
 fn in_words(status: Status) -> String {
-    status.message().to_owned()
+    match status.code() {
+        Code::Unimplemented => {
+            "this is no broker's internal port: seeds are HOST:PORT of listen.internal, 9651 unless set otherwise"
+                .into()
+        }
+        code if status.message().is_empty() => format!("{code:?}"),
+        _ => status.message().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_without_words_has_a_reason() {
+        assert!(in_words(Status::unimplemented("")).contains("listen.internal"));
+        assert_eq!(in_words(Status::cancelled("")), "Cancelled");
+        assert_eq!(in_words(Status::internal("why")), "why");
+    }
 }

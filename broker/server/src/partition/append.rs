@@ -51,6 +51,8 @@ pub struct Appended {
     pub log_start: i64,
     /// Whether it had been stored before.
     pub duplicate: bool,
+    /// The partition's leader epoch.
+    pub leader_epoch: i32,
     /// When it is committed.
     pub committed: Committed,
 }
@@ -185,6 +187,7 @@ impl Partition {
             log_append_time: time,
             log_start: self.log.log_start_offset(),
             duplicate,
+            leader_epoch,
             committed,
         })
     }

@@ -1,8 +1,9 @@
 //! Waiting until an offset is committed.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use parking_lot::Mutex;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
@@ -83,36 +84,52 @@ fn lost() -> ApiError {
 }
 
 /// Those who wait, by rising offset.
-#[derive(Debug, Default)]
-pub struct Waiters(Mutex<VecDeque<Waiter>>);
+#[derive(Debug)]
+pub struct Waiters {
+    waiting: Mutex<VecDeque<Waiter>>,
+    /// How long they waited.
+    seconds: Histogram,
+}
 
 #[derive(Debug)]
 struct Waiter {
     /// Satisfied when all below this offset is committed.
     end: i64,
+    since: Instant,
     sender: oneshot::Sender<Result<(), ApiError>>,
 }
 
 impl Waiters {
+    /// Nobody waits yet; `seconds` is told how long those waited whose records are committed.
+    #[must_use]
+    pub fn new(seconds: Histogram) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            seconds,
+        }
+    }
+
     /// A promise for all below `end`. The caller looks at the high watermark again after
     /// this, in case it moved in between.
     pub fn add(&self, end: i64) -> Committed {
         let (sender, receiver) = oneshot::channel();
-        let mut waiters = self.0.lock();
+        let since = Instant::now();
+        let mut waiters = self.waiting.lock();
         // Nearly always at the back: only repeated batches wait for older offsets.
         let at = waiters
             .iter()
             .rposition(|waiter| waiter.end <= end)
             .map_or(0, |at| at + 1);
-        waiters.insert(at, Waiter { end, sender });
+        waiters.insert(at, Waiter { end, since, sender });
         Committed::in_state(State::Waiting(receiver))
     }
 
     /// All below `high_watermark` is committed.
     pub fn complete(&self, high_watermark: i64) {
-        let mut waiters = self.0.lock();
+        let mut waiters = self.waiting.lock();
         while waiters.front().is_some_and(|waiter| waiter.end <= high_watermark) {
             if let Some(waiter) = waiters.pop_front() {
+                self.seconds.observe(waiter.since.elapsed().as_secs_f64());
                 // Those who stopped waiting are no matter.
                 let _ = waiter.sender.send(Ok(()));
             }
@@ -121,7 +138,7 @@ impl Waiters {
 
     /// Nobody's records are known to be committed.
     pub fn fail(&self, error: &ApiError) {
-        for waiter in self.0.lock().drain(..) {
+        for waiter in self.waiting.lock().drain(..) {
             let _ = waiter.sender.send(Err(error.clone()));
         }
     }
@@ -133,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn promises_are_kept_in_the_order_of_offsets() {
-        let waiters = Waiters::default();
+        let waiters = Waiters::new(Histogram::new([1.0]));
         let (late, early) = (waiters.add(20), waiters.add(10));
         waiters.complete(10);
         assert_eq!(early.wait().await, Ok(()));
@@ -145,7 +162,7 @@ mod tests {
     /// A record that was seen and is gone later is no duplicate of anything.
     #[tokio::test]
     async fn what_is_told_of_stored_records_waits_until_they_are_committed() {
-        let waiters = Waiters::default();
+        let waiters = Waiters::new(Histogram::new([1.0]));
         let stored = ApiError::new(
             millrace_proto::v1::ErrorReason::DuplicateSequence,
             "It was stored before.",
@@ -165,7 +182,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dropped_partition_is_news_too() {
-        let waiters = Waiters::default();
+        let waiters = Waiters::new(Histogram::new([1.0]));
         let promise = waiters.add(1);
         drop(waiters);
         assert_eq!(promise.wait().await, Err(lost()));

@@ -275,7 +275,7 @@ impl Partitions {
             leader_epoch: AtomicI32::new(-1),
             leads: AtomicBool::new(false),
             flush_queued: AtomicBool::new(false),
-            waiters: Waiters::default(),
+            waiters: Waiters::new(self.metrics.acknowledge_seconds.clone()),
             readers: Mutex::default(),
             damage: DamageMet::default(),
             gone: OnceLock::new(),

@@ -49,10 +49,20 @@ pub fn duration(
     max: std::time::Duration,
 ) -> Result<std::time::Duration, ApiError> {
     let Some(value) = value else { return Ok(default) };
-    std::time::Duration::try_from(value)
-        .ok()
+    // The conversion would add up what is out of bounds, beyond what a number holds.
+    let possible = value.seconds >= 0 && (0..1_000_000_000).contains(&value.nanos);
+    let converted = possible.then(|| std::time::Duration::try_from(value).ok()).flatten();
+    converted
         .filter(|duration| *duration <= max)
         .ok_or_else(|| ApiError::field(field, format!("must be from 0 to {} s", max.as_secs())))
+}
+
+/// Nobody would be told whether `field`, an expected offset, was met.
+pub fn offset_expected_without_answer(field: String) -> ApiError {
+    ApiError::field(
+        field,
+        "needs acks that tell what became of it: leave acks out, or the expected offset",
+    )
 }
 
 /// Checks a message's own bounds; answers with its time in milliseconds, or `now_ms`.
@@ -217,7 +227,11 @@ mod tests {
         assert_eq!(check(60, 0), Ok(D::from_secs(60)));
         assert!(check(60, 1).is_err());
         assert!(check(-1, 0).is_err());
-        assert!(check(i64::MAX, i32::MAX).is_err());
+        for seconds in [i64::MAX, i64::MIN, 0] {
+            for nanos in [i32::MAX, i32::MIN] {
+                assert!(check(seconds, nanos).is_err(), "{seconds} s and {nanos} ns");
+            }
+        }
         assert_eq!(
             duration("t", None, D::from_secs(1), D::from_secs(2)),
             Ok(D::from_secs(1))

@@ -158,6 +158,15 @@ async fn begin(
 
 fn check(request: &v1::ProduceRequest) -> Result<(Acks, Duration), ApiError> {
     let acks = convert::acks(request.acks)?;
+    let expects = request
+        .partitions
+        .iter()
+        .position(|part| part.expected_offset.is_some());
+    if let Some(at) = expects.filter(|_| acks == Acks::None) {
+        return Err(convert::offset_expected_without_answer(format!(
+            "partitions[{at}].expected_offset"
+        )));
+    }
     let timeout = convert::duration(
         "timeout",
         request.timeout,
@@ -292,6 +301,7 @@ fn produced(
             log_append_time: appended.log_append_time.and_then(convert::ms_to_timestamp),
             log_start: appended.log_start,
             duplicate: appended.duplicate,
+            leader_epoch: appended.leader_epoch,
             ..empty
         },
         Err(error) => {

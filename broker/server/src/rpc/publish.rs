@@ -157,7 +157,11 @@ fn check(request: &v1::PublishRequest) -> Result<Acks, ApiError> {
     if request.expected_offset.is_some_and(|offset| offset < 0) {
         return Err(ApiError::field("expected_offset", "must be 0 or more"));
     }
-    convert::acks(request.acks)
+    let acks = convert::acks(request.acks)?;
+    if request.expected_offset.is_some() && acks == Acks::None {
+        return Err(convert::offset_expected_without_answer("expected_offset".into()));
+    }
+    Ok(acks)
 }
 
 fn plan(

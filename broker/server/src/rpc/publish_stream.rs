@@ -91,9 +91,9 @@ async fn run(
         first = requests.message() => first?,
         () = stopping.cancelled() => return Err(broker_stopping().into()),
     };
-    let Some(first) = first else { return Ok(()) };
-    let producer_id = match &first.resume_token {
-        Some(token) => decode_token(&broker.cluster_id(), token)?,
+    let Some(mut first) = first else { return Ok(()) };
+    let producer_id = match first.resume_token.take() {
+        Some(token) => decode_token(&broker.cluster_id(), &token)?,
         None => broker.next_producer_id().await?,
     };
     let owner = broker.sessions.take_over(producer_id, broker.now_ms())?;
@@ -246,6 +246,12 @@ impl Stream {
     fn handle(&mut self, admitted: Admitted, permit: Option<MemoryPermit>) {
         let Admitted { request, answer, .. } = admitted;
         let id = request.id;
+        if request.resume_token.is_some() {
+            return self.fail(
+                id,
+                ApiError::field("resume_token", "may be set in the first request only"),
+            );
+        }
         let Some(publish) = request.publish else {
             // Only to open the stream; later it would be a request without content.
             if self.last_id > 0 || id > 0 {

@@ -93,7 +93,7 @@ fn known_broker(cluster: &Cluster, id: BrokerId) -> Result<&Registered, ApiError
     cluster.brokers.get(&id).ok_or_else(|| {
         ApiError::new(
             ErrorReason::UnknownBroker,
-            format!("There is no broker {id}: DescribeCluster lists those that are registered."),
+            format!("There is no broker {id}: `millrace cluster describe` lists those that are registered."),
         )
     })
 }

@@ -234,7 +234,7 @@ fn known_voter(cluster: &Cluster, status: &QuorumStatus, id: i64) -> Result<u64,
 fn unknown_voter(which: &str) -> ApiError {
     ApiError::new(
         ErrorReason::UnknownVoter,
-        format!("The metadata quorum has no voter {which}: DescribeQuorum lists them."),
+        format!("The metadata quorum has no voter {which}: `millrace quorum describe` lists them."),
     )
 }
 

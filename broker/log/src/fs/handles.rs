@@ -1,0 +1,181 @@
+//! Open files that are kept for the next use, as many as the process can have beside its connections.
+//!
+//! A broker may hold more partitions than the operating system gives it file handles. So the handles that segments keep
+//! are a cache: those that are opened last push out the ones that are kept for longest. One that was written to through
+//! is kept until its data is on the disk, as an error of writing back is told to those who have the file open.
+
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::File;
+
+/// How many handles are given back at a time when there are no more.
+const GIVEN_BACK_AT_ONCE: usize = 64;
+
+/// How often opening is tried again after others gave theirs back, which somebody else may have taken.
+const TRIES: usize = 8;
+
+/// From this many on, the list is looked through for files that are gone whenever it has doubled.
+const LOOKED_THROUGH: usize = 1_024;
+
+/// Those that may be open, the oldest first.
+static KEPT: Mutex<VecDeque<Weak<KeptFile>>> = Mutex::new(VecDeque::new());
+
+static MOST_KEPT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Keeps at most so many files open for their next use, in the whole process; those with data that is not on the disk
+/// yet count, but stay.
+pub fn keep_at_most(files: usize) {
+    MOST_KEPT.store(files, Ordering::Relaxed);
+}
+
+/// A file that is opened when it is needed, and kept.
+pub(crate) struct KeptFile {
+    file: Mutex<Option<Arc<dyn File>>>,
+    /// Whether something was written that may not be on the disk.
+    unsynced: AtomicBool,
+    /// Whether that could not be forced to the disk when its handle was needed elsewhere.
+    failed: AtomicBool,
+    listed: AtomicBool,
+}
+
+impl KeptFile {
+    /// One that is open already, or not.
+    pub fn new(file: Option<Arc<dyn File>>) -> Arc<Self> {
+        let is_open = file.is_some();
+        let kept = Arc::new(Self {
+            file: Mutex::new(file),
+            unsynced: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
+        });
+        if is_open {
+            kept.list();
+        }
+        kept
+    }
+
+    /// The file, opened if it is not.
+    pub fn get(self: &Arc<Self>, open: impl FnOnce() -> io::Result<Arc<dyn File>>) -> io::Result<Arc<dyn File>> {
+        let mut slot = self.file.lock();
+        if let Some(file) = &*slot {
+            return Ok(file.clone());
+        }
+        let file = open()?;
+        *slot = Some(file.clone());
+        drop(slot);
+        self.list();
+        Ok(file)
+    }
+
+    /// Gives the handle back. Who uses it at this moment keeps it for so long.
+    pub fn close(&self) {
+        *self.file.lock() = None;
+    }
+
+    /// Something was written by who still holds the file.
+    pub fn note_write(&self) {
+        self.unsynced.store(true, Ordering::Release);
+    }
+
+    /// Forces what was written to the disk.
+    pub fn sync_data(&self, file: &dyn File) -> io::Result<()> {
+        if self.failed.load(Ordering::Acquire) {
+            // The operating system tells of it only once.
+            return Err(io::Error::other("writing back failed before its file was to be closed"));
+        }
+        // First, so that what is written meanwhile counts for the next time.
+        self.unsynced.store(false, Ordering::Release);
+        file.sync_data().inspect_err(|_| self.note_write())
+    }
+
+    fn list(self: &Arc<Self>) {
+        if self.listed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut kept = KEPT.lock();
+        if kept.len() >= LOOKED_THROUGH && kept.len().is_power_of_two() {
+            kept.retain(|file| file.strong_count() > 0);
+        }
+        kept.push_back(Arc::downgrade(self));
+        let beyond = kept.len().saturating_sub(MOST_KEPT.load(Ordering::Relaxed));
+        if beyond > 0 {
+            // One more for each that can't be given back now.
+            give_back(&mut kept, (2 * beyond).min(GIVEN_BACK_AT_ONCE), beyond, false);
+        }
+    }
+
+    /// Closes it, unless it is in use, or has data that is not on the disk and may not be forced there.
+    fn close_if_free(&self, may_sync: bool) -> bool {
+        let Some(mut slot) = self.file.try_lock() else {
+            return false;
+        };
+        if let Some(file) = &*slot {
+            if Arc::strong_count(file) > 1 {
+                return false;
+            }
+            if self.unsynced.load(Ordering::Acquire) && !(may_sync && self.sync_to_close(&**file)) {
+                return false;
+            }
+        }
+        *slot = None;
+        self.listed.store(false, Ordering::Release);
+        true
+    }
+
+    fn sync_to_close(&self, file: &dyn File) -> bool {
+        let synced = self.sync_data(file).is_ok();
+        if !synced {
+            self.failed.store(true, Ordering::Release);
+        }
+        synced
+    }
+}
+
+/// Closes up to `wanted` of the first `tried`; the others stand behind the rest. Answers with how many are closed.
+fn give_back(kept: &mut VecDeque<Weak<KeptFile>>, tried: usize, wanted: usize, may_sync: bool) -> usize {
+    let mut closed = 0;
+    for _ in 0..tried.min(kept.len()) {
+        if closed == wanted {
+            break;
+        }
+        let Some(file) = kept.pop_front() else { break };
+        match file.upgrade() {
+            Some(open) if !open.close_if_free(may_sync) => kept.push_back(file),
+            _ => closed += 1,
+        }
+    }
+    closed
+}
+
+/// Opens a file; if the process or the machine has no handle left, others give theirs back.
+pub(super) fn open_with<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..TRIES {
+        match open() {
+            Err(error) if is_out_of_handles(&error) => {
+                let mut kept = KEPT.lock();
+                let all = kept.len();
+                if give_back(&mut kept, all, GIVEN_BACK_AT_ONCE, false) == 0
+                    && give_back(&mut kept, all, GIVEN_BACK_AT_ONCE, true) == 0
+                {
+                    return Err(error);
+                }
+            }
+            opened => return opened,
+        }
+    }
+    open()
+}
+
+fn is_out_of_handles(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
+}
