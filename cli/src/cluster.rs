@@ -8,7 +8,7 @@ use crate::{
     args::{ClusterCommand, GlobalArgs},
     broker::{Broker, Maintenance, table},
     connect,
-    output::{count, fields, ids, plural, tell},
+    output::{count, fields, ids, millis, plural, tell},
 };
 
 #[derive(Serialize)]
@@ -55,6 +55,7 @@ struct Quorum {
     term: i64,
     voters: Vec<i64>,
     applied_index: i64,
+    leader_last_heard_ms: Option<i64>,
 }
 
 impl From<PartitionList> for Partitions {
@@ -117,6 +118,7 @@ impl From<DescribeClusterResponse> for Cluster {
                 term: quorum.term,
                 voters: quorum.voters,
                 applied_index: quorum.applied_index,
+                leader_last_heard_ms: quorum.leader_last_heard.and_then(millis),
             }),
             maintenance: from.maintenance.map(Maintenance::from),
             health: from.health.unwrap_or_default().into(),
@@ -196,7 +198,14 @@ fn state(cluster: &Cluster) -> String {
         ));
     }
     if cluster.quorum.as_ref().is_none_or(|quorum| quorum.leader.is_none()) {
-        faults.push("the metadata quorum has no leader".to_owned());
+        let heard = cluster.quorum.as_ref().and_then(|quorum| quorum.leader_last_heard_ms);
+        let since = heard.map_or_else(
+            || "the broker that was asked has heard of none since it started".to_owned(),
+            |ms| format!("the last sign of one was {}s ago", ms / 1_000),
+        );
+        faults.push(format!(
+            "the metadata quorum has no leader: {since}, and all that is shown here may be as old"
+        ));
     }
     if faults.is_empty() {
         "healthy".to_owned()
@@ -245,6 +254,7 @@ mod tests {
                 term: 1,
                 voters: vec![0],
                 applied_index: 5,
+                leader_last_heard_ms: Some(40),
             }),
         }
     }
@@ -267,9 +277,24 @@ mod tests {
             "1 partition has too few replicas in sync to be written; 1 partition has fewer replicas in sync than they \
              should"
         );
+    }
+
+    #[test]
+    fn without_a_leader_of_the_quorum_nothing_is_taken_for_healthy() {
         let mut headless = cluster();
+        let quorum = headless.quorum.as_mut().unwrap();
+        (quorum.leader, quorum.leader_last_heard_ms) = (None, Some(20_400));
+        assert_eq!(
+            state(&headless),
+            "the metadata quorum has no leader: the last sign of one was 20s ago, and all that is shown here may be as \
+             old"
+        );
         headless.quorum = None;
-        assert_eq!(state(&headless), "the metadata quorum has no leader");
+        let state = state(&headless);
+        assert!(
+            state.contains("no leader: the broker that was asked has heard of none since"),
+            "{state}"
+        );
     }
 
     #[test]

@@ -187,6 +187,11 @@ pub fn duration_ms(ms: i64) -> String {
     text
 }
 
+/// A time of an answer in milliseconds; `None` if it is none that can be counted in them.
+pub fn millis(time: impl TryInto<Duration>) -> Option<i64> {
+    i64::try_from(time.try_into().ok()?.as_millis()).ok()
+}
+
 /// How long ago a time was, in one or two units, as kubectl's AGE: `5s`, `3m20s`, `2d`.
 pub fn age(from: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(from).max(SignedDuration::ZERO).as_secs();

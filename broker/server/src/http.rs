@@ -69,10 +69,10 @@ impl Health {
                 if let Some(fenced) = fenced(broker) {
                     return Err(format!("fenced: {fenced}\n"));
                 }
-                match broker.quorum.leader() {
-                    None => Err("the metadata quorum has no leader\n".into()),
-                    Some(_) => Ok("ok\n".into()),
+                if !broker.quorum.has_leader() {
+                    return Err("the metadata quorum has no leader\n".into());
                 }
+                Ok("ok\n".into())
             }
         }
     }

@@ -3,7 +3,7 @@
 use millrace_client::{Admin, v1::DescribeQuorumResponse};
 use serde::Serialize;
 
-use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, plural, tell};
+use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, millis, plural, tell};
 
 #[derive(Serialize)]
 struct Quorum {
@@ -47,10 +47,7 @@ impl From<DescribeQuorumResponse> for Quorum {
                     votes: member.is_voter,
                     leads: leader == Some(member.voter_id),
                     lag_entries: member.lag_entries,
-                    last_heard_ms: member.last_heard.map(|heard| {
-                        let millis = i64::from(heard.nanos / 1_000_000);
-                        heard.seconds.saturating_mul(1_000).saturating_add(millis)
-                    }),
+                    last_heard_ms: member.last_heard.and_then(millis),
                 })
                 .collect(),
         }

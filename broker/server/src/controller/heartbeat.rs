@@ -46,7 +46,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
             },
             _ = ticks.tick() => {
                 let sign = sign(&broker);
-                match broker.quorum.leader() {
+                match broker.quorum.leader_address() {
                     None => {}
                     Some(LeaderAddress::Here) => take(&broker, broker.controller.heard(sign)),
                     Some(LeaderAddress::At(address)) => {

@@ -67,7 +67,7 @@ async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
             Ok(Err(error)) => tracing::debug!(%error, "the shutdown was not taken"),
             Err(_) => tracing::debug!("the shutdown was not answered in time"),
         }
-        if broker.quorum.leader().is_some() {
+        if broker.quorum.has_leader() {
             without_leader = None;
         } else if without_leader.get_or_insert_with(Instant::now).elapsed() >= limits::LEAVE_LEADER_WAIT {
             // The others may be leaving as well, and with them the quorum.

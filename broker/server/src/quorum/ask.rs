@@ -129,6 +129,8 @@ impl Quorum {
             }
             let next = Instant::now() + pause;
             if !self.is_networked() || !self.is_bootstrapped() || self.is_stopping() || next >= deadline {
+                // Who was tried and is silent is not named as the one to ask.
+                let leader = self.present_leader();
                 return Err(QuorumError::NotLeader { leader });
             }
             tokio::time::sleep_until(next).await;

@@ -30,6 +30,7 @@ use super::{
     entry_log::EntryLog,
     error::QuorumError,
     io_thread,
+    leadership::LeaderHeard,
     log_store::LogStore,
     network::{Identity, Network, Peers, QuorumService},
     options::{METADATA_PARTITION, METADATA_TOPIC, QuorumOptions},
@@ -79,6 +80,7 @@ struct Inner {
     found_last: Option<u64>,
     log: Arc<EntryLog>,
     used_ids: UsedIds,
+    leader_heard: LeaderHeard,
     /// Held while the members are changed.
     changing: tokio::sync::Mutex<()>,
 }
@@ -168,6 +170,7 @@ impl Quorum {
             raft,
             log,
             used_ids,
+            leader_heard: LeaderHeard::default(),
             changing: tokio::sync::Mutex::default(),
         }));
         tokio::spawn(monitor(Arc::downgrade(&quorum.0), quorum.0.raft.metrics()));
@@ -331,6 +334,11 @@ impl Quorum {
 
     pub(super) fn election_timeout(&self) -> Duration {
         self.0.election_timeout
+    }
+
+    /// To be told of each sign of life of a leader.
+    pub(super) fn leader_heard(&self) -> &LeaderHeard {
+        &self.0.leader_heard
     }
 
     pub(super) fn changing(&self) -> &tokio::sync::Mutex<()> {

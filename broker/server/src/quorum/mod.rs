@@ -33,6 +33,7 @@ mod entry_log;
 mod error;
 mod handle;
 mod io_thread;
+mod leadership;
 mod log_store;
 mod member_rules;
 mod members;

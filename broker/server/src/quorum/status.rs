@@ -14,8 +14,12 @@ use super::{
 /// What a voter knows of its quorum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuorumStatus {
-    /// Who leads, as far as this voter knows.
+    /// Who leads now, as far as this voter knows: `None` too if there was no sign of it for long,
+    /// or this voter leads in name and no majority answers.
     pub leader: Option<u64>,
+    /// How long ago there was a sign of a leader: of one that leads others, or of a majority to
+    /// this voter if it leads; `None`: never since it was opened.
+    pub leader_heard: Option<Duration>,
     /// The newest term that this voter has heard of.
     pub term: u64,
     /// All voters, in order.
@@ -64,8 +68,9 @@ impl Quorum {
         (metrics.state == ServerState::Leader).then_some(metrics.current_term)
     }
 
-    /// Whom to ask what only the leader can answer.
-    pub fn leader(&self) -> Option<LeaderAddress> {
+    /// Whom to ask what only the leader can answer: who led last. It may be gone;
+    /// [`Quorum::has_leader`] tells.
+    pub fn leader_address(&self) -> Option<LeaderAddress> {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         let id = metrics.current_leader?;
@@ -80,8 +85,10 @@ impl Quorum {
     pub fn status(&self) -> QuorumStatus {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
+        let leadership = self.leadership(&metrics);
         QuorumStatus {
-            leader: metrics.current_leader,
+            leader: leadership.leader,
+            leader_heard: leadership.heard,
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().collect(),
             learners: metrics.membership_config.membership().learner_ids().collect(),

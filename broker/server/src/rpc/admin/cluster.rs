@@ -84,6 +84,7 @@ fn describe_quorum(cluster: &Cluster, status: &QuorumStatus) -> v1::QuorumDescri
         term: signed(status.term),
         voters: status.voters.iter().filter_map(|voter| broker(*voter)).collect(),
         applied_index: status.applied_index.map_or(-1, signed),
+        leader_last_heard: status.leader_heard.and_then(|ago| ago.try_into().ok()),
     }
 }
 

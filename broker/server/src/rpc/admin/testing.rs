@@ -49,6 +49,7 @@ pub fn status_of(members: &[(u64, i32, bool)], leader: Option<u64>) -> QuorumSta
     };
     QuorumStatus {
         leader,
+        leader_heard: Some(Duration::ZERO),
         term: 1,
         voters: ids(true),
         learners: ids(false),

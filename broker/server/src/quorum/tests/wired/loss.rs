@@ -86,3 +86,45 @@ async fn without_a_way_to_the_leader_nothing_is_done() {
     assert!(!members[&leading].quorum.cluster().topics.contains_key("topic-1"));
     stop_all(members.into_values()).await;
 }
+
+/// What was true when there last was a leader is not told as true now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_leader_is_gone_names_none() {
+    let (mut members, leading) = led(|options| options.request_timeout = Duration::from_millis(600)).await;
+    let left = *members.keys().find(|id| **id != leading).unwrap();
+    let survivor = members.remove(&left).unwrap();
+    eventually(|| survivor.quorum.status().leader == Some(leading)).await;
+    for (_, member) in members {
+        member.crash().await;
+    }
+    eventually(|| survivor.quorum.status().leader.is_none()).await;
+    let error = survivor.quorum.submit(create_topic(1)).await.unwrap_err();
+    assert!(matches!(error, QuorumError::NotLeader { leader: None }), "{error}");
+    assert_eq!(
+        survivor.quorum.status().leader,
+        None,
+        "it stands for election and wins none"
+    );
+
+    // Nor does it once it has started again: its disk knows who led, not who leads.
+    let (disk, proxy) = survivor.crash().await;
+    let again = Wired::start(left, disk, proxy, unchanged).await.unwrap();
+    assert_eq!(again.quorum.status().leader, None);
+    again.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_no_majority_answers_does_not_say_that_it_leads() {
+    let (members, leading) = led(unchanged).await;
+    let quorum = members[&leading].quorum.clone();
+    // Nobody reaches anybody, so nobody tells it of another leader either.
+    for member in members.values() {
+        member.proxy.cut();
+    }
+    eventually(|| quorum.status().leader.is_none()).await;
+    for member in members.values() {
+        member.proxy.heal();
+    }
+    converge(members.values()).await;
+    stop_all(members.into_values()).await;
+}

@@ -1,0 +1,66 @@
+"""The metadata quorum without a majority, and with just as many voters as it needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.broker import Broker, millrace
+from lib.cluster import Cluster
+from lib.hosts import Loopback, Network, hosts
+
+
+@pytest.fixture
+def network() -> Iterator[Network | Loopback]:
+    """Three hosts for brokers."""
+    made = hosts(["h0", "h1", "h2"])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
+    """Three brokers that vote."""
+    made = Cluster(network, tmp_path, watched)
+    try:
+        for broker_id in range(3):
+            made.add(broker_id, f"h{broker_id}")
+        made.start()
+        made.wait_voters([0, 1, 2])
+        yield made
+    finally:
+        made.end()
+
+
+def wait_ready(broker: Broker, expected: str) -> None:
+    """Waits until /readyz says it."""
+    deadline = time.monotonic() + 30
+    while (answer := broker.http("/readyz")[2]) != expected:
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.1)
+
+
+def test_a_broker_without_the_quorums_leader_says_so(cluster: Cluster) -> None:
+    leader = cluster.quorum().leader_broker_id
+    survivor = cluster.brokers[(leader + 1) % 3]
+    others = [broker_id for broker_id in range(3) if cluster.brokers[broker_id] is not survivor]
+    assert survivor.http("/readyz")[2] == "ok\n"
+    for broker_id in others:
+        cluster.brokers[broker_id].kill()
+    wait_ready(survivor, "the metadata quorum has no leader\n")
+    assert "\nmillrace_metadata_has_leader 0\n" in survivor.http("/metrics")[2]
+    text = millrace("cluster", "describe", bootstrap=survivor.address).ok().decode()
+    assert "the metadata quorum has no leader: the last sign of one was " in text, text
+    assert "leader: none, voting brokers: [0,1,2]" in text, text
+    quorum = json.loads(millrace("quorum", "describe", bootstrap=survivor.address, json=True).ok())
+    assert quorum["leader_broker_id"] is None and not any(member["leads"] for member in quorum["members"])
+    # It is as well with one more.
+    cluster.start(others)
+    wait_ready(survivor, "ok\n")
+    assert "\nmillrace_metadata_has_leader 1\n" in survivor.http("/metrics")[2]
