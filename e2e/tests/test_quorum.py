@@ -64,3 +64,18 @@ def test_a_broker_without_the_quorums_leader_says_so(cluster: Cluster) -> None:
     cluster.start(others)
     wait_ready(survivor, "ok\n")
     assert "\nmillrace_metadata_has_leader 1\n" in survivor.http("/metrics")[2]
+
+
+def test_a_voter_may_not_restart_where_all_are_needed(cluster: Cluster) -> None:
+    assert cluster.millrace("broker", "may-restart", "0").ok() == b"broker/0 may restart\n"
+    cluster.millrace("quorum", "remove", "1").ok()
+    cluster.wait_voters([0, 2])
+    refused = cluster.millrace("broker", "may-restart", "0", json=True)
+    answer = json.loads(refused.out)
+    assert not answer["allowed"] and "`millrace quorum add 1`" in answer["reasons"][0], answer
+    text = cluster.millrace("broker", "maintenance", "acquire", "0", "--holder", "tester").failed()
+    assert "`millrace quorum add 1`" in text, text
+    assert cluster.millrace("broker", "may-restart", "1").ok() == b"broker/1 may restart\n"
+    cluster.millrace("quorum", "add", "1").ok()
+    cluster.wait_voters([0, 1, 2])
+    assert cluster.millrace("broker", "may-restart", "0").ok() == b"broker/0 may restart\n"

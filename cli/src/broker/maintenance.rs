@@ -71,6 +71,7 @@ struct Acquired {
     #[serde(flatten)]
     slot: Maintenance,
     exempt: Partitions,
+    notices: Vec<String>,
     dry_run: bool,
 }
 
@@ -99,10 +100,14 @@ async fn acquire(args: AcquireArgs, admin: &Admin, format: OutputFormat) -> anyh
     let acquired = Acquired {
         slot: answer.slot.unwrap_or_default().into(),
         exempt: answer.exempt.unwrap_or_default().into(),
+        notices: answer.notices,
         dry_run: args.dry_run,
     };
     let what = format!("may be taken down: {}", acquired.slot.text());
     let mut text = done(args.broker, &what, args.dry_run);
+    for notice in &acquired.notices {
+        text.push_str(&format!("  {notice}\n"));
+    }
     if acquired.exempt.count > 0 {
         let partitions = plural(acquired.exempt.count.unsigned_abs(), "partition");
         text.push_str(&format!("{partitions} stop while it is down:\n"));

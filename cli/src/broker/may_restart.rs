@@ -27,6 +27,7 @@ struct Answer {
     broker_epoch: i64,
     allowed: bool,
     reasons: Vec<String>,
+    notices: Vec<String>,
     forbidding: Partitions,
     exempt: Partitions,
     maintenance: Option<Maintenance>,
@@ -52,6 +53,7 @@ fn answer(broker_id: i32, told: MayRestartResponse) -> Answer {
         broker_epoch: told.broker_epoch,
         allowed: told.allowed,
         reasons: told.reasons,
+        notices: told.notices,
         forbidding: told.forbidding.unwrap_or_default().into(),
         exempt: told.exempt.unwrap_or_default().into(),
         maintenance: told.maintenance.map(Maintenance::from),
@@ -68,8 +70,8 @@ fn text(answer: &Answer) -> String {
             "may not restart"
         }
     );
-    for reason in &answer.reasons {
-        text.push_str(&format!("  {reason}\n"));
+    for sentence in answer.reasons.iter().chain(&answer.notices) {
+        text.push_str(&format!("  {sentence}\n"));
     }
     if answer.forbidding.count > 0 {
         let partitions = plural(answer.forbidding.count.unsigned_abs(), "partition");
@@ -122,8 +124,13 @@ mod tests {
         let told = MayRestartResponse {
             allowed: true,
             exempt: list(1),
+            notices: vec!["Broker 0 is the only voter.".into()],
             ..MayRestartResponse::default()
         };
-        assert!(text(&answer(0, told)).starts_with("broker/0 may restart\n1 partition stop while"));
+        let text = text(&answer(0, told));
+        assert!(
+            text.starts_with("broker/0 may restart\n  Broker 0 is the only voter.\n1 partition stop while"),
+            "{text}"
+        );
     }
 }

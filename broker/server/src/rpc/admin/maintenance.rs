@@ -24,6 +24,10 @@ const USUAL_TTL: Duration = Duration::from_secs(600);
 /// A voter that was heard of within this time is there.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
+/// What a notice says of a quorum without a majority.
+const STANDS_STILL: &str =
+    "while it is down no topic is created or changed, and a partition whose leader fails gets no other.";
+
 /// A voter that lacks no more entries than this can stand in at once.
 const CAUGHT_UP_ENTRIES: u64 = 256;
 
@@ -38,8 +42,12 @@ pub async fn may_restart(
     let id = request.broker_id;
     let cluster = service.latest().await?;
     let epoch = known_broker(&cluster, id)?.epoch;
-    let mut reasons = Vec::new();
-    reasons.extend(quorum_needs(&cluster, &service.0.quorum.status(), id)?);
+    let (mut reasons, mut notices) = (Vec::new(), Vec::new());
+    match quorum_without(&cluster, &service.0.quorum.status(), id)? {
+        Quorum::GoesOn => {}
+        Quorum::HasNoChoice(notice) => notices.push(notice),
+        Quorum::Needs(reason) => reasons.push(reason),
+    }
     let maintenance = current_slot(&cluster, service.0.now_ms());
     if let Some(slot) = maintenance.as_ref().filter(|slot| slot.broker_id != id) {
         reasons.push(format!(
@@ -58,18 +66,33 @@ pub async fn may_restart(
         reasons,
         maintenance,
         broker_epoch: epoch,
+        notices,
     })
 }
 
-/// Why the metadata quorum can't do without the broker. With one voter or two it never can, which
-/// forbids nothing as long as the others are there, like partitions without a choice.
-fn quorum_needs(cluster: &Cluster, status: &QuorumStatus, id: BrokerId) -> Result<Option<String>, ApiError> {
+/// What becomes of the metadata quorum without a broker.
+#[derive(Debug, PartialEq, Eq)]
+enum Quorum {
+    /// The others are a majority.
+    GoesOn,
+    /// It stands still, whenever the broker is down, as nobody else could vote: what that stops.
+    HasNoChoice(String),
+    /// It would stand still and need not: why, and what to do.
+    Needs(String),
+}
+
+/// What becomes of the metadata quorum without the broker. A voter that is the only one, or one of
+/// two where no other broker could be the third, is like a partition without a choice: it forbids
+/// nothing as long as the others are there.
+fn quorum_without(cluster: &Cluster, status: &QuorumStatus, id: BrokerId) -> Result<Quorum, ApiError> {
     let Some(voter) = member_of(cluster, status, id).filter(|member| member.is_voter) else {
-        return Ok(None);
+        return Ok(Quorum::GoesOn);
     };
     let voters = status.voters.len();
     if voters <= 1 {
-        return Ok(None);
+        return Ok(Quorum::HasNoChoice(format!(
+            "Broker {id} is the only voter of the metadata quorum: {STANDS_STILL}"
+        )));
     }
     if !leads(status) {
         return Err(ask_the_leader(cluster, status));
@@ -85,12 +108,28 @@ fn quorum_needs(cluster: &Cluster, status: &QuorumStatus, id: BrokerId) -> Resul
         .filter(is_there)
         .count();
     let majority = voters / 2 + 1;
-    if others >= majority.min(voters - 1) {
-        return Ok(None);
+    if others >= majority {
+        return Ok(Quorum::GoesOn);
     }
-    Ok(Some(format!(
-        "Without broker {id}, {others} of {voters} voters of the metadata quorum would be there and {majority} are needed: bring the others back first."
+    let first = if others < voters - 1 {
+        "bring the others back first".to_owned()
+    } else if let Some(other) = without_vote(cluster, status) {
+        format!("first give another a vote, as with `millrace quorum add {other}`")
+    } else {
+        return Ok(Quorum::HasNoChoice(format!(
+            "Broker {id} is one of {voters} voters of the metadata quorum, all of which are needed: {STANDS_STILL}"
+        )));
+    };
+    Ok(Quorum::Needs(format!(
+        "Without broker {id}, {others} of {voters} voters of the metadata quorum would be there and {majority} are needed: {first}."
     )))
+}
+
+/// A broker that could have a vote and has none, in service if there is one that is.
+fn without_vote(cluster: &Cluster, status: &QuorumStatus) -> Option<BrokerId> {
+    let votes = |id| member_of(cluster, status, id).is_some_and(|member| member.is_voter);
+    let others = cluster.brokers.values().filter(|known| !votes(known.id));
+    others.min_by_key(|known| !known.is_active()).map(|known| known.id)
 }
 
 /// Gives the permission to take a broker down.
@@ -118,8 +157,13 @@ pub async fn acquire(
     // Who has it may have it longer: the broker may be down by now.
     let renewed =
         current_slot(&cluster, now_ms).is_some_and(|slot| slot.broker_id == id && slot.holder == request.holder);
-    if !renewed && let Some(reason) = quorum_needs(&cluster, &service.0.quorum.status(), id)? {
-        return Err(ApiError::new(ErrorReason::StillNeeded, reason));
+    let mut notices = Vec::new();
+    if !renewed {
+        match quorum_without(&cluster, &service.0.quorum.status(), id)? {
+            Quorum::GoesOn => {}
+            Quorum::HasNoChoice(notice) => notices.push(notice),
+            Quorum::Needs(reason) => return Err(ApiError::new(ErrorReason::StillNeeded, reason)),
+        }
     }
     let command = Command::AcquireMaintenance(AcquireMaintenance {
         holder: request.holder,
@@ -137,6 +181,7 @@ pub async fn acquire(
         Outcome::Maintenance { slot, exempt } => Ok(v1::AcquireMaintenanceResponse {
             slot: Some(describe_slot(&slot)),
             exempt: Some(listed(&exempt)),
+            notices,
         }),
         other => Err(unexpected(&other)),
     }
@@ -165,7 +210,8 @@ pub async fn release(
 mod tests {
     use super::{super::testing::*, *};
 
-    fn needs(silent: &[u64], voters: &[(u64, i32, bool)], id: BrokerId) -> Option<String> {
+    /// The quorum without broker `id`, whose voters in `silent` were not heard of lately.
+    fn without(silent: &[u64], voters: &[(u64, i32, bool)], id: BrokerId) -> Quorum {
         let brokers: Vec<i32> = voters.iter().map(|(_, broker, _)| *broker).collect();
         let cluster = cluster_of(&brokers);
         let mut status = status_of(voters, Some(voters[0].0));
@@ -174,29 +220,59 @@ mod tests {
                 member.last_heard = Some(Duration::from_secs(60));
             }
         }
-        quorum_needs(&cluster, &status, id).unwrap()
+        quorum_without(&cluster, &status, id).unwrap()
+    }
+
+    fn reason(without: Quorum) -> String {
+        match without {
+            Quorum::Needs(reason) => reason,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn a_voter_may_go_while_the_others_are_a_majority() {
         let three = [(1, 1, true), (2, 2, true), (3, 3, true), (4, 4, false)];
-        assert_eq!(needs(&[], &three, 2), None);
-        assert_eq!(needs(&[], &three, 1), None, "the leader too");
-        assert_eq!(needs(&[3], &three, 3), None, "who is gone already");
-        let reason = needs(&[3], &three, 2).unwrap();
-        assert!(
-            reason.starts_with("Without broker 2, 1 of 3 voters of the metadata quorum would be there and 2 are"),
-            "{reason}"
+        assert_eq!(without(&[], &three, 2), Quorum::GoesOn);
+        assert_eq!(without(&[], &three, 1), Quorum::GoesOn, "the leader too");
+        assert_eq!(without(&[3], &three, 3), Quorum::GoesOn, "who is gone already");
+        assert_eq!(
+            reason(without(&[3], &three, 2)),
+            "Without broker 2, 1 of 3 voters of the metadata quorum would be there and 2 are needed: bring the others \
+             back first."
         );
-        assert_eq!(needs(&[2, 3], &three, 4), None, "it has no vote");
+        assert_eq!(without(&[2, 3], &three, 4), Quorum::GoesOn, "it has no vote");
     }
 
     #[test]
     fn a_quorum_without_a_choice_forbids_nothing_as_long_as_all_are_there() {
-        assert_eq!(needs(&[], &[(1, 1, true)], 1), None);
+        let notice = |without| match without {
+            Quorum::HasNoChoice(notice) => notice,
+            other => panic!("{other:?}"),
+        };
+        let one = notice(without(&[], &[(1, 1, true)], 1));
+        assert!(
+            one.starts_with("Broker 1 is the only voter of the metadata quorum: while it is down no topic is created"),
+            "{one}"
+        );
         let two = [(1, 1, true), (2, 2, true)];
-        assert_eq!(needs(&[], &two, 1), None);
-        assert!(needs(&[2], &two, 1).is_some());
+        let of_two = notice(without(&[], &two, 1));
+        assert!(
+            of_two.starts_with("Broker 1 is one of 2 voters of the metadata quorum, all of which"),
+            "{of_two}"
+        );
+        assert!(reason(without(&[2], &two, 1)).ends_with("bring the others back first."));
+    }
+
+    #[test]
+    fn a_quorum_that_could_have_another_voter_has_a_choice() {
+        let voters = [(1, 0, true), (2, 1, false), (3, 2, true)];
+        assert_eq!(
+            reason(without(&[], &voters, 0)),
+            "Without broker 0, 1 of 2 voters of the metadata quorum would be there and 2 are needed: first give another \
+             a vote, as with `millrace quorum add 1`."
+        );
+        assert_eq!(without(&[], &voters, 1), Quorum::GoesOn, "it has no vote");
     }
 
     #[test]
@@ -206,7 +282,7 @@ mod tests {
         for member in &mut status.members {
             (member.last_heard, member.lag_entries) = (None, None);
         }
-        let error = quorum_needs(&cluster, &status, 2).unwrap_err();
+        let error = quorum_without(&cluster, &status, 2).unwrap_err();
         assert_eq!(error.reason(), ErrorReason::NotLeader);
     }
 }
