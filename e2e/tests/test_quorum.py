@@ -79,3 +79,15 @@ def test_a_voter_may_not_restart_where_all_are_needed(cluster: Cluster) -> None:
     cluster.millrace("quorum", "add", "1").ok()
     cluster.wait_voters([0, 1, 2])
     assert cluster.millrace("broker", "may-restart", "0").ok() == b"broker/0 may restart\n"
+
+
+def test_a_removed_broker_that_comes_back_is_told(cluster: Cluster) -> None:
+    removed = cluster.brokers[2]
+    assert removed.stop(60) == 0
+    cluster.millrace("quorum", "remove", "2", ids=[0, 1]).ok()
+    cluster.wait_voters([0, 1])
+    cluster.millrace("broker", "remove", "2", ids=[0, 1]).ok()
+    removed.launch()
+    assert removed.process is not None
+    removed.process.wait_for_error("broker 2 was removed from this cluster", 60)
+    assert removed.process.wait(30) != 0

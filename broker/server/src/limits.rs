@@ -437,6 +437,12 @@ pub const INTERNAL_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// How long calls of other brokers may take to end when this one stops.
 pub const INTERNAL_STOP_WAIT: Duration = Duration::from_millis(200);
 
+/// When a broker that finds no leader of its cluster first asks others whether it was removed: an
+/// election is over by then.
+pub const REMOVED_ASK_FIRST: Duration = Duration::from_secs(2);
+/// When it asks again: it may take long until anyone can tell.
+pub const REMOVED_ASK_EVERY: Duration = Duration::from_secs(10);
+
 /// A seed that does not answer within this time is asked again later: longer than it waits for the
 /// quorum itself would be of no use.
 pub const SEED_WITHIN: Duration = Duration::from_secs(5);

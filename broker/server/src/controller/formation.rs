@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    join::{Applicant, be_admitted, enter},
+    join::{Applicant, be_admitted, enter, told_removed},
     join_state::{Admitted, JoinState},
 };
 use crate::{
@@ -205,8 +205,8 @@ pub(crate) async fn open_quorum(
 /// everything that was acknowledged before is seen here. The quorum's service is being served.
 ///
 /// # Errors
-/// The quorum's storage fails, or this broker can't join for want of seeds. The only voter also
-/// gives up after a while: there is no one to wait for.
+/// The quorum's storage fails, or this broker can't join for want of seeds, or was removed from the
+/// cluster. The only voter also gives up after a while: there is no one to wait for.
 pub(crate) async fn begin_or_enter(
     quorum: &Quorum,
     seat: Seat,
@@ -214,11 +214,27 @@ pub(crate) async fn begin_or_enter(
     applicant: &Applicant<'_>,
     health: &Health,
 ) -> Result<(), StartError> {
-    let (cluster_id, directory_id) = quorum.place();
     if !quorum.is_bootstrapped() && !seat.joins {
+        let (cluster_id, _) = quorum.place();
         tracing::info!(cluster_id, "beginning a new cluster");
         quorum.bootstrap().await?;
     }
+    let was_in_it = quorum.is_bootstrapped();
+    tokio::select! {
+        done = find_leader(quorum, seat, config, applicant, health) => done,
+        refusal = told_removed(applicant, quorum), if was_in_it => Err(StartError::Refused(refusal)),
+    }
+}
+
+/// Enters if need be, and waits for a leader.
+async fn find_leader(
+    quorum: &Quorum,
+    seat: Seat,
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    health: &Health,
+) -> Result<(), StartError> {
+    let (cluster_id, directory_id) = quorum.place();
     let began = Instant::now();
     let mut wait = Wait::new(health);
     loop {

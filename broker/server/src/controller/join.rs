@@ -1,7 +1,10 @@
 //! Asking other brokers to be let in.
 
 use millrace_proto::internal::v1::{
-    EnterRequest, JoinRequest, cluster_client::ClusterClient, enter_response, join_response,
+    EnterRequest, JoinRequest,
+    cluster_client::ClusterClient,
+    enter_response,
+    join_response::{self, Reason, Refused},
 };
 use tonic::{Code, Status, transport::Channel};
 use uuid::Uuid;
@@ -11,7 +14,7 @@ use super::{
     join_state::Admitted,
     seeds::ask_seeds,
 };
-use crate::{config::BrokerConfig, http::Health, serve::StartError};
+use crate::{config::BrokerConfig, http::Health, limits, quorum::Quorum, serve::StartError};
 
 /// Who asks.
 pub(crate) struct Applicant<'a> {
@@ -31,21 +34,8 @@ pub(super) async fn be_admitted(
     cluster_id: Option<&str>,
     health: &Health,
 ) -> Result<Admitted, StartError> {
-    let Applicant {
-        config,
-        addresses,
-        incarnation,
-    } = applicant;
-    let request = JoinRequest {
-        node_id: config.node_id,
-        directory_id: directory_id.as_bytes().to_vec().into(),
-        incarnation: incarnation.as_bytes().to_vec().into(),
-        cluster_id: cluster_id.unwrap_or_default().to_owned(),
-        address: addresses.client.clone(),
-        internal_address: addresses.internal.clone(),
-        rack: config.rack.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+    let Applicant { config, addresses, .. } = applicant;
+    let request = join_request(applicant, directory_id, cluster_id);
     let asking = format!("asking the seeds {} to join their cluster", config.seeds.join(", "));
     health.starting(asking.as_str());
     let mut wait = Wait::new(health);
@@ -59,22 +49,67 @@ pub(super) async fn be_admitted(
                 tracing::info!(cluster_id, voter_id, "joining a cluster");
                 return Ok(admitted);
             }
-            Ok(Err(refusal)) => return Err(StartError::Refused(refusal)),
+            Ok(Err(refused)) => return Err(StartError::Refused(refused.message)),
             Err(problem) => wait.tell(&asking, &problem),
         }
         wait.pause().await;
     }
 }
 
-/// One broker's answer: admitted, or refused for good, in words. An error is no answer.
-async fn ask_to_join(channel: Channel, request: JoinRequest) -> Result<Result<Admitted, String>, String> {
+fn join_request(applicant: &Applicant<'_>, directory_id: Uuid, cluster_id: Option<&str>) -> JoinRequest {
+    let Applicant {
+        config,
+        addresses,
+        incarnation,
+    } = applicant;
+    JoinRequest {
+        node_id: config.node_id,
+        directory_id: directory_id.as_bytes().to_vec().into(),
+        incarnation: incarnation.as_bytes().to_vec().into(),
+        cluster_id: cluster_id.unwrap_or_default().to_owned(),
+        address: addresses.client.clone(),
+        internal_address: addresses.internal.clone(),
+        rack: config.rack.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        returning: false,
+    }
+}
+
+/// Returns when the cluster tells that this broker, which was in it, has been removed: in words. Its
+/// own metadata can't show that, and nobody answers what it asks as a member.
+pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> String {
+    let (cluster_id, directory_id) = quorum.place();
+    let request = JoinRequest {
+        returning: true,
+        ..join_request(applicant, directory_id, Some(cluster_id))
+    };
+    let mut pause = limits::REMOVED_ASK_FIRST;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = limits::REMOVED_ASK_EVERY;
+        let mut others = applicant.config.seeds.clone();
+        others.extend(quorum.status().members.into_iter().map(|member| member.address));
+        let answer = ask_seeds(&others, &applicant.addresses.internal, |channel| {
+            ask_to_join(channel, request.clone())
+        });
+        match answer.await {
+            Ok(Err(refused)) if refused.reason() == Reason::Removed => return refused.message,
+            Ok(Err(refused)) => tracing::debug!(problem = refused.message, "others would not let this broker in"),
+            Ok(Ok(_)) => {}
+            Err(problem) => tracing::debug!(problem, "nobody can tell whether this broker was removed"),
+        }
+    }
+}
+
+/// One broker's answer: admitted, or refused for good. An error is no answer.
+async fn ask_to_join(channel: Channel, request: JoinRequest) -> Result<Result<Admitted, Refused>, String> {
     let answer = ClusterClient::new(channel).join(request).await.map_err(in_words)?;
     match answer.into_inner().result {
         Some(join_response::Result::Admitted(admitted)) if !admitted.cluster_id.is_empty() => Ok(Ok(Admitted {
             cluster_id: admitted.cluster_id,
             voter_id: admitted.voter_id,
         })),
-        Some(join_response::Result::Refused(refused)) => Ok(Err(refused.message)),
+        Some(join_response::Result::Refused(refused)) => Ok(Err(refused)),
         Some(join_response::Result::NotNow(problem)) => Err(problem),
         Some(join_response::Result::Admitted(_)) | None => Err("an answer that makes no sense".into()),
     }

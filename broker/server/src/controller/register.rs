@@ -123,6 +123,11 @@ pub(super) fn in_words(node_id: BrokerId, rejection: &Rejection) -> String {
         Rejection::Registration(RegistrationError::Removed { .. }) => {
             format!("{rejection} (`millrace broker replace-disk {node_id}`)")
         }
+        Rejection::Registration(RegistrationError::DirectoryOfRemovedBroker { owner, .. }) if *owner == node_id => {
+            format!(
+                "broker {node_id} was removed from this cluster: to join anew, empty its data directory, and use another number or permit this one again (`millrace broker replace-disk {node_id}`)"
+            )
+        }
         _ => rejection.to_string(),
     }
 }
@@ -230,5 +235,11 @@ mod tests {
             found: Uuid::from_u128(2),
         };
         assert!(in_words(7, &rejection).contains("`millrace broker replace-disk 7`"));
+        let removed = |owner| {
+            let directory_id = Uuid::from_u128(1);
+            RegistrationError::DirectoryOfRemovedBroker { directory_id, owner }.into()
+        };
+        assert!(in_words(7, &removed(7)).starts_with("broker 7 was removed from this cluster: to join anew, empty"));
+        assert!(in_words(7, &removed(8)).contains("that of broker 8"), "another's disk");
     }
 }

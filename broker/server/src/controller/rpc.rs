@@ -189,9 +189,15 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     if cluster.voters.next == 0 {
         return not_now("the cluster has just begun");
     }
+    let known = cluster.brokers.get(&candidate.node_id);
+    if candidate.sent.returning {
+        return match cluster.check(&candidate.start(cluster_id, known)) {
+            Ok(()) => not_now("it is in this cluster and has only to find its leader"),
+            Err(rejection) => Err(NotAdmitted::rejected(candidate.node_id, &rejection)),
+        };
+    }
     // A disk that is registered already is not begun anew: the life that it has now may be another
     // process, and this question an old one that comes late.
-    let known = cluster.brokers.get(&candidate.node_id);
     if known.is_none_or(|known| known.directory_id != candidate.directory_id) {
         match quorum.submit(candidate.start(cluster_id, known)).await? {
             Ok(_) => {}
