@@ -10,7 +10,7 @@ use super::{DumpError, dump_transaction_index};
 use super::{
     DumpedBatch, dump_batches, dump_leader_epochs, dump_offset_index, dump_producer_snapshot, dump_time_index,
 };
-use crate::checkpoint::topic_partition::TopicPartition;
+use crate::checkpoint::{leader_epochs, partition_metadata, topic_partition::TopicPartition};
 use crate::fs::FileSystem;
 use crate::segment::names::{self, FileKind};
 
@@ -75,7 +75,8 @@ impl PartitionReport {
     }
 }
 
-/// Verifies a partition's directory, or every partition of a data directory.
+/// Verifies a partition's directory, or every partition of a data directory: directories with a partition's name and
+/// at least one of its files.
 ///
 /// # Errors
 /// The directory can't be read. What is wrong within is in the reports.
@@ -87,16 +88,29 @@ pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::
     {
         return Ok(vec![verify_partition(fs, path, options)?]);
     }
-    let mut partitions: Vec<PathBuf> = entries
-        .iter()
-        .filter(|entry| entry.is_dir && entry.name.to_str().and_then(TopicPartition::parse_dir_name).is_some())
-        .map(|entry| path.join(&entry.name))
-        .collect();
+    let mut partitions: Vec<PathBuf> = Vec::new();
+    for entry in &entries {
+        let named = entry.is_dir && entry.name.to_str().and_then(TopicPartition::parse_dir_name).is_some();
+        let path = path.join(&entry.name);
+        if named && is_partition(fs, &path)? {
+            partitions.push(path);
+        }
+    }
     partitions.sort();
     partitions
         .iter()
         .map(|partition| verify_partition(fs, partition, options))
         .collect()
+}
+
+/// Whether a directory holds what Millrace or Kafka write into a partition's: its name alone says little, as many
+/// end with a dash and a number.
+fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
+    Ok(fs.read_dir(path)?.iter().any(|entry| {
+        entry.name.to_str().is_some_and(|name| {
+            names::parse(name).is_some() || [partition_metadata::FILE_NAME, leader_epochs::FILE_NAME].contains(&name)
+        })
+    }))
 }
 
 /// Verifies one partition: CRCs, lengths, rising offsets and epochs, index and time index entries against the
