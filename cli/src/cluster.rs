@@ -192,10 +192,9 @@ fn state(cluster: &Cluster) -> String {
     );
     let fenced = cluster.brokers.iter().filter(|broker| !broker.available).count();
     if fenced > 0 {
-        faults.push(format!(
-            "{fenced} of {} brokers are not available",
-            cluster.brokers.len()
-        ));
+        let verb = if fenced == 1 { "is" } else { "are" };
+        let brokers = plural(cluster.brokers.len() as u64, "broker");
+        faults.push(format!("{fenced} of {brokers} {verb} not available"));
     }
     if cluster.quorum.as_ref().is_none_or(|quorum| quorum.leader.is_none()) {
         let heard = cluster.quorum.as_ref().and_then(|quorum| quorum.leader_last_heard_ms);
@@ -267,7 +266,7 @@ mod tests {
         offline.brokers[0].available = false;
         assert_eq!(
             state(&offline),
-            "2 partitions have no leader; 1 of 1 brokers are not available"
+            "2 partitions have no leader; 1 of 1 broker is not available"
         );
         let mut unwritable = cluster();
         unwritable.health.under_min_in_sync.count = 1;

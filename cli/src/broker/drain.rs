@@ -68,9 +68,13 @@ pub async fn run(args: DrainArgs, admin: &Admin, format: OutputFormat) -> anyhow
 
 fn text(drained: &Drained, waited: bool) -> String {
     let dry_run = if drained.dry_run { " (dry run)" } else { "" };
-    let brokers = format!("broker/{}", ids(&drained.broker_ids));
+    let brokers = match drained.broker_ids[..] {
+        [one] => format!("broker/{one}"),
+        _ => format!("brokers {}", ids(&drained.broker_ids)),
+    };
     if waited {
-        return format!("{brokers} drained: nothing is on them any more\n");
+        let them = if drained.broker_ids.len() == 1 { "it" } else { "them" };
+        return format!("{brokers} drained: nothing is on {them} any more\n");
     }
     let what = match (drained.draining, drained.moves.is_empty()) {
         (true, _) => format!("draining: {}", drained.moves.summary()),
@@ -138,18 +142,23 @@ mod tests {
 
     #[test]
     fn it_says_what_begins_and_what_ends() {
-        assert!(text(&drained(true, 2), false).starts_with("broker/[1,2] draining: 2 partitions move, 2 replicas"));
+        assert!(text(&drained(true, 2), false).starts_with("brokers [1,2] draining: 2 partitions move, 2 replicas"));
         assert_eq!(
             text(&drained(true, 0), false),
-            "broker/[1,2] draining: nothing to move\n"
+            "brokers [1,2] draining: nothing to move\n"
         );
         assert_eq!(
             text(&drained(false, 0), false),
-            "broker/[1,2] not drained any more: no move was under way\n"
+            "brokers [1,2] not drained any more: no move was under way\n"
         );
+        let one = Drained {
+            broker_ids: vec![2],
+            ..drained(true, 2)
+        };
+        assert_eq!(text(&one, true), "broker/2 drained: nothing is on it any more\n");
         assert_eq!(
             text(&drained(true, 2), true),
-            "broker/[1,2] drained: nothing is on them any more\n"
+            "brokers [1,2] drained: nothing is on them any more\n"
         );
     }
 }

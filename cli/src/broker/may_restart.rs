@@ -80,8 +80,9 @@ fn text(answer: &Answer) -> String {
     }
     if answer.exempt.count > 0 {
         let partitions = plural(answer.exempt.count.unsigned_abs(), "partition");
+        let verb = if answer.exempt.count == 1 { "stops" } else { "stop" };
         text.push_str(&format!(
-            "{partitions} stop while it is down, as their replication factor leaves no choice:\n"
+            "{partitions} {verb} while it is down, as their replication factor leaves no choice:\n"
         ));
         text.push_str(&answer.exempt.lines());
     }
@@ -129,7 +130,7 @@ mod tests {
         };
         let text = text(&answer(0, told));
         assert!(
-            text.starts_with("broker/0 may restart\n  Broker 0 is the only voter.\n1 partition stop while"),
+            text.starts_with("broker/0 may restart\n  Broker 0 is the only voter.\n1 partition stops while"),
             "{text}"
         );
     }

@@ -100,6 +100,7 @@ fn survives(members: &[Member]) -> String {
     let losses = voters.saturating_sub(1) / 2;
     let of = plural(voters as u64, "voter");
     match losses {
+        0 if voters == 1 => format!("{of}: metadata stands still when it is down"),
         0 => format!("{of}: metadata stands still when one of them is down"),
         losses => format!("{of}: metadata goes on with {losses} of them down"),
     }
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn it_says_what_the_quorum_survives() {
         let survives = |voters| super::survives(&quorum(voters, None).members);
-        assert_eq!(survives(1), "1 voter: metadata stands still when one of them is down");
+        assert_eq!(survives(1), "1 voter: metadata stands still when it is down");
         assert_eq!(survives(2), "2 voters: metadata stands still when one of them is down");
         assert_eq!(survives(3), "3 voters: metadata goes on with 1 of them down");
         assert_eq!(survives(5), "5 voters: metadata goes on with 2 of them down");

@@ -4,7 +4,7 @@ use millrace_client::{Admin, ErrorReason};
 use serde::Serialize;
 
 use super::{done, tell};
-use crate::output::OutputFormat;
+use crate::{error::AdvisedError, output::OutputFormat};
 
 /// Delete topics and their data. There is no way back.
 #[derive(Debug, clap::Args)]
@@ -51,9 +51,19 @@ pub async fn run(args: DeleteArgs, admin: &Admin, format: OutputFormat) -> anyho
                 if !text.is_empty() {
                     tell(format, &text, &result)?;
                 }
-                return Err(error.into());
+                return Err(refused(&name, error));
             }
         }
     }
     tell(format, &text, &result)
+}
+
+/// The broker's advice for a topic that is not there is for those who want one: to create it.
+fn refused(name: &str, cause: millrace_client::Error) -> anyhow::Error {
+    if cause.reason() != Some(ErrorReason::UnknownTopic) {
+        return cause.into();
+    }
+    let message =
+        format!("there is no topic {name:?}: check the spelling with millrace topic list, or add --if-exists");
+    AdvisedError { message, cause }.into()
 }

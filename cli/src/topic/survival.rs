@@ -82,11 +82,13 @@ pub fn at_the_moment(partitions: &[PartitionDescription]) -> String {
         worst(&|survival| survival.losses_now),
         worst(&|survival| survival.outages_now),
     ) {
-        (Some(losses), Some(outages)) => format!(
-            "no message is lost with the disks of {}; writes go on with {} down",
-            brokers_or_none(losses),
-            brokers_or_none(outages)
-        ),
+        (Some(losses), Some(outages)) => {
+            let lost = match losses {
+                ..=0 => "the loss of one broker's disk can lose messages".to_owned(),
+                some => format!("no message is lost with the disks of {}", brokers(some)),
+            };
+            format!("{lost}; writes go on with {} down", brokers_or_none(outages))
+        }
         _ => "unknown".to_owned(),
     }
 }
@@ -133,6 +135,10 @@ mod tests {
         assert_eq!(
             at_the_moment(&[well(), lagging()]),
             "no message is lost with the disks of 1 broker; writes go on with no broker down"
+        );
+        assert_eq!(
+            at_the_moment(&[partition(Some(0), 2, 0, 0)]),
+            "the loss of one broker's disk can lose messages; writes go on with no broker down"
         );
         let unwritable = partition(Some(0), 1, 1, 0);
         assert_eq!(
