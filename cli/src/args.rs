@@ -23,7 +23,7 @@ use crate::{
 /// `millrace topic create greetings`, `millrace produce greetings` and
 /// `millrace consume greetings --from beginning`.
 ///
-/// Exit codes: 0 done, 1 failed, 2 wrong usage.
+/// Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 ended by SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "millrace", version, max_term_width = 100)]
 pub struct Cli {
@@ -49,6 +49,7 @@ pub struct GlobalArgs {
     /// How results are written: `text` for people, `json` for programs.
     #[arg(
         long,
+        short,
         global = true,
         value_enum,
         default_value_t,
@@ -151,6 +152,24 @@ mod tests {
         let cli = Cli::try_parse_from(["millrace", "topic", "list", "--bootstrap", "h:1", "--output", "json"]).unwrap();
         assert_eq!(cli.global.bootstrap, "h:1");
         assert_eq!(cli.global.output, OutputFormat::Json);
+        for short in [&["-o", "json"][..], &["-ojson"], &["-o=json"]] {
+            let all = ["millrace", "topic", "list"].iter().chain(short);
+            assert_eq!(Cli::try_parse_from(all).unwrap().global.output, OutputFormat::Json);
+        }
+    }
+
+    #[test]
+    fn a_consumer_group_is_told_to_be_unknown() {
+        let error = Cli::try_parse_from(["millrace", "consume", "t", "--group", "g"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(
+            error.to_string().contains("consumer groups are not supported yet"),
+            "{error}"
+        );
+        let help = Cli::try_parse_from(["millrace", "consume", "--help"])
+            .unwrap_err()
+            .to_string();
+        assert!(!help.contains("--group"), "{help}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use millrace_client::{Client, ErrorKind};
+use millrace_client::{Client, ClientBuilder, ErrorKind};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,6 +21,9 @@ pub enum ConnectError {
     /// An HTTP/1 server that speaks no gRPC: most often the broker's own port for health and metrics.
     #[error("{0} answers HTTP but is no Millrace client port (default 9650; 9652 is health and metrics)")]
     NoClientPort(String),
+    /// A gRPC server that does not know a client's calls: most often the broker's own port for other brokers.
+    #[error("{0} answers gRPC but is no Millrace client port (default 9650; 9651 is for brokers among themselves)")]
+    AnotherServer(String),
     /// Something takes connections and does not answer as a broker does.
     #[error("{bootstrap} takes connections but did not answer as a Millrace broker within {} s: {cause}", limits::CONNECT_TIMEOUT.as_secs())]
     NoAnswer {
@@ -39,11 +42,26 @@ pub enum ConnectError {
 /// # Errors
 /// [`UsageError`] for what is no address; [`ConnectError`] if no broker answers.
 pub async fn client(global: &GlobalArgs) -> anyhow::Result<Client> {
-    let building = Client::builder()
+    connect(global, builder(global)).await
+}
+
+/// The same, with calls that take this long at most instead of the usual time.
+///
+/// # Errors
+/// As [`client`].
+pub async fn patient_client(global: &GlobalArgs, request_timeout: Duration) -> anyhow::Result<Client> {
+    connect(global, builder(global).request_timeout(request_timeout)).await
+}
+
+fn builder(global: &GlobalArgs) -> ClientBuilder {
+    Client::builder()
         .bootstrap(&global.bootstrap)
         .client_id(concat!("millrace-cli/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(limits::CONNECT_TIMEOUT)
-        .build();
+}
+
+async fn connect(global: &GlobalArgs, builder: ClientBuilder) -> anyhow::Result<Client> {
+    let building = builder.build();
     let built = tokio::select! {
         biased;
         built = building => built,
@@ -56,6 +74,7 @@ pub async fn client(global: &GlobalArgs) -> anyhow::Result<Client> {
             cause: error.to_string(),
         }
         .into(),
+        ErrorKind::Status(_) => ConnectError::AnotherServer(global.bootstrap.clone()).into(),
         _ => error.into(),
     })
 }

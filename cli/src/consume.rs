@@ -1,7 +1,6 @@
 //! `millrace consume`.
 
 use std::{
-    collections::HashMap,
     io::{self, BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
     pin::{Pin, pin},
 };
@@ -12,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use crate::{
     args::GlobalArgs,
     connect,
-    error::OutputError,
+    error::{OutputError, UsageError},
     limits,
-    offsets::{self, PartitionRange},
+    offsets::{self, Ends, PartitionRange},
     output::OutputFormat,
     text::{RecordFormat, RecordView, RecordWriter, StartAt},
     waiting::Waiting,
@@ -52,9 +51,37 @@ pub struct ConsumeArgs {
     /// How messages are written. Default: value; with --output json: json.
     #[arg(long, value_enum)]
     format: Option<RecordFormat>,
-    /// What stands between key and value with --format key-value. Default: a tab.
-    #[arg(long, default_value = "\t", hide_default_value = true, value_name = "TEXT")]
-    key_separator: String,
+    /// What stands between key and value. Means --format key-value, whose default is a tab.
+    #[arg(long, value_name = "TEXT")]
+    key_separator: Option<String>,
+    /// There are none; Kafka's console consumer has it.
+    #[arg(long, hide = true, value_parser = no_groups)]
+    group: Option<String>,
+}
+
+fn no_groups(_: &str) -> Result<String, String> {
+    Err("consumer groups are not supported yet; --from and --partition say where to begin".to_owned())
+}
+
+impl ConsumeArgs {
+    /// How messages are written.
+    ///
+    /// # Errors
+    /// A key separator for a format that has no place for it.
+    fn format(&self, output: OutputFormat) -> Result<RecordFormat, UsageError> {
+        let default = match output {
+            OutputFormat::Text if self.key_separator.is_some() => RecordFormat::KeyValue,
+            OutputFormat::Text => RecordFormat::Value,
+            OutputFormat::Json => RecordFormat::Json,
+        };
+        let format = self.format.unwrap_or(default);
+        if self.key_separator.is_some() && format != RecordFormat::KeyValue {
+            return Err(UsageError(
+                "--key-separator is for --format key-value; leave it out, or ask for that format".to_owned(),
+            ));
+        }
+        Ok(format)
+    }
 }
 
 /// What is read and how far.
@@ -65,11 +92,12 @@ struct Reading {
     /// Messages that may still be written.
     left: u64,
     /// With --exit-at-end: the partitions not read to their end yet, with that end.
-    ends: Option<HashMap<i32, i64>>,
+    ends: Option<Ends>,
 }
 
 /// Writes them.
 pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
+    let format = args.format(global.output)?;
     let client = connect::client(global).await?;
     let partitions = offsets::partitions(&client, &args.topic, args.partition).await?;
     let mut waiting = Waiting::new(&client, &args.topic);
@@ -84,18 +112,12 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     if ranges.is_empty() || args.max_messages == Some(0) {
         return Ok(());
     }
-    let format = args.format.unwrap_or(match global.output {
-        OutputFormat::Text => RecordFormat::Value,
-        OutputFormat::Json => RecordFormat::Json,
-    });
     let mut reading = Reading {
         topic: args.topic.clone(),
-        writer: RecordWriter::new(format, &args.key_separator),
+        writer: RecordWriter::new(format, args.key_separator.as_deref().unwrap_or("\t")),
         out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
         left: args.max_messages.unwrap_or(u64::MAX),
-        ends: args
-            .exit_at_end
-            .then(|| ranges.iter().map(|range| (range.partition, range.end)).collect()),
+        ends: args.exit_at_end.then(|| Ends::new(&ranges)),
     };
     let mut consumer = consumer(&client, &args, &ranges).await?;
     let mut interrupted = pin!(tokio::signal::ctrl_c());
@@ -157,26 +179,13 @@ async fn next(
 
 impl Reading {
     fn is_done(&mut self, consumer: &Consumer) -> bool {
-        if let Some(ends) = &mut self.ends {
-            // Not by the records: the last ones may be transaction markers, which are not shown.
-            ends.retain(|partition, end| {
-                !consumer
-                    .position(&self.topic, *partition)
-                    .is_ok_and(|position| position >= *end)
-            });
-            if ends.is_empty() {
-                return true;
-            }
-        }
-        self.left == 0
+        let ended = |ends: &mut Ends| ends.are_reached(consumer, &self.topic);
+        self.ends.as_mut().is_some_and(ended) || self.left == 0
     }
 
     fn write(&mut self, batch: &FetchedRecords) -> anyhow::Result<()> {
         let partition = batch.partition();
-        let end = self
-            .ends
-            .as_ref()
-            .map_or(i64::MAX, |ends| ends.get(&partition).copied().unwrap_or(0));
+        let end = self.ends.as_ref().map_or(i64::MAX, |ends| ends.end(partition));
         let mut written = Ok(());
         batch.for_each(|record| {
             if self.left == 0 || record.offset >= end || written.is_err() {
@@ -219,5 +228,34 @@ fn hint(args: &ConsumeArgs, ranges: &[PartitionRange]) {
             ""
         };
         eprintln!("Waiting for new messages{advice}; Ctrl-C ends.");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn a_key_separator_means_the_format_that_has_one() {
+        let format = |more: &[&str]| {
+            let all = ["millrace", "consume", "t"].iter().chain(more);
+            let cli = Cli::try_parse_from(all).unwrap();
+            match cli.command {
+                Command::Consume(args) => args.format(cli.global.output).ok(),
+                _ => unreachable!(),
+            }
+        };
+        assert_eq!(format(&[]), Some(RecordFormat::Value));
+        assert_eq!(format(&["--key-separator", ":"]), Some(RecordFormat::KeyValue));
+        assert_eq!(
+            format(&["--key-separator", ":", "--format", "key-value", "--output", "json"]),
+            Some(RecordFormat::KeyValue)
+        );
+        for other in [&["--format", "value"][..], &["--format", "json"], &["--output", "json"]] {
+            assert_eq!(format(&[&["--key-separator", ":"], other].concat()), None, "{other:?}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use millrace_client::ErrorKind;
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{connect::ConnectError, output::OutputFormat};
+use crate::{connect::ConnectError, interrupt::InterruptedError, output::OutputFormat};
 
 /// The reason of what the arguments make impossible.
 const WRONG_USAGE: &str = "WRONG_USAGE";
@@ -58,10 +58,14 @@ pub fn report(error: &anyhow::Error, format: OutputFormat) -> ExitCode {
         Some(json) => eprintln!("{json}"),
         None => eprintln!("millrace: {message}"),
     }
-    if error.is::<UsageError>() {
-        ExitCode::from(2)
-    } else {
-        ExitCode::FAILURE
+    exit_code(error)
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<InterruptedError>() {
+        Some(interrupted) => ExitCode::from(interrupted.by.exit_code()),
+        None if error.is::<UsageError>() => ExitCode::from(2),
+        None => ExitCode::FAILURE,
     }
 }
 
@@ -97,6 +101,9 @@ fn failure(reason: &str, message: &str) -> Option<String> {
 fn reason(error: &anyhow::Error) -> &'static str {
     if error.is::<UsageError>() {
         return WRONG_USAGE;
+    }
+    if error.is::<InterruptedError>() {
+        return "INTERRUPTED";
     }
     if error.chain().any(|cause| cause.is::<ConnectError>()) {
         return "CONNECTION";
@@ -142,7 +149,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::args::Cli;
+    use crate::{args::Cli, interrupt::Interrupt};
 
     #[test]
     fn an_error_is_one_line() {
@@ -156,6 +163,10 @@ mod tests {
         assert_eq!(reason(&anyhow::Error::new(refused()).context("while")), "CONNECTION");
         assert_eq!(reason(&UsageError("no".to_owned()).into()), "WRONG_USAGE");
         assert_eq!(reason(&anyhow::anyhow!("no")), "FAILED");
+        let (by, done) = (Interrupt::CtrlC, "1 message written".to_owned());
+        let interrupted = anyhow::Error::new(InterruptedError { by, done });
+        assert_eq!(reason(&interrupted), "INTERRUPTED");
+        assert_eq!(exit_code(&interrupted), ExitCode::from(130));
         assert_eq!(
             failure("FAILED", "a \"b\"").unwrap(),
             r#"{"error":{"reason":"FAILED","message":"a \"b\""}}"#
@@ -184,6 +195,8 @@ mod tests {
         for (args, json) in [
             (&["topic", "--output", "json", "--no-such"][..], true),
             (&["--output=json"], true),
+            (&["-o", "json"], true),
+            (&["-ojson"], true),
             (&["--output", "text", "json"], false),
             (&["--output"], false),
             (&["produce", "--", "--output=json"], false),

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use millrace_proto::batch::MAX_RECORD_OVERHEAD;
+
 /// Bytes read from standard input at once: few system calls, small beside a batch.
 pub const INPUT_CHUNK_BYTES: usize = 256 << 10;
 
 /// Chunks of lines read ahead of the producer: enough that reading and sending overlap.
 pub const INPUT_CHUNKS_AHEAD: usize = 4;
 
-/// The longest input line where the broker does not tell its `max.message.bytes`, in bytes:
-/// the most that any topic can be set to.
-pub const MAX_LINE_BYTES: usize = 16 << 20;
+/// The longest input line of all, in bytes: the largest record that the client takes without what is around its
+/// value. How far it can be compressed is no matter here.
+pub const MAX_LINE_BYTES: usize = (16 << 20) - 1024 - MAX_RECORD_OVERHEAD;
 
 /// Messages sent and not yet known to be stored, so that a million lines need no million
 /// futures in memory at once.
@@ -63,6 +65,12 @@ pub const DRAIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a write or a read may wait before it is looked at why: leaders change in less.
 pub const WAIT_UNTOLD: Duration = Duration::from_secs(2);
+
+/// When it is told that a write waits although nothing is known to be wrong: a flush to a slow disk takes less.
+pub const WAIT_UNANSWERED: Duration = Duration::from_secs(5);
+
+/// The longest that `produce` waits for an acknowledgement, if asked to.
+pub const MAX_DELIVERY_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Between two looks at why something waits.
 pub const WAIT_LOOK_EVERY: Duration = Duration::from_secs(3);

@@ -1,7 +1,9 @@
 //! Where reading begins and ends in a topic's partitions.
 
+use std::collections::HashMap;
+
 use anyhow::bail;
-use millrace_client::{Client, ErrorKind, Isolation, Start};
+use millrace_client::{Client, Consumer, ErrorKind, Isolation, Start};
 
 use crate::{
     error::{AdvisedError, UsageError},
@@ -26,13 +28,17 @@ pub async fn partitions(client: &Client, topic: &str, asked: Option<i32>) -> any
     let count = i32::try_from(known.partitions.len()).unwrap_or(i32::MAX);
     match asked {
         Some(partition) if partition >= count => {
-            bail!(
-                "topic {topic:?} has no partition {partition}: choose one from 0 to {}",
-                count - 1
-            )
+            bail!("topic {topic:?} has no partition {partition}: {}", choice(count))
         }
         Some(partition) => Ok(vec![partition]),
         None => Ok((0..count).collect()),
+    }
+}
+
+fn choice(partitions: i32) -> String {
+    match partitions {
+        1 => "its only one is 0".to_owned(),
+        some => format!("choose one from 0 to {}", some - 1),
     }
 }
 
@@ -74,6 +80,32 @@ pub async fn ranges(
             end: end.offset,
         })
         .collect())
+}
+
+/// The partitions not read to their end yet, with that end.
+pub struct Ends(HashMap<i32, i64>);
+
+impl Ends {
+    /// The ends that the ranges had when they were asked for.
+    pub fn new(ranges: &[PartitionRange]) -> Self {
+        Self(ranges.iter().map(|range| (range.partition, range.end)).collect())
+    }
+
+    /// Where the partition ends; the beginning if it is read to its end.
+    pub fn end(&self, partition: i32) -> i64 {
+        self.0.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Whether all is read. Not judged by the records: the last ones may be transaction markers, which are
+    /// not shown.
+    pub fn are_reached(&mut self, consumer: &Consumer, topic: &str) -> bool {
+        self.0.retain(|partition, end| {
+            !consumer
+                .position(topic, *partition)
+                .is_ok_and(|position| position >= *end)
+        });
+        self.0.is_empty()
+    }
 }
 
 /// What a person at the command can do about an offset that is not there.

@@ -2,14 +2,14 @@
 
 use std::{
     ffi::OsString,
-    fmt::Display,
+    fmt::{self, Display},
     io::{self, IsTerminal, Write},
     time::Duration,
 };
 
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::NOTHING};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -30,7 +30,8 @@ impl OutputFormat {
     pub fn of_unparsed(args: impl Iterator<Item = OsString>) -> Self {
         let mut before = OsString::new();
         for arg in args.take_while(|arg| arg != "--") {
-            if arg == "--output=json" || (before == "--output" && arg == "json") {
+            let whole = ["--output=json", "-o=json", "-ojson"].iter().any(|flag| arg == *flag);
+            if whole || (arg == "json" && (before == "--output" || before == "-o")) {
                 return Self::Json;
             }
             before = arg;
@@ -39,14 +40,20 @@ impl OutputFormat {
     }
 }
 
-/// A sign that long work goes on, where a person watches; `template` as indicatif writes them.
+/// A sign that long work goes on, where a person watches; `template` as indicatif writes them, and `{rate}` for what
+/// goes on a second, in whole numbers.
 pub fn spinner(template: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        bar.set_style(
+            style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                // A bar has nobody to tell what can't be written.
+                let _ = write!(out, "{}/s", count(state.per_sec().round() as u64));
+            }),
+        );
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar

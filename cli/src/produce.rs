@@ -1,15 +1,16 @@
 //! `millrace produce`.
 
 use std::{
-    future::Future,
     io::{IsTerminal, stdin},
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 use indicatif::ProgressBar;
-use millrace_client::{Acks, Client, Codec, Delivery, Header, Producer, Record};
+use jiff::SignedDuration;
+use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, Header, Producer, Record, WriteOutcome};
 use serde::Serialize;
 use tokio::sync::mpsc;
 
@@ -17,8 +18,9 @@ use crate::{
     args::GlobalArgs,
     connect,
     error::UsageError,
+    interrupt::{Interrupt, InterruptedError, Interrupts},
     limits, offsets,
-    output::{OutputFormat, plural, print_json, spinner},
+    output::{OutputFormat, duration_ms, plural, print_json, spinner},
     text::{Lines, Splitter, header},
     waiting::Waiting,
 };
@@ -31,9 +33,10 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Write lines from standard input to a topic, one message each.
 ///
-/// Lines are bytes: any encoding, any length up to the topic's max.message.bytes. An empty line is
+/// Lines are bytes of any encoding. Each with its key and headers must fit the topic's max.message.bytes,
+/// with --compression as it is compressed, and may have 16,776,156 bytes in any case. An empty line is
 /// a message with an empty value; a last line without newline counts. Ctrl-C ends the input and
-/// writes what was read.
+/// writes what was read; input that is not typed was cut then, so that the exit code is 130.
 #[derive(Debug, clap::Args)]
 pub struct ProduceArgs {
     /// The topic. It must exist.
@@ -54,9 +57,20 @@ pub struct ProduceArgs {
     /// How batches are compressed.
     #[arg(long, value_enum, default_value_t)]
     compression: CompressionArg,
+    /// How long a message may take until it is acknowledged, attempts after failures included.
+    #[arg(long, default_value = "2m", value_name = "DURATION", value_parser = delivery_timeout)]
+    timeout: Duration,
     /// Add a header to each message; may be given several times.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, Bytes)>,
+}
+
+fn delivery_timeout(text: &str) -> Result<Duration, String> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|time| Duration::try_from(time).ok())
+        .filter(|time| (Duration::from_secs(1)..=limits::MAX_DELIVERY_TIMEOUT).contains(time))
+        .ok_or_else(|| "expected a time such as 30s or 2m, from 1s to 24h".to_owned())
 }
 
 /// `--acks`.
@@ -116,15 +130,50 @@ struct Written<'a> {
 #[derive(Default)]
 struct Counted {
     written: u64,
+    /// Failed, and maybe written all the same.
+    unknown: u64,
     /// The first line that was not written, and why.
     failed: Option<(u64, millrace_client::Error)>,
 }
 
 /// Writes all lines.
 pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
-    let client = connect::client(global).await?;
+    let client = connect::patient_client(global, args.timeout).await?;
     offsets::partitions(&client, &args.topic, args.partition).await?;
-    let limit = message_limit(&client, &args.topic).await?;
+    let mut waiting = Waiting::for_answers(&client, &args.topic);
+    let begun = waiting.during(begin(&args, &client)).await;
+    let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
+    let lines = Lines::read(stdin(), limit)?;
+    let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
+    let counting = tokio::spawn(count(queue, waiting, progress()));
+    let mut interrupts = Interrupts::take()?;
+    let (sent, cut_by) = match interrupts.until(send_all(&args, &producer, lines, deliveries)).await {
+        Ok(sent) => (sent, None),
+        // Who types has no other way to end the input but Ctrl-D: nothing is cut.
+        Err(Interrupt::CtrlC) if stdin().is_terminal() => (Ok(()), None),
+        Err(by) => (Ok(()), Some(by)),
+    };
+    let finish = async {
+        // Closed and not only flushed: with acks=0 nothing else tells that all has left this process.
+        let closed = producer.close().await;
+        Ok::<_, anyhow::Error>((closed, counting.await?))
+    };
+    let Ok(finished) = interrupts.until(finish).await else {
+        bail!("interrupted a second time: what was sent last may be written or not");
+    };
+    let (closed, counted) = finished?;
+    tell(
+        &args,
+        global.output,
+        &counted,
+        sent.and(closed.map_err(Into::into)),
+        cut_by,
+    )
+}
+
+/// What is needed before the first line is read: the producer, and the most bytes that a line may have.
+async fn begin(args: &ProduceArgs, client: &Client) -> anyhow::Result<(Producer, usize)> {
+    let limit = message_limit(client, &args.topic).await?;
     let producer = client
         .producer()
         .acks(args.acks.into())
@@ -132,27 +181,18 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
         .idempotent(args.acks == AcksArg::All)
         .compression(args.compression.into())
         .batch_bytes(BATCH_BYTES.min(limit))
+        .delivery_timeout(args.timeout)
         .build()
         .await?;
-    let lines = Lines::read(stdin(), limit)?;
-    let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
-    let counting = tokio::spawn(count(queue, Waiting::new(&client, &args.topic), progress()));
-    let sent = until_interrupted(send_all(&args, &producer, lines, deliveries))
-        .await
-        .unwrap_or(Ok(()));
-    let finish = async {
-        // Closed and not only flushed: with acks=0 nothing else tells that all has left this process.
-        let closed = producer.close().await;
-        Ok::<_, anyhow::Error>((closed, counting.await?))
+    let line_limit = match args.compression {
+        CompressionArg::None => limit.min(limits::MAX_LINE_BYTES),
+        // The broker judges what is left of it.
+        _ => limits::MAX_LINE_BYTES,
     };
-    let Some(finished) = until_interrupted(finish).await else {
-        bail!("interrupted a second time: what was sent last may be written or not");
-    };
-    let (closed, counted) = finished?;
-    tell(&args, global.output, counted, sent.and(closed.map_err(Into::into)))
+    Ok((producer, line_limit))
 }
 
-/// The most bytes that a message of the topic may have.
+/// The most bytes that a message of the topic may have, in the form in which the broker judges it.
 async fn message_limit(client: &Client, topic: &str) -> anyhow::Result<usize> {
     let configs = client.admin().describe_configs(topic).await?;
     let limit = configs.iter().find(|config| config.name == MAX_MESSAGE_KEY);
@@ -188,6 +228,10 @@ async fn send_all(
         for line in chunk {
             number += 1;
             let (key, value) = splitter.split(line, number)?;
+            // First, so that nothing is sent without being counted when this is interrupted.
+            let Ok(counted) = deliveries.reserve().await else {
+                return Ok(());
+            };
             let sent = if headers.is_empty() {
                 producer
                     .send_to(&args.topic, args.partition, key.as_deref(), Some(&value))
@@ -206,10 +250,7 @@ async fn send_all(
                     })
                     .await
             };
-            let delivery = sent.with_context(|| format!("line {number}"))?;
-            if deliveries.send((number, delivery)).await.is_err() {
-                return Ok(());
-            }
+            counted.send((number, sent.with_context(|| format!("line {number}"))?));
         }
     }
 }
@@ -225,6 +266,7 @@ async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, mut waiting: Waiting,
             }
             Err(error) => {
                 queue.close();
+                counted.unknown += u64::from(error.outcome() != Some(WriteOutcome::NotWritten));
                 counted.failed.get_or_insert((line, error));
             }
         }
@@ -238,30 +280,41 @@ fn progress() -> ProgressBar {
     if stdin().is_terminal() {
         return ProgressBar::hidden();
     }
-    spinner("{spinner} {human_pos} messages written, {per_sec}")
+    spinner("{spinner} {human_pos} messages written, {rate}")
 }
 
-/// The work's result, or `None` if Ctrl-C came first.
-async fn until_interrupted<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::select! {
-        done = work => Some(done),
-        Ok(()) = tokio::signal::ctrl_c() => None,
-    }
+/// How many messages are written, and of how many more that is not known.
+fn what(args: &ProduceArgs, counted: &Counted) -> String {
+    let how = if args.acks == AcksArg::None {
+        "sent, unacknowledged, to"
+    } else {
+        "written to"
+    };
+    let unknown = match counted.unknown {
+        0 => String::new(),
+        1 => "; of 1 more message it is not known whether it is written".to_owned(),
+        some => format!(
+            "; of {} it is not known whether they are written",
+            plural(some, "more message")
+        ),
+    };
+    format!("{} {how} {:?}{unknown}", plural(counted.written, "message"), args.topic)
 }
 
-fn tell(args: &ProduceArgs, format: OutputFormat, counted: Counted, sent: anyhow::Result<()>) -> anyhow::Result<()> {
-    let what = format!(
-        "{} {} {:?}",
-        plural(counted.written, "message"),
-        if args.acks == AcksArg::None {
-            "sent, unacknowledged, to"
-        } else {
-            "written to"
-        },
-        args.topic
-    );
-    if let Some((line, error)) = counted.failed {
-        return Err(anyhow::Error::new(error).context(format!("failed after {what}: line {line}")));
+fn tell(
+    args: &ProduceArgs,
+    format: OutputFormat,
+    counted: &Counted,
+    sent: anyhow::Result<()>,
+    cut_by: Option<Interrupt>,
+) -> anyhow::Result<()> {
+    let what = what(args, counted);
+    if let Some((line, error)) = &counted.failed {
+        let timeout = match error.kind() {
+            ErrorKind::TimedOut => format!(" (--timeout {})", duration_ms(args.timeout.as_millis() as i64)),
+            _ => String::new(),
+        };
+        return Err(anyhow::Error::new(error.clone()).context(format!("failed after {what}: line {line}{timeout}")));
     }
     if let Err(error) = sent {
         return Err(if error.is::<UsageError>() {
@@ -271,11 +324,92 @@ fn tell(args: &ProduceArgs, format: OutputFormat, counted: Counted, sent: anyhow
         });
     }
     match format {
-        OutputFormat::Text => eprintln!("{what}"),
+        OutputFormat::Text if cut_by.is_none() => eprintln!("{what}"),
+        OutputFormat::Text => {}
         OutputFormat::Json => print_json(&Written {
             topic: &args.topic,
             written: counted.written,
         })?,
     }
-    Ok(())
+    match cut_by {
+        Some(by) => Err(InterruptedError {
+            by,
+            done: format!("{what}; the rest of the input was not read"),
+        }
+        .into()),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    fn args(more: &[&str]) -> ProduceArgs {
+        let all = ["millrace", "produce", "t"].iter().chain(more);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Produce(args) => args,
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_to_be_written_is_counted() {
+        let told = |written, unknown| {
+            let failed = None;
+            what(
+                &args(&[]),
+                &Counted {
+                    written,
+                    unknown,
+                    failed,
+                },
+            )
+        };
+        assert_eq!(told(1, 0), "1 message written to \"t\"");
+        assert_eq!(
+            told(0, 1),
+            "0 messages written to \"t\"; of 1 more message it is not known whether it is written"
+        );
+        assert_eq!(
+            told(2_000, 3),
+            "2,000 messages written to \"t\"; of 3 more messages it is not known whether they are written"
+        );
+    }
+
+    #[test]
+    fn an_interrupt_of_the_input_is_told_with_the_count() {
+        let counted = Counted {
+            written: 2,
+            ..Counted::default()
+        };
+        let cut = tell(
+            &args(&[]),
+            OutputFormat::Text,
+            &counted,
+            Ok(()),
+            Some(Interrupt::Terminated),
+        )
+        .unwrap_err();
+        assert_eq!(
+            cut.to_string(),
+            "interrupted: 2 messages written to \"t\"; the rest of the input was not read"
+        );
+        assert_eq!(
+            cut.downcast_ref::<InterruptedError>().unwrap().by,
+            Interrupt::Terminated
+        );
+    }
+
+    #[test]
+    fn the_timeout_is_that_of_the_client_unless_it_is_said() {
+        assert_eq!(args(&[]).timeout, Duration::from_secs(120));
+        assert_eq!(args(&["--timeout", "1m30s"]).timeout, Duration::from_secs(90));
+        for wrong in ["0s", "500ms", "25h", "-1s", "soon"] {
+            assert!(delivery_timeout(wrong).is_err(), "{wrong}");
+        }
+    }
 }

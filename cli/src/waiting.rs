@@ -14,18 +14,32 @@ use crate::{limits, output::ids};
 pub struct Waiting {
     client: Client,
     topic: String,
+    /// Every wait is for brokers' answers, and none for what others may write.
+    for_answers: bool,
     told: Option<String>,
+    /// Since when something is waited for.
+    since: Option<Instant>,
     /// When to look what is wrong, since something is waited for.
     look_at: Option<Instant>,
     looking: Option<JoinHandle<Option<String>>>,
 }
 
 impl Waiting {
+    /// To wait for answers to writes: none within a few seconds is told even if the topic is in order.
+    pub fn for_answers(client: &Client, topic: &str) -> Self {
+        Self {
+            for_answers: true,
+            ..Self::new(client, topic)
+        }
+    }
+
     pub fn new(client: &Client, topic: &str) -> Self {
         Self {
             client: client.clone(),
             topic: topic.to_owned(),
+            for_answers: false,
             told: None,
+            since: None,
             look_at: None,
             looking: None,
         }
@@ -39,7 +53,7 @@ impl Waiting {
             tokio::select! {
                 biased;
                 done = work.as_mut() => {
-                    self.look_at = None;
+                    (self.since, self.look_at) = (None, None);
                     if let Some(looking) = self.looking.take() {
                         looking.abort();
                     }
@@ -52,14 +66,17 @@ impl Waiting {
 
     /// What the next look finds.
     async fn next_look(&mut self) -> Option<String> {
-        let at = *self.look_at.get_or_insert_with(|| Instant::now() + limits::WAIT_UNTOLD);
-        sleep_until(at).await;
+        let since = *self.since.get_or_insert_with(Instant::now);
+        sleep_until(*self.look_at.get_or_insert(since + limits::WAIT_UNTOLD)).await;
         let (client, topic) = (&self.client, &self.topic);
         let looking = self
             .looking
             .get_or_insert_with(|| tokio::spawn(look(client.clone(), topic.clone())));
-        let problem = looking.await.ok().flatten();
+        let mut problem = looking.await.ok().flatten();
         self.looking = None;
+        if self.for_answers {
+            problem = problem.or_else(|| unanswered(client, since));
+        }
         self.look_at = Some(Instant::now() + limits::WAIT_LOOK_EVERY);
         problem
     }
@@ -91,6 +108,19 @@ async fn look(client: Client, topic: String) -> Option<String> {
         .map(|partition| partition.partition)
         .collect();
     (!leaderless.is_empty()).then(|| no_leader(&topic, described.partitions.len(), &leaderless))
+}
+
+/// Why no answer came since then although the topic has leaders: the last attempt's failure, if there is one.
+fn unanswered(client: &Client, since: Instant) -> Option<String> {
+    match client.last_retried() {
+        Some((at, error)) if at >= since.into_std() => {
+            Some(format!("tried again, as the last attempt failed: {error}"))
+        }
+        _ if since.elapsed() >= limits::WAIT_UNANSWERED => {
+            Some("no broker has answered yet; see millrace cluster describe".to_owned())
+        }
+        _ => None,
+    }
 }
 
 fn no_leader(topic: &str, all: usize, leaderless: &[i32]) -> String {

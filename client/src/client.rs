@@ -1,8 +1,12 @@
 //! The client: a cheap handle to a cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millrace_proto::v1::messaging_client::MessagingClient;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
@@ -34,6 +38,8 @@ pub(crate) struct ClientInner {
     /// Asks the metadata task not to wait before its next attempt.
     pub refresh: Notify,
     pub request_timeout: Duration,
+    /// What was tried again last, and when it had failed.
+    retried: Mutex<Option<(Instant, Error)>>,
     task: std::sync::OnceLock<tokio::task::AbortHandle>,
 }
 
@@ -42,6 +48,13 @@ impl Drop for ClientInner {
         if let Some(task) = self.task.get() {
             task.abort();
         }
+    }
+}
+
+impl ClientInner {
+    /// An attempt failed and is tried again: kept for whoever waits meanwhile.
+    pub fn note_retry(&self, error: &Error) {
+        *self.retried.lock() = Some((Instant::now(), error.clone()));
     }
 }
 
@@ -90,6 +103,13 @@ impl Client {
     #[must_use]
     pub fn cluster(&self) -> Arc<Cluster> {
         self.inner.cluster.borrow().clone()
+    }
+
+    /// The last failure of a call or a write of this client that is tried again, and when it came: what to tell
+    /// those who wait. It stays here when the next attempt succeeds.
+    #[must_use]
+    pub fn last_retried(&self) -> Option<(Instant, Error)> {
+        self.inner.retried.lock().clone()
     }
 
     /// A topic as known now; waits up to a second for one that was just created.
@@ -196,6 +216,7 @@ impl ClientBuilder {
             bootstrap,
             refresh: Notify::new(),
             request_timeout: self.request_timeout,
+            retried: Mutex::default(),
             task: std::sync::OnceLock::new(),
         });
         // Made here once so that a wrong client id is told at once.
@@ -213,12 +234,17 @@ async fn wait_for_metadata(
     timeout: Duration,
     bootstrap: &str,
 ) -> Result<()> {
-    let connected = ready.wait_for(|state| matches!(state, Some(Ok(()))));
-    match tokio::time::timeout(timeout, connected)
+    let sure = ready.wait_for(|state| match state {
+        Some(Ok(())) => true,
+        // No wait changes what a port is for.
+        Some(Err(error)) => error.is_of_another_server(),
+        None => false,
+    });
+    match tokio::time::timeout(timeout, sure)
         .await
-        .map(|state| state.map(|_| ()))
+        .map(|state| state.map(|state| state.clone()))
     {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(state)) => state.unwrap_or(Ok(())),
         Ok(Err(_)) => Err(Error::closed("client")),
         Err(_) => {
             let cause = match &*ready.borrow() {

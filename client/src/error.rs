@@ -171,11 +171,32 @@ impl Error {
     }
 
     pub(crate) fn unknown_partition(topic: &str, partition: i32, partitions: usize) -> Self {
-        let last = partitions.saturating_sub(1);
+        let choice = match partitions {
+            0 => "it has none".to_owned(),
+            1 => "its only one is 0".to_owned(),
+            some => format!("choose one from 0 to {}", some - 1),
+        };
         Self::server(
             ErrorReason::UnknownPartition,
-            format!("Topic {topic:?} has no partition {partition}: choose one from 0 to {last}."),
+            format!("Topic {topic:?} has no partition {partition}: {choice}."),
         )
+    }
+
+    /// A call was not answered in its time; `last`: what an attempt before it failed with.
+    pub(crate) fn no_answer(last: Option<&Self>) -> Self {
+        let last = last.map_or_else(String::new, |error| format!(" (last: {error})"));
+        Self::new(
+            ErrorKind::TimedOut,
+            format!(
+                "The broker did not answer in time{last}: check that a majority of the voters runs, then try again."
+            ),
+        )
+    }
+
+    /// Whether a gRPC server answered that does not know the call: a broker's port for other brokers, another
+    /// product.
+    pub(crate) fn is_of_another_server(&self) -> bool {
+        self.inner.kind == ErrorKind::Status(Code::Unimplemented)
     }
 
     #[must_use]
@@ -273,10 +294,7 @@ impl From<Status> for Error {
                     message_of(&status)
                 ),
             ),
-            Code::DeadlineExceeded => Self::new(
-                ErrorKind::TimedOut,
-                "The broker did not answer in time: try again, or raise the timeout.",
-            ),
+            Code::DeadlineExceeded => Self::no_answer(None),
             code => Self::new(
                 ErrorKind::Status(code),
                 format!(

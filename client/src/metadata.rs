@@ -20,16 +20,23 @@ use crate::{
 pub async fn follow(client: Weak<ClientInner>, state: watch::Sender<Option<Result<()>>>) {
     let mut attempt = 0usize;
     let mut backoff = limits::MIN_BACKOFF;
+    // Addresses in turn at which something else than a broker answered.
+    let mut foreign = 0usize;
     loop {
         let Some(inner) = client.upgrade() else { return };
         let addresses = candidates(&inner);
         let address = addresses[attempt % addresses.len()].clone();
         let mut answered = false;
-        let error = follow_one(inner, &address, &mut answered, &state).await;
+        let mut error = follow_one(inner, &address, &mut answered, &state).await;
         if answered {
             backoff = limits::MIN_BACKOFF;
         } else {
             attempt += 1;
+        }
+        foreign = if error.is_of_another_server() { foreign + 1 } else { 0 };
+        if foreign > 0 && foreign < addresses.len() {
+            // One of the others may be a broker's.
+            error = Error::connection(&address, error);
         }
         tracing::debug!(%address, %error, "the metadata stream ended");
         if let Some(inner) = client.upgrade() {
@@ -93,6 +100,7 @@ async fn follow_one(
     let stream = async { Ok::<_, Error>(inner.connections.log(address)?.metadata(request).await?.into_inner()) };
     let mut stream = match stream.await {
         Ok(stream) => stream,
+        Err(error) if error.is_of_another_server() => return error.context(address),
         Err(error) => return Error::connection(address, error),
     };
     // The stream may be silent for days; the client must be able to end meanwhile.

@@ -192,12 +192,9 @@ pub(crate) fn out_of_range(error: Error, topic: &Arc<str>, partition: i32, posit
 
 /// The call's answer, unless `deadline` is earlier.
 pub(crate) async fn within<T>(deadline: Instant, call: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout_at(deadline, call).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            ErrorKind::TimedOut,
-            "The broker did not answer in time: try again, or raise the timeout.",
-        ))
-    })
+    tokio::time::timeout_at(deadline, call)
+        .await
+        .unwrap_or_else(|_| Err(Error::no_answer(None)))
 }
 
 /// Calls until it succeeds, fails for good, or `timeout` is over.
@@ -207,12 +204,18 @@ where
 {
     let deadline = Instant::now() + timeout;
     let mut backoff = limits::MIN_BACKOFF;
+    let mut last = None;
     loop {
         match within(deadline, call(client.contact())).await {
             Err(error) if error.is_retriable() && Instant::now() + backoff < deadline => {
+                client.inner.note_retry(&error);
                 client.inner.refresh.notify_one();
                 tokio::time::sleep(backoff.max(error.retry_after().unwrap_or_default())).await;
                 backoff = (backoff * 2).min(limits::MAX_BACKOFF);
+                last = Some(error);
+            }
+            Err(error) if *error.kind() == ErrorKind::TimedOut && last.is_some() => {
+                return Err(Error::no_answer(last.as_ref()));
             }
             other => return other,
         }

@@ -114,6 +114,24 @@ async fn what_no_broker_takes_ends_at_the_delivery_timeout_and_is_not_written() 
 }
 
 #[tokio::test]
+async fn what_is_tried_again_says_why_meanwhile() {
+    let (mut broker, client) = TestBroker::with_topic("t", 1).await;
+    broker.stop().await;
+    let asked = std::time::Instant::now();
+    let listing = tokio::spawn({
+        let client = client.clone();
+        async move { client.admin().list_topics("").await }
+    });
+    let told = || client.last_retried().filter(|(at, _)| *at >= asked);
+    while told().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(told().unwrap().1.is_retriable());
+    broker.start_again().await;
+    assert_eq!(listing.await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn a_deleted_topic_is_told_and_one_of_the_same_name_is_another() {
     let (_broker, client) = TestBroker::with_topic("t", 1).await;
     let producer = client.producer().build().await.unwrap();

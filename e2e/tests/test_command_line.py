@@ -201,6 +201,79 @@ def test_consume_into_a_closed_pipe_ends_quietly(shared: Broker, name: str) -> N
     assert b"panicked" not in done.stderr and len(done.stderr.splitlines()) <= 1, done.stderr.decode()
 
 
+def _fed(broker: Broker, folder: Path, *args: str) -> Process:
+    """A command against the broker whose input the test writes."""
+    command = [paths.binary("millrace"), "--bootstrap", broker.address, *args]
+    return Process(command, folder, args[0], stdin=subprocess.PIPE)
+
+
+def _feed(process: Process, lines: bytes) -> None:
+    assert process.stdin is not None
+    process.stdin.write(lines)
+    process.stdin.flush()
+
+
+def _wait_until_it_takes(process: Process, signal_number: int) -> None:
+    """Waits until the process has a handler for the signal."""
+    deadline = time.monotonic() + 30
+    while True:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(re.search(r"^SigCgt:\s*([0-9a-f]+)", status, re.MULTILINE).group(1), 16)
+        if caught & 1 << signal_number - 1:
+            return
+        assert time.monotonic() < deadline and process.alive(), process.err()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_input_that_is_cut_is_told_with_what_was_written(
+    shared: Broker, name: str, tmp_path: Path, number: int, code: int
+) -> None:
+    produce = _fed(shared, tmp_path, "produce", name)
+    try:
+        _feed(produce, b"one\ntwo\n")
+        run(shared, "consume", name, "--from", "beginning", "--max-messages", "2").ok()
+        os.kill(produce.pid, number)
+        assert produce.wait(30) == code
+        assert f'2 messages written to "{name}"; the rest of the input was not read' in produce.err()
+    finally:
+        produce.kill()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == b"one\ntwo\n"
+
+
+def test_a_broker_that_falls_silent_is_told_and_what_is_not_known_of(broker: Broker, tmp_path: Path) -> None:
+    run(broker, "topic", "create", "silent").ok()
+    produce = _fed(broker, tmp_path, "produce", "silent", "--timeout", "15s")
+    try:
+        _feed(produce, b"one\n")
+        run(broker, "consume", "silent", "--from", "beginning", "--max-messages", "1").ok()
+        os.kill(broker.process.pid, signal.SIGSTOP)
+        _feed(produce, b"two\n")
+        produce.stdin.close()
+        produce.wait_for_error("millrace: waiting: ", 30)
+        assert produce.wait(60) == 1
+    finally:
+        produce.kill()
+        os.kill(broker.process.pid, signal.SIGCONT)
+    text = produce.err().splitlines()[-1]
+    assert text.startswith(
+        'millrace: failed after 1 message written to "silent"; '
+        "of 1 more message it is not known whether it is written: line 2 (--timeout 15s): "
+    ), text
+
+
+def test_a_long_line_may_be_compressed(shared: Broker, name: str) -> None:
+    line = b"0" * 9_000_000 + b"\n"
+    text = run(shared, "produce", name, stdin=line).failed()
+    assert "line 1 is longer than 8,388,608 bytes, the topic's max.message.bytes" in text, text
+    run(shared, "produce", name, "--compression", "zstd", stdin=line).ok()
+    assert run(shared, "consume", name, "--from", "beginning", "--exit-at-end").ok() == line
+    longest = b"1" * 16_776_156 + b"\n"
+    run(shared, "produce", name, "--compression", "zstd", stdin=longest).ok()
+    text = run(shared, "produce", name, "--compression", "zstd", stdin=b"1" + longest).failed()
+    assert "the most that any message may have" in text, text
+
+
 # --- topics and the cluster ---
 
 
@@ -276,6 +349,34 @@ def test_the_http_port_is_told_from_the_client_port(shared: Broker) -> None:
     address = f"127.0.0.1:{shared.http_port}"
     text = millrace("topic", "list", bootstrap=address).failed()
     assert text.startswith(f"millrace: {address} answers HTTP but is no Millrace client port"), text
+
+
+def test_the_internal_port_is_told_from_the_client_port_at_once(shared: Broker) -> None:
+    for bootstrap in (shared.internal_address, f"{shared.internal_address},{shared.internal_address}"):
+        text = millrace("topic", "list", bootstrap=bootstrap).failed()
+        assert text == (
+            f"millrace: {bootstrap} answers gRPC but is no Millrace client port "
+            "(default 9650; 9651 is for brokers among themselves)\n"
+        )
+    # Another of the addresses may be a broker's.
+    millrace("topic", "list", bootstrap=f"{shared.internal_address},{shared.address}").ok()
+
+
+def test_a_missing_topic_is_not_to_be_created_to_be_deleted(shared: Broker) -> None:
+    text = run(shared, "topic", "delete", "no-such-topic").failed()
+    assert "create" not in text and "millrace topic list" in text, text
+
+
+def test_what_only_has_a_partitions_name_is_none(shared: Broker, name: str, tmp_path: Path) -> None:
+    (tmp_path / "dbus-1").mkdir()
+    (tmp_path / "dbus-1" / "session.conf").write_text("x")
+    text = millrace("log", "verify", str(tmp_path)).failed()
+    assert "holds no partition's files" in text, text
+    # A new partition has no record yet, and Kafka's metadata file at least.
+    (tmp_path / "kafka-0").mkdir()
+    (tmp_path / "kafka-0" / "partition.metadata").write_text("version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n")
+    assert b"kafka-0: sound; no records" in millrace("log", "verify", str(tmp_path)).ok()
+    assert f"{name}-0: sound".encode() in millrace("log", "verify", str(shared.data)).ok()
 
 
 def test_errors_are_json_where_results_are(shared: Broker) -> None:
@@ -355,6 +456,36 @@ def test_bench_prints_one_json_object(shared: Broker, name: str) -> None:
         run(shared, "bench", "end-to-end", name, "--rate", "1000", "--records", "2000", "--record-size", "100").ok()
     )
     assert end_to_end["records"] == 2000 and end_to_end["latency_ms"]["p50"] > 0
+
+
+def test_bench_consume_ends_where_the_topic_does(shared: Broker, name: str) -> None:
+    run(shared, "produce", name, stdin=b"12345\n" * 5).ok()
+    done = run(shared, "bench", "consume", name, "--records", "1000000")
+    assert "the topic has only 5 records and 1,000,000 were asked for" in done.failed()
+    measured = json.loads(done.out)
+    assert (measured["records"], measured["bytes"]) == (5, 25)
+
+
+def test_bench_that_is_interrupted_prints_what_it_has(shared: Broker, name: str, tmp_path: Path) -> None:
+    produce = _fed(shared, tmp_path, "bench", "produce", name, "--records", "1000000", "--rate", "500")
+    try:
+        run(shared, "consume", name, "--from", "beginning", "--max-messages", "1").ok()
+        os.kill(produce.pid, signal.SIGINT)
+        assert produce.wait(30) == 130, produce.err()
+    finally:
+        produce.kill()
+    written = json.loads(produce.out())["records"]
+    assert 1 <= written < 1_000_000 and f"interrupted: {written:,} of 1,000,000 records written" in produce.err()
+    stored = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", "--format", "json").ok()
+    assert len(stored.splitlines()) == written
+    consume = _fed(shared, tmp_path, "bench", "consume", name, "--records", "1000000", "--from", "end")
+    try:
+        _wait_until_it_takes(consume, signal.SIGINT)
+        os.kill(consume.pid, signal.SIGINT)
+        assert consume.wait(30) == 130, consume.err()
+    finally:
+        consume.kill()
+    assert consume.err() == "millrace: interrupted: 0 of 1,000,000 records read\n"
 
 
 # --- dev ---

@@ -1,23 +1,28 @@
 //! `millrace bench consume`.
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Instant};
 
-use anyhow::bail;
+use anyhow::anyhow;
 use millrace_client::Start;
 use tokio::time::timeout;
 
-use super::{PROGRESS, report::Stopwatch};
+use super::{PROGRESS, interrupted, report::Stopwatch};
 use crate::{
     args::GlobalArgs,
-    connect, limits, offsets,
-    output::{print_json, spinner},
+    connect,
+    interrupt::Interrupts,
+    limits,
+    offsets::{self, Ends},
+    output::{count, plural, print_json, spinner},
     text::StartAt,
 };
 
 /// Read records as fast as possible.
 ///
 /// Checks every checksum, decompresses, and looks at the key and value of every record. Uses all
-/// partitions of the topic.
+/// partitions of the topic. Fails if the topic has fewer records when it begins; with --from end it
+/// waits for records that come, and fails after 60 s without any. What was measured until then, also
+/// until Ctrl-C, is printed in any case.
 #[derive(Debug, clap::Args)]
 pub struct BenchConsumeArgs {
     /// The topic. It must exist.
@@ -52,18 +57,37 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
                 .map(|range| (args.topic.as_str(), range.partition, Start::Offset(range.start))),
         )
         .await?;
+    // From the end on there is nothing yet: then what comes is waited for.
+    let mut ends = (args.from != StartAt::End).then(|| Ends::new(&ranges));
+    let mut interrupts = Interrupts::take()?;
     let (mut warmup, mut records, mut bytes) = (args.warmup_records, 0, 0);
     let bar = spinner(PROGRESS);
-    while records < args.records {
-        let Ok(batch) = timeout(limits::BENCH_STALL, consumer.next_batch()).await else {
-            bail!(
-                "only {records} of {} records came, then none for {} s: the topic may have fewer",
-                args.records,
-                limits::BENCH_STALL.as_secs()
-            );
+    let mut last_batch = Instant::now();
+    let cut = loop {
+        if records == args.records {
+            break None;
+        }
+        if ends
+            .as_mut()
+            .is_some_and(|ends| ends.are_reached(&consumer, &args.topic))
+        {
+            break Some(short(records, &args));
+        }
+        if last_batch.elapsed() >= limits::BENCH_STALL {
+            break Some(stalled(records, &args));
+        }
+        let batch = match interrupts
+            .until(timeout(limits::END_CHECK_INTERVAL, consumer.next_batch()))
+            .await
+        {
+            Ok(Ok(batch)) => batch?,
+            // The rest up to the end may be records that are not shown.
+            Ok(Err(_)) => continue,
+            Err(by) => break Some(interrupted(by, records, args.records, "read")),
         };
+        last_batch = Instant::now();
         bar.set_position(records);
-        batch?.for_each(|record| {
+        batch.for_each(|record| {
             if warmup > 0 {
                 warmup -= 1;
                 if warmup == 0 {
@@ -76,7 +100,66 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
                 records += 1;
             }
         })?;
-    }
+    };
     bar.finish_and_clear();
-    print_json(&watch.report(records, bytes, None))
+    print_json(&watch.report(records, bytes, None))?;
+    cut.map_or(Ok(()), Err)
+}
+
+/// The topic had fewer when the measurement began.
+fn short(records: u64, args: &BenchConsumeArgs) -> anyhow::Error {
+    let warmup = match args.warmup_records {
+        0 => String::new(),
+        some => format!(" behind {} for the warm-up", plural(some, "record")),
+    };
+    anyhow!(
+        "the topic has only {}{warmup} and {} were asked for: write more, or ask for fewer with --records",
+        plural(records, "record"),
+        count(args.records)
+    )
+}
+
+fn stalled(records: u64, args: &BenchConsumeArgs) -> anyhow::Error {
+    anyhow!(
+        "only {} of {} records came, then none for {} s: see the brokers' state with millrace cluster describe",
+        count(records),
+        count(args.records),
+        limits::BENCH_STALL.as_secs()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{
+        args::{Cli, Command},
+        bench::BenchCommand,
+    };
+
+    #[test]
+    fn too_few_records_are_told_with_their_number() {
+        let told = |warmup: &str| {
+            let args = [
+                "millrace",
+                "bench",
+                "consume",
+                "t",
+                "--records",
+                "1000000",
+                "--warmup-records",
+                warmup,
+            ];
+            match Cli::try_parse_from(args).unwrap().command {
+                Command::Bench(BenchCommand::Consume(args)) => short(5, &args).to_string(),
+                _ => unreachable!(),
+            }
+        };
+        assert_eq!(
+            told("0"),
+            "the topic has only 5 records and 1,000,000 were asked for: write more, or ask for fewer with --records"
+        );
+        assert!(told("1").starts_with("the topic has only 5 records behind 1 record for the warm-up and"));
+    }
 }

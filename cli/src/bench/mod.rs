@@ -15,11 +15,13 @@ use millrace_client::{Client, Codec, Partitioner, Producer};
 
 use crate::{
     args::GlobalArgs,
+    interrupt::{Interrupt, InterruptedError},
+    output::{count, plural},
     produce::{AcksArg, CompressionArg},
 };
 
 /// What is shown while a measurement runs.
-const PROGRESS: &str = "{spinner} {human_pos} records, {per_sec}";
+const PROGRESS: &str = "{spinner} {human_pos} records, {rate}";
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
@@ -39,6 +41,12 @@ pub async fn run(command: BenchCommand, global: &GlobalArgs) -> anyhow::Result<(
         BenchCommand::Consume(args) => consume::run(args, global).await,
         BenchCommand::EndToEnd(args) => end_to_end::run(args, global).await,
     }
+}
+
+/// The measurement was ended from outside.
+fn interrupted(by: Interrupt, done: u64, of: u64, verb: &str) -> anyhow::Error {
+    let done = format!("{} of {} {verb}", count(done), plural(of, "record"));
+    InterruptedError { by, done }.into()
 }
 
 /// How the producers of benchmarks are set.

@@ -10,10 +10,12 @@ use anyhow::anyhow;
 use millrace_client::{Delivery, Producer};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{PROGRESS, ProducerArgs, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
+use super::{PROGRESS, ProducerArgs, interrupted, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
 use crate::{
     args::GlobalArgs,
-    connect, limits, offsets,
+    connect,
+    interrupt::Interrupts,
+    limits, offsets,
     output::{print_json, spinner},
 };
 
@@ -26,7 +28,8 @@ const DEFAULT_LINGER: Duration = Duration::from_millis(5);
 /// Write records as fast as possible, or at a rate.
 ///
 /// Values are random bytes. A latency is the time from a record's sending (at a rate: from when it
-/// was due) to its acknowledgement. The time of the whole ends when everything is acknowledged.
+/// was due) to its acknowledgement. The time of the whole ends when everything is acknowledged. Ctrl-C
+/// ends it earlier; what was sent until then is waited for and told.
 #[derive(Debug, clap::Args)]
 pub struct BenchProduceArgs {
     /// The topic. It must exist.
@@ -65,23 +68,63 @@ pub async fn run(args: BenchProduceArgs, global: &GlobalArgs) -> anyhow::Result<
     }
     producer.flush().await?;
 
+    let mut interrupts = Interrupts::take()?;
     let watch = Stopwatch::start();
-    let acknowledged = send(&args, &producer, &values).await?;
+    let mut sent = Sent::default();
+    let sending = send(&args, &producer, &values, interrupts.clone(), &mut sent);
+    let cut_by = match interrupts.until(sending).await {
+        Ok(done) => {
+            done?;
+            if sent.records < args.records {
+                Some(interrupts.next().await)
+            } else {
+                None
+            }
+        }
+        Err(by) => Some(by),
+    };
     // Fails if any record failed, also those whose latency nobody looked at.
-    producer.flush().await?;
-    let bytes = args.records * u64::from(args.record_size);
-    let mut report = watch.report(args.records, bytes, None);
-    report.latency_ms = Some(acknowledged.finish().await?.percentiles());
+    match interrupts.until(producer.flush()).await {
+        Ok(flushed) => flushed?,
+        Err(by) => {
+            return Err(interrupted(
+                by,
+                sent.records,
+                args.records,
+                "sent, not all of them acknowledged",
+            ));
+        }
+    }
+    let mut report = watch.report(sent.records, sent.records * u64::from(args.record_size), None);
+    report.latency_ms = Some(sent.acknowledged.finish().await?.percentiles());
     producer.close().await?;
-    print_json(&report)
+    print_json(&report)?;
+    cut_by.map_or(Ok(()), |by| Err(interrupted(by, sent.records, args.records, "written")))
 }
 
-async fn send(args: &BenchProduceArgs, producer: &Producer, values: &Values) -> anyhow::Result<Acknowledged> {
+/// What is sent until now.
+#[derive(Default)]
+struct Sent {
+    records: u64,
+    acknowledged: Acknowledged,
+}
+
+/// Sends all records, or those until an interrupt.
+async fn send(
+    args: &BenchProduceArgs,
+    producer: &Producer,
+    values: &Values,
+    interrupts: Interrupts,
+    sent: &mut Sent,
+) -> anyhow::Result<()> {
     let pace = args.rate.map(|rate| Pace::new(Instant::now(), rate));
     let sample_every = args.records.div_ceil(limits::LATENCY_SAMPLES).max(1);
-    let mut acknowledged = Acknowledged::default();
     let bar = spinner(PROGRESS);
     for number in 0..args.records {
+        // Where no send has to wait, nobody else can end this loop.
+        if interrupts.came() {
+            break;
+        }
         let due = pace.map(|pace| pace.due(number));
         if let Some(due) = due {
             wait_until(due);
@@ -91,15 +134,16 @@ async fn send(args: &BenchProduceArgs, producer: &Producer, values: &Values) -> 
             bar.set_position(number);
         }
         if number % sample_every == 0 {
-            let sent = due.unwrap_or_else(Instant::now);
+            let since = due.unwrap_or_else(Instant::now);
             let delivery = producer.send_to(&args.topic, None, None, value).await?;
-            acknowledged.expect(sent, delivery)?;
+            sent.acknowledged.expect(since, delivery)?;
         } else {
             let _delivery = producer.send_to(&args.topic, None, None, value).await?;
         }
+        sent.records += 1;
     }
     bar.finish_and_clear();
-    Ok(acknowledged)
+    Ok(())
 }
 
 /// Blocks the calling thread, which must be one that does nothing else: the main thread's. The

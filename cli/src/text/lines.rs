@@ -15,11 +15,7 @@ use crate::{limits, output::count};
 #[derive(Debug, Error)]
 pub enum InputError {
     /// A line is longer than a message may be.
-    #[error(
-        "line {line} is longer than {} bytes, the most that a message of this topic may have; raise the topic's max.message.bytes (at most {} bytes) or split the line",
-        count(*limit as u64),
-        count(limits::MAX_LINE_BYTES as u64)
-    )]
+    #[error("line {line} is longer than {} bytes, {}", count(*limit as u64), way_out(*limit))]
     TooLong {
         /// From 1.
         line: u64,
@@ -29,6 +25,18 @@ pub enum InputError {
     /// The input can't be read.
     #[error("can't read standard input: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Whose limit it is, and what can be done.
+fn way_out(limit: usize) -> String {
+    if limit >= limits::MAX_LINE_BYTES {
+        return "the most that any message may have: split the line".to_owned();
+    }
+    format!(
+        "the topic's max.message.bytes: raise that (no message has more than {} bytes), compress with --compression, \
+         or split the line",
+        count(limits::MAX_LINE_BYTES as u64)
+    )
 }
 
 /// Cuts a stream of bytes at newlines.
@@ -205,5 +213,19 @@ mod tests {
                 "{error:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_limit_is_told_with_what_can_be_done() {
+        let told = |limit| InputError::TooLong { line: 2, limit }.to_string();
+        assert_eq!(
+            told(8 << 20),
+            "line 2 is longer than 8,388,608 bytes, the topic's max.message.bytes: raise that (no message has more than \
+             16,776,156 bytes), compress with --compression, or split the line"
+        );
+        assert_eq!(
+            told(limits::MAX_LINE_BYTES),
+            "line 2 is longer than 16,776,156 bytes, the most that any message may have: split the line"
+        );
     }
 }

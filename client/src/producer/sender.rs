@@ -224,6 +224,7 @@ impl Sender {
         if let Answer::Failed(error) = &answer
             && error.is_retriable()
         {
+            self.shared.client.inner.note_retry(error);
             self.shared.client.inner.refresh.notify_one();
         }
         if let Some(known) = self.slots.get_mut(&slot) {

@@ -448,7 +448,9 @@ fn timed_out(last: Option<&Error>) -> Error {
     let why = last.map_or_else(|| "no broker took it".to_owned(), |error| format!("last: {error}"));
     Error::new(
         ErrorKind::TimedOut,
-        format!("The record was not acknowledged within the delivery timeout ({why}): check the brokers, or raise it."),
+        format!(
+            "The record was not acknowledged within the delivery timeout ({why}): check the brokers, or raise that timeout."
+        ),
     )
 }
 
