@@ -88,6 +88,34 @@ def test_who_waits_for_a_leader_says_so(tmp_path: Path) -> None:
         second.end()
 
 
+def test_produce_without_a_majority_says_why_and_what_was_written(tmp_path: Path) -> None:
+    first = Broker(tmp_path / "0")
+    seeds = f"127.0.0.1:{first.internal_port}"
+    others = [Broker(tmp_path / str(n), settings={"node.id": str(n), "seeds": seeds}) for n in (1, 2)]
+    try:
+        for other in others:
+            other.launch()
+        first.start()
+        for other in others:
+            other.process.wait_for_line("ready ", 60)
+        millrace("topic", "create", "t", "-p", "1", "-r", "3", bootstrap=first.address).ok()
+        deadline = time.monotonic() + 60
+        while True:
+            quorum = json.loads(millrace("quorum", "describe", bootstrap=first.address, json=True).ok())
+            if sum(member["votes"] for member in quorum["members"]) == 3:
+                break
+            assert time.monotonic() < deadline, quorum
+            time.sleep(0.1)
+        for other in others:
+            other.kill()
+        text = millrace("produce", "t", "--timeout", "15s", stdin=b"hi\n", bootstrap=first.address).failed()
+    finally:
+        for broker in (first, *others):
+            broker.end()
+    assert "millrace: waiting: " in text, text
+    assert text.splitlines()[-1].startswith('millrace: failed after 0 messages written to "t": '), text
+
+
 def test_a_broker_joins_by_a_seed(tmp_path: Path) -> None:
     first = Broker(tmp_path / "0")
     second = Broker(tmp_path / "1", settings={"node.id": "1", "seeds": f"127.0.0.1:{first.internal_port}"})
