@@ -37,7 +37,7 @@ REASONS = {name.removeprefix("ERROR_REASON_") for name in types_pb2.ErrorReason.
 # The gRPC code of each reason, as the comments of the enum say.
 CODE_OF_REASON = {
     **dict.fromkeys(range(1, 20), grpc.StatusCode.INVALID_ARGUMENT),
-    **dict.fromkeys((20, 21, 22), grpc.StatusCode.NOT_FOUND),
+    **dict.fromkeys((20, 21, 22, 24), grpc.StatusCode.NOT_FOUND),
     23: grpc.StatusCode.ALREADY_EXISTS,
     **dict.fromkeys(range(40, 60), grpc.StatusCode.ABORTED),
     60: grpc.StatusCode.OUT_OF_RANGE,
