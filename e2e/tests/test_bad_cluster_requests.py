@@ -6,6 +6,7 @@ Nothing is asked with `validate_only` where it must be refused: what is not refu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -282,7 +283,6 @@ GOOD = {
     # A broker that has nothing to give back is as it was to be.
     "release by another": ("ReleaseMaintenance", admin_pb2.ReleaseMaintenanceRequest(holder="nobody")),
     "release of no broker": ("ReleaseMaintenance", admin_pb2.ReleaseMaintenanceRequest(holder="nobody", broker_id=77)),
-    "release by a huge name": ("ReleaseMaintenance", admin_pb2.ReleaseMaintenanceRequest(holder=HUGE)),
     # The most of what is allowed.
     "a holder of 300 bytes": ("AcquireMaintenance", _acquire(holder="é" * 150, validate_only=True)),
     "a whole day": ("AcquireMaintenance", _acquire(ttl=Duration(seconds=86_400), validate_only=True)),
@@ -304,6 +304,42 @@ GOOD = {
 def test_what_is_at_its_bound_or_so_already_is_no_error(managed: Client, name: str) -> None:
     method, request = GOOD[name]
     call(getattr(managed.admin, method), request)
+
+
+LONG_NAMES = {
+    "CreateTopic": (lambda n: admin_pb2.CreateTopicRequest(name=n), {BAD_NAME}),
+    "DeleteTopic": (lambda n: admin_pb2.DeleteTopicRequest(name=n), {BAD_NAME}),
+    "AlterTopic": (lambda n: admin_pb2.AlterTopicRequest(name=n, unset_configs=["flush"]), {BAD_NAME}),
+    "CreatePartitions": (lambda n: admin_pb2.CreatePartitionsRequest(name=n, partitions=2), {BAD_NAME}),
+    "DeleteMessages": (lambda n: admin_pb2.DeleteMessagesRequest(topic=n), {BAD_NAME}),
+    "AlterConfigs": (lambda n: admin_pb2.AlterConfigsRequest(topic="good", unset=[n]), {"INVALID_CONFIG"}),
+    "ReassignPartitions": (lambda n: _moves(_move(topic=n)), {BAD_NAME}),
+    "ReplaceBrokerDirectory": (lambda n: _replace(broker_id=77, directory_id=n), {INVALID}),
+    "AcquireMaintenance": (lambda n: _acquire(holder=n), {INVALID}),
+    # There is nothing to give back, and nobody has such a name.
+    "ReleaseMaintenance": (lambda n: admin_pb2.ReleaseMaintenanceRequest(holder=n), {INVALID, None}),
+}
+
+
+@pytest.mark.parametrize("method", LONG_NAMES)
+@pytest.mark.parametrize("size", [1_000_000, 15_000_000])
+def test_a_long_name_is_refused_before_it_is_stored(managed: Client, shared: Broker, method: str, size: int) -> None:
+    """What the metadata log keeps goes to every broker's disk."""
+    request, reasons = LONG_NAMES[method]
+    assert shared.data is not None
+    before = _bytes_in(shared.data)
+    try:
+        call(getattr(managed.admin, method), request("x" * size))
+        reason = None
+    except ApiError as error:
+        reason = error.check_typed().reason
+    assert reason in reasons
+    grown = _bytes_in(shared.data) - before
+    assert grown < 64 << 10, f"the broker stored {grown} bytes for it"
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def test_a_permission_that_another_one_has(managed: Client) -> None:
