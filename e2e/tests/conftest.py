@@ -14,6 +14,7 @@ from lib import paths
 from lib.api import Client
 from lib.broker import Broker
 from lib.kafka import Kafka
+from lib.watch import Watch
 
 # Brokers of the present test, for the report of its failure.
 _alive: list[Broker | Kafka] = []
@@ -109,6 +110,12 @@ def watched() -> Iterator[Callable[[Broker], Broker]]:
 def broker(new_broker: Callable[..., Broker]) -> Broker:
     """A broker of the test's own, serving."""
     return new_broker().start()
+
+
+@pytest.fixture
+def watch(broker: Broker) -> Watch:
+    """The other client."""
+    return Watch(broker)
 
 
 @pytest.fixture(scope="module")

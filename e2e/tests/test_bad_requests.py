@@ -23,6 +23,7 @@ from lib.api import (
 )
 from lib.batch import batch
 from lib.broker import Broker
+from lib.requests import methods
 
 M = types_pb2.Message
 INVALID = "INVALID_REQUEST"
@@ -296,15 +297,6 @@ def test_a_bad_request_is_refused_by_name(served: Client, service: str, method: 
 # --- what is no message at all ---
 
 
-def _methods() -> list[tuple[str, str, bool]]:
-    found = []
-    for file in (messaging_pb2, log_pb2, admin_pb2):
-        for service in file.DESCRIPTOR.services_by_name.values():
-            for method in service.methods:
-                found.append((service.full_name, method.name, bool(method.client_streaming)))
-    return found
-
-
 GARBAGE = {
     "no protobuf": b"\xff" * 100,
     "length behind the end": b"\x0a\x7f" + b"x",
@@ -316,7 +308,10 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize(("service", "method", "streaming"), _methods())
+@pytest.mark.parametrize(
+    ("service", "method", "streaming"),
+    [(m.containing_service.full_name, m.name, bool(m.client_streaming)) for m in methods()],
+)
 def test_garbage_bytes_are_refused(served: Client, service: str, method: str, streaming: bool) -> None:
     path = f"/{service}/{method}"
     for name, garbage in GARBAGE.items():
