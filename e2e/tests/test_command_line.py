@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -129,18 +130,60 @@ def test_a_key_separator_that_a_line_lacks_is_an_error_that_names_the_line(share
     assert len(text.strip().splitlines()) == 1 and "2" in text, text
 
 
-@pytest.mark.timeout(300)
-def test_a_million_lines(shared: Broker, name: str, tmp_path: Path) -> None:
+LINES = 1_000_000
+LARGE_LINES = 10
+
+
+def _write_many_lines(path: Path, separator: bytes) -> int:
+    """Lines of 0 to 120 bytes, a tenth of them empty, and some of 1 to 4 MB; gives how many are empty.
+
+    Nothing but the newline is kept out of them: they begin with, end with and are parts of the separator and
+    carriage returns. With a separator each line has one or more: the shortest is that alone.
+    """
     rng = random.Random(3)
-    path = tmp_path / "lines"
-    noise = rng.randbytes(1 << 16).replace(b"\n", b" ")
+    special = [b"\0", b"\xff", b"\r", b"\xc3\x28", separator[:1], separator]
+    noise = rng.randbytes(4 << 20).replace(b"\n", b"\r")
+    pieces = [b"".join(rng.choices([*special, noise[at : at + 20]], k=6)) for at in range(0, 100_000, 20)]
+    large = set(rng.sample(range(LINES), LARGE_LINES))
+    empty = 0
     with open(path, "wb") as f:
-        for number in range(1_000_000):
-            start = rng.randrange(65_000)
-            f.write(b"%d %s\n" % (number, noise[start : start + number % 90]))
-    run(shared, "produce", name, stdin=path, timeout=200).ok()
-    got = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", timeout=200).ok()
-    assert got == path.read_bytes()
+        for number in range(LINES):
+            if number in large:
+                value = noise[: rng.randrange(1_000_000, 4_000_000)]
+            elif number % 10 == 0:
+                value = b""
+            else:
+                value = b"%d" % number + pieces[rng.randrange(len(pieces))][: number % 110]
+            # The key may be empty, and the value may have the separator in it too.
+            key = (b"", b"k", b"\r\0\xff", b"%d" % number)[number % 4] if separator and number % 20 else b""
+            empty += not key and not value
+            f.write(key + separator + value + b"\n")
+    return empty
+
+
+def _same_lines(got: bytes, path: Path) -> None:
+    """The first line that differs, instead of a hundred megabytes."""
+    if got == path.read_bytes():
+        return
+    with open(path, "rb") as f:
+        for number, (one, other) in enumerate(zip(f, io.BytesIO(got), strict=False), 1):
+            assert one == other, f"line {number}: {one[:200]!r} of {len(one)} came as {other[:200]!r} of {len(other)}"
+    raise AssertionError(f"{len(got)} bytes came of {path.stat().st_size}")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("separator", ["", "=>"], ids=["values", "keys-and-values"])
+def test_a_million_lines(shared: Broker, name: str, tmp_path: Path, separator: str) -> None:
+    """Of any length and any bytes, from a file: they come back as they were, in their order."""
+    path = tmp_path / "lines"
+    assert _write_many_lines(path, separator.encode()) > LINES // 30
+    keyed = ("--key-separator", separator) if separator else ()
+    shown = ("--format", "key-value", *keyed) if separator else ()
+    run(shared, "produce", name, *keyed, stdin=path, timeout=200).ok()
+    with Client(shared.address) as client:
+        assert client.log_end(name) == LINES
+    got = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", *shown, timeout=200).ok()
+    _same_lines(got, path)
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])
