@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import socket
 import threading
@@ -16,9 +17,21 @@ import pytest
 
 from lib.api import ApiError, Client, PublishStream, log_pb2, messaging_pb2, messaging_pb2_grpc, types_pb2
 from lib.broker import Broker
-from lib.watch import Watch
-
-MIB = 1 << 20
+from lib.http2 import GREETING, HalfSender
+from lib.watch import (
+    ACKNOWLEDGEMENTS,
+    CONNECTION,
+    DECODED,
+    IDLE,
+    MIB,
+    ONE_WRITER,
+    REQUESTS,
+    STREAMS,
+    WIDENED,
+    Watch,
+    readers,
+    writers,
+)
 
 
 @pytest.fixture
@@ -28,16 +41,13 @@ def many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
 
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-
-
 def test_a_thousand_idle_connections(broker: Broker, watch: Watch, many_files: None) -> None:
-    with watch.unharmed(), contextlib.ExitStack() as stack:
+    with watch.unharmed(IDLE + 1000 * 32 * 1024), contextlib.ExitStack() as stack:
         for number in range(1000):
             s = stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=5))
             # A third says nothing, a third greets, a third greets half.
             if number % 3:
-                s.sendall(PREFACE if number % 3 == 1 else PREFACE[:10])
+                s.sendall(GREETING if number % 3 == 1 else GREETING[:10])
         time.sleep(3)
     with Client(broker.address) as client:
         client.publish("watched", [b"after"])
@@ -80,12 +90,12 @@ def test_few_file_handles_are_shared(new_broker: Callable[..., Broker], many_fil
 
 
 def test_noise_on_the_client_port(broker: Broker, watch: Watch) -> None:
-    with watch.unharmed():
+    with watch.unharmed(IDLE + 2 * CONNECTION):
         for noise in (
             b"GET / HTTP/1.1\r\n\r\n",
             b"\0" * 10_000,
             b"\x16\x03\x01\x02\0" * 1000,
-            PREFACE + b"\xff" * 100_000,
+            GREETING + b"\xff" * 100_000,
         ):
             for _ in range(20):
                 with socket.create_connection(("127.0.0.1", broker.port), timeout=5) as s:
@@ -97,62 +107,27 @@ def test_noise_on_the_client_port(broker: Broker, watch: Watch) -> None:
                             pass
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """An HTTP/2 frame (RFC 9113, 4.1)."""
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _call_headers(path: bytes) -> bytes:
-    """A gRPC call's headers as literals that no table is needed for (RFC 7541, 6.2.2)."""
-    fields = [
-        (b":method", b"POST"),
-        (b":scheme", b"http"),
-        (b":path", path),
-        (b":authority", b"x"),
-        (b"content-type", b"application/grpc"),
-        (b"te", b"trailers"),
-    ]
-    return b"".join(bytes([0, len(name)]) + name + bytes([len(value)]) + value for name, value in fields)
-
-
-def _read_frames(s: socket.socket, until: Callable[[int, int], bool]) -> bytes:
-    """Reads frames up to the first for whose kind and flags `until` is true; gives its payload."""
-    data = b""
-    while True:
-        while len(data) >= 9 and len(data) >= 9 + (size := int.from_bytes(data[:3], "big")):
-            if until(data[3], data[4]):
-                return data[9 : 9 + size]
-            data = data[9 + size :]
-        read = s.recv(65536)
-        assert read, "closed"
-        data += read
-
-
 def test_half_sent_messages_on_many_connections_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
     """Each connection sends what the broker's HTTP/2 windows allow of large messages, and waits."""
+    message = b"\0" + (7 * MIB).to_bytes(4, "big") + bytes(7 * MIB - 1)
     with Client(broker.address) as client:
         client.create_topic("half")
-    headers = _frame(1, 4, 1, _call_headers(b"/millrace.v1.Messaging/Publish"))
-    second = _frame(1, 4, 3, _call_headers(b"/millrace.v1.Messaging/Publish"))
-    with watch.unharmed(), contextlib.ExitStack() as stack:
-        for _ in range(150):
-            s = stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=10))
-            s.sendall(PREFACE[:-9] + _frame(4, 0, 0, b""))
-            settings = _read_frames(s, lambda kind, flags: (kind, flags) == (4, 0))
-            pairs = [(settings[i : i + 2], settings[i + 2 : i + 6]) for i in range(0, len(settings), 6)]
-            named = {int.from_bytes(k, "big"): int.from_bytes(v, "big") for k, v in pairs}
-            window = named.get(4, 65535)  # SETTINGS_INITIAL_WINDOW_SIZE
-            # Sooner, the broker would measure by the windows of before its settings.
-            s.sendall(_frame(4, 1, 0, b"") + headers + second)
-            time.sleep(0.01)
-            s.settimeout(0.2)
-            message = b"\0" + (7 * MIB).to_bytes(4, "big") + bytes(window)
-            # A broker that closes here, or takes no more, is as good as one that waits.
-            with contextlib.suppress(OSError):
-                for stream in (1, 3):
-                    for at in range(0, window, 16384):
-                        s.sendall(_frame(0, 0, stream, message[at : min(at + 16384, window)]))
-        time.sleep(2)
+    senders = []
+    try:
+        with watch.unharmed(IDLE + REQUESTS + WIDENED + 150 * CONNECTION, starved=True):
+            for _ in range(150):
+                senders.append(HalfSender(broker.port, b"/millrace.v1.Messaging/Publish", [1, 3], message))
+                senders[-1].go_on()
+            for _ in range(6):
+                time.sleep(0.5)
+                for sender in senders:
+                    sender.go_on()
+            assert not any(sender.refused for sender in senders)
+            sent = sum(sender.sent for sender in senders)
+            assert sent > 150 * MIB, f"{sent >> 20} MiB were sent: the windows were not used"
+    finally:
+        for sender in senders:
+            sender.close()
 
 
 def _fill(client: Client, topic: str, batches: int, batch_mib: int) -> None:
@@ -192,7 +167,8 @@ def test_slow_readers_cost_bounded_memory(
     calls = []
     served, refused = [], []
     try:
-        with watch.unharmed():
+        # Of each fetch a whole batch is under way, and of each read a message of 1 MiB.
+        with watch.unharmed(readers(encoded=20 * batch_mib * MIB + 20 * MIB)):
             for number, client in enumerate(clients):
                 if number % 2:
                     request = messaging_pb2.ReadRequest(topic="large", follow=True)
@@ -226,6 +202,8 @@ def test_slow_readers_cost_bounded_memory(
 def test_slow_readers_of_compressed_batches_cost_bounded_memory(broker: Broker, watch: Watch) -> None:
     """40 readers of batches of a few kilobytes that are 12 MiB when decompressed."""
     values = [b"%06d" % number + bytes(64 << 10) for number in range(190)]
+    # As many are decompressed at once.
+    turns = min(len(os.sched_getaffinity(0)), 8)
     with Client(broker.address) as client:
         client.create_topic("zeros")
         for _ in range(4):
@@ -233,7 +211,7 @@ def test_slow_readers_of_compressed_batches_cost_bounded_memory(broker: Broker, 
     clients = [Client(broker.address) for _ in range(40)]
     calls = []
     try:
-        with watch.unharmed():
+        with watch.unharmed(readers(encoded=40 * MIB) + turns * 12 * MIB):
             request = messaging_pb2.ReadRequest(topic="zeros", follow=True)
             calls = [client.messaging.Read(request, timeout=120) for client in clients]
             with ThreadPoolExecutor(len(calls)) as pool:
@@ -280,7 +258,7 @@ def test_many_large_publishes_at_once_push_back_instead_of_growing(broker: Broke
                 except grpc.RpcError as error:
                     outcomes.append(ApiError.of(error))
 
-    with watch.unharmed():
+    with watch.unharmed(writers(61)):
         threads = [threading.Thread(target=write, args=(n,), daemon=True) for n in range(60)]
         for thread in threads:
             thread.start()
@@ -318,7 +296,7 @@ def test_large_publishes_of_one_connection_do_not_wait_for_each_other(broker: Br
 
 
 def test_a_publish_stream_whose_answers_are_not_taken_is_bounded(broker: Broker, watch: Watch) -> None:
-    with Client(broker.address) as client, watch.unharmed():
+    with Client(broker.address) as client, watch.unharmed(IDLE + ONE_WRITER):
         client.create_topic("mute", flush="os")
         sent = 0
         stop = threading.Event()
@@ -352,7 +330,7 @@ def test_small_messages_without_waiting_are_pushed_back_and_never_cut_off(broker
     ENHANCE_YOUR_CALM ends it); and all calls share it.
     """
     count = 20_000
-    with Client(broker.address) as client, watch.unharmed():
+    with Client(broker.address) as client, watch.unharmed(IDLE + ONE_WRITER):
         client.create_topic("tiny", flush="os")
         client.create_topic("beside", flush="os")
         sent = 0
@@ -383,7 +361,7 @@ def test_produce_answers_that_are_not_taken_are_bounded(broker: Broker, watch: W
     partitions = range(10_000)
     parts = [log_pb2.ProducePartition(topic="x", partition=p) for p in partitions]
     requests = [log_pb2.ProduceRequest(correlation_id=number, partitions=parts) for number in range(100)]
-    with Client(broker.address) as client, watch.unharmed():
+    with Client(broker.address) as client, watch.unharmed(IDLE + ONE_WRITER):
         call = client.log.Produce(iter(requests), timeout=100)
         time.sleep(6)
         # Whatever was taken is answered, in order, as soon as somebody listens.
@@ -400,7 +378,7 @@ def test_writers_that_never_take_their_answers_are_let_go(broker: Broker, watch:
     parts = [log_pb2.ProducePartition(topic="x", partition=p) for p in range(10_000)]
     messages = [types_pb2.Message(value=b"x")] * 1_000
     publish = messaging_pb2.PublishRequest(topic="mute", partition=0, messages=messages)
-    with Client(broker.address) as client, Client(broker.address) as other, watch.unharmed():
+    with Client(broker.address) as client, Client(broker.address) as other, watch.unharmed(IDLE + 2 * ONE_WRITER):
         client.create_topic("mute", flush="os")
         errors = client.log.Produce((log_pb2.ProduceRequest(partitions=parts) for _ in range(30)), timeout=100)
         published = other.messaging.PublishStream(
@@ -445,7 +423,7 @@ def test_more_publish_streams_than_a_broker_serves(broker: Broker, watch: Watch)
         for channel in channels:
             await channel.close()
 
-    with watch.unharmed():
+    with watch.unharmed(IDLE + 41 * CONNECTION + 2001 * 32 * 1024):
         asyncio.run(streams())
 
 
@@ -456,7 +434,8 @@ def test_fetches_of_many_partitions_from_many_connections_are_bounded(broker: Br
     clients = [Client(broker.address) for _ in range(40)]
     calls = []
     try:
-        with watch.unharmed(memory_limit=150 * MIB):
+        # Encoded answers are under way only of those calls whose requests have memory: a few.
+        with watch.unharmed(readers(encoded=22 * MIB) + STREAMS):
             for client in clients:
                 calls += [client.log.Fetch(iter([request] * 3), timeout=100) for _ in range(4)]
             with ThreadPoolExecutor(len(calls)) as pool:
@@ -520,7 +499,7 @@ def test_millions_of_empty_items_are_refused_before_they_take_memory(broker: Bro
         return ApiError.of(raised.value)
 
     try:
-        with watch.unharmed(memory_limit=150 * MIB), ThreadPoolExecutor(len(clients)) as pool:
+        with watch.unharmed(IDLE + REQUESTS + 9 * CONNECTION), ThreadPoolExecutor(len(clients)) as pool:
             problems = list(pool.map(send, clients))
     finally:
         _end([], clients)
@@ -551,7 +530,7 @@ def test_the_most_messages_that_a_publish_may_have_from_many_at_once(broker: Bro
     path = "/millrace.v1.Messaging/Publish"
     kept = {"request_serializer": bytes, "response_deserializer": bytes}
     try:
-        with watch.unharmed(memory_limit=200 * MIB):
+        with watch.unharmed(IDLE + REQUESTS + DECODED + ACKNOWLEDGEMENTS + 13 * CONNECTION):
             encoded = request.SerializeToString()
             calls = [client.channel.unary_unary(path, **kept).future(encoded, timeout=100) for client in clients * 4]
             answers = [messaging_pb2.PublishResponse.FromString(call.result()) for call in calls]
@@ -607,7 +586,7 @@ def test_compressed_grpc_messages_are_refused_with_a_typed_error(broker: Broker)
 
 
 def test_clients_that_vanish_leave_nothing(broker: Broker, watch: Watch) -> None:
-    with watch.unharmed():
+    with watch.unharmed(IDLE + 2 * CONNECTION):
         with Client(broker.address) as client:
             client.create_topic("left")
         for _ in range(100):
