@@ -24,6 +24,7 @@ from lib.api import (
 from lib.batch import batch
 from lib.broker import Broker
 from lib.requests import methods
+from lib.watch import ONE_WRITER
 
 M = types_pb2.Message
 INVALID = "INVALID_REQUEST"
@@ -260,6 +261,7 @@ def served(shared: Broker) -> Iterator[Client]:
         client.create_topic("small", max_message_bytes=1024)
         client.create_topic("three", partitions=3)
         client.publish("good", [b"before"])
+        idle = shared.process.rss_bytes()
         yield client
         # None of all that was stored or changed anything, and the broker goes on as before.
         assert [m.message.value for m in client.read("good")] == [b"before"]
@@ -268,8 +270,9 @@ def served(shared: Broker) -> Iterator[Client]:
         names = [t.name for t in client.admin.ListTopics(admin_pb2.ListTopicsRequest(), timeout=10).topics]
         assert sorted(names) == ["good", "small", "three"]
         assert list(client.describe("good").configs) == []
-        peak = shared.process.rss_peak_bytes()
-        assert peak < 300 << 20, f"bad requests took the broker to {peak >> 20} MiB"
+        # They come one after the other: what a connection may have, and about 30 MiB are reached.
+        grown = shared.process.rss_peak_bytes() - idle
+        assert grown < ONE_WRITER, f"bad requests took {grown >> 20} MiB"
         assert "panicked" not in shared.process.err()
 
 

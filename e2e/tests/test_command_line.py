@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from lib import paths
 from lib.api import Client
 from lib.broker import Broker, millrace
 from lib.ports import free_port
-from lib.proc import Process
+from lib.proc import CLEAN_ENV, Process
 
 
 @pytest.fixture
@@ -184,6 +186,52 @@ def test_a_million_lines(shared: Broker, name: str, tmp_path: Path, separator: s
         assert client.log_end(name) == LINES
     got = run(shared, "consume", name, "--from", "beginning", "--exit-at-end", *shown, timeout=200).ok()
     _same_lines(got, path)
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["terminal", "no-terminal"])
+def test_produce_from_a_file_tells_a_terminal_how_far_it_is(
+    shared: Broker, name: str, tmp_path: Path, watched: bool
+) -> None:
+    """And nothing of it goes where no person watches."""
+    path = tmp_path / "lines"
+    path.write_bytes(b"".join(b"%d\n" % n for n in range(300_000)))
+    terminal, end = pty.openpty()
+    shown = bytearray()
+    command = [paths.binary("millrace"), "--bootstrap", shared.address, "produce", name]
+    with open(path, "rb") as lines:
+        produce = subprocess.Popen(
+            command,
+            stdin=lines,
+            stdout=subprocess.PIPE,
+            stderr=end if watched else subprocess.PIPE,
+            env={**CLEAN_ENV, "TERM": "xterm"},
+        )
+    os.close(end)
+    # A terminal that nobody reads would stop the command.
+    reader = threading.Thread(target=_read_terminal, args=(terminal, shown), daemon=True)
+    reader.start()
+    out, err = produce.communicate(timeout=60)
+    reader.join(20)
+    os.close(terminal)
+    assert produce.returncode == 0, (bytes(shown), err)
+    told = re.findall(rb"([0-9,]+) messages written, ", bytes(shown))
+    if watched:
+        assert told, f"no progress: {bytes(shown)[:500]!r}"
+        counts = [int(count.replace(b",", b"")) for count in told]
+        assert counts == sorted(counts) and counts[-1] <= 300_000, counts
+    else:
+        assert not shown and b"messages written, " not in err + out, err + out
+    # The sum stands where scripts find it, terminal or not.
+    assert b"300000 messages" in (out + (err or b"") + bytes(shown)).replace(b",", b"").replace(b"_", b"")
+
+
+def _read_terminal(terminal: int, shown: bytearray) -> None:
+    """All that is written to it; Linux ends that with an error once nobody has the other end."""
+    try:
+        while read := os.read(terminal, 65536):
+            shown += read
+    except OSError:
+        pass
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "snappy", "lz4", "zstd"])

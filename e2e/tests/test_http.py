@@ -11,7 +11,7 @@ from prometheus_client import parser as text_parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as open_parser
 
-from lib.api import Client
+from lib.api import Client, messaging_pb2
 from lib.broker import Broker
 
 
@@ -106,18 +106,67 @@ def test_garbage_on_the_http_port_harms_nobody(shared: Broker) -> None:
     assert shared.http("/livez")[0] == 200
 
 
-def test_not_ready_while_stopping_and_gone_after(new_broker: Callable[..., Broker]) -> None:
+def _probes(broker: Broker) -> tuple[tuple[int, str], int] | None:
+    """What `/readyz` says and the status of `/livez`; none while nobody listens."""
+    try:
+        ready, _, text = broker.http("/readyz", timeout=5)
+        live, _, _ = broker.http("/livez", timeout=5)
+    except OSError:
+        return None
+    return (ready, text.strip()), live
+
+
+def test_alive_and_not_ready_while_stopping(new_broker: Callable[..., Broker]) -> None:
+    """A probe must not have a broker killed that hands over what it has."""
     broker = new_broker().start()
-    assert broker.http("/readyz")[0] == 200
     assert broker.process is not None
-    broker.process.terminate()
-    deadline = time.monotonic() + 20
-    while broker.process.alive():
-        try:
-            status, _, _ = broker.http("/readyz", timeout=1)
-            assert status in (200, 503)
-        except OSError:
-            pass
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    assert _probes(broker) == ((200, "ok"), 200)
+    with Client(broker.address) as client:
+        client.create_topic("held")
+        for _ in range(8):
+            client.publish("held", [bytes(1 << 20)] * 4)
+        # A reader who does not take its answers is waited for a moment.
+        reader = client.messaging.Read(messaging_pb2.ReadRequest(topic="held"), timeout=60)
+        next(reader)
+        broker.process.terminate()
+        seen = []
+        deadline = time.monotonic() + 60
+        while broker.process.alive():
+            if (probes := _probes(broker)) is not None:
+                seen.append(probes)
+            assert time.monotonic() < deadline
+        reader.cancel()
     assert broker.process.returncode() == 0
+    assert {live for _, live in seen} <= {200}, seen
+    stopping = [ready for ready, _ in seen if ready != (200, "ok")]
+    assert set(stopping) == {(503, "stopping")}, seen
+    # Once it stops it does so to its end.
+    assert [ready for ready, _ in seen][-len(stopping) :] == stopping
+
+
+def test_readiness_tells_how_far_recovery_is(new_broker: Callable[..., Broker]) -> None:
+    """After a kill the logs are scanned: the broker lives, and says what it is at."""
+    broker = new_broker().start()
+    with Client(broker.address) as client:
+        client.create_topic("scanned", partitions=16, flush="os")
+        for number in range(64):
+            client.publish("scanned", [bytes(1 << 20)] * 6, partition=number % 16)
+    broker.kill()
+    broker.launch()
+    assert broker.process is not None
+    seen = []
+    deadline = time.monotonic() + 120
+    while not seen or seen[-1][0][0] != 200:
+        assert broker.process.alive(), broker.process.err()[-2000:]
+        assert time.monotonic() < deadline, seen[-3:]
+        if (probes := _probes(broker)) is not None:
+            seen.append(probes)
+    print(seen[:3], len(seen))
+    assert {live for _, live in seen} == {200}, seen
+    told = [text for (ready, text), _ in seen if ready == 503]
+    percents = [int(found[1]) for text in told if (found := re.match(r"starting: recovering, (\d+) %", text))]
+    # A machine may be so fast that it was ready when it was first asked.
+    assert percents or len(seen) == 1, told
+    assert percents == sorted(percents) and all(0 <= percent <= 100 for percent in percents), percents
+    with Client(broker.address) as client:
+        assert client.log_end("scanned", 3) == 24
