@@ -70,19 +70,22 @@ class Watch:
                 while not self._stop.is_set():
                     started = time.monotonic()
                     try:
-                        (position,) = client.publish("watched", [b"%d" % self.rounds])
+                        self._round(client)
                     except ApiError as error:
                         if error.check_typed().reason != "OVERLOADED":
                             raise
                         self.refused += 1
                         continue
-                    (read,) = client.read("watched", 0, position.offset)
-                    assert read.message.value == b"%d" % self.rounds
                     self.slowest = max(self.slowest, time.monotonic() - started)
                     self.rounds += 1
                     time.sleep(0.02)
         except BaseException as error:  # noqa: BLE001 - raised again below
             self.failure = error
+
+    def _round(self, client: Client) -> None:
+        (position,) = client.publish("watched", [b"%d" % self.rounds])
+        (read,) = client.read("watched", 0, position.offset)
+        assert read.message.value == b"%d" % self.rounds
 
     def _sample(self) -> None:
         process = self._broker.process
@@ -113,8 +116,8 @@ class Watch:
             sampler.join(10)
         if self.failure is not None:
             raise self.failure
-        print(f"{self.most_memory / MIB:.0f} of {memory_limit / MIB:.0f} MiB; another client waited {self.slowest:.2f} s", end="")
-        print(f" and was refused {self.refused} times")
+        memory = f"{self.most_memory / MIB:.0f} of {memory_limit / MIB:.0f} MiB"
+        print(f"{memory}; another client waited {self.slowest:.2f} s and was refused {self.refused} times")
         if not starved:
             assert self.rounds > 10
             assert self.refused == 0, "another client was refused"
