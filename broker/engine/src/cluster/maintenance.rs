@@ -63,9 +63,11 @@ impl Cluster {
                 self.maintenance = None;
                 Ok(Applied::changed(Outcome::Done))
             }
-            Some(_) => Err(MaintenanceError::NotHeld {
+            Some(slot) => Err(MaintenanceError::NotHeld {
                 holder: holder.chars().take(MAX_TEXT_BYTES).collect(),
                 broker_id,
+                present_holder: slot.holder.clone(),
+                present_broker_id: slot.broker_id,
             }
             .into()),
         }

@@ -84,7 +84,8 @@ impl Cluster {
             if partition.is_moving() && others == 0 && in_sync > 0 {
                 needed.push(|| listed("a move has no other source".into()));
             } else if factor <= required && (in_sync >= required || factor == 1) {
-                exempt.push(|| listed(format!("has {factor} replicas and needs {required} in sync")));
+                let replicas = if factor == 1 { "replica" } else { "replicas" };
+                exempt.push(|| listed(format!("has {factor} {replicas} and needs {required} in sync")));
             } else if in_sync < required {
                 needed.push(|| listed(format!("{in_sync} in sync, {required} needed already")));
             } else {

@@ -373,6 +373,10 @@ pub enum MaintenanceError {
         holder: String,
         /// Which broker.
         broker_id: BrokerId,
+        /// Who has one instead.
+        present_holder: String,
+        /// Which one.
+        present_broker_id: BrokerId,
     },
 }
 

@@ -57,6 +57,8 @@ struct Stream {
     broker: Arc<Broker>,
     producer_id: i64,
     last_id: u64,
+    /// Whether the request that opened it is still to be looked at.
+    opening: bool,
     flows: Flows,
     beginning: Option<Beginning>,
     pending: FuturesOrdered<Pending>,
@@ -104,6 +106,7 @@ async fn run(
         broker,
         producer_id,
         last_id: 0,
+        opening: true,
         flows: Flows::default(),
         beginning: None,
         pending: FuturesOrdered::new(),
@@ -252,9 +255,10 @@ impl Stream {
                 ApiError::field("resume_token", "may be set in the first request only"),
             );
         }
+        let opening = std::mem::take(&mut self.opening);
         let Some(publish) = request.publish else {
-            // Only to open the stream; later it would be a request without content.
-            if self.last_id > 0 || id > 0 {
+            // Only to open the stream; later it is a request without content.
+            if !opening {
                 self.fail(id, ApiError::field("publish", "must be set"));
             }
             return;

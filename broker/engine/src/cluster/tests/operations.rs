@@ -177,6 +177,8 @@ fn a_slot_is_given_back_by_its_holder() {
         let not_held = MaintenanceError::NotHeld {
             holder: holder.into(),
             broker_id,
+            present_holder: "roll".into(),
+            present_broker_id: 0,
         };
         assert_eq!(log.run(&release(holder, broker_id)), Err(not_held.into()));
     }

@@ -6,6 +6,7 @@ use millrace_engine::{
     Command,
     cluster::ConfigChange,
     config::{TOPIC_KEYS, check, find_key},
+    names::check_topic_name,
 };
 use millrace_proto::v1::{self, ConfigSource, ErrorReason, describe_configs_request::Resource};
 
@@ -111,6 +112,7 @@ pub fn to_map(field: &str, entries: Vec<v1::ConfigEntry>) -> Result<BTreeMap<Str
 /// # Errors
 /// Nothing to change, an unknown key, a value that is not allowed.
 pub fn command(topic: &str, set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Result<Command, ApiError> {
+    check_topic_name(topic)?;
     if set.is_empty() && unset.is_empty() {
         return Err(ApiError::field("set", "names no setting, and neither does unset"));
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millrace_engine::{
     BrokerId, Cluster, Command, Outcome,
-    cluster::{AcquireMaintenance, MAX_MAINTENANCE_MS},
+    cluster::{AcquireMaintenance, MAX_MAINTENANCE_MS, MAX_TEXT_BYTES},
 };
 use millrace_proto::v1::{self, ErrorReason};
 
@@ -142,6 +142,7 @@ pub async fn acquire(
     request: v1::AcquireMaintenanceRequest,
 ) -> Result<v1::AcquireMaintenanceResponse, ApiError> {
     let id = request.broker_id;
+    check_holder(&request.holder)?;
     let most = Duration::from_millis(u64::try_from(MAX_MAINTENANCE_MS).unwrap_or(0));
     let ttl = duration("ttl", request.ttl, USUAL_TTL, most)?;
     let cluster = service.latest().await?;
@@ -187,6 +188,15 @@ pub async fn acquire(
     }
 }
 
+/// Before it is in any command: the metadata's log keeps also those that are refused.
+fn check_holder(holder: &str) -> Result<(), ApiError> {
+    if (1..=MAX_TEXT_BYTES).contains(&holder.len()) {
+        return Ok(());
+    }
+    let problem = format!("must name in 1 to {MAX_TEXT_BYTES} bytes who has the permission");
+    Err(ApiError::field("holder", problem))
+}
+
 /// Takes the permission back.
 ///
 /// # Errors
@@ -195,9 +205,7 @@ pub async fn release(
     service: &AdminService,
     request: v1::ReleaseMaintenanceRequest,
 ) -> Result<v1::ReleaseMaintenanceResponse, ApiError> {
-    if request.holder.is_empty() {
-        return Err(ApiError::field("holder", "must name who has the permission"));
-    }
+    check_holder(&request.holder)?;
     let command = Command::ReleaseMaintenance {
         holder: request.holder,
         broker_id: request.broker_id,

@@ -88,7 +88,13 @@ impl From<MaintenanceError> for ApiError {
             MaintenanceError::InvalidTime { .. } => Self::field("ttl", error.to_string()),
             MaintenanceError::InvalidHolder => Self::field("holder", error.to_string()),
             // Someone else has it: to give back what one does not have is a mistake, not a wish to wait.
-            MaintenanceError::NotHeld { .. } => Self::new(ErrorReason::MaintenanceTaken, message),
+            MaintenanceError::NotHeld {
+                present_holder,
+                present_broker_id,
+                ..
+            } => Self::new(ErrorReason::MaintenanceTaken, message)
+                .with("holder", present_holder)
+                .with("broker_id", present_broker_id),
         }
     }
 }

@@ -3,7 +3,7 @@
 use millrace_engine::{
     Cluster, Command, Partition, Topic,
     cluster::{CreateTopic, MAX_PARTITIONS_PER_TOPIC},
-    names::check_new_topic_name,
+    names::{check_new_topic_name, check_topic_name},
 };
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
@@ -89,6 +89,7 @@ pub async fn delete(
     request: v1::DeleteTopicRequest,
 ) -> Result<v1::DeleteTopicResponse, ApiError> {
     let id = topic_id(&request.topic_id)?;
+    check_topic_name(&request.name)?;
     service
         .change(Command::DeleteTopic { name: request.name, id }, request.validate_only)
         .await?;
