@@ -174,12 +174,12 @@ pub enum ReadError {
         log_end: i64,
     },
     /// The records are damaged. They are kept, and never served.
-    #[error("records from {from} to {to} are damaged: {reason}")]
+    #[error("records from {from} {} are damaged: {reason}", before(*to))]
     Corrupt {
         /// First damaged offset.
         from: i64,
-        /// First offset behind the damage, as far as known.
-        to: i64,
+        /// First offset behind the damage, where reading goes on; `None` if it is not known.
+        to: Option<i64>,
         /// What is wrong.
         reason: String,
     },
@@ -192,6 +192,13 @@ pub enum ReadError {
     /// The log was closed or deleted.
     #[error("the log is closed")]
     Closed,
+}
+
+fn before(end: Option<i64>) -> String {
+    end.map_or_else(
+        || "on, up to an unknown offset,".to_owned(),
+        |end| format!("up to, not including, {end}"),
+    )
 }
 
 /// Why nothing more is durable.

@@ -181,14 +181,10 @@ impl LogInner {
             Ok(located) => located,
             Err(LocateError::Io(error)) => return Err(error.into()),
             Err(LocateError::Bad {
-                next_offset, reason, ..
-            }) => {
-                return Err(ReadError::Corrupt {
-                    from: next_offset,
-                    to: from + 1,
-                    reason: reason.to_string(),
-                });
-            }
+                position,
+                next_offset,
+                reason,
+            }) => return Err(self.corrupt(segment, position, next_offset, &reason)?),
         };
         let Some(located) = located else { return Ok(None) };
         let file = segment.file()?;
@@ -198,14 +194,7 @@ impl LogInner {
             let (position, header) = match scan.next_header(segment.base_offset, &mut chain)? {
                 Ok(Some(next)) => next,
                 Ok(None) => return Ok(None),
-                Err(reason) => {
-                    let at = chain.next_offset;
-                    return Err(ReadError::Corrupt {
-                        from: at,
-                        to: at + 1,
-                        reason: reason.to_string(),
-                    });
-                }
+                Err(reason) => return Err(self.corrupt(segment, scan.position(), chain.next_offset, &reason)?),
             };
             if header.base_offset >= bound {
                 return Ok(None);
@@ -214,13 +203,10 @@ impl LogInner {
                 continue;
             }
             let bytes = file.read_at(position, header.size_in_bytes())?;
-            let found = first_record_at(&bytes, timestamp, log_start, bound).map_err(|error| ReadError::Corrupt {
-                from: header.base_offset,
-                to: header.next_offset(),
-                reason: error.to_string(),
-            })?;
-            if found.is_some() {
-                return Ok(found);
+            match first_record_at(&bytes, timestamp, log_start, bound) {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                Err(error) => return Err(self.corrupt(segment, position, header.base_offset, &error)?),
             }
         }
     }

@@ -13,6 +13,7 @@
 
 mod append;
 mod checked;
+mod damage;
 mod flush;
 mod lookup;
 mod open;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use millrace_proto::batch::{BatchHeader, BatchView};
+use millrace_proto::batch::BatchView;
 
+use super::damage::Found;
 use super::{Log, LogInner};
 use crate::error::ReadError;
-use crate::segment::{LocateError, Segment};
+use crate::segment::{LocateError, Located, Segment};
 
 /// Reads that were overtaken by a truncation are repeated so often without a lock, then once with it.
 const LOCK_FREE_ATTEMPTS: usize = 8;
@@ -91,7 +92,7 @@ impl LogInner {
             if let Some(range) = damage.iter().find(|range| range.from <= offset && offset < range.to) {
                 return Err(ReadError::Corrupt {
                     from: range.from,
-                    to: range.to,
+                    to: Some(range.to),
                     reason: range.reason.clone(),
                 });
             }
@@ -109,50 +110,64 @@ impl LogInner {
             if segment.base_offset >= bound {
                 break;
             }
-            let resume = self.resume_points(segment.base_offset);
-            let located = match segment.locate(offset, &resume) {
-                Ok(located) => located,
-                Err(LocateError::Io(error)) => return Err(error.into()),
-                Err(LocateError::Bad {
-                    next_offset, reason, ..
-                }) => {
-                    return Err(ReadError::Corrupt {
-                        from: next_offset,
-                        to: offset + 1,
-                        reason: reason.to_string(),
-                    });
-                }
-            };
-            let Some(located) = located else { continue };
             let request = Request {
                 offset,
                 max_bytes,
                 min_one_batch,
                 bound,
             };
-            return self.read_segment(segment, located.position, &located.header, &request, empty);
+            if let Some(data) = self.read_from(segment, &request, &empty)? {
+                return Ok(data);
+            }
         }
         Ok(empty)
+    }
+
+    /// Reads from one segment; `None` if nothing in it is at or behind the offset.
+    fn read_from(
+        &self,
+        segment: &Arc<Segment>,
+        request: &Request,
+        empty: &ReadData,
+    ) -> Result<Option<ReadData>, ReadError> {
+        let resume = self.resume_points(segment.base_offset);
+        match segment.locate(request.offset, &resume) {
+            Ok(Some(located)) if located.header.base_offset <= request.offset => {
+                match self.read_segment(segment, &located, request, empty) {
+                    Err(ReadError::Corrupt { .. }) => {}
+                    other => return other.map(Some),
+                }
+            }
+            Err(LocateError::Io(error)) => return Err(error.into()),
+            // A gap, the segment's end or damage: a damaged header would make the reader pass over records in silence.
+            Ok(_) | Err(LocateError::Bad { .. }) => {}
+        }
+        match self.find_checked(segment, request.offset)? {
+            Found::Batch(located) => self.read_segment(segment, &located, request, empty).map(Some),
+            Found::Nothing => Ok(None),
+            Found::Damage(error) => Err(error),
+        }
     }
 
     fn read_segment(
         &self,
         segment: &Arc<Segment>,
-        position: u64,
-        first: &BatchHeader,
+        located: &Located,
         request: &Request,
-        empty: ReadData,
+        empty: &ReadData,
     ) -> Result<ReadData, ReadError> {
-        if first.last_offset() >= request.bound {
-            return Ok(empty);
+        let Located { position, header } = *located;
+        if header.base_offset >= request.bound {
+            return Ok(empty.clone());
         }
-        let first_size = first.size_in_bytes();
+        let first_size = header.size_in_bytes();
         let mut wanted = request.max_bytes;
         if first_size > wanted {
             if !request.min_one_batch {
+                let waits = header.last_offset() >= request.bound;
                 return Ok(ReadData {
-                    first_batch_too_large: Some(first_size),
-                    ..empty
+                    first_batch_too_large: (!waits).then_some(first_size),
+                    ..empty.clone()
                 });
             }
             wanted = first_size;
@@ -175,7 +190,7 @@ impl LogInner {
         position: u64,
         bytes: Bytes,
         request: &Request,
-        empty: ReadData,
+        empty: &ReadData,
     ) -> Result<ReadData, ReadError> {
         let verify = self.config().verify_crc_on_read;
         let mut len = 0;
@@ -186,12 +201,12 @@ impl LogInner {
                 Ok(view) => view,
                 // The buffer ends within the batch.
                 Err(error) if error.is_incomplete() => break,
-                Err(error) => {
-                    return self.damaged(segment, position, len, next_offset, &error.to_string(), empty, &bytes);
-                }
+                Err(_) if len > 0 => break,
+                Err(error) => return Err(self.corrupt(segment, position, next_offset, &error)?),
             };
             let header = view.header();
-            if header.last_offset() >= request.bound {
+            let is_above = header.last_offset() >= request.bound;
+            if is_above && len > 0 {
                 break;
             }
             let follows = if len == 0 {
@@ -199,20 +214,25 @@ impl LogInner {
             } else {
                 header.base_offset >= next_offset
             };
+            // What is sound comes first; the next read meets the damage at its very beginning. It is not remembered, as
+            // a read may have raced with a truncation: it is in [`Log::damage`] only after a recovery that walks there
+            // or a [`Log::scrub`], which is for the caller to ask for.
             if !follows {
+                if len > 0 {
+                    break;
+                }
                 let reason = format!("base offset {} after {next_offset}", header.base_offset);
-                return self.damaged(segment, position, len, next_offset, &reason, empty, &bytes);
+                return Err(self.corrupt(segment, position, next_offset, &reason)?);
             }
             if verify && let Err(error) = view.verify_crc() {
-                return self.damaged(
-                    segment,
-                    position,
-                    len,
-                    header.base_offset,
-                    &error.to_string(),
-                    empty,
-                    &bytes,
-                );
+                if len > 0 {
+                    break;
+                }
+                return Err(self.corrupt(segment, position, header.base_offset, &error)?);
+            }
+            // Looked at only now: a damaged header may claim records up to far above.
+            if is_above {
+                break;
             }
             if len == 0 {
                 base_offset = header.base_offset;
@@ -221,46 +241,14 @@ impl LogInner {
             len += header.size_in_bytes();
         }
         if len == 0 {
-            return Ok(empty);
+            return Ok(empty.clone());
         }
         segment.add_hint(next_offset, position + len as u64);
         Ok(ReadData {
             bytes: bytes.slice(..len),
             base_offset,
             next_offset,
-            ..empty
-        })
-    }
-
-    /// Damage met by a read: the sound batches before it are returned, or, at its very beginning, the error. Not
-    /// remembered here, as a read may have raced with a truncation: each read that comes by meets it again, and it is
-    /// in [`Log::damage`] only after a recovery that walks there or a [`Log::scrub`], which is for the caller to ask for.
-    #[allow(clippy::too_many_arguments)]
-    fn damaged(
-        &self,
-        segment: &Segment,
-        position: u64,
-        len: usize,
-        at: i64,
-        reason: &str,
-        empty: ReadData,
-        bytes: &Bytes,
-    ) -> Result<ReadData, ReadError> {
-        if len > 0
-            && let Ok(view) = BatchView::parse(bytes)
-        {
-            return Ok(ReadData {
-                bytes: bytes.slice(..len),
-                base_offset: view.header().base_offset,
-                next_offset: at,
-                ..empty
-            });
-        }
-        let reason = format!("segment {} at byte {position}: {reason}", segment.base_offset);
-        Err(ReadError::Corrupt {
-            from: at,
-            to: at + 1,
-            reason,
+            ..empty.clone()
         })
     }
 }

@@ -41,22 +41,26 @@ impl Segment {
         {
             return Ok(Some(found));
         }
-        let relative = offset - self.base_offset;
-        let (from_offset, from) = if relative <= 0 {
+        let (from_offset, from) = self.start_of_walk(offset, resume)?;
+        self.walk(offset, from_offset, from)
+    }
+
+    /// Offset and position of a batch that begins at or before `offset`, from which a walk comes to it.
+    pub(crate) fn start_of_walk(&self, offset: i64, resume: &[(i64, u64)]) -> io::Result<(i64, u64)> {
+        let (from_offset, from) = if offset <= self.base_offset {
             (self.base_offset, 0)
         } else {
-            self.start_of_walk(offset)?
+            self.indexed_before(offset)?
         };
-        let (from_offset, from) = resume
+        Ok(resume
             .iter()
             .copied()
             .filter(|(base, position)| *base <= offset && *position > from)
             .max_by_key(|(_, position)| *position)
-            .unwrap_or((from_offset, from));
-        self.walk(offset, from_offset, from)
+            .unwrap_or((from_offset, from)))
     }
 
-    fn start_of_walk(&self, offset: i64) -> Result<(i64, u64), LocateError> {
+    fn indexed_before(&self, offset: i64) -> io::Result<(i64, u64)> {
         let fs = &*self.fs;
         let below = |relative: u32| self.base_offset + i64::from(relative) <= offset;
         let entry =

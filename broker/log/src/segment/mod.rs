@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 
 use crate::fs::{File, FileSystem, OpenMode, handles::KeptFile, is_disk_full};
 use crate::index::{IndexFile, OffsetEntry, TimeEntry};
-pub(crate) use locate::LocateError;
+pub(crate) use locate::{LocateError, Located};
 use scan::{Chain, Scan};
 
 /// Where recent readers stopped, so that the next read needs no lookup.

@@ -187,12 +187,7 @@ pub fn read(partition: &Partition, error: ReadError) -> ApiError {
             log_start,
             partition.offsets().high_watermark,
         ),
-        ReadError::Corrupt { from, to, reason } => ApiError::new(
-            ErrorReason::DamagedLog,
-            format!("Offsets {from} to {to} are damaged on this broker ({reason}): read on behind them, or restore the partition."),
-        )
-        .with("partition", partition.number())
-        .with("offset", from),
+        ReadError::Corrupt { from, to, reason } => damaged(partition, from, to, &reason),
         ReadError::Offline(failed) => offline(&failed),
         ReadError::Closed => removed(partition),
         ReadError::Io(error) => {
@@ -202,6 +197,26 @@ pub fn read(partition: &Partition, error: ReadError) -> ApiError {
                 "The broker's disk can't be read: its log has the details.",
             )
         }
+    }
+}
+
+/// Stored records are damaged from `from` on, up to and not including `until` if that is known.
+fn damaged(partition: &Partition, from: i64, until: Option<i64>, reason: &str) -> ApiError {
+    let message = match until {
+        Some(until) => format!(
+            "Offsets {from} to {} are damaged on this broker ({reason}): read on at {until}, or restore the partition.",
+            until - 1
+        ),
+        None => format!(
+            "Offsets from {from} on are damaged on this broker ({reason}), and it is not known up to where: read on far behind them, or restore the partition."
+        ),
+    };
+    let error = ApiError::new(ErrorReason::DamagedLog, message)
+        .with("partition", partition.number())
+        .with("offset", from);
+    match until {
+        Some(until) => error.with("damaged_until", until),
+        None => error,
     }
 }
 

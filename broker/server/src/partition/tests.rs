@@ -196,6 +196,8 @@ async fn damage_that_a_read_meets_is_known_from_then_on() {
     assert_eq!(sound.next_offset, 10, "what is before the damage is served");
     let error = partition.read_within(10, usize::MAX, i64::MAX).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::DamagedLog);
+    let fact = |name: &str| error.metadata()[name].parse::<i64>().unwrap();
+    assert_eq!((fact("offset"), fact("damaged_until")), (10, 11));
     partition.look_at_damage();
     let problem = partition.problem().expect("the damage is told of");
     assert!(problem.contains("offsets 10 to 11"), "{problem}");
