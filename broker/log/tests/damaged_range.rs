@@ -148,3 +148,26 @@ fn damage_before_the_bound_is_no_empty_answer() {
     let result = test.log.read(RECORDS, 1 << 20, true, bound);
     assert!(matches!(result, Err(ReadError::Corrupt { .. })), "{result:?}");
 }
+
+/// Known damage right behind a gap: a reader that stands in the gap is told, and does not wait for it to go.
+#[test]
+fn a_reader_in_a_gap_before_known_damage_is_told_of_it() {
+    let test = log_of_batches(4096);
+    let (gap, base) = (BATCHES * RECORDS, BATCHES * RECORDS + 10);
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.append(1000, None, Some(b"value"), &[]).unwrap();
+    for offset in [base, base + 1] {
+        builder.set_base_offset(offset).set_leader_epoch(0);
+        let batch = builder.build().unwrap();
+        test.log.append_as_follower(&batch, 0, 1000).unwrap();
+        builder = BatchBuilder::new(Codec::None);
+        builder.append(1000, None, Some(b"value"), &[]).unwrap();
+    }
+    test.log.flush().unwrap();
+    test.disk.flip_bit(&segment(base), 20, 0).unwrap();
+    for when in ["met", "known"] {
+        assert_eq!(test.damage_at(gap), (base, Some(base + 1)), "{when}");
+        assert_eq!(test.read_and_skip(gap), [base + 1], "{when}");
+        test.log.scrub(0, u64::MAX).unwrap();
+    }
+}

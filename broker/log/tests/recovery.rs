@@ -256,6 +256,39 @@ fn the_last_batch_of_a_flushed_log_is_never_cut() {
     }
 }
 
+/// After a clean stop batches are walked by their headers alone: one that claims more records than it has, or another
+/// length, must not make a torn tail of itself or of flushed records behind it.
+#[test]
+fn a_clean_start_cuts_nothing_because_of_a_damaged_header() {
+    let size = batch(3).len() as u64;
+    let in_header = [8, 9, 10, 11, 16, 17, 23, 24, 25, 26];
+    for (hit, byte, mask) in (0..10_u64).flat_map(|hit| in_header.map(|at| MASKS.map(|mask| (hit, at, mask))).concat())
+    {
+        let (disk, path) = ten_batches(10);
+        let (dir, log) = reopen(&disk);
+        dir.set_broker_epoch(1).unwrap();
+        dir.close_clean(1).unwrap();
+        drop(log);
+        let at = usize::try_from(hit * size + byte).unwrap();
+        disk.edit(&path, |bytes| {
+            bytes[at] ^= mask;
+            Ok(())
+        })
+        .unwrap();
+        let before = disk.contents(&path).unwrap();
+        let (dir, log) = reopen(&disk);
+        let what = format!("{mask:#x} at byte {byte} of batch {hit}");
+        assert!(dir.was_clean(), "{what}");
+        assert!(disk.contents(&path).unwrap() == before, "{what}: bytes were cut");
+        assert_eq!(log.log_end_offset(), 30, "{what}");
+        let offset = hit as i64 * 3 + 1;
+        let told = log.read(offset, 1000, true, i64::MAX);
+        let is_told =
+            matches!(told, Err(ReadError::Corrupt { from, to: Some(to), .. }) if from < offset + 1 && offset < to);
+        assert!(is_told, "{what}: {told:?}");
+    }
+}
+
 #[test]
 fn without_a_flushed_point_everything_is_scanned_and_nothing_is_guessed() {
     for damage in ["remove", "garble"] {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millrace_proto::batch::BatchView;
 
 use super::damage::Found;
-use super::{Log, LogInner};
+use super::{DamagedRange, Log, LogInner};
 use crate::error::ReadError;
 use crate::segment::{LocateError, Located, Segment};
 
@@ -42,6 +42,12 @@ impl Log {
     /// See [`ReadError`].
     pub fn read(&self, offset: i64, max_bytes: usize, min_one_batch: bool, up_to: i64) -> Result<ReadData, ReadError> {
         let inner = &*self.inner;
+        let request = Request {
+            offset,
+            max_bytes,
+            min_one_batch,
+            bound: up_to,
+        };
         for attempt in 0..=LOCK_FREE_ATTEMPTS {
             // The last attempt excludes truncations, so that a busy one can't starve a reader.
             let guard = (attempt == LOCK_FREE_ATTEMPTS).then(|| inner.writer.lock());
@@ -50,7 +56,7 @@ impl Log {
                 std::thread::yield_now();
                 continue;
             }
-            let result = inner.read_once(offset, max_bytes, min_one_batch, up_to);
+            let result = inner.read_once(request);
             if guard.is_some() || inner.truncations.load(Ordering::SeqCst) == before {
                 if let Err(ReadError::Corrupt { .. }) = &result {
                     tracing::warn!(partition = %inner.name, offset, "read damaged records");
@@ -64,7 +70,8 @@ impl Log {
 }
 
 impl LogInner {
-    fn read_once(&self, offset: i64, max_bytes: usize, min_one_batch: bool, up_to: i64) -> Result<ReadData, ReadError> {
+    fn read_once(&self, request: Request) -> Result<ReadData, ReadError> {
+        let offset = request.offset;
         self.check_read()?;
         let segments = self.segments();
         let (log_start, log_end) = (self.log_start(), self.log_end());
@@ -83,25 +90,35 @@ impl LogInner {
             log_start,
             log_end,
         };
-        let mut bound = up_to.min(log_end);
+        let bound = request.bound.min(log_end);
         if offset >= bound {
             return Ok(empty);
         }
         if self.has_damage.load(Ordering::Acquire) {
-            let damage = self.damage.read();
+            let damage = self.damage.read().clone();
             if let Some(range) = damage.iter().find(|range| range.from <= offset && offset < range.to) {
-                return Err(ReadError::Corrupt {
-                    from: range.from,
-                    to: Some(range.to),
-                    reason: range.reason.clone(),
-                });
+                return Err(known(range));
             }
-            bound = damage
-                .iter()
-                .filter(|range| range.from > offset)
-                .map(|range| range.from)
-                .fold(bound, i64::min);
+            let ahead = damage.iter().filter(|range| offset < range.from && range.from < bound);
+            if let Some(next) = ahead.min_by_key(|range| range.from) {
+                let data = self.read_below(&segments, next.from, request, &empty)?;
+                // Only a gap lies before the damage: without being told, a reader would wait for it to go.
+                let nothing = data.bytes.is_empty() && data.first_batch_too_large.is_none();
+                return if nothing { Err(known(next)) } else { Ok(data) };
+            }
         }
+        self.read_below(&segments, bound, request, &empty)
+    }
+
+    fn read_below(
+        &self,
+        segments: &[Arc<Segment>],
+        bound: i64,
+        request: Request,
+        empty: &ReadData,
+    ) -> Result<ReadData, ReadError> {
+        let request = Request { bound, ..request };
+        let offset = request.offset;
         // The segment that holds the offset, or the first later one if compaction left a gap.
         let first = segments
             .partition_point(|segment| segment.base_offset <= offset)
@@ -110,17 +127,11 @@ impl LogInner {
             if segment.base_offset >= bound {
                 break;
             }
-            let request = Request {
-                offset,
-                max_bytes,
-                min_one_batch,
-                bound,
-            };
-            if let Some(data) = self.read_from(segment, &request, &empty)? {
+            if let Some(data) = self.read_from(segment, &request, empty)? {
                 return Ok(data);
             }
         }
-        Ok(empty)
+        Ok(empty.clone())
     }
 
     /// Reads from one segment; `None` if nothing in it is at or behind the offset.
@@ -253,9 +264,18 @@ impl LogInner {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Request {
     offset: i64,
     max_bytes: usize,
     min_one_batch: bool,
     bound: i64,
+}
+
+fn known(range: &DamagedRange) -> ReadError {
+    ReadError::Corrupt {
+        from: range.from,
+        to: Some(range.to),
+        reason: range.reason.clone(),
+    }
 }

@@ -18,6 +18,7 @@
 //! have a later leader epoch than the partition's metadata, if that is told.
 
 mod indexes;
+mod walk;
 
 use std::io;
 use std::path::Path;
@@ -25,11 +26,11 @@ use std::sync::Arc;
 
 use millrace_proto::batch::BatchHeader;
 
-use self::indexes::Trusted;
+use self::walk::WalkEnd;
 use super::report::{DamagedRange, RecoveryReport};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::fs::{FileSystem, is_disk_full};
-use crate::segment::scan::{BadBatch, Chain, Scan, resync};
+use crate::segment::scan::{BadBatch, Chain};
 use crate::segment::{Segment, names};
 
 /// What is known before a segment is looked at.
@@ -67,23 +68,6 @@ pub(super) struct Recovery<'a> {
     pub interval_bytes: u32,
     pub known: Known,
     pub report: RecoveryReport,
-}
-
-/// The batch before the present one in a walk.
-struct Previous {
-    position: u64,
-    /// What it had to follow.
-    before: Chain,
-    /// Its base offset may be higher than it was written: one that rose leaves a gap.
-    offset_may_have_risen: bool,
-}
-
-/// How a walk over one segment ended.
-enum WalkEnd {
-    /// At the end of the file.
-    Whole,
-    /// At bytes that are no batch, from which nothing sound follows in this segment.
-    Torn { position: u64, reason: BadBatch },
 }
 
 impl Recovery<'_> {
@@ -153,7 +137,7 @@ impl Recovery<'_> {
             }
             let segment = self.open_segment(listed.base_offset, listed.size, false);
             let last = at + 1 == found.len();
-            let end = self.recover_segment(&segment, &mut chain, flushed, &mut out)?;
+            let end = self.recover_segment(&segment, &mut chain, (flushed, last), &mut out)?;
             segments.push(segment.clone());
             let WalkEnd::Torn { position, reason } = end else {
                 continue;
@@ -195,144 +179,6 @@ impl Recovery<'_> {
 
     fn open_segment(&self, base_offset: i64, size: u64, sealed: bool) -> Arc<Segment> {
         Segment::open(self.fs, self.dir, base_offset, self.interval_bytes, size, sealed)
-    }
-
-    /// Walks a segment from its last durable index entry, with every CRC unless the directory was closed cleanly. Makes
-    /// the indexes match.
-    fn recover_segment(
-        &mut self,
-        segment: &Arc<Segment>,
-        chain: &mut Chain,
-        flushed: i64,
-        out: &mut Recovered,
-    ) -> io::Result<WalkEnd> {
-        let file = segment.file()?;
-        if self.known.drop_cache {
-            // Dirty pages first, so that dropping the cache drops nothing but lies.
-            file.sync_data()?;
-        }
-        let mut from_cache = self.known.drop_cache;
-        let mut size = segment.size();
-        let indexed = self.known.flushed.map_or(i64::MIN, |point| point.indexed);
-        let Trusted {
-            mut indexes,
-            mut position,
-            base_offset: trusted_offset,
-        } = self.trusted_indexes(segment, indexed)?;
-        let trusted_to = position;
-        // The stored flushed point says that the files are right up to `indexed`; they are made anew, so they must be
-        // so whole, before anything that a crash may leave half done.
-        let claimed = position == 0 && indexed > segment.base_offset;
-        if position > 0 {
-            // The chain begins at that entry's batch.
-            chain.next_offset = trusted_offset;
-            chain.epoch = -1;
-            out.indexed_end = out.indexed_end.max(indexed);
-        }
-        loop {
-            let mut scan = Scan::new(&*file, position, size);
-            let mut previous = Previous {
-                position,
-                before: *chain,
-                offset_may_have_risen: false,
-            };
-            let bad = loop {
-                if from_cache && chain.next_offset >= flushed {
-                    // An fsync has succeeded for what lies below the flushed point: what the cache shows of it is what
-                    // the disk has.
-                    from_cache = false;
-                    file.drop_cache(scan.position());
-                    // A cut that never reached the disk is not seen in the cache, either.
-                    size = file.len()?.max(scan.position());
-                    segment.limit_size(size);
-                    scan = Scan::new(&*file, scan.position(), size);
-                }
-                let before = *chain;
-                // After a crash below the flushed point, too: a damaged length there would make a torn tail of all that
-                // follows. What is walked is bounded by what came since the indexes were last made durable.
-                let verify = self.known.drop_cache || self.known.flushed.is_none() || chain.next_offset >= flushed;
-                let next = if verify {
-                    scan.next_batch(segment.base_offset, chain)?
-                        .map(|next| next.map(|(at, header, _)| (at, header)))
-                } else {
-                    scan.next_header(segment.base_offset, chain)?
-                };
-                match next {
-                    Ok(Some((at, header))) => {
-                        out.walked_from.get_or_insert(header.base_offset);
-                        if verify {
-                            self.report.scanned_bytes += header.size_in_bytes() as u64;
-                        }
-                        if at != trusted_to || at == 0 {
-                            indexes.note_batch(segment.base_offset, self.interval_bytes, at, &header);
-                        }
-                        note_epoch(&mut out.epochs, &header);
-                        previous = Previous {
-                            position: at,
-                            before,
-                            offset_may_have_risen: header.base_offset > before.next_offset,
-                        };
-                    }
-                    Ok(None) => break None,
-                    Err(reason) => break Some(reason),
-                }
-            };
-            // Base offset and leader epoch lie outside the CRC. One that is too high passes until the next batch
-            // contradicts it; below the flushed point, where nothing may be cut, it is the damaged one then.
-            let before = previous.before;
-            let contradicted = match &bad {
-                Some(BadBatch::Offset { found, .. })
-                    if previous.offset_may_have_risen && before.next_offset <= *found =>
-                {
-                    Some(*found)
-                }
-                Some(BadBatch::Epoch { found, .. }) if before.epoch <= *found => Some(chain.next_offset),
-                _ => None,
-            };
-            if let Some(next_offset) = contradicted.filter(|next| self.known.flushed.is_none_or(|_| *next <= flushed))
-                && next_offset > before.next_offset
-                && let Some(reason) = &bad
-            {
-                self.add_damage(
-                    segment,
-                    before.next_offset,
-                    next_offset,
-                    previous.position,
-                    Some(scan.position()),
-                    reason,
-                );
-                position = scan.position();
-                chain.next_offset = next_offset;
-                chain.epoch = before.epoch;
-                // What the damaged batch said of its epoch goes with it.
-                out.epochs.retain(|(_, base_offset)| *base_offset < before.next_offset);
-                continue;
-            }
-            let torn = scan.position();
-            let Some(reason) = bad else {
-                self.put_indexes(segment, indexes, claimed)?;
-                return Ok(WalkEnd::Whole);
-            };
-            // Below the flushed point, or if that is unknown, sound batches may follow the damage. Above it, they may
-            // too (a disk writes in any order), but then they were never reported durable.
-            let may_go_on = self.known.flushed.is_none() || chain.next_offset < flushed;
-            let next = if may_go_on {
-                resync(&*file, torn + 1, size, chain.next_offset)?
-            } else {
-                None
-            };
-            match next {
-                Some((at, header)) => {
-                    self.add_damage(segment, chain.next_offset, header.base_offset, torn, Some(at), &reason);
-                    chain.next_offset = header.base_offset;
-                    position = at;
-                }
-                None => {
-                    self.put_indexes(segment, indexes, claimed)?;
-                    return Ok(WalkEnd::Torn { position: torn, reason });
-                }
-            }
-        }
     }
 
     /// Seals all but the last segment, makes a new one where the log can't go on in the last, and makes all durable.
