@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use millrace_log::EpochEntry;
 
+use crate::rot::{rot, rot_small_file};
 use crate::world::{DIR, PARTITION_DIR, World};
 
 /// After a crash the log is a prefix of what was appended, covers all that was reported durable, and begins no lower
@@ -32,6 +33,7 @@ fn adopt(world: &mut World, what: &str) {
         // A log start that a full disk could not store is forgotten, and is no bound then.
         world.model.log_start = world.model.log_start.min(start);
         let end = log.truncate_to(first.from.max(start)).unwrap();
+        world.lowered_to = 0;
         world.turn_faults_on();
         world.model.truncate(end);
         world.reach("tail taken for damage");
@@ -41,7 +43,11 @@ fn adopt(world: &mut World, what: &str) {
         world.reach("torn tail");
     }
     if report.flushed_point_unknown {
+        world.lowered_to = 0;
         world.reach("flushed point lost");
+    }
+    if world.model.maybe_emptied_to.is_some() {
+        world.lowered_to = 0;
     }
     if let Some(offset) = world.model.maybe_emptied_to.take()
         && (start, end) == (offset, offset)
@@ -123,7 +129,9 @@ fn adopt(world: &mut World, what: &str) {
 pub fn crash(world: &mut World) {
     world.reach("crash");
     world.disk.crash();
+    world.power_was_cut = true;
     damage_derived_files(world);
+    world.fail_to_reopen();
     world.reopen();
     adopt(world, "crash");
 }
@@ -132,6 +140,7 @@ pub fn crash(world: &mut World) {
 pub fn kill(world: &mut World) {
     world.reach("kill");
     world.disk.kill_process();
+    world.fail_to_reopen();
     world.reopen();
     adopt(world, "kill");
 }
@@ -141,6 +150,7 @@ pub fn close_clean(world: &mut World) {
     let dir = world.dir.take().unwrap();
     world.broker_epoch += 1;
     let closed = dir.close_clean(world.broker_epoch);
+    world.let_reads_fail(false);
     let durable = world.log().durable_end_offset();
     drop(dir);
     world.note(format!("close: {closed:?}"));
@@ -153,9 +163,13 @@ pub fn close_clean(world: &mut World) {
             world.model.stored_start = world.model.log_start;
             if world.rng.below(2) == 0 {
                 world.disk.crash();
+                world.power_was_cut = true;
             } else {
                 world.disk.kill_process();
             }
+            // The only moment at which there is a clean mark.
+            rot_small_file(world);
+            rot(world);
             world.reopen();
             let end = world.model.log_end;
             adopt(world, "clean");
@@ -188,6 +202,7 @@ pub fn close_clean(world: &mut World) {
         Err(_) => {
             world.model.durable = world.model.durable.max(durable);
             world.disk.crash();
+            world.power_was_cut = true;
             world.reopen();
             adopt(world, "failed close");
         }

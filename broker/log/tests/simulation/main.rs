@@ -9,6 +9,7 @@ mod faults;
 mod invariants;
 mod model;
 mod operations;
+mod rot;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -96,6 +97,16 @@ fn every_seed_keeps_every_invariant() {
             "follower",
             "offset mismatch",
             "time found",
+            "index damaged",
+            "tail taken for damage",
+            "bit rot",
+            "snapshot",
+            "leader-epoch",
+            "log-start",
+            "clean",
+            "broker-epoch",
+            "read error",
+            "start without reads",
         ] {
             assert!(reached.get(what).copied().unwrap_or(0) > 0, "no seed reached: {what}");
         }
@@ -111,42 +122,67 @@ fn the_same_seed_gives_the_same_trace() {
     }
 }
 
-/// Takes one safety rule away and demands that the simulation notices.
-fn is_noticed(lie: Lie) {
+/// Takes one safety rule away and demands that the simulation notices, within so many seeds.
+fn is_noticed(lie: Lie, within: u64) {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
-    let noticed = (0..200).find_map(|seed| fails(seed, lie).map(|text| (seed, text)));
+    let noticed = (0..within).find_map(|seed| fails(seed, lie).map(|text| (seed, text)));
     std::panic::set_hook(hook);
-    let (seed, text) = noticed.unwrap_or_else(|| panic!("200 seeds did not notice {lie:?}"));
+    let (seed, text) = noticed.unwrap_or_else(|| panic!("{within} seeds did not notice {lie:?}"));
     println!("{lie:?} is noticed by seed {seed}: {text}");
 }
 
 #[test]
 fn a_disk_that_does_not_sync_directories_is_noticed() {
-    is_noticed(Lie::SyncDirDoesNothing);
+    is_noticed(Lie::SyncDirDoesNothing, 200);
 }
 
 #[test]
 fn a_disk_that_does_not_sync_data_is_noticed() {
-    is_noticed(Lie::SyncDataDoesNothing);
+    is_noticed(Lie::SyncDataDoesNothing, 200);
 }
 
 #[test]
 fn a_flush_that_was_not_made_is_noticed() {
-    is_noticed(Lie::FlushNotMade);
+    is_noticed(Lie::FlushNotMade, 200);
 }
 
 #[test]
 fn a_truncation_that_was_not_made_is_noticed() {
-    is_noticed(Lie::TruncationNotMade);
+    is_noticed(Lie::TruncationNotMade, 200);
 }
 
 #[test]
 fn a_retry_that_is_stored_twice_is_noticed() {
-    is_noticed(Lie::RetryWithoutProducer);
+    is_noticed(Lie::RetryWithoutProducer, 200);
 }
 
 #[test]
 fn an_epoch_that_was_not_noted_is_noticed() {
-    is_noticed(Lie::EpochNotNoted);
+    is_noticed(Lie::EpochNotNoted, 200);
+}
+
+#[test]
+fn retention_above_the_high_watermark_is_noticed() {
+    is_noticed(Lie::RetentionAboveHighWatermark, 50);
+}
+
+#[test]
+fn a_time_that_is_looked_up_too_late_is_noticed() {
+    is_noticed(Lie::TimeLookupOneLate, 20);
+}
+
+#[test]
+fn checksums_that_are_not_looked_at_are_noticed() {
+    is_noticed(Lie::ChecksumsNotLookedAt, 20);
+}
+
+#[test]
+fn success_after_a_failed_fsync_is_noticed() {
+    is_noticed(Lie::FailedSyncSucceeds, 100);
+}
+
+#[test]
+fn an_index_that_differs_from_its_segment_is_noticed() {
+    is_noticed(Lie::IndexWrong, 20);
 }

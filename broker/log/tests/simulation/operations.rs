@@ -4,12 +4,14 @@ use millrace_log::{AppendError, AppendOptions, ChangeError, FlushError};
 
 use crate::appends::{append, build, conditional, follow, retry};
 use crate::faults;
+use crate::rot::{rot, rot_small_file};
 use crate::world::{Lie, World};
 
 pub fn step(world: &mut World, step: usize) {
     world.now_ms += world.rng.below(200) as i64;
     world.disk.set_clock_ms(world.now_ms);
-    world.step_start = world.trace.len();
+    world.lowered_to = i64::MAX;
+    world.power_was_cut = false;
     world.note(format!("step {step}"));
     if world.offline {
         world.reach("offline");
@@ -29,7 +31,8 @@ pub fn step(world: &mut World, step: usize) {
         }
         return;
     }
-    match world.rng.below(100) {
+    world.let_reads_fail(true);
+    match world.rng.below(106) {
         0..35 => append(world),
         35..45 => retry(world),
         45..52 => follow(world),
@@ -42,8 +45,11 @@ pub fn step(world: &mut World, step: usize) {
         87..93 => checkpoint(world),
         93..96 => assign_epoch(world),
         96..97 => faults::close_clean(world),
-        _ => conditional(world),
+        97..100 => conditional(world),
+        100..103 => rot(world),
+        _ => rot_small_file(world),
     }
+    world.let_reads_fail(false);
 }
 
 /// After a failed write or fsync no success may be reported (Rebello et al., ATC'20).
@@ -82,10 +88,10 @@ fn changed<T: std::fmt::Debug>(world: &mut World, what: &str, result: Result<T, 
     world.note(format!("{what}: {result:?}"));
     match result {
         Ok(value) => Some(value),
-        Err(ChangeError::Refused(_)) => {
+        Err(ChangeError::Refused(reason)) => {
             assert!(
-                world.choices.capacity_bytes < u64::MAX,
-                "{what} was refused without a full disk"
+                world.choices.capacity_bytes < u64::MAX || reason.contains("injected I/O error: read"),
+                "{what} was refused without a full disk: {reason}"
             );
             None
         }
@@ -131,6 +137,7 @@ fn truncate(world: &mut World) {
                 world.model.empty(start);
             }
             assert_eq!(new_end, world.model.truncate(offset.max(start)));
+            world.lowered_to = if began_anew { 0 } else { new_end };
             world.reach("truncated");
             if sealed {
                 world.reach("truncated sealed");
@@ -140,15 +147,20 @@ fn truncate(world: &mut World) {
         None if world.offline => {
             let lowest = world.model.clone().truncate(offset.max(start));
             world.model.maybe_emptied_to = Some(start);
+            world.lowered_to = 0;
             world.model.durable = world.model.durable.min(lowest);
         }
         // The durable end may have been lowered; a flush raises it again.
-        None => world.model.durable = world.model.durable.min(world.log().durable_end_offset()),
+        None => {
+            world.lowered_to = world.log().durable_end_offset();
+            world.model.durable = world.model.durable.min(world.log().durable_end_offset());
+        }
     }
 }
 
 fn truncate_fully(world: &mut World) {
     let offset = world.model.log_start + world.rng.below(40) as i64;
+    world.lowered_to = 0;
     let result = world.log().truncate_fully_and_start_at(offset);
     match changed(world, &format!("truncate fully at {offset}"), result) {
         Some(()) => {
@@ -164,7 +176,13 @@ fn retention(world: &mut World) {
     // Anything up to the log end may be the high watermark.
     let model = &world.model;
     let high_watermark = model.log_end - world.rng.below((model.log_end - model.log_start + 1).min(20) as u64) as i64;
-    let result = world.log().apply_retention(world.now_ms, high_watermark);
+    // Nor is what is not durable old, whatever is committed elsewhere.
+    let bound = high_watermark.min(world.log().durable_end_offset());
+    let told = match world.lie {
+        Lie::RetentionAboveHighWatermark => model.log_end,
+        _ => high_watermark,
+    };
+    let result = world.log().apply_retention(world.now_ms, told);
     let end_before = world.model.log_end;
     let report = changed(world, &format!("retention below {high_watermark}"), result);
     if let Some(report) = report
@@ -172,11 +190,11 @@ fn retention(world: &mut World) {
     {
         world.reach("retention");
         assert!(
-            report
-                .deleted
-                .iter()
-                .all(|deleted| deleted.end_offset <= high_watermark)
+            report.deleted.iter().all(|deleted| deleted.end_offset <= bound),
+            "{:?} at or above {bound}",
+            report.deleted
         );
+        assert!(report.log_start <= bound.max(world.model.log_start));
         assert_eq!(
             world.log().log_end_offset(),
             end_before,

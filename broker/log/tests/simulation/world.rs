@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millrace_log::fs::faulty::{FaultPlan, SplitMix64};
-use millrace_log::{DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir};
+use millrace_log::{
+    DirIdentity, DirOptions, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir, OpenDirError, OpenLogError,
+};
 use uuid::Uuid;
 
 use crate::model::Model;
@@ -20,6 +22,11 @@ pub enum Lie {
     TruncationNotMade,
     RetryWithoutProducer,
     EpochNotNoted,
+    RetentionAboveHighWatermark,
+    TimeLookupOneLate,
+    ChecksumsNotLookedAt,
+    FailedSyncSucceeds,
+    IndexWrong,
 }
 
 pub const DIR: &str = "/data";
@@ -30,6 +37,7 @@ pub const PARTITION_DIR: &str = "/data/orders-0";
 pub struct Choices {
     pub write_error_per_million: u32,
     pub sync_error_per_million: u32,
+    pub read_error_per_million: u32,
     pub capacity_bytes: u64,
     pub crash_percent: u64,
     pub flip_derived_files: bool,
@@ -50,13 +58,17 @@ pub struct World {
     pub leader_epoch: i32,
     pub broker_epoch: i64,
     pub trace: Vec<String>,
-    /// Where in the trace the present step begins.
-    pub step_start: usize,
     pub reached: BTreeMap<&'static str, u64>,
     /// The directory reported an error: nothing may succeed before it is opened anew.
     pub offline: bool,
-    /// The stored log start and flushed point at the last look.
+    /// The stored log start and flushed point at the last look: as the process sees them, and as they are on the disk.
     pub stored: (i64, i64),
+    pub stored_durably: (i64, i64),
+    /// In the present step the flushed point may go back to here.
+    pub lowered_to: i64,
+    /// In the present step the disk lost what was not synced.
+    pub power_was_cut: bool,
+    reads_may_fail: bool,
 }
 
 impl World {
@@ -67,6 +79,7 @@ impl World {
         let choices = Choices {
             write_error_per_million: if one_in(&mut rng, 4) { 2000 } else { 0 },
             sync_error_per_million: if one_in(&mut rng, 4) { 10_000 } else { 0 },
+            read_error_per_million: if one_in(&mut rng, 4) { 5_000 } else { 0 },
             capacity_bytes: if one_in(&mut rng, 5) {
                 1_500 + rng.below(6_000)
             } else {
@@ -90,6 +103,7 @@ impl World {
                 millrace_proto::batch::TimestampType::CreateTime
             },
             message_timestamp_after_max_ms: [None, Some(100_000)][rng.below(2) as usize],
+            verify_crc_on_read: lie != Lie::ChecksumsNotLookedAt,
             ..LogConfig::default()
         };
         let mut world = World {
@@ -105,10 +119,13 @@ impl World {
             leader_epoch: 0,
             broker_epoch: 1,
             trace: Vec::new(),
-            step_start: 0,
             reached: BTreeMap::new(),
             offline: false,
             stored: (0, 0),
+            stored_durably: (0, 0),
+            lowered_to: i64::MAX,
+            power_was_cut: false,
+            reads_may_fail: false,
         };
         world.set_lies();
         let fs: Arc<dyn FileSystem> = world.disk.shared();
@@ -150,6 +167,7 @@ impl World {
             capacity_bytes: self.choices.capacity_bytes,
             sync_dir_does_nothing: self.lie == Lie::SyncDirDoesNothing,
             sync_data_does_nothing: self.lie == Lie::SyncDataDoesNothing,
+            failed_syncs_succeed: self.lie == Lie::FailedSyncSucceeds,
             ..FaultPlan::default()
         }
     }
@@ -165,8 +183,19 @@ impl World {
         self.disk.set_plan(FaultPlan {
             write_error_per_million: self.choices.write_error_per_million,
             sync_error_per_million: self.choices.sync_error_per_million,
+            read_error_per_million: if self.reads_may_fail {
+                self.choices.read_error_per_million
+            } else {
+                0
+            },
             ..self.plan()
         });
+    }
+
+    /// Whether reads fail as often as the seed chose: while the log changes, not while it is compared with the model.
+    pub fn let_reads_fail(&mut self, may_fail: bool) {
+        self.reads_may_fail = may_fail;
+        self.turn_faults_on();
     }
 
     /// No more errors; the disk stays as full as it is.
@@ -179,7 +208,7 @@ impl World {
         self.set_lies();
     }
 
-    /// Opens everything anew, without errors, and takes over into the model what a crash may have changed.
+    /// Opens everything anew, without errors.
     pub fn reopen(&mut self) {
         self.log = None;
         self.dir = None;
@@ -195,11 +224,47 @@ impl World {
         self.turn_faults_on();
     }
 
+    /// Begins to open everything while reads fail, and gives up at the first: a start that can't read must not take
+    /// what it could not read for damage, or for nothing. Then the machine may die once more.
+    pub fn fail_to_reopen(&mut self) {
+        if self.choices.read_error_per_million == 0 || self.rng.below(2) == 0 {
+            return;
+        }
+        self.log = None;
+        self.dir = None;
+        self.disk.set_plan(FaultPlan {
+            read_error_per_million: 20 * self.choices.read_error_per_million,
+            ..self.plan()
+        });
+        let fs: Arc<dyn FileSystem> = self.disk.shared();
+        let opened = match LogDir::open(&fs, Path::new(DIR), &DirOptions::default()) {
+            Ok(dir) => match dir.open_log(TOPIC, 0, Uuid::from_u128(9), self.config.clone()) {
+                Ok(_) => true,
+                Err(OpenLogError::Io { .. }) => false,
+                Err(error) => panic!("a failed read is not: {error}"),
+            },
+            Err(OpenDirError::Io { .. }) => false,
+            Err(error) => panic!("a failed read is not: {error}"),
+        };
+        if !opened {
+            self.reach("start without reads");
+        }
+        self.note(format!("opened while reads fail: {opened}"));
+        self.turn_errors_off();
+        if self.rng.below(2) == 0 {
+            self.disk.crash();
+            self.power_was_cut = true;
+        } else {
+            self.disk.kill_process();
+        }
+    }
+
     /// Faults stop; the log must still take a batch, flush it and close properly.
     pub fn settle(&mut self) {
         self.choices.capacity_bytes = u64::MAX;
         self.choices.write_error_per_million = 0;
         self.choices.sync_error_per_million = 0;
+        self.choices.read_error_per_million = 0;
         if self.offline {
             crate::faults::crash(self);
         }

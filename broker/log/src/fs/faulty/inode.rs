@@ -7,15 +7,18 @@ use super::rng::SplitMix64;
 
 const SECTOR: usize = 512;
 
+#[derive(Clone)]
 enum Change {
     Write { pos: usize, data: Vec<u8> },
     SetLen(usize),
 }
 
+#[derive(Clone)]
 pub(super) struct Inode {
     /// The page cache: what reads return.
     pub current: Vec<u8>,
-    durable: Vec<u8>,
+    /// What a crash would leave if it lost all that was not synced.
+    pub durable: Vec<u8>,
     /// Changes since the last sync, in order.
     dirty: Vec<Change>,
     pub modified_ms: i64,

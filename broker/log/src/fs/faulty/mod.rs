@@ -57,6 +57,17 @@ impl FaultyFileSystem {
         Arc::new(self.clone())
     }
 
+    /// An independent disk that holds the same, also what is not synced, with no handle open and nothing locked.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let mut state = self.0.lock().clone();
+        state.locks.clear();
+        for inode in state.files.values_mut() {
+            inode.handles = 0;
+        }
+        FaultyFileSystem(Arc::new(Mutex::new(state)))
+    }
+
     /// Sets which faults happen from now on.
     pub fn set_plan(&self, plan: FaultPlan) {
         self.0.lock().plan = plan;
@@ -179,6 +190,18 @@ impl FaultyFileSystem {
         let state = self.0.lock();
         match state.resolve(path)? {
             Node::File(id) => Ok(state.files[&id].current.clone()),
+            Node::Dir(_) => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    /// A file's bytes as a crash would leave them if it lost all that was not synced, the names among it.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn durable_contents(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let state = self.0.lock();
+        match state.resolve_durable(path)? {
+            Node::File(id) => Ok(state.files[&id].durable.clone()),
             Node::Dir(_) => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
@@ -359,7 +382,12 @@ impl FileSystem for FaultyFileSystem {
             return Err(io::ErrorKind::NotADirectory.into());
         };
         if state.sync_fault(path) {
-            return Err(eio("fsync of a directory"));
+            let hides = state.plan.failed_syncs_succeed;
+            return if hides {
+                Ok(())
+            } else {
+                Err(eio("fsync of a directory"))
+            };
         }
         if !state.plan.sync_dir_does_nothing
             && let Some(directory) = state.dirs.get_mut(&dir)

@@ -6,16 +6,18 @@ use super::plan::FaultPlan;
 use super::rng::SplitMix64;
 use super::state::Node;
 
+#[derive(Clone)]
 enum Change {
     Link(String, Node),
     Unlink(String),
     Rename(String, String),
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Directory {
     pub current: BTreeMap<String, Node>,
-    durable: BTreeMap<String, Node>,
+    /// The names that a crash would leave if it lost all that was not synced.
+    pub durable: BTreeMap<String, Node>,
     dirty: Vec<Change>,
 }
 

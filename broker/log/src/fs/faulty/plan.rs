@@ -27,6 +27,8 @@ pub struct FaultPlan {
     pub sync_dir_does_nothing: bool,
     /// The disk lies: `sync_data` and `sync_all` succeed and do nothing. Only to prove that tests notice.
     pub sync_data_does_nothing: bool,
+    /// The disk lies: a sync that fails, and drops the dirty pages, succeeds. Only to prove that tests notice.
+    pub failed_syncs_succeed: bool,
 }
 
 impl Default for FaultPlan {
@@ -42,6 +44,7 @@ impl Default for FaultPlan {
             lose_all_unsynced: false,
             sync_dir_does_nothing: false,
             sync_data_does_nothing: false,
+            failed_syncs_succeed: false,
         }
     }
 }

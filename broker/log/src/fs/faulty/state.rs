@@ -19,6 +19,7 @@ pub(super) enum Node {
 
 pub(super) const ROOT: u64 = 0;
 
+#[derive(Clone)]
 pub(super) struct State {
     pub rng: SplitMix64,
     pub plan: FaultPlan,
@@ -56,6 +57,15 @@ impl State {
     }
 
     pub(super) fn resolve(&self, path: &Path) -> io::Result<Node> {
+        self.walk(path, |directory, name| directory.current.get(name).copied())
+    }
+
+    /// As [`State::resolve`], by the names that are on the disk.
+    pub(super) fn resolve_durable(&self, path: &Path) -> io::Result<Node> {
+        self.walk(path, |directory, name| directory.durable.get(name).copied())
+    }
+
+    fn walk(&self, path: &Path, step: impl Fn(&Directory, &str) -> Option<Node>) -> io::Result<Node> {
         let mut node = Node::Dir(ROOT);
         for component in path.components() {
             let name = match component {
@@ -65,7 +75,7 @@ impl State {
             let Node::Dir(dir) = node else {
                 return Err(io::ErrorKind::NotADirectory.into());
             };
-            node = *self.dirs[&dir].current.get(name).ok_or_else(|| not_found(path))?;
+            node = step(&self.dirs[&dir], name).ok_or_else(|| not_found(path))?;
         }
         Ok(node)
     }

@@ -127,3 +127,17 @@ fn one_seed_one_outcome() {
     assert_eq!(run(7), run(7));
     assert!((0..20).any(|seed| run(seed) != run(7)));
 }
+
+#[test]
+fn a_copy_goes_its_own_way() {
+    let fs = FaultyFileSystem::new(1);
+    let path = Path::new("/file");
+    write(&fs, "/file", b"durable").sync_data().unwrap();
+    fs.sync_dir(Path::new("/")).unwrap();
+    write(&fs, "/file", b"changed");
+    let copy = fs.copy();
+    copy.flip_bit(path, 0, 0).unwrap();
+    assert_eq!(copy.contents(path).unwrap(), b"bhanged");
+    assert_eq!(fs.contents(path).unwrap(), b"changed");
+    assert_eq!(fs.durable_contents(path).unwrap(), b"durable");
+}

@@ -5,6 +5,7 @@ mod epochs;
 mod indexes;
 mod pointers;
 mod producers;
+mod read_errors;
 mod stored_points;
 mod time_lookup;
 
@@ -21,5 +22,6 @@ pub fn check_all(world: &mut World) {
     producers::check(world);
     time_lookup::check(world);
     stored_points::check(world);
+    read_errors::check(world);
     indexes::check(world);
 }
