@@ -24,14 +24,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use millrace_proto::batch::BatchHeader;
+use millrace_proto::batch::{BatchHeader, BatchView};
 
 use self::walk::WalkEnd;
 use super::report::{DamagedRange, RecoveryReport};
 use crate::checkpoint::flushed::FlushedPoint;
-use crate::fs::{FileSystem, is_disk_full};
+use crate::fs::{FileSystem, OpenMode, is_disk_full};
 use crate::segment::scan::{BadBatch, Chain};
-use crate::segment::{Segment, names};
+use crate::segment::{LocateError, Segment, names};
 
 /// What is known before a segment is looked at.
 pub(super) struct Known {
@@ -110,8 +110,9 @@ impl Recovery<'_> {
             && let Some(before) = segments.last().filter(|_| found[start].base_offset == flushed)
         {
             // It was sealed after the flushed point was reached: what a refused append left behind its last batch may
-            // be erased in the cache only.
+            // be erased in the cache only, or be back.
             before.sync_data()?;
+            self.erase_behind(before, flushed)?;
         }
         let mut out = Recovered {
             segments: Vec::new(),
@@ -179,6 +180,29 @@ impl Recovery<'_> {
 
     fn open_segment(&self, base_offset: i64, size: u64, sealed: bool) -> Arc<Segment> {
         Segment::open(self.fs, self.dir, base_offset, self.interval_bytes, size, sealed)
+    }
+
+    /// Erases what lies behind the batch of a sealed segment that ends at the flushed point. Nobody has mapped it yet.
+    fn erase_behind(&mut self, segment: &Segment, flushed: i64) -> io::Result<()> {
+        let last = match segment.locate(flushed - 1, &[]) {
+            Ok(Some(last)) if last.header.next_offset() == flushed => last,
+            Err(LocateError::Io(error)) => return Err(error),
+            // A gap, or damage, which is left as it is.
+            Ok(_) | Err(LocateError::Bad { .. }) => return Ok(()),
+        };
+        let end = last.position + last.header.size_in_bytes() as u64;
+        // A damaged length is no end.
+        let bytes = segment.file()?.read_at(last.position, last.header.size_in_bytes())?;
+        let is_sound = BatchView::parse(&bytes).is_ok_and(|view| view.verify_crc().is_ok());
+        if end >= segment.size() || !is_sound {
+            return Ok(());
+        }
+        self.report.truncated_bytes += segment.size() - end;
+        let file = self.fs.open(&segment.log_path(), OpenMode::ReadWrite)?;
+        file.set_len(end)?;
+        file.sync_all()?;
+        segment.limit_size(end);
+        Ok(())
     }
 
     /// Seals all but the last segment, makes a new one where the log can't go on in the last, and makes all durable.

@@ -5,6 +5,7 @@
 mod common;
 mod flushed_point;
 mod producers;
+mod refused_tail;
 mod writeback;
 
 use std::path::Path;
