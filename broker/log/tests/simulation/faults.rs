@@ -35,7 +35,12 @@ fn adopt(world: &mut World, what: &str) {
         let end = log.truncate_to(first.from.max(start)).unwrap();
         world.lowered_to = 0;
         world.turn_faults_on();
-        world.model.truncate(end);
+        if end == start && log.segment_sizes() == [(start, 0)] && log.producers().is_empty() {
+            // A deletion that was not answered had moved the log start above all that is left.
+            world.model.empty(start);
+        } else {
+            world.model.truncate(end);
+        }
         world.reach("tail taken for damage");
     }
     let end = log.log_end_offset();
