@@ -100,9 +100,15 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// As of the operating system.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}")))
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                ": stop the broker that uses it, or choose others with --listen, --listen-internal and --http"
+            }
+            _ => "",
+        };
+        io::Error::new(error.kind(), format!("can't listen on {address}: {error}{advice}"))
+    })
 }
 
 impl AsyncRead for Connection {

@@ -243,6 +243,13 @@ pub(crate) fn sentence(text: impl ToString) -> String {
     let mut characters = text.chars();
     let Some(first) = characters.next() else { return text };
     let stop = if text.ends_with(['.', '!', '?']) { "" } else { "." };
+    // A setting's name is written as it is.
+    let is_name = text
+        .split_once(' ')
+        .is_some_and(|(word, _)| word.contains(['.', '_']) && !word.ends_with('.'));
+    if is_name {
+        return format!("{text}{stop}");
+    }
     format!("{}{}{stop}", first.to_uppercase(), characters.as_str())
 }
 
@@ -381,6 +388,7 @@ mod tests {
     fn sentences_begin_with_a_capital_and_end() {
         assert_eq!(sentence("there is none"), "There is none.");
         assert_eq!(sentence("A?"), "A?");
+        assert_eq!(sentence("retention.ms can't be 7d"), "retention.ms can't be 7d.");
         assert_eq!(sentence(""), "");
     }
 }

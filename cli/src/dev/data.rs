@@ -93,9 +93,9 @@ impl DataDir {
     pub fn log_level(&self) -> &'static str {
         let is_new = std::fs::read_dir(self.path()).is_ok_and(|mut entries| entries.next().is_none());
         if is_new {
-            "warn,millrace_server::serve=error,openraft=error,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
+            "warn,millrace_server::serve=error,openraft=error,openraft::raft::raft_inner=off,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
         } else {
-            "warn,openraft=error,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
+            "warn,openraft=error,openraft::raft::raft_inner=off,millrace_server::controller::formation=error,millrace_server::controller::leave=error"
         }
     }
 

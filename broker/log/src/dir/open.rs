@@ -120,7 +120,10 @@ impl LogDir {
                 return Err(match data {
                     Some(entry) => OpenDirError::Damaged {
                         path: meta_path,
-                        reason: format!("the file is missing, but the directory holds {:?}", entry.name),
+                        reason: format!(
+                            "the file is missing, but the directory holds {:?}: give a broker's own directory, or restore the file",
+                            entry.name
+                        ),
                     },
                     None => OpenDirError::NotFormatted(path.to_owned()),
                 });

@@ -84,7 +84,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     ),
     key(
         "log.level",
-        "info,openraft=warn",
+        "info,openraft=warn,openraft::raft::raft_inner=off",
         "What is logged: error, warn, info, debug, trace, or directives as of the tracing crates' EnvFilter.",
     ),
     key(

@@ -103,8 +103,9 @@ impl Reader {
         }
         'batches: for batch in owned_batches(bytes) {
             let next = self.cursors[at].next;
-            let damaged = |error| damaged(&target, next, &error);
-            let batch = batch.map_err(damaged)?;
+            let batch = batch.map_err(|error| damaged(&target, next, &error))?;
+            let until = batch.header().next_offset();
+            let damaged = |error| damaged(&target, next, &error).with("damaged_until", until);
             batch.verify_crc().map_err(damaged)?;
             if !batch.header().is_control() {
                 let (records, turn) = decode(&batch).await?;
