@@ -40,7 +40,11 @@ def crc32c(data: bytes) -> int:
 
 def varint(n: int) -> bytes:
     """A signed number as Kafka's (zig-zag) varint."""
-    n = (n << 1) ^ (n >> 63)
+    return unsigned_varint((n << 1) ^ (n >> 63))
+
+
+def unsigned_varint(n: int) -> bytes:
+    """The 64 bits of a number as a varint, as protobuf writes it."""
     n &= (1 << 64) - 1
     out = bytearray()
     while n >= 0x80:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from lib.api import ApiError, Client, admin_pb2, call
@@ -208,3 +209,18 @@ class Cluster:
         """The brokers that vote."""
         members = self.quorum().members
         return sorted(m.broker_id if m.HasField("broker_id") else -1 for m in members if m.is_voter)
+
+
+@contextlib.contextmanager
+def cluster_of_three(
+    network: Network | Loopback, folder: Path, watched: Callable[[Broker], Broker], start: Iterable[int] | None = None
+) -> Iterator[Cluster]:
+    """Brokers 0 to 2, on the hosts h0 to h2, of which all or some are started; ended with the block."""
+    cluster = Cluster(network, folder, watched)
+    try:
+        for broker_id in range(3):
+            cluster.add(broker_id, f"h{broker_id}")
+        cluster.start(start)
+        yield cluster
+    finally:
+        cluster.end()

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from lib.api import admin_pb2, log_pb2, messaging_pb2
-from lib.batch import batch
+from lib.batch import batch, unsigned_varint
 
 F = FieldDescriptor
 INT32 = [0, 1, -1, 2, 7, 10_001, 65_536, 2**31 - 1, -(2**31)]
@@ -166,7 +166,7 @@ class Requests:
             return _sized(field, self._string(field))
         if field.type == F.TYPE_BYTES:
             return _sized(field, self._bytes(field))
-        return _varint(field.number << 3) + _varint(self._number(field))
+        return unsigned_varint(field.number << 3) + unsigned_varint(self._number(field))
 
     def _string(self, field: FieldDescriptor) -> bytes:
         if self._bad_utf8 and self._rng.random() < 0.3:
@@ -203,14 +203,5 @@ def _numbers(field: FieldDescriptor) -> list[int]:
     return kinds[field.type]
 
 
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
 def _sized(field: FieldDescriptor, content: bytes) -> bytes:
-    return _varint(field.number << 3 | 2) + _varint(len(content)) + content
+    return unsigned_varint(field.number << 3 | 2) + unsigned_varint(len(content)) + content

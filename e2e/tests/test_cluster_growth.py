@@ -12,7 +12,7 @@ import pytest
 
 from lib.api import Client
 from lib.clients import Load
-from lib.cluster import Cluster
+from lib.cluster import Cluster, cluster_of_three
 from lib.history import Verdict, check_lines, check_published
 from lib.hosts import Loopback, Network, hosts
 
@@ -36,14 +36,8 @@ def network() -> Iterator[Network | Loopback]:
 @pytest.fixture
 def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
     """A cluster of one broker, serving; two more wait, whose addresses clients know already."""
-    made = Cluster(network, tmp_path, watched)
-    try:
-        for broker_id in range(3):
-            made.add(broker_id, f"h{broker_id}")
-        made.start([0])
+    with cluster_of_three(network, tmp_path, watched, start=[0]) as made:
         yield made
-    finally:
-        made.end()
 
 
 def _replicas(cluster: Cluster, topic: str) -> list[list[int]]:

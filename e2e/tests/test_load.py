@@ -16,6 +16,7 @@ import grpc
 import pytest
 
 from lib.api import ApiError, Client, PublishStream, log_pb2, messaging_pb2, messaging_pb2_grpc, types_pb2
+from lib.batch import unsigned_varint
 from lib.broker import Broker
 from lib.http2 import GREETING, HalfSender
 from lib.watch import (
@@ -489,7 +490,7 @@ def test_millions_of_empty_items_are_refused_before_they_take_memory(broker: Bro
     if kind == "publish-stream":
         # The same in the request that a request of the stream holds.
         items = EMPTY_ITEMS["publish"] * (7 << 20)
-        encoded = b"\x08\1\x12" + _varint(len(items)) + items
+        encoded = b"\x08\1\x12" + unsigned_varint(len(items)) + items
     else:
         encoded = EMPTY_ITEMS[kind] * (8 << 20)
     clients = [Client(broker.address) for _ in range(8)]
@@ -509,15 +510,6 @@ def test_millions_of_empty_items_are_refused_before_they_take_memory(broker: Bro
         assert problem.reason == "MESSAGE_TOO_LARGE", problem
         assert int(problem.metadata["size_bytes"]) > int(problem.metadata["limit_bytes"])
         assert problem.metadata["outcome"] == "not_written"
-
-
-def _varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])
 
 
 def test_the_most_messages_that_a_publish_may_have_from_many_at_once(broker: Broker, watch: Watch) -> None:

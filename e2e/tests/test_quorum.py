@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lib.broker import Broker, millrace
-from lib.cluster import Cluster
+from lib.cluster import Cluster, cluster_of_three
 from lib.hosts import Loopback, Network, hosts
 
 
@@ -27,15 +27,9 @@ def network() -> Iterator[Network | Loopback]:
 @pytest.fixture
 def cluster(network: Network | Loopback, tmp_path: Path, watched: Callable) -> Iterator[Cluster]:
     """Three brokers that vote."""
-    made = Cluster(network, tmp_path, watched)
-    try:
-        for broker_id in range(3):
-            made.add(broker_id, f"h{broker_id}")
-        made.start()
+    with cluster_of_three(network, tmp_path, watched) as made:
         made.wait_voters([0, 1, 2])
         yield made
-    finally:
-        made.end()
 
 
 def wait_ready(broker: Broker, expected: str) -> None:
