@@ -2,7 +2,8 @@
 //!
 //! A broker may hold more partitions than the operating system gives it file handles. So the handles that segments keep
 //! are a cache: those that are opened last push out the ones that are kept for longest. One that was written to through
-//! is kept until its data is on the disk, as an error of writing back is told to those who have the file open.
+//! is kept until its data is on the disk, as an error of writing back is told to those who have the file open. If
+//! nothing else can be closed, that data is forced there first.
 
 use std::{
     collections::VecDeque,
@@ -107,29 +108,36 @@ impl KeptFile {
             kept.retain(|file| file.strong_count() > 0);
         }
         kept.push_back(Arc::downgrade(self));
-        let beyond = kept.len().saturating_sub(MOST_KEPT.load(Ordering::Relaxed));
-        if beyond > 0 {
-            // One more for each that can't be given back now.
-            give_back(&mut kept, (2 * beyond).min(GIVEN_BACK_AT_ONCE), beyond, false);
+        let most = MOST_KEPT.load(Ordering::Relaxed);
+        // One more for each that can't be given back now.
+        let tried = 2 * kept.len().saturating_sub(most);
+        for _ in 0..tried.min(GIVEN_BACK_AT_ONCE) {
+            if kept.len() <= most {
+                break;
+            }
+            close_first(&mut kept, false);
         }
     }
 
     /// Closes it, unless it is in use, or has data that is not on the disk and may not be forced there.
-    fn close_if_free(&self, may_sync: bool) -> bool {
+    fn close_if_free(&self, may_sync: bool) -> Closing {
         let Some(mut slot) = self.file.try_lock() else {
-            return false;
+            return Closing::Refused;
         };
         if let Some(file) = &*slot {
             if Arc::strong_count(file) > 1 {
-                return false;
+                return Closing::Refused;
             }
             if self.unsynced.load(Ordering::Acquire) && !(may_sync && self.sync_to_close(&**file)) {
-                return false;
+                return Closing::Refused;
             }
         }
-        *slot = None;
         self.listed.store(false, Ordering::Release);
-        true
+        if slot.take().is_some() {
+            Closing::Closed
+        } else {
+            Closing::WasClosed
+        }
     }
 
     fn sync_to_close(&self, file: &dyn File) -> bool {
@@ -141,20 +149,39 @@ impl KeptFile {
     }
 }
 
-/// Closes up to `wanted` of the first `tried`; the others stand behind the rest. Answers with how many are closed.
-fn give_back(kept: &mut VecDeque<Weak<KeptFile>>, tried: usize, wanted: usize, may_sync: bool) -> usize {
+enum Closing {
+    Closed,
+    /// There was no handle to give back.
+    WasClosed,
+    Refused,
+}
+
+/// Closes the first file of the list, which leaves it then; one that refuses stands behind the rest.
+fn close_first(kept: &mut VecDeque<Weak<KeptFile>>, may_sync: bool) -> Closing {
+    let Some(file) = kept.pop_front() else {
+        return Closing::WasClosed;
+    };
+    let closing = file
+        .upgrade()
+        .map_or(Closing::WasClosed, |file| file.close_if_free(may_sync));
+    if matches!(closing, Closing::Refused) {
+        kept.push_back(file);
+    }
+    closing
+}
+
+/// Closes up to [`GIVEN_BACK_AT_ONCE`] of all files. Answers with whether any handle came of it.
+fn give_back(kept: &mut VecDeque<Weak<KeptFile>>, may_sync: bool) -> bool {
     let mut closed = 0;
-    for _ in 0..tried.min(kept.len()) {
-        if closed == wanted {
+    for _ in 0..kept.len() {
+        if matches!(close_first(kept, may_sync), Closing::Closed) {
+            closed += 1;
+        }
+        if closed == GIVEN_BACK_AT_ONCE {
             break;
         }
-        let Some(file) = kept.pop_front() else { break };
-        match file.upgrade() {
-            Some(open) if !open.close_if_free(may_sync) => kept.push_back(file),
-            _ => closed += 1,
-        }
     }
-    closed
+    closed > 0
 }
 
 /// Opens a file; if the process or the machine has no handle left, others give theirs back.
@@ -163,11 +190,9 @@ pub(super) fn open_with<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Resul
         match open() {
             Err(error) if is_out_of_handles(&error) => {
                 let mut kept = KEPT.lock();
-                let all = kept.len();
-                if give_back(&mut kept, all, GIVEN_BACK_AT_ONCE, false) == 0
-                    && give_back(&mut kept, all, GIVEN_BACK_AT_ONCE, true) == 0
-                {
-                    return Err(error);
+                if !give_back(&mut kept, false) && !give_back(&mut kept, true) {
+                    // Another thread may have closed them all meanwhile: once more.
+                    break;
                 }
             }
             opened => return opened,
