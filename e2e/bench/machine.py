@@ -154,15 +154,15 @@ def settle() -> None:
 
 
 def allow_open_files(least: int) -> None:
-    """Raises the bound of open files, which the brokers inherit, to `least`; RuntimeError where
-    that is not permitted."""
+    """Raises the bound of open files, which the brokers inherit, to `least`, or as far as that is permitted."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < least:
-        most = hard if hard == resource.RLIM_INFINITY else max(hard, least)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
-        except (OSError, ValueError) as error:
-            raise RuntimeError(f"{least} open files are needed, {hard} are permitted (ulimit -Hn)") from error
+    if soft == resource.RLIM_INFINITY or soft >= least:
+        return
+    most = hard if hard == resource.RLIM_INFINITY else max(hard, least)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (least, most))
+    except (OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_free(folder: Path, need: int) -> None:
