@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lib import paths
-from lib.api import Client
+from lib.api import Client, admin_pb2, call
 from lib.broker import Broker
 from lib.kafka import Kafka
 from lib.watch import Watch
@@ -89,6 +90,26 @@ def new_broker(tmp_path: Path) -> Iterator[Callable[..., Broker]]:
     for broker in made:
         broker.end()
         _alive.remove(broker)
+
+
+@pytest.fixture
+def three_brokers(new_broker: Callable[..., Broker]) -> list[Broker]:
+    """Three brokers in service, all of them voters."""
+    first = new_broker(node_id=0, rack="r0")
+    brokers = [first]
+    for number in (1, 2):
+        seeds = ",".join(f"127.0.0.1:{broker.internal_port}" for broker in brokers)
+        brokers.append(new_broker(node_id=number, rack=f"r{number}", seeds=seeds))
+    for broker in brokers:
+        broker.start()
+    with Client(first.address) as client:
+        deadline = time.monotonic() + 60
+        while True:
+            described = call(client.admin.DescribeCluster, admin_pb2.DescribeClusterRequest())
+            if len(described.quorum.voters) == 3 and sum(b.available for b in described.brokers) == 3:
+                return brokers
+            assert time.monotonic() < deadline, f"not three voters: {described}"
+            time.sleep(0.05)
 
 
 @pytest.fixture

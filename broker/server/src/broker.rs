@@ -205,8 +205,8 @@ impl Broker {
         Ok(id)
     }
 
-    /// Has others lead what can't be opened here.
-    async fn report_offline_replicas(&self) {
+    /// Has others lead what can't be opened here, or is damaged.
+    pub(crate) async fn report_offline_replicas(&self) {
         let partitions = self.partitions.offline_replicas(&self.quorum.cluster());
         if partitions.is_empty() {
             return;

@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use millrace_engine::{
     Command, Partition,
-    cluster::{ExpectedDirectory, Move, PartitionRef},
-    partition::Alarm,
+    cluster::{ExpectedDirectory, Move, PartitionRef, ReportOfflineReplicas},
+    partition::{Alarm, Event as Step},
 };
 
 use crate::{
@@ -286,7 +286,7 @@ impl World {
         self.truncate(at, partition, to);
     }
 
-    /// A bit of the last record on a disk flips, while no process runs.
+    /// A bit of the last record on a disk flips.
     pub fn damage_last_record(&mut self, at: usize, partition: u32) {
         self.losses += 1;
         self.brokers[at].lost_data = true;
@@ -301,6 +301,34 @@ impl World {
             .max_by(|one, other| one.1.cmp(&other.1));
         let (len, path) = newest.expect("something was written");
         disk.fs.flip_bit(&path, len as u64 - 1, 0).expect("the file is there");
+    }
+
+    /// A bit of the last record flips under a running process, which meets it with a read and tells the controller.
+    pub fn find_damage_in_last_record(&mut self, at: usize, partition: u32) {
+        self.damage_last_record(at, partition);
+        let hosted = self.brokers[at].hosted(partition).expect("it runs");
+        let last = hosted.log.log_end_offset() - 1;
+        let found = hosted.log.scrub(last, 1).expect("it can be read").damage;
+        let from = found.first().expect("it is found").from;
+        self.step(at, partition, Step::DamageFound { from });
+        self.report_damage(at, partition);
+    }
+
+    fn report_damage(&mut self, at: usize, partition: u32) {
+        let (broker_id, broker_epoch) = (self.brokers[at].id, self.broker_epoch(at).expect("it is registered"));
+        let partitions = vec![PartitionRef {
+            topic: TOPIC.to_owned(),
+            topic_id: topic_id(),
+            partition,
+        }];
+        self.propose(
+            Command::ReportOfflineReplicas(ReportOfflineReplicas {
+                broker_id,
+                broker_epoch,
+                partitions,
+            }),
+            None,
+        );
     }
 
     /// The epoch of a broker's life in the newest metadata.

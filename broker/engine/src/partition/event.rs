@@ -45,6 +45,11 @@ pub enum Event<'a> {
         /// for want of space perhaps.
         damaged: bool,
     },
+    /// Stored records were found to be damaged from this offset on.
+    DamageFound {
+        /// The first one.
+        from: i64,
+    },
     /// The log's directory has failed: a write, a cut or a flush of it went wrong. Nothing that
     /// it says later is believed before the process starts anew.
     DirectoryFailed,

@@ -104,16 +104,21 @@ impl Replica {
         };
         let Some(leader) = follower.leader else { return };
         let expired = |sent: &InFlight| now.saturating_sub(sent.sent_at) >= fetch_timeout;
-        if self.busy.is_some() || now < follower.not_before || follower.in_flight.is_some_and(|sent| !expired(&sent)) {
+        if self.busy.is_some() || now < follower.not_before {
             return;
         }
         if let Some(from) = damaged_from {
             if !self.known.may_be_chosen {
+                // What was asked for before is not waited for: it may have no answer for long.
+                follower.in_flight = None;
                 let log_end = self.log.end;
                 out.push(Effect::Alarm(Alarm::DamagedReplica { from, log_end }));
                 self.busy = Some(Busy::Truncating);
                 out.push(Effect::Truncate { to: from });
             }
+            return;
+        }
+        if follower.in_flight.is_some_and(|sent| !expired(&sent)) {
             return;
         }
         // An epoch in which this broker led and wrote nothing: older records that it lacks may

@@ -166,8 +166,17 @@ impl Leader {
         leader
     }
 
-    /// Takes over the controller's record within this epoch.
+    /// Takes over the controller's record within this epoch. Who is out of the in-sync set, and not eligible either,
+    /// although its broker serves must be heard anew: it may have told the controller that it found damage, and what it
+    /// told here before is not so any more.
     pub(super) fn adopt(&mut self, partition: &Partition) {
+        for follower in &mut self.followers {
+            let may_be_chosen = partition.isr.contains(&follower.id) || partition.elr.contains(&follower.id);
+            let leaves = self.isr.committed.contains(&follower.id) && !may_be_chosen;
+            if leaves && follower.eligible {
+                follower.begin_anew();
+            }
+        }
         self.isr.adopt(partition);
         let mut followers = Vec::with_capacity(partition.replicas.len());
         for id in partition.replicas.iter().chain(&partition.isr) {

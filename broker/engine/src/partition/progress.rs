@@ -21,7 +21,7 @@ pub(super) struct Progress {
     /// The last counted request's number; an older one that arrives late leaves no trace.
     pub sequence: u64,
     /// Up to where its disk holds the leader's log; `None` until it was heard in this epoch.
-    /// Never falls: what was once on its disk may have been counted.
+    /// Never falls while it may be chosen to lead: what was once on its disk may have been counted.
     pub durable_end: Option<i64>,
     /// The oldest record that it keeps; `None` until it was heard in this epoch.
     pub log_start: Option<i64>,
@@ -53,11 +53,16 @@ impl Progress {
     /// and added anew (KAFKA-9672), has proven nothing yet.
     pub(super) fn forget(&mut self) {
         self.sequence = 0;
-        self.durable_end = None;
         self.log_start = None;
+        self.lost_data = false;
+        self.begin_anew();
+    }
+
+    /// Forgets how much of the log it held and holds.
+    pub(super) fn begin_anew(&mut self) {
+        self.durable_end = None;
         self.caught_up_at = None;
         self.sample = None;
-        self.lost_data = false;
     }
 
     /// Counts a request that has passed all checks.

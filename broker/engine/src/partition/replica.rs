@@ -149,6 +149,38 @@ impl Replica {
         self.damaged_from
     }
 
+    /// Whether this replica leads, and producers wait for what `replica` holds: what it asks for goes before what others
+    /// only copy.
+    #[must_use]
+    pub fn waits_for(&self, replica: BrokerId, now: Duration) -> bool {
+        self.leader().is_some_and(|leader| {
+            let follower = leader.followers.iter().find(|follower| follower.id == replica);
+            follower.is_some_and(|follower| leader.counts(follower, Some(self.clock(now)), self.log))
+        })
+    }
+
+    /// Whether the controller is to be asked to do without this replica: its log is damaged, others have the records,
+    /// and it may lead or be chosen to. Once others lead it fetches again what it lacks.
+    ///
+    /// A leader that is alone in sync stays: who follows may not have what lies behind the damage.
+    #[must_use]
+    pub fn is_to_be_replaced(&self) -> bool {
+        let may_be_done_without = match &self.role {
+            Role::Leader(leader) => leader.isr.committed.len() > 1,
+            Role::Follower(_) | Role::Offline(_) => self.known.may_be_chosen,
+        };
+        self.damaged_from.is_some() && self.known.replicated && may_be_done_without
+    }
+
+    /// A leader goes on until another one leads: it serves what is sound.
+    fn on_damage_found(&mut self, from: i64) {
+        let from = from.clamp(self.log.start, self.log.end);
+        self.damaged_from = Some(self.damaged_from.map_or(from, |known| known.min(from)));
+        if !matches!(self.role, Role::Leader(_)) {
+            self.log.durable_end = self.log.durable_end.min(from);
+        }
+    }
+
     /// Takes one event and adds to `out` what is to be done about it. `now` is the time since
     /// an arbitrary start and never goes back; `epochs` is the log's table as of this event.
     pub fn step(&mut self, now: Duration, event: Event<'_>, epochs: &impl EpochView, out: &mut Vec<Effect>) {
@@ -167,6 +199,7 @@ impl Replica {
                 self.on_log_refused(now, damaged, out);
                 self.resume(now, epochs, out);
             }
+            Event::DamageFound { from } => self.on_damage_found(from),
             Event::DirectoryFailed => self.go_offline(OfflineReason::DirectoryFailed, out),
             Event::MetadataChanged(view) => self.on_metadata(now, view, epochs, out),
             Event::ProposalAnswered { id, answer } => self.on_proposal_answered(now, id, answer, out),

@@ -114,6 +114,8 @@ impl Replica {
         let leads = partition.leader == Some(self.config.id);
         if acceptance == Acceptance::SameEpoch && (was_leading && leads) {
             if let Role::Leader(leader) = &mut self.role {
+                // First: who is fenced left the set for that reason.
+                leader.see_brokers(&view.brokers);
                 leader.adopt(partition);
                 leader.required = view.required;
             }

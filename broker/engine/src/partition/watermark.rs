@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::{leader::Leader, log_state::LogPositions};
+use super::{leader::Leader, log_state::LogPositions, progress::Progress};
 use crate::cluster::BrokerId;
 
 /// A moment, and how long a follower may lag before it is out of sync.
@@ -32,17 +32,7 @@ impl Leader {
         }
         let mut lowest = log.durable_end;
         for follower in &self.followers {
-            let counts = self.isr.may_be_in_sync(follower.id)
-                || clock.is_some_and(|clock| {
-                    // Else a follower that fetches as fast as it can might never find itself at
-                    // the high watermark, and so never join (KIP-16's lag by time). A fenced one
-                    // or one that shuts down won't join and is not waited for (KAFKA-15021).
-                    follower.eligible
-                        && !follower.lost_data
-                        && follower.durable_end.is_some()
-                        && follower.caught_up(clock.now, log.end, clock.lag_max)
-                });
-            if counts {
+            if self.counts(follower, clock, log) {
                 match follower.durable_end {
                     Some(end) => lowest = lowest.min(end),
                     // Not heard in this epoch: what it holds is unknown, not nothing.
@@ -55,6 +45,20 @@ impl Leader {
         }
         self.high_watermark = lowest;
         true
+    }
+
+    /// Whether the high watermark, and so producers, wait for a follower.
+    pub(super) fn counts(&self, follower: &Progress, clock: Option<Clock>, log: LogPositions) -> bool {
+        self.isr.may_be_in_sync(follower.id)
+            || clock.is_some_and(|clock| {
+                // Else a follower that fetches as fast as it can might never find itself at
+                // the high watermark, and so never join (KIP-16's lag by time). A fenced one
+                // or one that shuts down won't join and is not waited for (KAFKA-15021).
+                follower.eligible
+                    && !follower.lost_data
+                    && follower.durable_end.is_some()
+                    && follower.caught_up(clock.now, log.end, clock.lag_max)
+            })
     }
 
     /// Whether `id` may be in the in-sync set by what any controller may hold true now.

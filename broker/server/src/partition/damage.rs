@@ -1,6 +1,11 @@
 //! Damage that a read meets in a running broker.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use millrace_engine::partition::Event;
 
 use super::Partition;
 
@@ -50,8 +55,8 @@ impl Partition {
     }
 
     /// Checks the segment in which a read met damage, if one did. What is found is quarantined, as if it had been found
-    /// at the start: told of in the partition's description, and not read again.
-    pub(super) fn look_at_damage(&self) {
+    /// at the start: told of in the partition's description, and not read again; and the replica's rules are told.
+    pub(super) fn look_at_damage(self: &Arc<Self>) {
         let Some(from) = self.damage.take() else { return };
         // One byte asks for one segment.
         let report = match self.log.scrub(from, 1) {
@@ -69,8 +74,12 @@ impl Partition {
                 topic = self.topic,
                 partition = self.number,
                 ?damage,
-                "stored data is damaged; it is not served. Where other brokers have it, restart this one: it is fetched again then"
+                "stored data is damaged; it is not served. Where other brokers have it, one of them leads from now on, and this one fetches it again"
             );
+        }
+        if let Some(from) = report.damage.iter().map(|range| range.from).min() {
+            let mut cell = self.cell.lock();
+            self.step(&mut cell, Event::DamageFound { from });
         }
     }
 }

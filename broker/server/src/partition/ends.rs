@@ -1,6 +1,6 @@
 //! How far this broker's logs reach, for the metadata quorum.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use millrace_engine::{
     Cluster, Partition as Record,
@@ -40,10 +40,11 @@ impl Partitions {
     }
 
     /// Partitions of which this broker counts as in sync or eligible although it can't open their
-    /// logs; at most as many as one command takes.
+    /// logs, or found them damaged; at most as many as one command takes.
     #[must_use]
     pub fn offline_replicas(&self, cluster: &Cluster) -> Vec<PartitionRef> {
-        if self.unopened() == 0 {
+        let is_damaged = |partition: &Arc<Partition>| partition.cell.lock().replica.is_to_be_replaced();
+        if self.unopened() == 0 && !self.all().iter().any(is_damaged) {
             return Vec::new();
         }
         let counts = |record: &Record| record.isr.contains(&self.node_id) || record.elr.contains(&self.node_id);
@@ -52,7 +53,9 @@ impl Partitions {
             let record = topic.partitions.get(*number as usize);
             let others_may_lead = |record: &Record| record.isr.len() + record.elr.len() > 1;
             record.is_some_and(|record| counts(record) && others_may_lead(record))
-                && self.find_replica((topic.id, *number)).is_none()
+                && self
+                    .find_replica((topic.id, *number))
+                    .is_none_or(|partition| is_damaged(&partition))
         });
         let named = offline.map(|(topic, partition)| PartitionRef {
             topic: topic.name.clone(),

@@ -77,6 +77,8 @@ async fn run_rounds(broker: Arc<Broker>) {
         if let Err(error) = done {
             tracing::error!(%error, "housekeeping failed");
         }
+        // What was found to be damaged; told again with each round until others lead.
+        broker.report_offline_replicas().await;
     }
 }
 

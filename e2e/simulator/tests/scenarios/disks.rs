@@ -286,3 +286,22 @@ fn a_damaged_replica_is_not_chosen_to_lead() {
     world.start_process(C);
     ends_well(&mut world);
 }
+
+/// A leader meets damage while it serves. Another one leads from then on, and the first is in sync again
+/// without a restart: before, its followers that needed the record got no further.
+#[test]
+fn a_leader_that_finds_damage_is_replaced_and_refilled() {
+    let mut world = cluster_with_records();
+    world.run_for(seconds(10));
+    let leader = world.leader(0).expect("somebody leads");
+    let end = world.log_end(leader, 0);
+    world.find_damage_in_last_record(leader, 0);
+    assert_eq!(world.leader(0), Some(leader), "it goes on until then");
+    assert!(world.run_until(seconds(10), |world| {
+        world.leader(0).is_some_and(|other| other != leader)
+    }));
+    assert!(world.run_until(seconds(10), |world| world.is_in_sync(leader, 0)));
+    assert_eq!(world.times("damage found"), 1);
+    assert!(world.log_end(leader, 0) >= end);
+    ends_well(&mut world);
+}

@@ -1,9 +1,9 @@
 //! A replica whose disk has lost records that it held.
 
-use super::harness::{Subject, floor, life, ms, view};
+use super::harness::{Subject, floor, life, members, ms, proposals, request, view};
 use crate::partition::{
-    Alarm, Effect, Event, FetchRequest, LogPositions, OfflineReason, PartitionView, Replica, ReplicaConfig,
-    epochs::tests::Table,
+    Alarm, Effect, Event, FetchOutcome, FetchRequest, LogPositions, OfflineReason, PartitionView, Replica,
+    ReplicaConfig, epochs::tests::Table,
 };
 
 /// Broker 0 with records 0..20 of epoch 3, damaged from 12 on.
@@ -141,4 +141,65 @@ fn the_only_replica_of_a_partition_leads_with_damage() {
         assert!(out.contains(&Effect::Flush) && !out.contains(&alarm()), "{out:?}");
         assert_eq!(subject.flushed(1, 20), [Effect::HighWatermark(20)]);
     }
+}
+
+/// A read met it: the leader goes on until others lead, and only then has its log fetched again.
+#[test]
+fn a_leader_that_finds_damage_leads_until_it_is_replaced() {
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    assert!(!subject.replica.is_to_be_replaced());
+    assert_eq!(subject.step(1, Event::DamageFound { from: 12 }), []);
+    assert!(subject.replica.is_to_be_replaced());
+    assert!(subject.replica.leader().is_some());
+    assert_eq!(
+        subject.replica.log().durable_end,
+        20,
+        "the others count on what it has told"
+    );
+    assert_eq!(subject.step(2, Event::DamageFound { from: 15 }), []);
+    assert_eq!(subject.replica.damaged_from(), Some(12), "the first one counts");
+    let mut seen = led_by_one(8, &[1, 2], &[]);
+    seen.partition.leader_epoch = 6;
+    let out = subject.metadata(3, &seen);
+    assert!(out.ends_with(&[alarm(), Effect::Truncate { to: 12 }]), "{out:?}");
+    assert!(!subject.replica.is_to_be_replaced());
+}
+
+#[test]
+fn a_leader_with_damage_stays_where_nobody_else_is_in_sync() {
+    let mut subject = Subject::leading(&[0]);
+    subject.step(1, Event::DamageFound { from: 12 });
+    assert!(!subject.replica.is_to_be_replaced());
+    subject.metadata(2, &view(Some(0), 5, 8, &[0, 1]));
+    assert!(subject.replica.is_to_be_replaced());
+}
+
+/// What it told its leader is not so any more: nothing is cut before the controller knows.
+#[test]
+fn a_follower_that_finds_damage_waits_until_it_may_not_be_chosen() {
+    let mut subject = Subject::following();
+    assert_eq!(subject.step(1, Event::DamageFound { from: 12 }), []);
+    assert!(subject.replica.is_to_be_replaced());
+    assert_eq!(subject.replica.log().durable_end, 12);
+    assert_eq!(subject.replica.next_deadline(), None);
+    // The answer to the fetch that was under way when it was found is not waited for.
+    let out = subject.metadata(2, &led_by_one(8, &[1, 2], &[]));
+    assert_eq!(out, [alarm(), Effect::Truncate { to: 12 }]);
+    assert!(!subject.replica.is_to_be_replaced());
+    assert_eq!(subject.reply(3, 1, FetchOutcome::Failed), []);
+}
+
+/// It has told the controller, and is in no set any more.
+#[test]
+fn a_leader_takes_a_follower_back_that_has_cut_itself_to_its_damage() {
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    subject.fetch(1, request(1, 1, 20, 3));
+    subject.fetch(1, request(2, 1, 20, 3));
+    let out = subject.metadata(2, &view(Some(0), 5, 8, &[0, 2]));
+    assert_eq!(proposals(&out), [], "what it told before does not bring it back");
+    let out = subject.fetch(3, request(1, 2, 12, 3));
+    assert!(!out.iter().any(|effect| matches!(effect, Effect::Alarm(_))), "{out:?}");
+    assert_eq!(subject.replica.leader().unwrap().durable_end_of(1), Some(12));
+    let out = subject.fetch(4, request(1, 3, 20, 3));
+    assert_eq!(members(&proposals(&out)[0]), [0, 1, 2]);
 }
