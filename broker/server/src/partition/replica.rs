@@ -311,7 +311,10 @@ impl Partition {
         let throttle = cell
             .throttle
             .filter(|_| leader.is_some_and(|leader| leader.is_being_copied_to(replica)));
-        parked.outlet.push(Ready::of(self, &parked.request, verdict, throttle));
+        let is_copy = !cell.replica.waits_for(replica, self.replication.now());
+        parked
+            .outlet
+            .push(Ready::of(self, &parked.request, verdict, is_copy, throttle));
     }
 
     fn fail_parked(&self, cell: &mut ReplicaCell, why: &str) {

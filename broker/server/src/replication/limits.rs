@@ -49,6 +49,9 @@ pub const WATERMARK_NEWS_AFTER: Duration = Duration::from_millis(5);
 /// one that is lost all the same costs nobody's place in the in-sync set.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Where answers that producers wait for do not leave a gap, one for a replica that is far behind is sent this often.
+pub const COPY_AT_LEAST_EVERY: Duration = Duration::from_millis(500);
+
 /// An answer that a move's bound holds back goes out without records after this, well before the
 /// follower gives its fetch up.
 pub const THROTTLED_AT_MOST: Duration = Duration::from_secs(2);

@@ -24,6 +24,10 @@ pub struct Outlet {
 #[derive(Debug)]
 struct State {
     ready: VecDeque<Ready>,
+    /// Records for replicas that are far behind: after all others, as no producer waits for them.
+    copies: VecDeque<Ready>,
+    /// When the last of these was taken.
+    copied_at: Instant,
     throttle: Throttle,
     closed: bool,
 }
@@ -56,6 +60,8 @@ pub enum ReadyOutcome {
         high_watermark: i64,
         /// The leader's log start.
         log_start: i64,
+        /// Whether it goes to a replica that no producer waits for.
+        is_copy: bool,
         /// At most so many bytes a second of this and others like it.
         throttle: Option<NonZeroU64>,
     },
@@ -64,11 +70,13 @@ pub enum ReadyOutcome {
 }
 
 impl Ready {
-    /// A replica's verdict on a request; records go out at `throttle` bytes a second at most.
+    /// A replica's verdict on a request. Records of a copy, for a replica that no producer waits for, go out when
+    /// nothing else waits, and at `throttle` bytes a second at most.
     pub fn of(
         partition: &Arc<Partition>,
         request: &FetchRequest,
         verdict: FetchVerdict,
+        is_copy: bool,
         throttle: Option<NonZeroU64>,
     ) -> Self {
         let what = match verdict {
@@ -83,6 +91,7 @@ impl Ready {
                 up_to,
                 high_watermark,
                 log_start,
+                is_copy: is_copy && request.offset < up_to,
                 throttle,
             },
             FetchVerdict::Diverged(end) => ReadyOutcome::Other(Outcome::Diverged(ReplicaDivergence {
@@ -110,6 +119,10 @@ impl Ready {
         }
     }
 
+    fn is_copy(&self) -> bool {
+        matches!(self.what, ReadyOutcome::Read { is_copy: true, .. })
+    }
+
     /// The answer with its records left out: the follower learns the rest, and asks again.
     pub fn without_records(mut self) -> Self {
         if let ReadyOutcome::Read { offset, up_to, .. } = &mut self.what {
@@ -134,6 +147,8 @@ impl Default for Outlet {
         Self {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
+                copies: VecDeque::new(),
+                copied_at: Instant::now(),
                 throttle: Throttle::new(Instant::now()),
                 closed: false,
             }),
@@ -143,15 +158,28 @@ impl Default for Outlet {
 }
 
 impl State {
+    fn push(&mut self, ready: Ready, now: Instant) {
+        if ready.throttle().is_some() {
+            self.throttle.hold(ready, now);
+        } else if ready.is_copy() {
+            self.copies.push_back(ready);
+        } else {
+            self.ready.push_back(ready);
+        }
+    }
+
     /// What may be sent now.
     fn next(&mut self, now: Instant) -> Option<Ready> {
-        while let Some(ready) = self.ready.pop_front() {
-            if ready.throttle().is_none() {
-                return Some(ready);
+        // Who is behind gets on, however busy the others are.
+        let copy_is_due = now.saturating_duration_since(self.copied_at) >= limits::COPY_AT_LEAST_EVERY;
+        if self.ready.is_empty() || copy_is_due {
+            let copy = self.copies.pop_front();
+            if copy.is_some() {
+                self.copied_at = now;
+                return copy;
             }
-            self.throttle.hold(ready, now);
         }
-        self.throttle.next(now)
+        self.ready.pop_front().or_else(|| self.throttle.next(now))
     }
 }
 
@@ -160,7 +188,7 @@ impl Outlet {
     pub fn push(&self, ready: Ready) {
         let mut state = self.state.lock();
         if !state.closed {
-            state.ready.push_back(ready);
+            state.push(ready, Instant::now());
             drop(state);
             self.wake.notify_one();
         }
@@ -171,6 +199,7 @@ impl Outlet {
         let mut state = self.state.lock();
         state.closed = true;
         state.ready.clear();
+        state.copies.clear();
         state.throttle.clear();
         drop(state);
         self.wake.notify_one();
@@ -266,4 +295,52 @@ async fn read(partition: Arc<Partition>, offset: i64, up_to: i64) -> Result<byte
     tokio::task::spawn_blocking(reading)
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestBroker;
+
+    /// A replica that catches up with much must not hold up those that producers wait for.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn copies_go_out_when_nothing_else_waits_and_now_and_then() {
+        let test = TestBroker::start().await;
+        let partition = test.partition("t", &[0]).await;
+        let begun = Instant::now();
+        let mut state = State {
+            ready: VecDeque::new(),
+            copies: VecDeque::new(),
+            copied_at: begun,
+            throttle: Throttle::new(begun),
+            closed: false,
+        };
+        let request = |sequence| FetchRequest {
+            replica: 1,
+            broker_epoch: 1,
+            leader_epoch: 1,
+            sequence,
+            offset: 0,
+            last_fetched_epoch: None,
+            durable_end: 0,
+            log_start: 0,
+            high_watermark: 0,
+        };
+        let verdict = FetchVerdict::Serve {
+            up_to: 10,
+            high_watermark: 0,
+            log_start: 0,
+            at_once: true,
+        };
+        for sequence in [101, 102, 1, 2, 103, 3] {
+            let ready = Ready::of(&partition, &request(sequence), verdict, sequence > 100, None);
+            state.push(ready, begun);
+        }
+        let mut next = |after| state.next(begun + after).map(|ready| ready.sequence);
+        let soon = limits::COPY_AT_LEAST_EVERY / 2;
+        let late = limits::COPY_AT_LEAST_EVERY;
+        assert_eq!([next(soon), next(late), next(late)], [Some(1), Some(101), Some(2)]);
+        assert_eq!([next(late + soon), next(late + soon)], [Some(3), Some(102)]);
+        assert_eq!([next(late * 9), next(late * 9)], [Some(103), None]);
+    }
 }
