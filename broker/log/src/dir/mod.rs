@@ -143,14 +143,15 @@ impl LogDir {
     /// [`ChangeError::Refused`] on a full disk: the old checkpoints stay, and stay right.
     pub fn write_checkpoints(&self) -> Result<(), ChangeError> {
         self.shared.check_online()?;
-        for log in self.shared.open_logs() {
+        let logs = self.shared.open_logs();
+        for log in &logs {
             match log.checkpoint(false) {
                 Ok(()) | Err(FlushError::Closed) => {}
                 Err(FlushError::Offline(offline)) => return Err(offline.into()),
             }
         }
         self.shared
-            .store_all()
+            .store_all(&logs)
             .map_err(|error| self.shared.refuse_or_fail("writing checkpoints", &error))?;
         self.shared
             .hold_reserve()
@@ -163,14 +164,15 @@ impl LogDir {
     /// Then there is no clean mark, and the next opening is an unclean one.
     pub fn close_clean(&self, broker_epoch: i64) -> Result<(), ChangeError> {
         self.shared.check_online()?;
-        for log in self.shared.open_logs() {
+        let logs = self.shared.open_logs();
+        for log in &logs {
             match log.close() {
                 Ok(()) | Err(FlushError::Closed) => {}
                 Err(FlushError::Offline(offline)) => return Err(offline.into()),
             }
         }
         let failed = |what: &'static str| move |error: io::Error| self.shared.refuse_or_fail(what, &error);
-        self.shared.store_all().map_err(failed("writing checkpoints"))?;
+        self.shared.store_all(&logs).map_err(failed("writing checkpoints"))?;
         if *self.broker_epoch.lock() != Some(broker_epoch) {
             self.set_broker_epoch(broker_epoch)?;
         }

@@ -37,6 +37,8 @@ struct Checkpoints {
     starts: Offsets,
     flushed_differ: bool,
     starts_differ: bool,
+    /// Whether an entry was changed here by itself: then [`LogInner::recorded`] says nothing.
+    changed_alone: bool,
 }
 
 pub(crate) struct DirShared {
@@ -76,6 +78,7 @@ impl DirShared {
                 starts,
                 flushed_differ,
                 starts_differ: false,
+                changed_alone: false,
             }),
             unrecorded_bytes: AtomicU64::new(0),
             logs: Mutex::new(BTreeMap::new()),
@@ -215,6 +218,7 @@ impl DirShared {
             return Ok(());
         }
         let before = checkpoints.starts.insert(name.clone(), start);
+        checkpoints.changed_alone = true;
         let written = self.write_starts(&mut checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.starts, name, before);
@@ -262,6 +266,7 @@ impl DirShared {
         point: FlushedPoint,
     ) -> io::Result<()> {
         let before = checkpoints.flushed.insert(name.clone(), point);
+        checkpoints.changed_alone = true;
         let written = self.write_flushed(checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.flushed, name, before);
@@ -312,22 +317,29 @@ impl DirShared {
     }
 
     /// Writes both checkpoints from what the open logs say, each only if it differs from its file; entries of logs
-    /// that are not open stay as they are.
-    pub(crate) fn store_all(&self) -> io::Result<()> {
-        let logs = self.open_logs();
+    /// that are not open stay as they are. A log that is as it was the last time costs next to nothing.
+    pub(crate) fn store_all(&self, logs: &[Arc<LogInner>]) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let checkpoints = &mut *checkpoints;
         self.unrecorded_bytes.store(0, Ordering::Relaxed);
         let mut flushed_before = Vec::new();
         let mut starts_before = Vec::new();
+        let mut compared = Vec::new();
         for log in logs {
+            // Looked at before its point is: what changes in between is compared the next time.
+            let marks = log.marks();
+            let is_recorded = *log.recorded.lock() == Some(marks) && !checkpoints.changed_alone;
             // A log that is being deleted may have been forgotten meanwhile.
-            if log.is_gone() {
+            if is_recorded || log.is_gone() {
                 continue;
             }
             let point = log.flushed_point();
             let stored = checkpoints.flushed.get(&log.name).copied();
-            if stored != Some(point) && !log.epochs_behind.load(Ordering::Acquire) {
+            let behind = log.epochs_behind.load(Ordering::Acquire);
+            if !behind {
+                compared.push((log, marks));
+            }
+            if stored != Some(point) && !behind {
                 flushed_before.push((log.name.clone(), stored));
                 checkpoints.flushed.insert(log.name.clone(), point);
             }
@@ -358,8 +370,13 @@ impl DirShared {
             // The first of the two may have been written.
             checkpoints.flushed_differ = true;
             checkpoints.starts_differ = true;
+            return written;
         }
-        written
+        checkpoints.changed_alone = false;
+        for (log, marks) in compared {
+            *log.recorded.lock() = Some(marks);
+        }
+        Ok(())
     }
 
     /// Turns an error of a change that has not begun into "refused" if the disk is merely full, else goes offline.

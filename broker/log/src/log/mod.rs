@@ -108,6 +108,8 @@ pub(crate) struct LogInner {
     /// stored flushed point must not rise before the next flush. Only while [`Writer::epochs_dirty`] is set, so that
     /// there is something to flush.
     pub epochs_behind: AtomicBool,
+    /// What the log's entries in the checkpoints were last made of; `None`: they were not yet, or may not be stored.
+    pub recorded: Mutex<Option<Marks>>,
     /// Odd while a truncation is under way; readers that see it change begin again (KAFKA-18723).
     pub truncations: AtomicU64,
     pub has_damage: AtomicBool,
@@ -117,7 +119,23 @@ pub(crate) struct LogInner {
     pub report: RecoveryReport,
 }
 
+/// What a log's entries in the checkpoints depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marks {
+    start: i64,
+    durable_end: i64,
+    indexed_end: i64,
+}
+
 impl LogInner {
+    pub(crate) fn marks(&self) -> Marks {
+        Marks {
+            indexed_end: self.indexed_end.load(Ordering::Acquire),
+            durable_end: self.durable_end(),
+            start: self.log_start(),
+        }
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }

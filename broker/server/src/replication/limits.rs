@@ -47,7 +47,7 @@ pub const WATERMARK_NEWS_AFTER: Duration = Duration::from_millis(5);
 /// A fetch without an answer is given up after this: the leader answers when there is something
 /// to tell, and a broken stream is noticed by itself. Well below `replica.lag.time.max.ms`, so that
 /// one that is lost all the same costs nobody's place in the in-sync set.
-pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where answers that producers wait for do not leave a gap, one for a replica that is far behind is sent this often.
 pub const COPY_AT_LEAST_EVERY: Duration = Duration::from_millis(500);
