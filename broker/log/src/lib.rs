@@ -19,7 +19,7 @@ pub use checkpoint::leader_epochs::EpochEntry;
 pub use checkpoint::meta_properties::DirIdentity;
 pub use checkpoint::topic_partition::TopicPartition;
 pub use config::{LogConfig, MAX_SEGMENT_BYTES};
-pub use dir::{DirOptions, FoundPartition, JOIN_FILE_NAME, LogDir, OpenLogOptions, PartitionState};
+pub use dir::{DeletedLog, DirOptions, FoundPartition, JOIN_FILE_NAME, LogDir, OpenLogOptions, PartitionState};
 pub use epochs::EpochCache;
 pub use error::{
     AppendError, ChangeError, DiskFull, FlushError, FormatDirError, Offline, OpenDirError, OpenLogError, ReadError,

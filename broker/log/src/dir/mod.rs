@@ -20,6 +20,7 @@ use crate::error::{ChangeError, FlushError, Offline};
 use crate::fs::{OpenMode, remove_if_exists, write_atomic};
 pub use listing::{FoundPartition, PartitionState};
 pub use open::JOIN_FILE_NAME;
+pub use partitions::DeletedLog;
 use shared::DirShared;
 
 const LOCK_FILE_NAME: &str = ".lock";

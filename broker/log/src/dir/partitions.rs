@@ -2,17 +2,39 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, atomic::Ordering};
 
 use uuid::Uuid;
 
-use super::{LogDir, OpenLogOptions, PartitionState, listing};
+use super::{LogDir, OpenLogOptions, PartitionState, listing, shared::DirShared};
 use crate::checkpoint::topic_partition::{TopicPartition, is_legal_topic};
 use crate::checkpoint::{Loaded, load, partition_metadata};
 use crate::config::LogConfig;
 use crate::error::{ChangeError, OpenLogError};
 use crate::fs::write_atomic;
 use crate::log::{Log, LogInner, OpenLog};
+
+/// A partition that is deleted, and whose files take room still: until [`DeletedLog::remove`].
+#[must_use = "its files are still there"]
+pub struct DeletedLog {
+    shared: Arc<DirShared>,
+    path: PathBuf,
+}
+
+impl DeletedLog {
+    /// Removes the files. Others that remove them at the same time do no harm.
+    ///
+    /// # Errors
+    /// The directory goes offline, unless the disk is full.
+    pub fn remove(self) -> Result<(), ChangeError> {
+        match self.shared.fs.remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.shared.refuse_or_fail("removing a deleted partition", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 fn log_error(path: &Path) -> impl FnOnce(io::Error) -> OpenLogError + '_ {
     move |source| OpenLogError::Io {
@@ -193,11 +215,20 @@ impl LogDir {
     /// # Errors
     /// [`ChangeError::Refused`] if there is no such partition; the directory goes offline if it fails half way.
     pub fn delete_log(&self, topic: &str, partition: i32) -> Result<(), ChangeError> {
-        let renamed = self.rename_away(&TopicPartition::new(topic, partition), listing::DELETE_SUFFIX)?;
-        self.shared
-            .fs
-            .remove_dir_all(&renamed)
-            .map_err(|error| self.shared.refuse_or_fail("removing a deleted partition", &error))
+        self.begin_deletion(topic, partition)?.remove()
+    }
+
+    /// The first part of [`LogDir::delete_log`]: from here on the partition is gone, also after a crash. To remove its
+    /// files may take the disk seconds, if they are large.
+    ///
+    /// # Errors
+    /// As [`LogDir::delete_log`].
+    pub fn begin_deletion(&self, topic: &str, partition: i32) -> Result<DeletedLog, ChangeError> {
+        let path = self.rename_away(&TopicPartition::new(topic, partition), listing::DELETE_SUFFIX)?;
+        Ok(DeletedLog {
+            shared: self.shared.clone(),
+            path,
+        })
     }
 
     /// Renames a partition that should not be here aside, to `<name>.<uuid>-stray`. Nothing is deleted (KAFKA-14616).
@@ -209,19 +240,19 @@ impl LogDir {
         self.rename_away(&TopicPartition::new(topic, partition), listing::STRAY_SUFFIX)
     }
 
-    /// Removes what deletions left that a crash interrupted; returns how many partitions.
+    /// What deletions left that a crash interrupted.
     ///
     /// # Errors
     /// The file system's.
-    pub fn remove_deleted(&self) -> io::Result<usize> {
-        let mut removed = 0;
-        for found in self.partitions()? {
-            if found.state == PartitionState::Deleted {
-                self.shared.fs.remove_dir_all(&found.path)?;
-                removed += 1;
-            }
-        }
-        Ok(removed)
+    pub fn deleted_logs(&self) -> io::Result<Vec<DeletedLog>> {
+        let found = self.partitions()?.into_iter();
+        let deleted = found.filter(|found| found.state == PartitionState::Deleted);
+        Ok(deleted
+            .map(|found| DeletedLog {
+                shared: self.shared.clone(),
+                path: found.path,
+            })
+            .collect())
     }
 
     fn rename_away(&self, name: &TopicPartition, suffix: &str) -> Result<PathBuf, ChangeError> {

@@ -49,9 +49,6 @@ impl Partitions {
     pub fn reconcile(&self, cluster: &Arc<Cluster>) {
         let mut last = self.reconciling.lock();
         let scope = self.scope(last.as_deref(), cluster);
-        self.remove_missing(cluster);
-        self.remove_moved(cluster);
-        self.keep_topics(cluster);
         let mut openings = Vec::new();
         let defaults = self.defaults(cluster);
         // Where only some are looked at, all others are open.
@@ -83,6 +80,10 @@ impl Partitions {
                 None => openings.push(Opening { topic, number, config }),
             }
         }
+        // After the others were told of their leaders, and before a topic that was created anew takes the name.
+        self.remove_missing(cluster);
+        self.remove_moved(cluster);
+        self.keep_topics(cluster);
         self.open_all(&openings, cluster);
         if may_be_unopened || !openings.is_empty() {
             let placed = cluster.replicas_of(self.node_id);
@@ -207,8 +208,11 @@ impl Partitions {
     fn remove(&self, partition: &Arc<Partition>, why: Gone) {
         self.by_key.write().remove(&partition.key());
         partition.remove(why);
-        if let Err(error) = self.dir.delete_log(&partition.topic, partition.number) {
-            tracing::error!(topic = partition.topic, partition = partition.number, %error, "data that is not needed any more can't be removed");
+        match self.dir.begin_deletion(&partition.topic, partition.number) {
+            Ok(deleted) => self.removal.push(deleted),
+            Err(error) => {
+                tracing::error!(topic = partition.topic, partition = partition.number, %error, "data that is not needed any more can't be removed");
+            }
         }
     }
 
@@ -383,8 +387,9 @@ impl Partitions {
         if let Err(error) = self.dir.forget_missing(known) {
             tracing::warn!(%error, "what is recorded of deleted partitions can't be checked");
         }
-        if let Err(error) = self.dir.remove_deleted() {
-            tracing::warn!(%error, "what a deletion left can't be removed");
+        match self.dir.deleted_logs() {
+            Ok(deleted) => deleted.into_iter().for_each(|deleted| self.removal.push(deleted)),
+            Err(error) => tracing::warn!(%error, "what a deletion left can't be listed"),
         }
     }
 }

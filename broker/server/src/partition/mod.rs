@@ -15,6 +15,7 @@ mod flusher;
 mod hosting;
 mod housekeeping;
 mod registry;
+mod removal;
 mod replica;
 mod sound;
 #[cfg(test)]

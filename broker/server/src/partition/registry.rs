@@ -13,7 +13,7 @@ use millrace_log::{LogConfig, LogDir};
 use millrace_proto::{batch::TimestampType, v1::ErrorReason};
 use parking_lot::{Mutex, RwLock};
 
-use super::{Flusher, Partition, errors};
+use super::{Flusher, Partition, errors, removal::Removal};
 use crate::{
     error::{ApiError, unknown_topic},
     metrics::Metrics,
@@ -24,6 +24,7 @@ use crate::{
 pub struct Partitions {
     pub(super) node_id: BrokerId,
     pub(super) dir: Arc<LogDir>,
+    pub(super) removal: Arc<Removal>,
     pub(super) topics: RwLock<HashMap<String, Hosted>>,
     /// The same partitions, as other brokers name them.
     pub(super) by_key: RwLock<HashMap<Key, Arc<Partition>>>,
@@ -68,6 +69,7 @@ impl Partitions {
         Self {
             node_id,
             dir,
+            removal: Arc::default(),
             topics: RwLock::default(),
             by_key: RwLock::default(),
             defaults,
