@@ -220,7 +220,7 @@ impl Admin {
         Ok(answer.moves.unwrap_or_default())
     }
 
-    /// Changes a topic's settings: sets `set` and puts `unset` back to the broker's defaults.
+    /// Changes a topic's settings: sets `set` and puts `unset` back to the cluster's defaults.
     ///
     /// # Errors
     /// UNKNOWN_TOPIC, INVALID_CONFIG, and those of any call.
@@ -239,10 +239,48 @@ impl Admin {
             set: entries(set),
             unset: unset.into_iter().map(Into::into).collect(),
             validate_only: self.validate_only,
+            topic_defaults: false,
         };
         self.change(|mut admin| async move { Ok(admin.alter_configs(request).await?) })
             .await?;
         Ok(())
+    }
+
+    /// Changes what all topics of the cluster go by that do not set it themselves: sets `set` and puts `unset` back to
+    /// the built-in defaults.
+    ///
+    /// # Errors
+    /// INVALID_CONFIG, and those of any call.
+    pub async fn alter_topic_defaults<K, V>(
+        &self,
+        set: impl IntoIterator<Item = (K, V)>,
+        unset: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<()>
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        let request = v1::AlterConfigsRequest {
+            topic: String::new(),
+            set: entries(set),
+            unset: unset.into_iter().map(Into::into).collect(),
+            validate_only: self.validate_only,
+            topic_defaults: true,
+        };
+        self.change(|mut admin| async move { Ok(admin.alter_configs(request).await?) })
+            .await?;
+        Ok(())
+    }
+
+    /// What topics go by that do not set it themselves, with its meaning.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn describe_topic_defaults(&self) -> Result<Vec<v1::ConfigDescription>> {
+        self.configs(v1::describe_configs_request::Resource::TopicDefaults(
+            v1::TopicDefaults {},
+        ))
+        .await
     }
 
     /// The settings in force of a topic, with their meaning.

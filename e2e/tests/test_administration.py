@@ -67,6 +67,31 @@ def test_a_broker_is_cordoned_and_uncordoned(shared: Broker, only: str) -> None:
     assert not _json(shared, "broker", "list")[0]["cordoned"]
 
 
+def test_topic_defaults_are_shown_and_changed(shared: Broker, topic: str) -> None:
+    def shown() -> dict:
+        return {default["name"]: default for default in _json(shared, "topic", "defaults")}
+
+    def in_force() -> str:
+        described = _json(shared, "topic", "describe", topic, "--all-settings")
+        return next(setting["value"] for setting in described["all_settings"] if setting["name"] == "retention.ms")
+
+    assert not shown()["retention.ms"]["set"]
+    run(shared, "topic", "defaults", "--config", "retention.ms=3600000", "--dry-run").ok()
+    assert in_force() == "604800000"
+    changed = run(shared, "topic", "defaults", "--config", "retention.ms=3600000").ok()
+    assert changed == b"defaults of topics changed\n"
+    try:
+        assert (shown()["retention.ms"]["value"], shown()["retention.ms"]["set"]) == ("3600000", True)
+        assert in_force() == "3600000"
+        text = run(shared, "topic", "defaults").ok().decode()
+        assert "retention.ms" in text and "for the cluster" in text, text
+    finally:
+        run(shared, "topic", "defaults", "--unset", "retention.ms").ok()
+    assert in_force() == "604800000" and not shown()["retention.ms"]["set"]
+    refused = run(shared, "topic", "defaults", "--config", "retention.mss=1").failed()
+    assert "retention.ms" in refused, refused
+
+
 def test_maintenance_has_one_holder(shared: Broker, topic: str, only: str) -> None:
     answer = _json(shared, "broker", "may-restart", only)
     assert answer["allowed"] and answer["exempt"]["count"] >= 1 and answer["forbidding"]["count"] == 0

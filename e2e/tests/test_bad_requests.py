@@ -190,6 +190,12 @@ ALTER = {
 ALTER_CONFIGS = {
     "unknown": (admin_pb2.AlterConfigsRequest(topic="unknown", unset=["flush"]), {"UNKNOWN_TOPIC"}),
     "no topic": (admin_pb2.AlterConfigsRequest(unset=["flush"]), {"INVALID_TOPIC_NAME", INVALID}),
+    "a topic and the defaults": (
+        admin_pb2.AlterConfigsRequest(topic="good", topic_defaults=True, unset=["flush"]),
+        {INVALID},
+    ),
+    "no default": (admin_pb2.AlterConfigsRequest(topic_defaults=True), {INVALID}),
+    "an unknown default": (admin_pb2.AlterConfigsRequest(topic_defaults=True, unset=["no.such"]), {"INVALID_CONFIG"}),
     "set and unset": (
         admin_pb2.AlterConfigsRequest(topic="good", set=_config("flush", "os"), unset=["flush"]),
         {INVALID, "INVALID_CONFIG"},

@@ -193,7 +193,6 @@ async fn start_broker(
         partitions: Partitions::new(
             config.node_id,
             dir.clone(),
-            config.topic_defaults.clone(),
             flusher.clone(),
             metrics.clone(),
             replication,

@@ -3,6 +3,7 @@
 mod add_partitions;
 mod alter;
 mod create;
+mod defaults;
 mod delete;
 mod delete_messages;
 mod describe;
@@ -26,6 +27,8 @@ pub enum TopicCommand {
     Describe(describe::DescribeArgs),
     /// Change a topic's settings and its replication factor.
     Alter(alter::AlterArgs),
+    /// Show or change the settings of all topics that do not set them themselves.
+    Defaults(defaults::DefaultsArgs),
     /// Delete topics and their data.
     Delete(delete::DeleteArgs),
     /// Add partitions to a topic.
@@ -43,6 +46,7 @@ pub async fn run(command: TopicCommand, global: &GlobalArgs) -> anyhow::Result<(
         TopicCommand::List(args) => list::run(args, &admin, format).await,
         TopicCommand::Describe(args) => describe::run(args, &admin, format).await,
         TopicCommand::Alter(args) => alter::run(args, &admin, format).await,
+        TopicCommand::Defaults(args) => defaults::run(args, &admin, format).await,
         TopicCommand::Delete(args) => delete::run(args, &admin, format).await,
         TopicCommand::AddPartitions(args) => add_partitions::run(args, &admin, format).await,
         TopicCommand::DeleteMessages(args) => delete_messages::run(args, &admin, format).await,

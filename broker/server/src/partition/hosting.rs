@@ -50,7 +50,6 @@ impl Partitions {
         let mut last = self.reconciling.lock();
         let scope = self.scope(last.as_deref(), cluster);
         let mut openings = Vec::new();
-        let defaults = self.defaults(cluster);
         // Where only some are looked at, all others are open.
         let mut may_be_unopened = matches!(scope, Scope::All);
         let placed: Vec<(Arc<Topic>, u32)> = match scope {
@@ -62,7 +61,7 @@ impl Partitions {
         };
         for (topic, number) in placed {
             // Checked when they were set; a later version may have stricter bounds.
-            let config = match TopicConfig::parse(&topic.configs, &defaults) {
+            let config = match TopicConfig::parse(&topic.configs, &cluster.topic_defaults) {
                 Ok(config) => Arc::new(config),
                 Err(error) => {
                     tracing::error!(topic = topic.name, %error, "the topic's settings can't be used");

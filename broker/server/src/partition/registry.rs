@@ -28,7 +28,6 @@ pub struct Partitions {
     pub(super) topics: RwLock<HashMap<String, Hosted>>,
     /// The same partitions, as other brokers name them.
     pub(super) by_key: RwLock<HashMap<Key, Arc<Partition>>>,
-    pub(super) defaults: BTreeMap<String, String>,
     pub(super) flusher: Arc<Flusher>,
     pub(super) metrics: Arc<Metrics>,
     /// Partitions opened so far and to be opened, for the readiness report.
@@ -61,7 +60,6 @@ impl Partitions {
     pub fn new(
         node_id: BrokerId,
         dir: Arc<LogDir>,
-        defaults: BTreeMap<String, String>,
         flusher: Arc<Flusher>,
         metrics: Arc<Metrics>,
         replication: Arc<Replication>,
@@ -72,7 +70,6 @@ impl Partitions {
             removal: Arc::default(),
             topics: RwLock::default(),
             by_key: RwLock::default(),
-            defaults,
             flusher,
             metrics,
             opening: (AtomicUsize::new(0), AtomicUsize::new(0)),
@@ -163,17 +160,8 @@ impl Partitions {
         let at = at.ok_or_else(|| errors::unknown_partition(&topic.name, number, count))?;
         match self.find_replica((topic.id, at)) {
             Some(partition) => Ok(partition.config()),
-            None => Ok(Arc::new(TopicConfig::parse(&topic.configs, &self.defaults(cluster))?)),
+            None => Ok(Arc::new(TopicConfig::parse(&topic.configs, &cluster.topic_defaults)?)),
         }
-    }
-
-    /// Settings of topics that do not set their own: the cluster's, which all brokers go by,
-    /// before those of this broker's configuration.
-    #[must_use]
-    pub fn defaults(&self, cluster: &Cluster) -> BTreeMap<String, String> {
-        let mut defaults = self.defaults.clone();
-        defaults.extend(cluster.topic_defaults.clone());
-        defaults
     }
 
     /// All partitions.

@@ -26,8 +26,9 @@ const MAX_ENTRIES: usize = 1_000;
 /// The resource is missing or unknown.
 pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<v1::DescribeConfigsResponse, ApiError> {
     let configs = match request.resource {
-        None => return Err(ApiError::field("resource", "must name a topic or a broker")),
+        None => return Err(ApiError::field("resource", "must name a topic, a broker or topic_defaults")),
         Some(Resource::Topic(name)) => topic_configs(broker, &name)?,
+        Some(Resource::TopicDefaults(_)) => topic_defaults(broker),
         Some(Resource::BrokerId(id)) => {
             if id != broker.config.node_id {
                 return Err(ApiError::new(
@@ -47,13 +48,13 @@ pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<
 fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescription>, ApiError> {
     let cluster = broker.quorum.cluster();
     let topic = cluster.topics.get(name).ok_or_else(|| unknown_topic(name))?;
-    let defaults = broker.partitions.defaults(&cluster);
+    let defaults = &cluster.topic_defaults;
     Ok(TOPIC_KEYS
         .iter()
         .map(|key| {
             let (value, source) = match (topic.configs.get(key.name), defaults.get(key.name)) {
                 (Some(own), _) => (own.clone(), ConfigSource::Topic),
-                (None, Some(default)) => (default.clone(), ConfigSource::Broker),
+                (None, Some(default)) => (default.clone(), ConfigSource::Cluster),
                 (None, None) => (key.default.to_owned(), ConfigSource::Default),
             };
             let default_value = defaults.get(key.name).map_or(key.default, String::as_str);
@@ -66,6 +67,27 @@ fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescriptio
             }
         })
         .collect())
+}
+
+/// What topics go by that do not set it themselves.
+fn topic_defaults(broker: &Broker) -> Vec<v1::ConfigDescription> {
+    let cluster = broker.quorum.cluster();
+    TOPIC_KEYS
+        .iter()
+        .map(|key| {
+            let (value, source) = match cluster.topic_defaults.get(key.name) {
+                Some(value) => (value.as_str(), ConfigSource::Cluster),
+                None => (key.default, ConfigSource::Default),
+            };
+            v1::ConfigDescription {
+                name: key.name.to_owned(),
+                value: value.to_owned(),
+                source: source.into(),
+                default_value: key.default.to_owned(),
+                documentation: key.documentation.to_owned(),
+            }
+        })
+        .collect()
 }
 
 fn broker_configs(broker: &Broker) -> Vec<v1::ConfigDescription> {
@@ -113,6 +135,13 @@ pub fn to_map(field: &str, entries: Vec<v1::ConfigEntry>) -> Result<BTreeMap<Str
 /// Nothing to change, an unknown key, a value that is not allowed.
 pub fn command(topic: &str, set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Result<Command, ApiError> {
     check_topic_name(topic)?;
+    Ok(Command::AlterTopicConfigs {
+        name: topic.to_owned(),
+        change: change(set, unset)?,
+    })
+}
+
+fn change(set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Result<ConfigChange, ApiError> {
     if set.is_empty() && unset.is_empty() {
         return Err(ApiError::field("set", "names no setting, and neither does unset"));
     }
@@ -125,10 +154,30 @@ pub fn command(topic: &str, set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Re
             check(key, "")?;
         }
     }
-    Ok(Command::AlterTopicConfigs {
-        name: topic.to_owned(),
-        change: ConfigChange { set, unset },
-    })
+    Ok(ConfigChange { set, unset })
+}
+
+/// Changes a topic's settings, or the defaults of all topics.
+///
+/// # Errors
+/// As of [`alter`].
+pub async fn alter_requested(
+    service: &AdminService,
+    request: v1::AlterConfigsRequest,
+) -> Result<v1::AlterConfigsResponse, ApiError> {
+    let r = request;
+    if !r.topic_defaults {
+        alter(service, &r.topic, r.set, r.unset, r.validate_only).await?;
+        return Ok(v1::AlterConfigsResponse {});
+    }
+    if !r.topic.is_empty() {
+        return Err(ApiError::field("topic", "must be empty with topic_defaults"));
+    }
+    let command = Command::AlterTopicDefaults {
+        change: change(r.set, r.unset)?,
+    };
+    service.change(command, r.validate_only).await?;
+    Ok(v1::AlterConfigsResponse {})
 }
 
 /// Changes a topic's settings.

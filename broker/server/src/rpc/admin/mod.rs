@@ -220,9 +220,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::AlterConfigsRequest>,
     ) -> Result<Response<v1::AlterConfigsResponse>, Status> {
-        let r = request.into_inner();
-        let change = configs::alter(self, &r.topic, r.set, r.unset, r.validate_only);
-        answer!(self, async { change.await.map(|()| v1::AlterConfigsResponse {}) })
+        answer!(self, configs::alter_requested(self, request.into_inner()))
     }
 
     async fn reassign_partitions(
