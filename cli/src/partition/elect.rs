@@ -21,7 +21,7 @@ pub struct ElectArgs {
     /// The partitions of all topics that another broker leads than should.
     #[arg(long)]
     all: bool,
-    /// The broker that shall lead; it must be in sync.
+    /// The broker that shall lead, from now on: it becomes the first of the replicas. It must be in sync.
     #[arg(long, value_name = "BROKER", requires = "partition")]
     to: Option<i32>,
     /// Take --to although it is not in sync, where nobody leads. What was acknowledged and it does not

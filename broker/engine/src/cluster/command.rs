@@ -322,7 +322,8 @@ pub struct Election {
 pub enum ElectionKind {
     /// The first replica, if it is in sync.
     Preferred,
-    /// This replica, if it is in sync.
+    /// This replica, if it is in sync. It becomes the first one, unless a move takes it away, so that it stays the
+    /// leader.
     InSync {
         /// Which.
         replica: BrokerId,

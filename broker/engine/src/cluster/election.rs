@@ -70,18 +70,25 @@ impl Cluster {
             ElectionKind::Preferred => {
                 // A record without replicas is none; validate() refuses it.
                 let replica = present.preferred_leader().unwrap_or(-1);
-                elect_in_sync(present, replica, rules)
+                elect_in_sync(present, replica, rules, false)
             }
-            ElectionKind::InSync { replica } => elect_in_sync(present, replica, rules),
+            ElectionKind::InSync { replica } => elect_in_sync(present, replica, rules, true),
             ElectionKind::Unclean { replica } => elect_unclean(present, replica, rules),
         }
     }
 }
 
 /// The replica must be in sync and in service (KAFKA-9866): else the lead would go to a broker
-/// that can't take it.
-fn elect_in_sync(present: &Partition, replica: BrokerId, rules: Rules<'_>) -> Result<Elected, ElectionError> {
-    if present.leader == Some(replica) {
+/// that can't take it. With `to_stay` it becomes the preferred leader, unless a move takes it away: else the one that is
+/// preferred would soon lead again.
+fn elect_in_sync(
+    present: &Partition,
+    replica: BrokerId,
+    rules: Rules<'_>,
+    to_stay: bool,
+) -> Result<Elected, ElectionError> {
+    let comes_first = to_stay && !present.removing.contains(&replica);
+    if present.leader == Some(replica) && (!comes_first || present.preferred_leader() == Some(replica)) {
         return Err(ElectionError::NotNeeded { replica });
     }
     if !present.replicas.contains(&replica) {
@@ -93,7 +100,13 @@ fn elect_in_sync(present: &Partition, replica: BrokerId, rules: Rules<'_>) -> Re
     if !rules.is_active(replica) {
         return Err(ElectionError::NotAvailable { replica });
     }
-    let next = present.changed(rules, |next, _| next.leader = Some(replica));
+    let next = present.changed(rules, |next, _| {
+        next.leader = Some(replica);
+        if comes_first {
+            next.replicas.retain(|id| *id != replica);
+            next.replicas.insert(0, replica);
+        }
+    });
     Ok(Elected {
         partition: next.unwrap_or_else(|| present.clone()),
         floor_before: None,

@@ -232,7 +232,9 @@ pub enum ElectionError {
         replica: BrokerId,
     },
     /// There is a leader, so nothing must be given up.
-    #[error("broker {leader} leads it: an unclean choice is only for a partition without a leader")]
+    #[error(
+        "broker {leader} leads it: an unclean choice is only for a partition without a leader; if that one says that it can't serve it, stop it first"
+    )]
     HasLeader {
         /// Who.
         leader: BrokerId,

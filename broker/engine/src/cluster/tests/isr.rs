@@ -306,7 +306,16 @@ fn leaders_are_chosen_on_request_only_among_those_in_sync() {
     log.elect(ElectionKind::InSync { replica: 2 }).unwrap();
     assert_eq!(log.t(), (Some(2), &[0, 1, 2][..], &[][..], &[][..]));
     assert_eq!(log.partition("t").leader_epoch, 1);
-    log.set_isr(&[1, 2]);
+    assert_eq!(log.partition("t").replicas, [2, 0, 1], "it is to stay");
+    assert_eq!(log.cluster.misled().count(), 0);
+    assert_eq!(
+        log.elect(ElectionKind::InSync { replica: 2 }),
+        Err(ElectionError::NotNeeded { replica: 2 })
+    );
+    log.elect(ElectionKind::InSync { replica: 0 }).unwrap();
+    log.fence(0);
+    log.unfence(0, &[]);
+    assert_eq!(log.partition("t").leader, Some(2));
     assert_eq!(
         log.elect(ElectionKind::Preferred),
         Err(ElectionError::NotInSync { replica: 0 })
