@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,5 +85,19 @@ def test_a_removed_broker_that_comes_back_is_told(cluster: Cluster) -> None:
     cluster.millrace("broker", "remove", "2", ids=[0, 1]).ok()
     removed.launch()
     assert removed.process is not None
+    removed.process.wait_for_error("broker 2 was removed from this cluster", 60)
+    assert removed.process.wait(30) != 0
+
+
+def test_a_broker_that_is_removed_while_it_runs_ends(cluster: Cluster) -> None:
+    removed = cluster.brokers[2]
+    assert removed.process is not None
+    cluster.millrace("quorum", "remove", "2").ok()
+    cluster.wait_voters([0, 1])
+    # Silent when it is removed, so that it needs no force to take it for gone.
+    os.kill(removed.process.pid, signal.SIGSTOP)
+    cluster.wait_available(2, False)
+    cluster.millrace("broker", "remove", "2", ids=[0, 1]).ok()
+    os.kill(removed.process.pid, signal.SIGCONT)
     removed.process.wait_for_error("broker 2 was removed from this cluster", 60)
     assert removed.process.wait(30) != 0

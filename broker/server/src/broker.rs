@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::BrokerConfig,
-    controller::{Controller, DiskWatch},
+    controller::{self, Controller, DiskWatch},
     error::ApiError,
     forward::Forwarder,
     limits,
@@ -85,6 +85,11 @@ impl Broker {
             "broker {} has begun a newer life (epoch {newer}, this is {}): another process runs as this broker, on this disk or a copy of it",
             self.config.node_id, self.broker_epoch
         ));
+    }
+
+    /// The cluster has removed this broker, and will tell it nothing more.
+    pub(crate) fn removed(&self) {
+        self.end(controller::was_removed(self.config.node_id));
     }
 
     /// This life is over; the first reason stays.

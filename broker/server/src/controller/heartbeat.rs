@@ -100,6 +100,7 @@ async fn send(
             Some(Answer::Superseded(newer)) => Heard::Superseded {
                 broker_epoch: newer.broker_epoch,
             },
+            Some(Answer::Removed(_)) => Heard::Removed,
             Some(Answer::NotLeader(_)) | None => Heard::NotLeader,
         }),
         Ok(Err(status)) => {
@@ -117,5 +118,6 @@ fn take(broker: &Broker, heard: Heard) {
         }
         Heard::NotLeader => {}
         Heard::Superseded { broker_epoch } => broker.superseded(broker_epoch),
+        Heard::Removed => broker.removed(),
     }
 }

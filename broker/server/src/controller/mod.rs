@@ -42,7 +42,7 @@ pub(crate) use self::{
     join::Applicant,
     leases::SignOfLife,
     leave::leave,
-    register::{register, settle_metadata},
+    register::{register, settle_metadata, was_removed},
     service::{keep_in_service, wait_for_service},
 };
 use self::{
@@ -71,6 +71,8 @@ pub(crate) enum Heard {
         /// Its epoch.
         broker_epoch: i64,
     },
+    /// The broker was removed from the cluster.
+    Removed,
 }
 
 /// The controller of one broker; it decides only while the broker leads the quorum.
@@ -111,6 +113,9 @@ impl Controller {
         }
         let cluster = self.quorum.cluster();
         let known = cluster.brokers.get(&sign.broker_id);
+        if known.is_none() && cluster.removed_brokers.contains_key(&sign.broker_id) {
+            return Heard::Removed;
+        }
         if let Some(newer) = known.filter(|known| known.epoch > sign.broker_epoch) {
             let broker_epoch = newer.epoch;
             return Heard::Superseded { broker_epoch };

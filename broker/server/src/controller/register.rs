@@ -124,12 +124,17 @@ pub(super) fn in_words(node_id: BrokerId, rejection: &Rejection) -> String {
             format!("{rejection} (`millrace broker replace-disk {node_id}`)")
         }
         Rejection::Registration(RegistrationError::DirectoryOfRemovedBroker { owner, .. }) if *owner == node_id => {
-            format!(
-                "broker {node_id} was removed from this cluster: to join anew, empty its data directory, and use another number or permit this one again (`millrace broker replace-disk {node_id}`)"
-            )
+            was_removed(node_id)
         }
         _ => rejection.to_string(),
     }
+}
+
+/// What a broker is told that was removed.
+pub(crate) fn was_removed(node_id: BrokerId) -> String {
+    format!(
+        "broker {node_id} was removed from this cluster: to join anew, empty its data directory, and use another number or permit this one again (`millrace broker replace-disk {node_id}`)"
+    )
 }
 
 /// Stores what all brokers must see alike: the number of the first voter, so that it is never given

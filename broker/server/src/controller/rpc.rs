@@ -85,11 +85,12 @@ impl cluster_server::Cluster for ClusterService {
             disk_writes: sent.disk_writes,
             directory_failed: sent.directory_failed,
         });
-        use heartbeat_response::{Counted, NotLeader, Result as Answer, Superseded};
+        use heartbeat_response::{Counted, NotLeader, Removed, Result as Answer, Superseded};
         let result = match heard {
             Heard::Counted { applied_by_others } => Answer::Counted(Counted { applied_by_others }),
             Heard::NotLeader => Answer::NotLeader(NotLeader {}),
             Heard::Superseded { broker_epoch } => Answer::Superseded(Superseded { broker_epoch }),
+            Heard::Removed => Answer::Removed(Removed {}),
         };
         Ok(Response::new(HeartbeatResponse { result: Some(result) }))
     }
