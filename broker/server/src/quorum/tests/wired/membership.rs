@@ -254,3 +254,57 @@ async fn a_wiped_learner_catches_up_by_a_snapshot_in_chunks() {
     assert_eq!(three.quorum.used_ids(), [1, 2, 3].into());
     stop_all([one, three]).await;
 }
+
+/// The others find it there, and it keeps its vote; another disk at another address is another member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_under_another_address_is_found_there() {
+    let one = sole(unchanged).await;
+    let two = Wired::new(2, unchanged).await;
+    let three = Wired::new(3, unchanged).await;
+    add(&one.quorum, &two).await;
+    add(&one.quorum, &three).await;
+    promote(&one.quorum, 2).await;
+    promote(&one.quorum, 3).await;
+    converge([&one, &two, &three]).await;
+    let (disk, _left) = three.crash().await;
+    let three = Wired::start(3, disk, Proxy::start().await, unchanged).await.unwrap();
+    let moved = three.member();
+    one.quorum.submit(create_topic(1)).await.unwrap().unwrap();
+    refused(
+        one.quorum.add_learner(3, directory_id(9), moved.address.clone()).await,
+        "another member with this id",
+    );
+    two.quorum
+        .add_learner(3, moved.directory_id, moved.address.clone())
+        .await
+        .unwrap();
+    converge([&one, &two, &three]).await;
+    let status = three.quorum.status();
+    assert_eq!((status.voters, &status.members[2].address), (vec![1, 2, 3], &moved.address));
+    // With one of the others gone it is needed.
+    two.proxy.cut();
+    one.quorum.wait_for_leader(PATIENCE).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while three.quorum.submit(create_topic(2)).await.is_err() {
+        assert!(Instant::now() < deadline);
+    }
+    two.proxy.heal();
+
+    let (_, _left) = three.crash().await;
+    let wiped = Wired::start(3, forgetful_disk(3), Proxy::start().await, unchanged).await.unwrap();
+    let again = wiped.member();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let error = one
+            .quorum
+            .add_learner(3, again.directory_id, again.address.clone())
+            .await
+            .unwrap_err();
+        if matches!(error, QuorumError::Member { .. }) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop_all([one, two, wiped]).await;
+}
