@@ -1,10 +1,15 @@
 //! A real broker in this process, for tests of what needs partitions and a quorum.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millrace_engine::{
-    BrokerId, Command,
-    cluster::{CreateTopic, RegisterBroker},
+    BrokerId, Command, Outcome,
+    cluster::{CreateTopic, Election, ElectionKind, RegisterBroker},
     partition::FetchRequest,
 };
 use millrace_proto::batch::{BatchBuilder, Codec};
@@ -15,11 +20,15 @@ use crate::{
     RunningBroker,
     broker::Broker,
     config::BrokerConfig,
-    partition::{Partition, SoundBatch},
+    partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
+    rpc::convert::Acks,
 };
 
 /// A broker that is only registered: it holds replicas in the metadata, and copies nothing.
 pub const PHANTOM: BrokerId = 1;
+
+/// How long anything may take on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Broker 0 of a cluster in which [`PHANTOM`] is in service too.
 pub struct TestBroker {
@@ -91,6 +100,19 @@ impl TestBroker {
         broker.partitions.find(topic, 0).unwrap()
     }
 
+    /// Chooses the leader of a topic's only partition; it is carried out when this returns.
+    pub async fn elect(&self, topic: &str, kind: ElectionKind) {
+        let broker = self.broker();
+        let partition = broker.quorum.cluster().topics[topic].partition_ref(0);
+        let elections = vec![Election { partition, kind }];
+        let outcome = broker.submit(Command::ElectLeaders { elections }).await.unwrap();
+        assert!(
+            matches!(&outcome, Outcome::Elected(results) if results.iter().all(Result::is_ok)),
+            "{outcome:?}"
+        );
+        broker.wait_until_current().await.unwrap();
+    }
+
     /// What [`PHANTOM`] asks that has one record of `partition`, not on its disk.
     pub fn phantom_fetch(&self, partition: &Partition, sequence: u64) -> FetchRequest {
         FetchRequest {
@@ -104,6 +126,26 @@ impl TestBroker {
             log_start: 0,
             high_watermark: 0,
         }
+    }
+}
+
+/// Appends a batch of one record, and waits for no other replica.
+pub fn append(partition: &Arc<Partition>) {
+    let request = AppendRequest {
+        acks: Acks::Leader,
+        leader_epoch: None,
+        expected_offset: None,
+        sequence_rule: SequenceRule::Contiguous,
+    };
+    partition.append(&batch(None), &request).unwrap();
+}
+
+/// Waits until all below `offset` is committed.
+pub async fn committed(partition: &Partition, offset: i64) {
+    let began = Instant::now();
+    while partition.offsets().high_watermark < offset {
+        assert!(began.elapsed() < PATIENCE, "{partition:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -244,6 +244,7 @@ pub async fn describe(broker: &Broker, topic: &Topic) -> Vec<Result<Described, A
                     partition: u32::try_from(*at).unwrap_or(u32::MAX),
                     beyond: None,
                     start: None,
+                    end_known: false,
                 });
                 let call = peer.describe(partitions.collect(), Duration::ZERO);
                 let answered = tokio::time::timeout(limits::DESCRIBE_WITHIN, call).await;

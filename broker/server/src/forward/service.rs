@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use millrace_engine::partition::FetchBound;
+use millrace_engine::partition::{FetchBound, OffsetQuery};
 use millrace_proto::{
     internal::v1::{
         ForwardAppendRequest, ForwardAppendResponse, ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse,
@@ -262,6 +262,10 @@ async fn describe_one(
             Some(start) => Some(resolve(broker, &partition, &wire::start_in(start)).await?.0),
             None => None,
         };
+        if asked.end_known {
+            // Before the offsets are looked at: what is known then, they tell.
+            partition.check_offset_query(OffsetQuery::EndOrTime)?;
+        }
         let described = Described::of(&partition);
         Ok::<_, ApiError>(ForwardDescription {
             error: None,

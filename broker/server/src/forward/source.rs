@@ -165,7 +165,7 @@ pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, A
         let chunks: Vec<Vec<usize>> = places.chunks(limits::DESCRIBED_AT_ONCE).map(<[_]>::to_vec).collect();
         chunks
             .into_iter()
-            .map(move |places| find_there(peer.clone(), topic, starts, places))
+            .map(move |places| find_there(peer.clone(), topic, starts, places, ends))
     });
     for (at, source) in join_all(calls).await.into_iter().flatten() {
         found[at] = Some(source);
@@ -182,7 +182,13 @@ async fn find_here(broker: &Broker, target: Target, partition: Arc<Partition>, s
     Ok((Source { target, place }, offset))
 }
 
-async fn find_there(peer: Arc<Peer>, topic: &Topic, starts: &[(i32, At)], places: Vec<usize>) -> Vec<(usize, Found)> {
+async fn find_there(
+    peer: Arc<Peer>,
+    topic: &Topic,
+    starts: &[(i32, At)],
+    places: Vec<usize>,
+    ends: bool,
+) -> Vec<(usize, Found)> {
     let mut found = Vec::with_capacity(places.len());
     let (mut questions, mut asked) = (Vec::new(), Vec::new());
     for at in places {
@@ -195,6 +201,7 @@ async fn find_there(peer: Arc<Peer>, topic: &Topic, starts: &[(i32, At)], places
                     partition: target.wire_number(),
                     beyond: None,
                     start: Some(start),
+                    end_known: ends,
                 });
                 asked.push((at, target));
             }
@@ -337,6 +344,7 @@ fn questions(asked: &[(usize, i64)], targets: &[&Target]) -> Vec<ForwardDescribe
         partition: target.wire_number(),
         beyond: Some(*next),
         start: None,
+        end_known: false,
     })
     .collect()
 }
@@ -350,5 +358,55 @@ async fn watch(peer: Arc<Peer>, questions: Vec<ForwardDescribePartition>, asked:
             .map(|((at, _), description)| (at, described(description).map(|(offsets, _)| offsets)))
             .collect(),
         Err(error) => asked.into_iter().map(|(at, _)| (at, Err(error.clone()))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_engine::{cluster::ElectionKind, partition::FetchRequest};
+    use millrace_proto::v1::{Edge, ErrorReason};
+
+    use super::*;
+    use crate::testing::{PHANTOM, TestBroker, append, committed};
+
+    /// A reader that stops at the end must not stop before what was acknowledged.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_end_that_a_leader_does_not_know_yet_is_told_to_no_reader_here_or_elsewhere() {
+        let test = TestBroker::start().await;
+        let partition = test.partition("t", &[0, PHANTOM]).await;
+        append(&partition);
+        // The other replica is in sync and is not heard of under the new leader epoch.
+        for replica in [PHANTOM, 0] {
+            test.elect("t", ElectionKind::InSync { replica }).await;
+        }
+        let cluster = test.broker().quorum.cluster();
+        let topic = &cluster.topics["t"];
+        let starts = [(0, At::Edge(Edge::Beginning.into()))];
+        // The way on which another broker asks this one.
+        let peer = test.broker().forward.peer(test.broker().config.node_id);
+        for ends in [false, true] {
+            let here = find_sources(test.broker(), topic, &starts, ends).await.remove(0);
+            let there = find_there(peer.clone(), topic, &starts, vec![0], ends)
+                .await
+                .remove(0)
+                .1;
+            for found in [here, there] {
+                let refused = found.err().map(|error| error.reason());
+                assert_eq!(refused, ends.then_some(ErrorReason::OffsetNotAvailable));
+            }
+        }
+        let heard = FetchRequest {
+            last_fetched_epoch: Some(0),
+            durable_end: 1,
+            ..test.phantom_fetch(&partition, 1)
+        };
+        partition.on_acknowledged(heard);
+        committed(&partition, 1).await;
+        let (source, _) = find_there(peer, topic, &starts, vec![0], true)
+            .await
+            .remove(0)
+            .1
+            .unwrap();
+        assert_eq!(source.offsets().last_stable, 1);
     }
 }
