@@ -9,7 +9,7 @@ use std::{
 
 use millrace_engine::{
     BrokerId, Command, Outcome,
-    cluster::{CreateTopic, Election, ElectionKind, RegisterBroker},
+    cluster::{AlterPartitions, CreateTopic, Election, ElectionKind, IsrChange, IsrMember, RegisterBroker},
     partition::FetchRequest,
 };
 use millrace_proto::batch::{BatchBuilder, Codec};
@@ -111,6 +111,38 @@ impl TestBroker {
             "{outcome:?}"
         );
         broker.wait_until_current().await.unwrap();
+    }
+
+    /// Has the leader of a topic's only partition change the in-sync set, and say who has lost data and
+    /// below which offset all is committed.
+    pub async fn set_isr(&self, topic: &str, isr: &[BrokerId], lost: &[BrokerId], high_watermark: i64) {
+        let cluster = self.broker().quorum.cluster();
+        let record = &cluster.topics[topic].partitions[0];
+        let member = |id: BrokerId| IsrMember {
+            broker_id: id,
+            broker_epoch: cluster.brokers[&id].epoch,
+        };
+        let change = IsrChange {
+            partition: cluster.topics[topic].partition_ref(0),
+            leader_epoch: record.leader_epoch,
+            partition_epoch: record.partition_epoch,
+            isr: isr.iter().copied().map(member).collect(),
+            recovering: false,
+            high_watermark,
+            lost: lost.to_vec(),
+            supersedes: false,
+        };
+        let leader = member(record.leader.unwrap());
+        let alter = AlterPartitions {
+            broker_id: leader.broker_id,
+            broker_epoch: leader.broker_epoch,
+            changes: vec![change],
+        };
+        let outcome = self.broker().submit(Command::AlterPartitions(alter)).await.unwrap();
+        assert!(
+            matches!(&outcome, Outcome::Altered(results) if results.iter().all(Result::is_ok)),
+            "{outcome:?}"
+        );
     }
 
     /// What [`PHANTOM`] asks that has one record of `partition`, not on its disk.

@@ -2,6 +2,8 @@
 
 mod admission;
 mod allowance;
+#[cfg(test)]
+mod tests;
 mod told;
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
 use millrace_engine::partition::FetchBound;
 use millrace_log::ReadData;
-use millrace_proto::v1;
+use millrace_proto::v1::{self, ErrorReason};
 use tokio::{sync::Notify, time::Instant};
 use tonic::Status;
 
@@ -329,8 +331,13 @@ impl FetchSession {
         let checked = self
             .broker
             .check_fetch(&partition, part.fetch_offset, part.current_leader_epoch);
-        let bound = checked.await?;
+        let checked = checked.await;
         let diverging = diverging(&partition, part);
+        let bound = match checked {
+            // Behind an unclean election: it is told where its log and this one part, and need not start over.
+            Err(error) if diverging.is_some() && is_above(&error, &partition, part) => FetchBound::Nothing,
+            checked => checked?,
+        };
         let asked = match part.max_bytes {
             0 => reading.asked,
             bytes => reading.asked.min(usize::try_from(bytes).unwrap_or(0)),
@@ -408,6 +415,12 @@ pub async fn read_within(
     tokio::task::spawn_blocking(move || partition.read_within(offset, max_bytes, up_to))
         .await
         .map_err(|error| ApiError::internal("reading", &error))?
+}
+
+/// Whether the error is that the log ends below where the reader is. Below the log start nothing can be
+/// compared any more (KAFKA-12996).
+fn is_above(error: &ApiError, partition: &Partition, part: &v1::FetchPartition) -> bool {
+    error.reason() == ErrorReason::OffsetOutOfRange && part.fetch_offset > partition.offsets().log_start
 }
 
 /// Whether the reader's log was cut behind its back (KIP-320, KIP-595).

@@ -1,0 +1,65 @@
+//! Fetches from a real broker.
+
+use millrace_engine::{
+    Command,
+    cluster::{CreateTopic, ElectionKind, FenceReason},
+};
+use prost::Message as _;
+use uuid::Uuid;
+
+use super::*;
+use crate::testing::{PHANTOM, TestBroker};
+
+/// The other broker led, and said that all below 5 is committed; then it is gone, and this one, which
+/// has nothing, is elected all the same.
+async fn unclean(test: &TestBroker) {
+    let broker = test.broker();
+    let create = CreateTopic {
+        name: "t".into(),
+        id: Uuid::new_v4(),
+        assignments: vec![vec![PHANTOM, 0]],
+        configs: Default::default(),
+        now_ms: 0,
+    };
+    broker.submit(Command::CreateTopic(create)).await.unwrap();
+    test.set_isr("t", &[PHANTOM], &[0], 5).await;
+    let fence = Command::FenceBroker {
+        broker_id: PHANTOM,
+        broker_epoch: broker.quorum.cluster().brokers[&PHANTOM].epoch,
+        reason: FenceReason::LeaseExpired,
+    };
+    broker.submit(fence).await.unwrap();
+    test.elect("t", ElectionKind::Unclean { replica: 0 }).await;
+}
+
+/// What a reader is answered who has read up to 5.
+async fn fetch(test: &TestBroker, last_fetched_epoch: Option<i32>) -> v1::FetchedPartition {
+    let request = v1::FetchRequest {
+        partitions: vec![v1::FetchPartition {
+            topic: "t".into(),
+            fetch_offset: 5,
+            last_fetched_epoch,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let mut session = FetchSession::new(test.broker().clone(), None, MessagePermits::default());
+    let answer = session.answer(request.encode_to_vec().into()).await.unwrap();
+    answer.response.partitions[0].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_behind_an_unclean_election_is_told_where_its_log_diverged() {
+    let test = TestBroker::start().await;
+    unclean(&test).await;
+    let told = fetch(&test, Some(0)).await;
+    assert_eq!(told.error, None);
+    let parted = v1::EpochEndOffset {
+        leader_epoch: 0,
+        end_offset: 0,
+    };
+    assert_eq!((told.diverging, told.records.len()), (Some(parted), 0));
+    // Who does not know of which epoch its last record was can't be told where.
+    let error = fetch(&test, None).await.error.unwrap();
+    assert_eq!(error.reason, i32::from(ErrorReason::OffsetOutOfRange));
+}
