@@ -9,8 +9,9 @@ use std::{
 };
 
 use millrace_engine::{
-    Cluster, Command, Outcome,
+    Cluster, Command, Outcome, Topic,
     cluster::{ProducerIdBlock, ReportOfflineReplicas},
+    names::check_topic_name,
     partition::FetchBound,
 };
 use millrace_log::LogDir;
@@ -21,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::BrokerConfig,
     controller::{self, Controller, DiskWatch},
-    error::ApiError,
+    error::{ApiError, unknown_topic},
     forward::Forwarder,
     limits,
     memory::MemoryBudget,
@@ -29,6 +30,7 @@ use crate::{
     partition::{Partition, Partitions},
     quorum::{Quorum, QuorumError},
     rpc::PublishSessions,
+    shared_ask::SharedAsk,
 };
 
 /// One broker.
@@ -52,6 +54,8 @@ pub struct Broker {
     /// Up to where all others in service have applied the metadata, as the quorum's leader told
     /// last.
     pub(crate) applied_by_others: AtomicU64,
+    /// Questions to the quorum whether this broker knows all metadata.
+    pub(crate) confirmed: SharedAsk,
     /// The metadata version that the partitions are at.
     pub(crate) reconciled: watch::Sender<u64>,
     pub(crate) producer_ids: Mutex<ProducerIdBlock>,
@@ -180,8 +184,48 @@ impl Broker {
 
     /// Whether this broker has, within a moment, all metadata that was acknowledged anywhere before.
     pub(crate) async fn has_all_metadata(&self) -> bool {
-        let asked = tokio::time::timeout(limits::METADATA_CONFIRMED_WITHIN, self.quorum.read_index());
-        matches!(asked.await, Ok(Ok(())))
+        self.confirm_metadata().await.is_ok()
+    }
+
+    /// The same, and what is in the way.
+    async fn confirm_metadata(&self) -> Result<(), String> {
+        let question = async {
+            match tokio::time::timeout(limits::METADATA_CONFIRMED_WITHIN, self.quorum.read_index()).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("it did not answer in time".into()),
+            }
+        };
+        self.confirmed.ask(question).await
+    }
+
+    /// The topic of this name, and the metadata that has it. One that is not found is called unknown only
+    /// once a majority of the quorum has confirmed that this broker knows all metadata: it may have been
+    /// created at another a moment ago. Calls that find nothing share that question.
+    ///
+    /// # Errors
+    /// There is none, or no topic can have this name; or the quorum can't tell, which is worth another try.
+    pub(crate) async fn topic(&self, name: &str) -> Result<(Arc<Cluster>, Arc<Topic>), ApiError> {
+        if let Some(found) = self.known_topic(name) {
+            return Ok(found);
+        }
+        check_topic_name(name)?;
+        self.confirm_metadata().await.map_err(|problem| {
+            ApiError::new(
+                ErrorReason::QuorumUnavailable,
+                format!("This broker knows no topic {name:?}, and can't ask the metadata quorum now whether there is one ({problem}): try again."),
+            )
+        })?;
+        let found = self.known_topic(name).ok_or_else(|| unknown_topic(name))?;
+        // Its partitions are a moment behind. If they take longer, they say so themselves.
+        let _ = tokio::time::timeout(limits::METADATA_CONFIRMED_WITHIN, self.wait_until_current()).await;
+        Ok(found)
+    }
+
+    fn known_topic(&self, name: &str) -> Option<(Arc<Cluster>, Arc<Topic>)> {
+        let cluster = self.quorum.cluster();
+        let topic = cluster.topics.get(name)?.clone();
+        Some((cluster, topic))
     }
 
     /// A producer id that nobody had before.

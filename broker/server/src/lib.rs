@@ -25,6 +25,7 @@ mod replication;
 mod rpc;
 mod running;
 mod serve;
+mod shared_ask;
 #[cfg(test)]
 mod testing;
 mod turns;

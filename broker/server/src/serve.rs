@@ -36,6 +36,7 @@ use crate::{
     replication::Replication,
     rpc::PublishSessions,
     running::{ClusterSide, GrpcServer, HttpServer, RunningBroker},
+    shared_ask::SharedAsk,
 };
 
 /// Why a broker did not start.
@@ -210,6 +211,7 @@ async fn start_broker(
         ended: watch::Sender::new(None),
         broker_epoch,
         applied_by_others: AtomicU64::new(0),
+        confirmed: SharedAsk::default(),
         reconciled: watch::Sender::new(0),
         producer_ids: Mutex::new(ProducerIdBlock { first: 0, count: 0 }),
         sticky: AtomicU32::new(0),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    error::{ApiError, WriteOutcome, unknown_topic},
+    error::{ApiError, WriteOutcome},
     forward::{Batch, Delivery, Flows, Stored, Target},
     limits,
     memory::{ConnectionBudget, MemoryPermit},
@@ -98,11 +98,7 @@ async fn begin_checked(
     mut memory: Option<MemoryPermit>,
 ) -> Result<Publishing, ApiError> {
     let acks = check(&request)?;
-    let cluster = broker.quorum.cluster();
-    let topic = cluster
-        .topics
-        .get(&request.topic)
-        .ok_or_else(|| unknown_topic(&request.topic))?;
+    let (cluster, topic) = broker.topic(&request.topic).await?;
     let now_ms = broker.now_ms();
     let times = request
         .messages
@@ -110,7 +106,7 @@ async fn begin_checked(
         .enumerate()
         .map(|(at, message)| convert::check_message(at, message, now_ms))
         .collect::<Result<Vec<i64>, ApiError>>()?;
-    let plans = plan(broker, &cluster, topic, &request, publisher)?;
+    let plans = plan(broker, &cluster, &topic, &request, publisher)?;
     let (count, expected_offset) = (request.messages.len(), request.expected_offset);
     // Nothing is written before all of it is checked and encoded.
     let encoded = encode(request, times, plans, publisher).await?;
@@ -120,7 +116,7 @@ async fn begin_checked(
     let mut encoded = encoded.into_iter();
     while let Some(next) = encoded.next() {
         let bytes = next.records.bytes().len();
-        let target = Target::new(topic, next.partition);
+        let target = Target::new(&topic, next.partition);
         // Without a producer nothing tells a repeated batch, and callers do not wait for each other.
         let flow = publisher.and_then(|_| flows.to(broker, &target));
         let batch = Batch {

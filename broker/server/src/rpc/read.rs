@@ -76,11 +76,7 @@ impl Reader {
         request: v1::ReadRequest,
     ) -> Result<Self, ApiError> {
         convert::check_isolation(request.isolation)?;
-        let cluster = broker.quorum.cluster();
-        let topic = cluster
-            .topics
-            .get(&request.topic)
-            .ok_or_else(|| unknown_topic(&request.topic))?;
+        let (cluster, topic) = broker.topic(&request.topic).await?;
         let topic_id = topic.id;
         let all = request.partitions.is_empty();
         let common = request.start.and_then(|start| start.at);
@@ -111,13 +107,13 @@ impl Reader {
             .collect();
         for (number, _) in &starts {
             // Says if there is no such partition.
-            broker.partitions.config_of(&cluster, topic, *number)?;
+            broker.partitions.config_of(&cluster, &topic, *number)?;
         }
         let mut memory = budget.as_ref().map(ConnectionBudget::stream_state).unwrap_or_default();
         if !memory.hold(cursors_bytes(starts.len(), &request.topic)) {
             return Err(no_stream_memory());
         }
-        let sources = open_sources(&broker, topic, &starts, !request.follow).await?;
+        let sources = open_sources(&broker, &topic, &starts, !request.follow).await?;
         let cursors = sources
             .into_iter()
             .map(|(source, next)| Cursor {

@@ -5,6 +5,7 @@ mod damage;
 mod failover;
 mod forming;
 mod forwarding;
+mod learner;
 mod node;
 
 use tempfile::TempDir;

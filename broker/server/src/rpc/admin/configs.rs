@@ -11,11 +11,7 @@ use millrace_engine::{
 use millrace_proto::v1::{self, ConfigSource, ErrorReason, describe_configs_request::Resource};
 
 use super::AdminService;
-use crate::{
-    broker::Broker,
-    config::BROKER_KEYS,
-    error::{ApiError, unknown_topic},
-};
+use crate::{broker::Broker, config::BROKER_KEYS, error::ApiError};
 
 /// The most settings in one request: there are fewer keys than that.
 const MAX_ENTRIES: usize = 1_000;
@@ -23,11 +19,14 @@ const MAX_ENTRIES: usize = 1_000;
 /// The settings in force.
 ///
 /// # Errors
-/// The resource is missing or unknown.
-pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<v1::DescribeConfigsResponse, ApiError> {
+/// The resource is missing or unknown, or the metadata quorum can't tell whether there is one.
+pub async fn describe(
+    broker: &Broker,
+    request: v1::DescribeConfigsRequest,
+) -> Result<v1::DescribeConfigsResponse, ApiError> {
     let configs = match request.resource {
         None => return Err(ApiError::field("resource", "must name a topic, a broker or topic_defaults")),
-        Some(Resource::Topic(name)) => topic_configs(broker, &name)?,
+        Some(Resource::Topic(name)) => topic_configs(broker, &name).await?,
         Some(Resource::TopicDefaults(_)) => topic_defaults(broker),
         Some(Resource::BrokerId(id)) => {
             if id != broker.config.node_id {
@@ -45,9 +44,8 @@ pub fn describe(broker: &Broker, request: v1::DescribeConfigsRequest) -> Result<
     Ok(v1::DescribeConfigsResponse { configs })
 }
 
-fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescription>, ApiError> {
-    let cluster = broker.quorum.cluster();
-    let topic = cluster.topics.get(name).ok_or_else(|| unknown_topic(name))?;
+async fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDescription>, ApiError> {
+    let (cluster, topic) = broker.topic(name).await?;
     let defaults = &cluster.topic_defaults;
     Ok(TOPIC_KEYS
         .iter()

@@ -213,7 +213,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DescribeConfigsRequest>,
     ) -> Result<Response<v1::DescribeConfigsResponse>, Status> {
-        answer!(self, async { configs::describe(&self.0, request.into_inner()) })
+        answer!(self, configs::describe(&self.0, request.into_inner()))
     }
 
     async fn alter_configs(
@@ -234,7 +234,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ListReassignmentsRequest>,
     ) -> Result<Response<v1::ListReassignmentsResponse>, Status> {
-        answer!(self, async { reassign::list(&self.0, &request.into_inner()) })
+        answer!(self, async { reassign::list(&self.0, &request.into_inner()).await })
     }
 
     async fn elect_leaders(

@@ -9,11 +9,7 @@ use millrace_engine::{
 use millrace_proto::v1;
 
 use super::{AdminService, number, page_size, partition_ref, preview};
-use crate::{
-    broker::Broker,
-    error::{ApiError, unknown_topic},
-    limits,
-};
+use crate::{broker::Broker, error::ApiError, limits};
 
 /// Begins or cancels moves; all or none.
 ///
@@ -120,16 +116,17 @@ pub fn describe(broker: &Broker, topic: &str, at: u32, record: &Partition) -> v1
 /// A page of the moves under way.
 ///
 /// # Errors
-/// A page size that is negative, a token that is none, an unknown topic.
-pub fn list(
+/// A page size that is negative, a token that is none, an unknown topic, or the metadata quorum can't tell
+/// whether there is one.
+pub async fn list(
     broker: &Broker,
     request: &v1::ListReassignmentsRequest,
 ) -> Result<v1::ListReassignmentsResponse, ApiError> {
     let size = page_size(request.page_size)?;
-    let cluster = broker.quorum.cluster();
-    if !request.topic.is_empty() && !cluster.topics.contains_key(&request.topic) {
-        return Err(unknown_topic(&request.topic));
-    }
+    let cluster = match request.topic.as_str() {
+        "" => broker.quorum.cluster(),
+        topic => broker.topic(topic).await?.0,
+    };
     let after = match request.page_token.as_str() {
         "" => None,
         token => Some(parse_token(token)?),

@@ -159,9 +159,10 @@ impl TestCluster {
         elections::elect(&self.service, request).await.unwrap().results
     }
 
-    fn moving(&self) -> Vec<v1::Reassignment> {
+    async fn moving(&self) -> Vec<v1::Reassignment> {
         let request = v1::ListReassignmentsRequest::default();
-        reassign::list(&self.service.0, &request).unwrap().reassignments
+        let listed = reassign::list(&self.service.0, &request).await;
+        listed.unwrap().reassignments
     }
 
     async fn stop(self) {
@@ -203,7 +204,7 @@ async fn a_move_is_listed_until_it_is_cancelled() {
         (begun.adding_replicas, begun.removing_replicas),
         (vec![away], vec![home])
     );
-    let listed = cluster.moving();
+    let listed = cluster.moving().await;
     assert_eq!(listed.len(), 1);
     assert_eq!(
         (&listed[0].original_replicas, &listed[0].target_replicas),
@@ -215,7 +216,7 @@ async fn a_move_is_listed_until_it_is_cancelled() {
     assert_eq!(health.moving.unwrap().count, 1);
     let back = cluster.reassign(&[], true).await.unwrap();
     assert!(back.adding_replicas.is_empty() && back.removing_replicas.is_empty());
-    assert!(cluster.moving().is_empty());
+    assert!(cluster.moving().await.is_empty());
     assert_eq!(cluster.replicas(0), [home]);
     let error = cluster.reassign(&[], true).await.unwrap_err();
     assert_eq!(error.reason(), ErrorReason::NoReassignmentInProgress);
@@ -230,11 +231,11 @@ async fn a_drain_is_planned_begun_and_ended() {
     let planned = cluster.drain(&[1], false, true).await;
     assert_eq!(usize::try_from(planned.partitions).unwrap(), held);
     assert!(!cluster.now().brokers[&1].draining, "only checked");
-    assert!(cluster.moving().is_empty());
+    assert!(cluster.moving().await.is_empty());
 
     let begun = cluster.drain(&[1], false, false).await;
     assert_eq!(begun, planned, "what was shown is what is done");
-    let moving = cluster.moving();
+    let moving = cluster.moving().await;
     assert_eq!(moving.len(), held);
     assert!(
         moving
@@ -252,7 +253,7 @@ async fn a_drain_is_planned_begun_and_ended() {
 
     let ended = cluster.drain(&[1], true, false).await;
     assert_eq!(usize::try_from(ended.partitions).unwrap(), held);
-    assert!(cluster.moving().is_empty());
+    assert!(cluster.moving().await.is_empty());
     assert!(!cluster.now().brokers[&1].draining);
     assert_eq!(cluster.held_by(1), held);
     cluster.stop().await;
@@ -403,7 +404,7 @@ async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
         .moves
         .unwrap();
     assert_eq!((planned.partitions, planned.replicas_to_copy), (2, 4));
-    assert!(cluster.moving().is_empty());
+    assert!(cluster.moving().await.is_empty());
     assert!(!cluster.now().topics["t"].configs.contains_key("retention.ms"));
     let begun = topics::alter(&cluster.service, request(false))
         .await
@@ -411,7 +412,7 @@ async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
         .moves
         .unwrap();
     assert_eq!(begun, planned);
-    assert_eq!(cluster.moving().len(), 2);
+    assert_eq!(cluster.moving().await.len(), 2);
     assert_eq!(cluster.now().topics["t"].configs["retention.ms"], "70000");
     cluster.stop().await;
 }

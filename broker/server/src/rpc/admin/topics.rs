@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{AdminService, configs, count, drain, page_size, placement, preview};
 use crate::{
     broker::Broker,
-    error::{ApiError, unknown_topic},
+    error::ApiError,
     forward::{self, Target},
 };
 
@@ -134,22 +134,18 @@ pub fn list(broker: &Broker, request: &v1::ListTopicsRequest) -> Result<v1::List
 /// All about a topic.
 ///
 /// # Errors
-/// Unknown name.
+/// Unknown name, or the metadata quorum can't tell whether there is one.
 pub async fn describe(
     broker: &Broker,
     request: &v1::DescribeTopicRequest,
 ) -> Result<v1::DescribeTopicResponse, ApiError> {
-    let cluster = broker.quorum.cluster();
-    let topic = cluster
-        .topics
-        .get(&request.name)
-        .ok_or_else(|| unknown_topic(&request.name))?;
-    let told = forward::describe(broker, topic).await;
+    let (cluster, topic) = broker.topic(&request.name).await?;
+    let told = forward::describe(broker, &topic).await;
     let partitions = (0u32..)
         .zip(&topic.partitions)
         .zip(told)
         .map(|((number, partition), told)| {
-            let described = describe_record(&cluster, topic, super::number(number), partition);
+            let described = describe_record(&cluster, &topic, super::number(number), partition);
             match told {
                 // The metadata says why nobody can be asked.
                 _ if partition.leader.is_none() => described,
@@ -177,7 +173,7 @@ pub async fn describe(
         })
         .collect();
     Ok(v1::DescribeTopicResponse {
-        topic: Some(summary(topic)),
+        topic: Some(summary(&topic)),
         partitions,
         configs,
     })
@@ -272,11 +268,7 @@ pub async fn create_partitions(
 ) -> Result<v1::CreatePartitionsResponse, ApiError> {
     let broker = &service.0;
     let wanted = partition_count("partitions", request.partitions)?;
-    let cluster = broker.quorum.cluster();
-    let topic = cluster
-        .topics
-        .get(&request.name)
-        .ok_or_else(|| unknown_topic(&request.name))?;
+    let (cluster, topic) = broker.topic(&request.name).await?;
     let present = topic.partitions.len();
     let added = wanted.checked_sub(present).ok_or_else(|| {
         ApiError::new(
@@ -320,14 +312,10 @@ pub async fn delete_messages(
         offset => Some(offset),
     };
     let broker = &service.0;
-    let cluster = broker.quorum.cluster();
-    let topic = cluster
-        .topics
-        .get(&request.topic)
-        .ok_or_else(|| unknown_topic(&request.topic))?;
+    let (cluster, topic) = broker.topic(&request.topic).await?;
     // Says if there is no such partition.
-    broker.partitions.config_of(&cluster, topic, request.partition)?;
-    let target = Target::new(topic, request.partition);
+    broker.partitions.config_of(&cluster, &topic, request.partition)?;
+    let target = Target::new(&topic, request.partition);
     let log_start = forward::delete_messages(broker, &target, before, request.validate_only).await?;
     Ok(v1::DeleteMessagesResponse { log_start })
 }
