@@ -12,8 +12,8 @@ use crate::{
 /// Permit a broker that is down to come back with another disk.
 ///
 /// For a disk that is lost. The broker's replicas stop counting at once, and are filled again from the
-/// other brokers once it has started with an empty disk. Also permits the number of a removed broker
-/// to be used again.
+/// other brokers once it has started with an empty disk. A broker that comes back with the old one takes
+/// the permission with it. Also permits the number of a removed broker to be used again.
 #[derive(Debug, clap::Args)]
 pub struct ReplaceDiskArgs {
     /// The broker's id.

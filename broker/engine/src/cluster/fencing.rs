@@ -71,6 +71,8 @@ impl Cluster {
         broker.fenced = false;
         broker.proven = true;
         broker.last_served_epoch = Some(broker.epoch);
+        // It is back with the disk that was given up: another one that turns up later was not meant.
+        broker.expected_directory = None;
 
         let ends: BTreeMap<(Uuid, u32), LogEnd> = unfence
             .log_ends

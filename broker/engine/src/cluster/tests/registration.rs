@@ -309,6 +309,27 @@ fn a_new_disk_needs_an_operators_word_and_is_nobodys_hope() {
 }
 
 #[test]
+fn a_broker_that_comes_back_with_its_own_disk_ends_the_word_for_another() {
+    for expected in [ExpectedDirectory::Any, ExpectedDirectory::Id(Uuid::from_u128(5))] {
+        let mut log = Log::with_partition();
+        log.fence(2);
+        log.ok(&Command::ReplaceDirectory {
+            broker_id: 2,
+            directory: expected,
+            accept_data_loss: false,
+        });
+        // It stood still and goes on in the same life.
+        log.unfence(2, &[]);
+        // Later its volume is not mounted.
+        log.fence(2);
+        let mut empty = log.start(2, 2, DirectoryReport::default());
+        empty.registration.directory_id = Uuid::from_u128(5);
+        let refused = log.run(&Command::StartBroker(empty));
+        assert!(matches!(refused, Err(Rejection::OtherDirectory { .. })), "{refused:?}");
+    }
+}
+
+#[test]
 fn the_only_clean_disk_is_given_up_only_expressly() {
     let mut log = Log::with_partition();
     for id in [2, 1, 0] {
