@@ -300,7 +300,8 @@ impl Partitions {
     }
 
     /// Opens a log, or creates one that was never there. A half-made one that a crash left is
-    /// made anew; one that is gone although it had data is an error, not an empty log.
+    /// made anew; one that is gone although it had data is an error, not an empty log. One of another topic
+    /// of the same name, which was deleted while its log could not be opened, is set aside.
     fn open_or_create(
         &self,
         topic: &Topic,
@@ -311,6 +312,9 @@ impl Partitions {
         let opened = self
             .dir
             .open_log_with(&topic.name, number, topic.id, config.clone(), options);
+        if matches!(opened, Err(OpenLogError::TopicIdMismatch { .. })) && self.set_aside(&topic.name, number) {
+            return self.dir.create_log(&topic.name, number, topic.id, config);
+        }
         let missing = match opened {
             Err(error @ (OpenLogError::NotFound(_) | OpenLogError::Damaged { .. })) => error,
             opened => return opened,
@@ -374,13 +378,7 @@ impl Partitions {
             if known || name.topic == METADATA_TOPIC {
                 continue;
             }
-            match self.dir.set_aside_stray(name.topic.as_str(), name.partition) {
-                Ok(path) => tracing::warn!(
-                    partition = %name, set_aside = %path.display(),
-                    "a partition on the disk has no place here by the metadata: it is set aside, not deleted"
-                ),
-                Err(error) => tracing::error!(partition = %name, %error, "can't set a stray partition aside"),
-            }
+            self.set_aside(name.topic.as_str(), name.partition);
         }
         let known = |name: &TopicPartition| name.topic == METADATA_TOPIC || cluster.topics.contains_key(&name.topic);
         if let Err(error) = self.dir.forget_missing(known) {
@@ -389,6 +387,23 @@ impl Partitions {
         match self.dir.deleted_logs() {
             Ok(deleted) => deleted.into_iter().for_each(|deleted| self.removal.push(deleted)),
             Err(error) => tracing::warn!(%error, "what a deletion left can't be listed"),
+        }
+    }
+
+    /// Sets a partition on the disk aside; whether that went well.
+    fn set_aside(&self, topic: &str, partition: i32) -> bool {
+        match self.dir.set_aside_stray(topic, partition) {
+            Ok(path) => {
+                tracing::warn!(
+                    topic, partition, set_aside = %path.display(),
+                    "a partition on the disk has no place here by the metadata: it is set aside, not deleted"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::error!(topic, partition, %error, "can't set a stray partition aside");
+                false
+            }
         }
     }
 }

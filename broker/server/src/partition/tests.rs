@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_engine::partition::FetchRequest;
+use millrace_engine::{Command, partition::FetchRequest};
 use millrace_proto::{internal::v1::replica_answer::Outcome, v1::ErrorReason};
 
 use super::{AppendRequest, Appended, Gone, Partition, SequenceRule, append::DUPLICATE_SEARCHES};
@@ -204,4 +204,35 @@ async fn damage_that_a_read_meets_is_known_from_then_on() {
     assert!(partition.read_within(10, usize::MAX, i64::MAX).is_err());
     let behind = partition.read_within(11, usize::MAX, i64::MAX).unwrap();
     assert_eq!(behind.next_offset, 30);
+}
+
+/// Its topic is deleted while its log can't be opened, so that nobody removes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deleted_topic_has_left_is_set_aside_for_a_new_one_of_its_name() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0]).await;
+    append_many(&partition, 0);
+    partition.log.flush().unwrap();
+    let hosted = &test.broker().partitions;
+    hosted.by_key.write().remove(&partition.key());
+    hosted.topics.write().get_mut("t").unwrap().partitions.clear();
+    drop(partition);
+    let delete = Command::DeleteTopic {
+        name: "t".into(),
+        id: None,
+    };
+    test.broker().submit(delete).await.unwrap();
+    test.broker().wait_until_current().await.unwrap();
+    assert!(test.data().join("t-0").exists());
+
+    let new = test.partition("t", &[0]).await;
+    assert_eq!(new.offsets().log_end, 0);
+    append(&new, 0, Acks::All).unwrap().committed.wait().await.unwrap();
+    let names = std::fs::read_dir(test.data())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let strays: Vec<_> = names
+        .filter(|name| name.to_string_lossy().ends_with("-stray"))
+        .collect();
+    assert_eq!(strays.len(), 1, "{strays:?}");
 }
