@@ -5,15 +5,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use millrace_engine::{Command, partition::FetchRequest};
-use millrace_proto::{internal::v1::replica_answer::Outcome, v1::ErrorReason};
+use millrace_engine::{
+    Command,
+    cluster::ElectionKind,
+    partition::{Event, FetchRequest},
+};
+use millrace_proto::{
+    internal::v1::replica_answer::Outcome,
+    v1::{self, ErrorReason, start::At},
+};
 
 use super::{AppendRequest, Appended, Gone, Partition, SequenceRule, append::DUPLICATE_SEARCHES};
 use crate::{
     error::ApiError,
     limits,
     replication::Outlet,
-    rpc::convert::Acks,
+    rpc::{convert::Acks, resolve},
     testing::{PHANTOM, TestBroker, batch},
 };
 
@@ -235,4 +242,44 @@ async fn what_a_deleted_topic_has_left_is_set_aside_for_a_new_one_of_its_name() 
         .filter(|name| name.to_string_lossy().ends_with("-stray"))
         .collect();
     assert_eq!(strays.len(), 1, "{strays:?}");
+}
+
+/// What is acknowledged while it is asked is below the end that is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_is_looked_at_once_it_is_known() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0, PHANTOM]).await;
+    append(&partition, 0, Acks::Leader).unwrap();
+    partition.log.flush().unwrap();
+    // A new leader, who has not heard of the other replica.
+    for replica in [PHANTOM, 0] {
+        test.elect("t", ElectionKind::InSync { replica }).await;
+    }
+    let heard = FetchRequest {
+        last_fetched_epoch: Some(0),
+        durable_end: 1,
+        ..test.phantom_fetch(&partition, 1)
+    };
+    let asking = {
+        // The question waits for the replica's lock, and meanwhile the other replica is heard.
+        let mut cell = partition.cell.lock();
+        let asking = tokio::spawn({
+            let (broker, partition) = (test.broker().clone(), partition.clone());
+            async move { resolve(&broker, &partition, &At::Edge(v1::Edge::End.into())).await }
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        let durable_end = partition.log.durable_end_offset();
+        assert_eq!(durable_end, 1);
+        let generation = cell.replica.generation();
+        partition.step(
+            &mut cell,
+            Event::Flushed {
+                durable_end,
+                generation,
+            },
+        );
+        partition.step(&mut cell, Event::ReplicaAcknowledged(heard));
+        asking
+    };
+    assert_eq!(asking.await.unwrap().unwrap().0, 1);
 }

@@ -216,29 +216,34 @@ pub async fn resolve(
     partition: &Arc<Partition>,
     at: &At,
 ) -> Result<(i64, Option<i64>, i32), ApiError> {
-    let offsets = partition.offsets();
+    // Checked first: an end that was looked at before may be one that was not known then.
+    let checked = |query| {
+        partition.check_offset_query(query)?;
+        Ok::<_, ApiError>(partition.offsets())
+    };
     match at {
         At::Offset(offset) => {
             if *offset < 0 {
                 return Err(ApiError::field("offset", "must be 0 or more"));
             }
+            let leader_epoch = partition.offsets().leader_epoch;
             broker.check_fetch(partition, *offset, None).await?;
-            Ok((*offset, None, offsets.leader_epoch))
+            Ok((*offset, None, leader_epoch))
         }
         At::Edge(edge) => match v1::Edge::try_from(*edge) {
             Ok(v1::Edge::Unspecified | v1::Edge::Beginning) => {
-                partition.check_offset_query(OffsetQuery::Beginning)?;
+                let offsets = checked(OffsetQuery::Beginning)?;
                 Ok((offsets.log_start, None, offsets.leader_epoch))
             }
             Ok(v1::Edge::End) => {
-                partition.check_offset_query(OffsetQuery::EndOrTime)?;
+                let offsets = checked(OffsetQuery::EndOrTime)?;
                 Ok((offsets.last_stable, None, offsets.leader_epoch))
             }
             Err(_) => Err(ApiError::field("edge", "is not one of the enum's values")),
         },
         At::Time(time) => {
             let ms = convert::timestamp_to_ms("time", time)?;
-            partition.check_offset_query(OffsetQuery::EndOrTime)?;
+            let offsets = checked(OffsetQuery::EndOrTime)?;
             let partition = partition.clone();
             let looking = turns::LOOKUPS.run(move |_turn| partition.offset_for_time(ms, offsets.last_stable));
             let found = looking.await??;
