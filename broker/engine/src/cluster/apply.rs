@@ -84,7 +84,11 @@ impl Cluster {
             Command::DrainBroker { broker_id, draining } => {
                 self.mark_broker(*broker_id, |broker| broker.draining = *draining)
             }
-            Command::RemoveBroker { broker_id, force } => self.remove_broker(*broker_id, *force),
+            Command::RemoveBroker {
+                broker_id,
+                force,
+                now_ms,
+            } => self.remove_broker(*broker_id, *force, *now_ms),
             Command::ReplaceDirectory {
                 broker_id,
                 directory,

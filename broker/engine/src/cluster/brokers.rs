@@ -23,7 +23,7 @@ impl Cluster {
     /// Removes a broker that holds nothing, and remembers its number and disk: one that comes
     /// back, or is mounted under another number, must not pass for a new one. A broker that will
     /// never return goes by force, whatever marks it has left (redpanda-data/redpanda #8547).
-    pub(super) fn remove_broker(&mut self, id: BrokerId, force: bool) -> Result<Applied, Rejection> {
+    pub(super) fn remove_broker(&mut self, id: BrokerId, force: bool, now_ms: i64) -> Result<Applied, Rejection> {
         let Some(broker) = self.brokers.get(&id) else {
             // Asked again after the answer was lost.
             return match self.removed_brokers.contains_key(&id) {
@@ -49,7 +49,7 @@ impl Cluster {
         if !force && broker.is_active() {
             return Err(BrokerError::InService { id }.into());
         }
-        if let Some(slot) = self.maintenance.as_ref().filter(|slot| slot.broker_id == id)
+        if let Some(slot) = self.maintenance_at(now_ms).filter(|slot| slot.broker_id == id)
             && !force
         {
             let holder = slot.holder.clone();

@@ -109,6 +109,9 @@ pub enum Command {
         broker_id: BrokerId,
         /// Also if it is in service, or under maintenance; never if it holds replicas or votes.
         force: bool,
+        /// The time, in milliseconds since 1970: maintenance whose time is up is none.
+        #[serde(default)]
+        now_ms: i64,
     },
     /// An operator's word that a broker comes with a new disk: its replicas stop counting, and
     /// the new disk is admitted. Also admits a removed broker's number again.

@@ -12,6 +12,13 @@ use super::{
 };
 
 impl Cluster {
+    /// Who has the permission at this time, in milliseconds since 1970: one whose time is up stays in the
+    /// state until somebody else gets it, and means nothing.
+    #[must_use]
+    pub fn maintenance_at(&self, now_ms: i64) -> Option<&MaintenanceSlot> {
+        self.maintenance.as_ref().filter(|slot| slot.until_ms > now_ms)
+    }
+
     /// Gives the permission if nobody has it and writes go on without the broker. Who has it may
     /// have it longer: the broker may be down by then, which is no reason to refuse.
     pub(super) fn acquire_maintenance(&mut self, wish: &AcquireMaintenance) -> Result<Applied, Rejection> {
@@ -23,7 +30,7 @@ impl Cluster {
             return Err(MaintenanceError::InvalidTime { ttl_ms: wish.ttl_ms }.into());
         }
         self.check_broker_epoch(id, wish.broker_epoch)?;
-        let present = self.maintenance.as_ref().filter(|slot| slot.until_ms > wish.now_ms);
+        let present = self.maintenance_at(wish.now_ms);
         let mut exempt = PartitionList::default();
         match present {
             Some(slot) if slot.holder == wish.holder && slot.broker_id == id => {}

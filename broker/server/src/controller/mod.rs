@@ -51,6 +51,7 @@ use self::{
     voters::{Member, next_voter},
 };
 use crate::{
+    broker::now_ms,
     config::BrokerConfig,
     limits,
     quorum::{MemberStatus, Quorum, QuorumError},
@@ -171,7 +172,7 @@ impl Controller {
     fn look_at_leaders(&self, cluster: &Cluster, in_service: &mut InService) {
         let now = self.began.elapsed();
         in_service.look(cluster, now);
-        let elections = in_service.elections(cluster, now);
+        let elections = in_service.elections(cluster, now, now_ms());
         if elections.is_empty() {
             return;
         }

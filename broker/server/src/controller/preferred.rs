@@ -35,10 +35,12 @@ impl InService {
 
     /// The leaders to choose: of partitions that another replica leads than the preferred one, where that
     /// is in sync and has been in service for long enough. At most so many that nothing stands still.
-    pub(super) fn elections(&self, cluster: &Cluster, now: Duration) -> Vec<Election> {
+    /// `wall_ms` is the time by which maintenance ends, in milliseconds since 1970.
+    pub(super) fn elections(&self, cluster: &Cluster, now: Duration, wall_ms: i64) -> Vec<Election> {
+        let maintained = cluster.maintenance_at(wall_ms);
         let settled = |id: BrokerId| {
             let since = self.since.get(&id).map(|(_, since)| *since);
-            let leaves = cluster.maintenance.as_ref().is_some_and(|slot| slot.broker_id == id);
+            let leaves = maintained.is_some_and(|slot| slot.broker_id == id);
             !leaves && since.is_some_and(|since| now.saturating_sub(since) >= limits::PREFERRED_LEADER_AFTER)
         };
         cluster
@@ -131,12 +133,12 @@ mod tests {
         );
         let mut service = InService::default();
         service.look(&cluster, soon);
-        assert!(service.elections(&cluster, later).is_empty(), "it leads already");
+        assert!(service.elections(&cluster, later, 0).is_empty(), "it leads already");
         let moved = led_by(&cluster, Some(1));
-        assert!(service.elections(&moved, soon).is_empty(), "not at once");
-        assert_eq!(service.elections(&moved, later).len(), 1);
+        assert!(service.elections(&moved, soon, 0).is_empty(), "not at once");
+        assert_eq!(service.elections(&moved, later, 0).len(), 1);
         assert!(
-            service.elections(&led_by(&cluster, None), later).is_empty(),
+            service.elections(&led_by(&cluster, None), later, 0).is_empty(),
             "not by this rule where none leads"
         );
     }
@@ -150,8 +152,13 @@ mod tests {
         service.look(&cluster, limits::PREFERRED_LEADER_AFTER / 2);
         cluster.brokers.get_mut(&0).unwrap().fenced = false;
         service.look(&cluster, limits::PREFERRED_LEADER_AFTER);
-        assert!(service.elections(&cluster, limits::PREFERRED_LEADER_AFTER).is_empty());
-        assert_eq!(service.elections(&cluster, 2 * limits::PREFERRED_LEADER_AFTER).len(), 1);
+        assert!(
+            service
+                .elections(&cluster, limits::PREFERRED_LEADER_AFTER, 0)
+                .is_empty()
+        );
+        let later = 2 * limits::PREFERRED_LEADER_AFTER;
+        assert_eq!(service.elections(&cluster, later, 0).len(), 1);
     }
 
     #[test]
@@ -164,12 +171,13 @@ mod tests {
             holder: "me".into(),
             broker_id: 0,
             broker_epoch: cluster.brokers[&0].epoch,
-            until_ms: i64::MAX,
+            until_ms: 1_000,
         });
-        assert!(service.elections(&cluster, later).is_empty());
+        assert!(service.elections(&cluster, later, 999).is_empty());
+        assert_eq!(service.elections(&cluster, later, 1_000).len(), 1, "its time is up");
         cluster.maintenance = None;
         let topic = cluster.topics.get_mut("t").unwrap();
         Arc::make_mut(topic).partitions[0].isr = vec![1, 2];
-        assert!(service.elections(&cluster, later).is_empty());
+        assert!(service.elections(&cluster, later, 0).is_empty());
     }
 }

@@ -196,6 +196,7 @@ mod tests {
         let remove = Command::RemoveBroker {
             broker_id: 3,
             force: true,
+            now_ms: 0,
         };
         apply(&mut cluster, remove);
         assert_eq!(standing(&cluster, 3, epoch), Standing::Removed);

@@ -3,7 +3,15 @@ use uuid::Uuid;
 use super::{super::*, support::*};
 
 fn remove(broker_id: BrokerId, force: bool) -> Command {
-    Command::RemoveBroker { broker_id, force }
+    remove_at(0, broker_id, force)
+}
+
+fn remove_at(now_ms: i64, broker_id: BrokerId, force: bool) -> Command {
+    Command::RemoveBroker {
+        broker_id,
+        force,
+        now_ms,
+    }
 }
 
 #[test]
@@ -76,9 +84,12 @@ fn a_broker_in_service_or_under_maintenance_goes_by_force_and_a_voter_never() {
         id: 2,
         holder: "roll".into(),
     };
-    assert_eq!(log.run(&remove(2, false)), Err(held.into()));
-    log.ok(&remove(2, true));
-    assert_eq!(log.cluster.maintenance, None);
+    assert_eq!(log.run(&remove_at(999, 2, false)), Err(held.into()));
+    for (now_ms, force) in [(999, true), (1_000, false)] {
+        let mut log = log.clone();
+        log.ok(&remove_at(now_ms, 2, force));
+        assert_eq!(log.cluster.maintenance, None);
+    }
 }
 
 #[test]

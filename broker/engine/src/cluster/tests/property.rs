@@ -274,6 +274,7 @@ fn command(step: &Step, log: &Log) -> Command {
         Step::Remove { id, force } => Command::RemoveBroker {
             broker_id: *id,
             force: *force,
+            now_ms: 0,
         },
         Step::Replace { id, exact, accept } => Command::ReplaceDirectory {
             broker_id: *id,

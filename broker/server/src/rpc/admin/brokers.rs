@@ -35,7 +35,11 @@ pub async fn remove(
     let cluster = service.latest().await?;
     let status = service.0.quorum.status();
     let members = members_to_remove(&cluster, &status, broker_id)?;
-    let command = Command::RemoveBroker { broker_id, force };
+    let command = Command::RemoveBroker {
+        broker_id,
+        force,
+        now_ms: service.0.now_ms(),
+    };
     // Judged without them: a follower of the metadata is in nobody's way.
     let mut without = Cluster::clone(&cluster);
     without

@@ -116,11 +116,7 @@ pub fn listed(list: &PartitionList) -> v1::PartitionList {
 
 /// Who has the permission to take a broker down at this time.
 pub fn current_slot(cluster: &Cluster, now_ms: i64) -> Option<v1::MaintenanceSlot> {
-    cluster
-        .maintenance
-        .as_ref()
-        .filter(|slot| slot.until_ms > now_ms)
-        .map(describe_slot)
+    cluster.maintenance_at(now_ms).map(describe_slot)
 }
 
 /// A permission as an answer shows it.
