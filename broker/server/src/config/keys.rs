@@ -55,7 +55,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "default.replication.factor",
         "-1",
-        "Replicas of a topic that names none; -1: three, or as many as there are brokers if fewer.",
+        "Replicas of a topic that names none; -1: three, or as many as there are brokers if fewer. Those that are down for a restart count, those that are cordoned or drained do not.",
     ),
     key(
         "disk.reserve.bytes",

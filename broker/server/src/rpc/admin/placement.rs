@@ -24,14 +24,17 @@ const MAX_NAMED_MOVES: usize = 1_000;
 /// # Errors
 /// The metadata contradicts itself.
 pub fn view(cluster: &Cluster, leaving: &[BrokerId]) -> Result<placement::Cluster, ApiError> {
+    view_by(cluster, |known| state(known, leaving.contains(&known.id)))
+}
+
+fn view_by(cluster: &Cluster, state: impl Fn(&Broker) -> BrokerState) -> Result<placement::Cluster, ApiError> {
     let brokers = cluster
         .brokers
         .values()
         .map(|known| {
-            let state = state(known, leaving.contains(&known.id));
             placement::Broker::new(known.id)
                 .with_rack(known.rack.clone())
-                .with_state(state)
+                .with_state(state(known))
         })
         .collect();
     let partitions = cluster
@@ -63,25 +66,49 @@ fn state(broker: &Broker, leaving: bool) -> BrokerState {
     }
 }
 
-/// How many brokers may get new replicas.
-pub fn targets(view: &placement::Cluster) -> usize {
-    view.brokers().iter().filter(|broker| broker.state.is_target()).count()
+/// How many brokers may hold new partitions, also those that are down for a restart: a topic's replication
+/// factor must not depend on the moment at which it is created.
+pub fn targets(cluster: &Cluster) -> usize {
+    cluster.brokers.values().filter(|known| is_target(known)).count()
 }
 
-/// The replicas of new partitions, preferred leader first.
+/// Whether a broker may hold new partitions once it is up.
+fn is_target(known: &Broker) -> bool {
+    !known.cordoned && !known.draining
+}
+
+/// The replicas of new partitions, preferred leader first. Where those in service do not suffice, brokers
+/// that are down get replicas too, as in KRaft: these come into sync when their broker is back.
 ///
 /// # Errors
 /// Too few brokers can take them.
-pub fn place(
-    cluster: &Cluster,
-    view: &placement::Cluster,
-    topic: Uuid,
-    partitions: usize,
-    factor: usize,
-) -> Result<Vec<Vec<BrokerId>>, ApiError> {
-    placement::create_partitions(view, topic, partitions, factor, &Options::default())
+pub fn place(cluster: &Cluster, topic: Uuid, partitions: usize, factor: usize) -> Result<Vec<Vec<BrokerId>>, ApiError> {
+    let awaited = awaited(cluster, factor);
+    let view = view_by(cluster, |known| match awaited.contains(&known.id) {
+        true => BrokerState::Active,
+        false => state(known, false),
+    })?;
+    placement::create_partitions(&view, topic, partitions, factor, &Options::default())
         .map(|placed| placed.replicas)
         .map_err(|error| plan_error(cluster, error))
+}
+
+/// Brokers that are down and must be waited for where each partition has so many replicas: no more than are
+/// lacking, so that every partition is on all that are in service, and those that hold the least. None
+/// where nobody is in service, who could lead.
+fn awaited(cluster: &Cluster, factor: usize) -> Vec<BrokerId> {
+    let (active, mut down): (Vec<&Broker>, Vec<&Broker>) = cluster
+        .brokers
+        .values()
+        .filter(|known| is_target(known))
+        .partition(|known| known.is_active());
+    if active.is_empty() {
+        return Vec::new();
+    }
+    let loads = cluster.loads();
+    down.sort_by_key(|known| (loads.get(&known.id).map_or(0, |load| load.replicas), known.id));
+    let lacking = factor.saturating_sub(active.len());
+    down.into_iter().take(lacking).map(|known| known.id).collect()
 }
 
 /// A plan as commands.
@@ -179,4 +206,39 @@ fn blocked_error(cluster: &Cluster, blocked: &[Blocked]) -> ApiError {
         None => ApiError::new(ErrorReason::PlacementBlocked, message),
     };
     error.with("partitions", blocked.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::cluster_of, *};
+
+    #[test]
+    fn brokers_that_are_down_are_taken_only_as_far_as_others_are_lacking() {
+        let mut cluster = cluster_of(&[1, 2, 3, 4, 5]);
+        let mut change = |id, change: fn(&mut Broker)| change(cluster.brokers.get_mut(&id).unwrap());
+        change(1, |broker| broker.fenced = true);
+        change(3, |broker| broker.fenced = true);
+        change(5, |broker| (broker.fenced, broker.cordoned) = (true, true));
+        let place = |cluster: &Cluster, factor| -> Result<Vec<Vec<BrokerId>>, ApiError> {
+            let placed = place(cluster, Uuid::nil(), 2, factor)?;
+            Ok(placed.into_iter().map(sorted).collect())
+        };
+        assert_eq!(targets(&cluster), 4);
+        assert_eq!(place(&cluster, 2), Ok(vec![vec![2, 4]; 2]));
+        assert_eq!(place(&cluster, 3), Ok(vec![vec![1, 2, 4]; 2]));
+        assert_eq!(place(&cluster, 4), Ok(vec![vec![1, 2, 3, 4]; 2]));
+        let error = place(&cluster, 5).unwrap_err();
+        assert_eq!(error.reason(), ErrorReason::NotEnoughBrokers);
+        assert_eq!(error.metadata()["brokers"], "4");
+        for broker in cluster.brokers.values_mut() {
+            broker.fenced = true;
+        }
+        let error = place(&cluster, 1).unwrap_err();
+        assert_eq!(error.metadata()["brokers"], "0", "somebody must lead");
+    }
+
+    fn sorted(mut ids: Vec<BrokerId>) -> Vec<BrokerId> {
+        ids.sort_unstable();
+        ids
+    }
 }

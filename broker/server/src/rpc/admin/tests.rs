@@ -186,11 +186,42 @@ async fn new_replicas_are_spread_and_avoid_who_may_not_get_any() {
     for added in [4, 5] {
         assert_eq!(cluster.replicas(added).len(), 3);
     }
+    // Without one of the three that may get some it is waited for that one.
     cluster.fence(2).await;
-    let error = topics::create_partitions(&cluster.service, request(7))
+    topics::create_partitions(&cluster.service, request(7)).await.unwrap();
+    let mut replicas = cluster.replicas(6);
+    replicas.sort_unstable();
+    assert_eq!(replicas, [0, 2, 3]);
+    brokers::cordon(&cluster.service, 2, true, false).await.unwrap();
+    let error = topics::create_partitions(&cluster.service, request(8))
         .await
         .unwrap_err();
     assert_eq!(error.reason(), ErrorReason::NotEnoughBrokers, "{error}");
+    cluster.stop().await;
+}
+
+/// It would have fewer replicas for good, for a restart of a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_has_as_many_replicas_as_ever_while_a_broker_restarts() {
+    let cluster = TestCluster::start().await;
+    brokers::cordon(&cluster.service, 3, true, false).await.unwrap();
+    cluster.fence(2).await;
+    for (name, replication_factor) in [("usual", None), ("named", Some(3))] {
+        let request = v1::CreateTopicRequest {
+            name: name.into(),
+            replication_factor,
+            ..v1::CreateTopicRequest::default()
+        };
+        let created = topics::create(&cluster.service, request).await.unwrap();
+        assert_eq!(created.replication_factor, 3);
+        let partition = cluster.now().topics[name].partitions[0].clone();
+        let sorted = |mut ids: Vec<BrokerId>| {
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(sorted(partition.replicas), [0, 1, 2]);
+        assert_eq!(sorted(partition.isr), [0, 1]);
+    }
     cluster.stop().await;
 }
 

@@ -30,7 +30,6 @@ pub async fn create(
     check_new_topic_name(&request.name)?;
     let configs = configs::to_map("configs", request.configs)?;
     let cluster = broker.quorum.cluster();
-    let view = placement::view(&cluster, &[])?;
     let partitions = match request.partitions {
         None => broker.config.num_partitions as usize,
         Some(count) => partition_count("partitions", count)?,
@@ -39,7 +38,7 @@ pub async fn create(
         None => broker
             .config
             .default_replication_factor
-            .unwrap_or_else(|| placement::targets(&view).clamp(1, USUAL_REPLICATION_FACTOR)),
+            .unwrap_or_else(|| placement::targets(&cluster).clamp(1, USUAL_REPLICATION_FACTOR)),
         Some(factor) => usize::try_from(factor)
             .ok()
             .filter(|factor| *factor > 0)
@@ -49,7 +48,7 @@ pub async fn create(
     let create = CreateTopic {
         name: request.name,
         id,
-        assignments: placement::place(&cluster, &view, id, partitions, factor)?,
+        assignments: placement::place(&cluster, id, partitions, factor)?,
         configs,
         now_ms: broker.now_ms(),
     };
@@ -282,13 +281,7 @@ pub async fn create_partitions(
     let command = Command::CreatePartitions {
         name: request.name,
         present: u32::try_from(present).unwrap_or(u32::MAX),
-        added: placement::place(
-            &cluster,
-            &placement::view(&cluster, &[])?,
-            topic.id,
-            added,
-            topic.replication_factor(),
-        )?,
+        added: placement::place(&cluster, topic.id, added, topic.replication_factor())?,
     };
     service.change(command, request.validate_only).await?;
     Ok(v1::CreatePartitionsResponse {
