@@ -142,9 +142,10 @@ pub fn documentation() -> String {
         text.push_str(&format!("\n# {}\n{}={}\n", key.documentation, key.name, key.default));
     }
     text.push_str(
-        "\n# Defaults of all topics. All brokers must judge alike, so those that are set are stored in the\n\
-         # cluster's metadata when a broker starts, for all brokers; the last one to start wins. One that\n\
-         # is left out stays as it is stored.\n",
+        "\n# Defaults of all topics. All brokers must judge alike, so those that are set here and that the\n\
+         # cluster lacks are stored in its metadata when a broker starts, for all brokers. One that is stored\n\
+         # already stays as it is: a broker whose setting differs logs a warning and goes by the stored one.\n\
+         # Only the sole broker of a cluster changes what is stored. One that is left out stays, too.\n",
     );
     for key in TOPIC_KEYS {
         text.push_str(&format!(
