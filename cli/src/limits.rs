@@ -59,8 +59,8 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two looks at moves that are waited for: a person sees them go on, and brokers notice nothing of it.
 pub const MOVE_POLL: Duration = Duration::from_millis(500);
 
-/// How often a drain that is waited for is planned anew where replicas stay and nothing moves: what was in
-/// the way may be gone.
+/// How often a drain that is waited for is planned anew where replicas stay and none is on its way: what was
+/// in the way may be gone.
 pub const DRAIN_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a write or a read may wait before it is looked at why: leaders change in less.

@@ -94,6 +94,12 @@ impl Planned {
         if shown > 0 && more > 0 {
             text.push_str(&format!("and {} more\n", count(more as i64)));
         }
+        text + &self.notices()
+    }
+
+    /// What should be known.
+    pub fn notices(&self) -> String {
+        let mut text = String::new();
         for notice in &self.notices {
             text.push_str(&format!("note: {notice}\n"));
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use millrace_client::Admin;
+use millrace_client::{Admin, v1::Reassignment};
 use serde::Serialize;
 
 use crate::{
@@ -84,8 +84,15 @@ fn text(drained: &Drained, waited: bool) -> String {
     format!("{brokers} {what}{dry_run}\n{}", drained.moves.details())
 }
 
-/// Waits until no replica is on the brokers. Where replicas stay and nothing moves, the drain is
-/// planned anew now and then: partitions may have been created, or could not move at first.
+/// Whether any of the moves under way takes a replica away from these brokers.
+fn is_taken_from(brokers: &[i32], moves: &[Reassignment]) -> bool {
+    let mut removed = moves.iter().flat_map(|one| &one.removing_replicas);
+    removed.any(|id| brokers.contains(id))
+}
+
+/// Waits until no replica is on the brokers. Where replicas stay and none is on its way, whatever moves
+/// elsewhere, the drain is planned anew now and then: partitions may have been created, or could not move
+/// at first.
 async fn wait(admin: &Admin, brokers: &[i32]) -> anyhow::Result<()> {
     let bar = spinner("{spinner} {msg}");
     let mut planned_at = Instant::now();
@@ -111,8 +118,10 @@ async fn wait(admin: &Admin, brokers: &[i32]) -> anyhow::Result<()> {
             ids(brokers),
             plural(moving.unsigned_abs(), "move"),
         ));
-        if moving == 0 && planned_at.elapsed() >= limits::DRAIN_AGAIN {
-            admin.drain_brokers(brokers.to_vec()).await?;
+        if planned_at.elapsed() >= limits::DRAIN_AGAIN {
+            if !is_taken_from(brokers, &admin.list_reassignments(None).await?) {
+                admin.drain_brokers(brokers.to_vec()).await?;
+            }
             planned_at = Instant::now();
         }
         tokio::time::sleep(limits::MOVE_POLL).await;
@@ -138,6 +147,18 @@ mod tests {
             .into(),
             dry_run: false,
         }
+    }
+
+    #[test]
+    fn others_moves_are_not_waited_for() {
+        let one = |adding: i32, removing: i32| Reassignment {
+            adding_replicas: vec![adding],
+            removing_replicas: vec![removing],
+            ..Reassignment::default()
+        };
+        assert!(is_taken_from(&[1, 2], &[one(2, 3), one(3, 1)]));
+        assert!(!is_taken_from(&[1, 2], &[one(1, 3), one(3, 4)]));
+        assert!(!is_taken_from(&[1, 2], &[]));
     }
 
     #[test]
