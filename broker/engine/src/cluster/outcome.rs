@@ -80,7 +80,8 @@ pub struct Elected {
 }
 
 /// How far a controlled shutdown is. The broker may exit once nothing remains and the others in
-/// service have applied `target_index`.
+/// service have applied `target_index`, and the version of the metadata in which nothing remained: they
+/// know of all new leaders then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShutdownProgress {
     /// The metadata index of the first request; never moves within a life (KAFKA-14292).

@@ -40,7 +40,8 @@ pub(crate) async fn leave(broker: &Broker, by: Instant) {
     }
 }
 
-/// Asks until nothing is left that could move; `None` if it could not be asked to the end.
+/// Asks until nothing is left that could move; `None` if it could not be asked to the end. The index that
+/// others must have applied is then that of the last one that took over, not that of the first request.
 async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
     let me = broker.config.node_id;
     let mut without_leader: Option<Instant> = None;
@@ -52,11 +53,15 @@ async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
         let until = by.min(Instant::now() + limits::LEAVE_ANSWER_WITHIN);
         match tokio::time::timeout_at(until, broker.quorum.submit(command)).await {
             Ok(Ok(Ok(Outcome::Shutdown(progress)))) => {
-                if progress.remaining.is_empty() || !can_move(&broker.quorum.cluster(), me) {
+                let cluster = broker.quorum.cluster();
+                if progress.remaining.is_empty() || !can_move(&cluster, me) {
                     if !progress.remaining.is_empty() {
                         tracing::warn!(partitions = %progress.remaining, "nobody takes these partitions over");
                     }
-                    return Some(progress);
+                    return Some(ShutdownProgress {
+                        target_index: progress.target_index.max(cluster.version),
+                        ..progress
+                    });
                 }
             }
             Ok(Ok(Ok(_))) => {}
@@ -87,4 +92,36 @@ fn can_move(cluster: &Cluster, me: BrokerId) -> bool {
     cluster
         .partitions()
         .any(|(_, _, partition)| partition.leader == Some(me) && partition.replicas.iter().any(active))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::{PHANTOM, TestBroker};
+
+    /// Clients are sent on by those who know of the last new leader, too.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn others_are_to_know_of_the_last_one_that_took_over() {
+        let test = TestBroker::start().await;
+        let broker = test.broker();
+        test.partition("t", &[0, PHANTOM]).await;
+        test.set_isr("t", &[0], &[], 0).await;
+        let leaving = tokio::spawn({
+            let broker = broker.clone();
+            async move { shut_down(&broker, Instant::now() + Duration::from_secs(60)).await }
+        });
+        let mut changes = broker.quorum.watch();
+        let begun = changes.wait_for(|cluster| cluster.brokers[&0].shutting_down_at.is_some());
+        let first = begun.await.unwrap().version;
+        // The other replica has caught up.
+        test.set_isr("t", &[0, PHANTOM], &[], 0).await;
+        let cluster = broker.quorum.cluster();
+        assert_eq!(cluster.topics["t"].partitions[0].leader, Some(PHANTOM));
+        assert!(cluster.version > first);
+        let progress = leaving.await.unwrap().unwrap();
+        assert!(progress.remaining.is_empty());
+        assert!(progress.target_index >= cluster.version, "{progress:?}");
+    }
 }
