@@ -12,6 +12,8 @@ use crate::{
 
 /// Tell whether a broker may be taken down now without writes stopping anywhere.
 ///
+/// Partitions whose writes stop without any of their replicas forbid nothing, and are told too.
+///
 /// Exit code 0: it may. 1: it may not, and what forbids it is told. To keep others from taking a second
 /// broker down meanwhile, use `millrace broker maintenance acquire`.
 #[derive(Debug, clap::Args)]

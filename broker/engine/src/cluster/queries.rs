@@ -83,7 +83,7 @@ impl Cluster {
             let factor = partition.original().len();
             if partition.is_moving() && others == 0 && in_sync > 0 {
                 needed.push(|| listed("a move has no other source".into()));
-            } else if factor <= required && (in_sync >= required || factor == 1) {
+            } else if has_no_choice(partition, required) {
                 let replicas = if factor == 1 { "replica" } else { "replicas" };
                 exempt.push(|| listed(format!("has {factor} {replicas} and needs {required} in sync")));
             } else if in_sync < required {
@@ -93,6 +93,25 @@ impl Cluster {
             }
         }
         if needed.is_empty() { Ok(exempt) } else { Err(needed) }
+    }
+
+    /// The partitions with several replicas to which writes with `acks=all` stop while the broker is down,
+    /// although it may be taken down: all of their replicas must be in sync.
+    #[must_use]
+    pub fn writes_stop_without(&self, broker: BrokerId) -> PartitionList {
+        let mut stopped = PartitionList::default();
+        for (topic, number) in self.replicas_of(broker) {
+            let partition = &topic.partitions[number as usize];
+            let required = partition.required(self.min_insync_replicas(topic));
+            let others = partition.isr.iter().filter(|id| **id != broker).count();
+            if partition.original().len() > 1 && others < required && has_no_choice(partition, required) {
+                stopped.push(|| ListedPartition {
+                    partition: topic.partition_ref(number),
+                    reason: format!("needs all of its {required} replicas in sync"),
+                });
+            }
+        }
+        stopped
     }
 
     /// What a partition survives.
@@ -183,6 +202,12 @@ impl Cluster {
             (could && partition.leader != Some(preferred)).then(|| topic.partition_ref(number))
         })
     }
+}
+
+/// Whether writes stop with any of the partition's replicas, as well as it is.
+fn has_no_choice(partition: &Partition, required: usize) -> bool {
+    let factor = partition.original().len();
+    factor <= required && (partition.isr.len() >= required || factor == 1)
 }
 
 impl Partition {

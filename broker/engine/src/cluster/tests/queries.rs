@@ -15,6 +15,8 @@ fn a_broker_may_restart_while_every_partition_keeps_enough_without_it() {
     // Two replicas and two needed can never let one go: told, but no obstacle.
     assert_eq!(names(&log.cluster.may_restart(0).unwrap()), ["pair-0", "solo-0"]);
     assert_eq!(names(&log.cluster.may_restart(2).unwrap()), [""; 0]);
+    assert_eq!(names(&log.cluster.writes_stop_without(0)), ["pair-0"]);
+    assert_eq!(names(&log.cluster.writes_stop_without(2)), [""; 0]);
     log.set_isr(&[0, 1]);
     let forbid = log.cluster.may_restart(0).unwrap_err();
     assert_eq!(names(&forbid), ["t-0"]);

@@ -55,6 +55,7 @@ pub async fn may_restart(
             slot.holder, slot.broker_id
         ));
     }
+    notices.extend(stopped_writes(&cluster, id));
     let (forbidding, exempt) = match cluster.may_restart(id) {
         Ok(exempt) => (Default::default(), exempt),
         Err(forbidding) => (forbidding, Default::default()),
@@ -68,6 +69,20 @@ pub async fn may_restart(
         broker_epoch: epoch,
         notices,
     })
+}
+
+/// What a notice says of partitions that are replicated, and are not written to without the broker.
+fn stopped_writes(cluster: &Cluster, id: BrokerId) -> Option<String> {
+    let stopped = cluster.writes_stop_without(id);
+    let first = stopped.first.first()?;
+    let partitions = match stopped.count {
+        1 => "1 partition".to_owned(),
+        many => format!("{many} partitions"),
+    };
+    Some(format!(
+        "Writes with acks=all to {partitions} stop while broker {id} is down, as all of their replicas must be in sync ({} is the first): to go on without one they need more replicas, or a lower min.insync.replicas.",
+        first.partition
+    ))
 }
 
 /// What becomes of the metadata quorum without a broker.
@@ -165,6 +180,7 @@ pub async fn acquire(
             Quorum::HasNoChoice(notice) => notices.push(notice),
             Quorum::Needs(reason) => return Err(ApiError::new(ErrorReason::StillNeeded, reason)),
         }
+        notices.extend(stopped_writes(&cluster, id));
     }
     let command = Command::AcquireMaintenance(AcquireMaintenance {
         holder: request.holder,

@@ -321,6 +321,32 @@ async fn a_second_broker_may_not_go_where_the_first_is_missed() {
     cluster.stop().await;
 }
 
+/// It is allowed, as there never is a better time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_that_stops_writes_to_replicated_partitions_says_so() {
+    for (min_in_sync, notices) in [(1, 0), (2, 1)] {
+        let cluster = TestCluster::with_topic(2, 2, min_in_sync).await;
+        let holder = cluster.replicas(0).into_iter().find(|id| *id != 0).unwrap();
+        let held = cluster.held_by(holder);
+        let answer = cluster.may_restart(holder).await;
+        assert!(answer.allowed);
+        assert_eq!(answer.notices.len(), notices, "{:?}", answer.notices);
+        let exempt = usize::try_from(answer.exempt.unwrap().count).unwrap();
+        assert_eq!(exempt, notices * held);
+        let wish = v1::AcquireMaintenanceRequest {
+            broker_id: holder,
+            holder: "h".into(),
+            ..v1::AcquireMaintenanceRequest::default()
+        };
+        let given = maintenance::acquire(&cluster.service, wish).await.unwrap();
+        assert_eq!(given.notices, answer.notices);
+        for notice in answer.notices {
+            assert!(notice.contains("(t-0 is the first)"), "{notice}");
+        }
+        cluster.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_are_chosen_and_brought_back() {
     let cluster = TestCluster::with_topic(3, 1, 1).await;
