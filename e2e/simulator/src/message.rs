@@ -75,6 +75,15 @@ impl Envelope {
         broker(self.from)
     }
 
+    /// From where on a follower asks; `None` if it is no fetch.
+    #[must_use]
+    pub fn fetch_offset(&self) -> Option<i64> {
+        match &self.body {
+            Body::Fetch { request, .. } => Some(request.offset),
+            _ => None,
+        }
+    }
+
     /// The index of the broker that it is for, if it is one.
     #[must_use]
     pub fn to(&self) -> Option<usize> {

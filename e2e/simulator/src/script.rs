@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use millrace_engine::{
     Command, Partition,
-    cluster::{ExpectedDirectory, Move, PartitionRef, ReportOfflineReplicas},
+    cluster::{Election, ElectionKind, ExpectedDirectory, Move, PartitionRef, ReportOfflineReplicas},
     partition::{Alarm, Event as Step},
 };
 
@@ -75,6 +75,13 @@ impl World {
             .is_some_and(|record| record.isr.contains(&self.brokers[at].id))
     }
 
+    /// Whether a broker is registered and not fenced by the newest metadata.
+    #[must_use]
+    pub fn is_in_service(&self, at: usize) -> bool {
+        let known = self.quorum.cluster().brokers.get(&self.brokers[at].id);
+        known.is_some_and(|broker| !broker.fenced)
+    }
+
     /// Where a broker's log ends; `None` if the broker does not serve the partition.
     #[must_use]
     pub fn log_end(&self, at: usize, partition: u32) -> Option<i64> {
@@ -103,6 +110,12 @@ impl World {
     #[must_use]
     pub fn committed(&self, partition: u32) -> i64 {
         self.observer.tracks[partition as usize].end()
+    }
+
+    /// The next record that a consumer wants.
+    #[must_use]
+    pub fn position(&self, consumer: usize, partition: u32) -> i64 {
+        self.positions[consumer][partition as usize].next
     }
 
     /// On which broker's machine the controller runs.
@@ -155,6 +168,23 @@ impl World {
             self.deliver(envelope);
         }
         count
+    }
+
+    /// How many messages are held back.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Delivers what was held first; whether there was anything. The others stay held, and more
+    /// are held back as before.
+    pub fn release_first(&mut self) -> bool {
+        if self.held.is_empty() {
+            return false;
+        }
+        let envelope = self.held.remove(0);
+        self.deliver(envelope);
+        true
     }
 
     /// Holds nothing back any more; what was held is lost.
@@ -227,7 +257,7 @@ impl World {
         );
     }
 
-    /// Keeps a copy of a disk.
+    /// Keeps a copy of a disk, whether its process runs or not.
     pub fn save_disk(&mut self, at: usize) {
         self.save(at);
     }
@@ -272,6 +302,19 @@ impl World {
             throttle: None,
         }];
         self.propose(Command::ReassignPartitions { moves }, None);
+    }
+
+    /// An operator has a broker lead, if it is in sync.
+    pub fn elect(&mut self, partition: u32, at: usize) {
+        let replica = self.brokers[at].id;
+        let partition = PartitionRef {
+            topic: TOPIC.into(),
+            topic_id: topic_id(),
+            partition,
+        };
+        let kind = ElectionKind::InSync { replica };
+        let elections = vec![Election { partition, kind }];
+        self.propose(Command::ElectLeaders { elections }, None);
     }
 
     /// A leader deletes its oldest records, all below `to`; that must be committed.

@@ -2,9 +2,9 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use millrace_simulator::MessageKind;
+use millrace_simulator::{MessageKind, Settings};
 
-use crate::{A, B, C, cluster_with_records, ends_well, seconds};
+use crate::{A, B, C, D, cluster_with_records, cluster_with_voters, ends_well, seconds};
 
 /// The leader proposes a set without C; the proposal is under way for long. Until it is known
 /// what became of it C counts: the controller may still elect it (KIP-497).
@@ -31,47 +31,75 @@ fn a_member_counts_until_its_removal_is_confirmed() {
     ends_well(&mut world);
 }
 
-/// The set with C is accepted, the answer is lost; the leader dies and C is elected. C must hold
-/// what was acknowledged meanwhile (KIP-841).
+/// The set with C is accepted, and the leader hears neither the answer nor of the metadata. C
+/// counts all the same, for the controller may elect it: what C does not have is not acknowledged,
+/// and nothing is missing when the others die (KIP-841).
 #[test]
 fn an_accepted_proposal_whose_answer_is_lost_counts() {
-    let mut world = cluster_with_records();
+    let settings = Settings {
+        brokers: 5,
+        ..Settings::calm()
+    };
+    let mut world = cluster_with_voters(settings);
     world.kill_process(C);
     assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
     assert!(world.produce_and_wait(0), "{:?}", world.violation());
-    world.hold(|message| message.kind() == MessageKind::ProposalAnswer);
+    let proposals = Rc::new(RefCell::new(0));
+    let count = Rc::clone(&proposals);
+    world.hold(move |message| {
+        *count.borrow_mut() += u32::from(message.kind() == MessageKind::Proposal);
+        false
+    });
     world.start_process(C);
-    assert!(world.run_until(seconds(20), |world| world.is_in_sync(C, 0)));
-    world.produce(0);
-    world.run_for(seconds(1));
+    assert!(world.run_until(seconds(20), |_| *proposals.borrow() > 0));
+    // Answers and metadata come from the controller.
+    world.cut_link(D, A);
+    assert!(world.run_until(seconds(1), |world| world.is_in_sync(C, 0)));
+    world.cut_link(A, C);
+    world.cut_link(C, A);
+    let values = world.produce(0);
+    // For longer than C would be waited for if it were only about to join.
+    world.run_for(seconds(4));
+    assert_eq!(world.violation(), None);
+    assert!(!world.is_acknowledged(&values), "C does not have it");
+    assert!(world.log_end(C, 0) < world.log_end(A, 0));
+    assert!(world.is_in_sync(C, 0) && world.believes_to_lead(A, 0));
     world.kill_process(A);
-    world.drop_held();
-    world.run_for(seconds(5));
+    world.kill_process(B);
+    assert!(world.run_until(seconds(10), |world| world.leader(0) == Some(C)));
+    world.mend_links();
     world.start_process(A);
+    world.start_process(B);
     ends_well(&mut world);
+    assert!(world.is_acknowledged(&values));
 }
 
-/// The proposal that lets B in is delayed; B dies, loses its disk, and registers anew. The late
-/// proposal names a life of B that is over (KIP-903).
+/// The proposal that lets B in is delayed; B dies, loses its disk, and registers anew with an
+/// empty one, which stays empty. The late proposal names a life of B that is over (KIP-903).
 #[test]
 fn a_late_proposal_does_not_let_in_a_later_life() {
     let mut world = cluster_with_records();
+    world.move_controller(C);
     world.kill_process(B);
     assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
     world.hold(|message| message.kind() == MessageKind::Proposal);
     world.start_process(B);
-    world.run_for(seconds(5));
+    assert!(world.run_until(seconds(20), |world| world.held() > 0));
     world.replace_disk(B);
+    // Its next life hears nothing from its leader.
+    world.cut_link(A, B);
     world.start_process(B);
     assert!(world.run_until(seconds(30), |world| world.times("registration refused") > 0));
-    world.run_for(seconds(4));
+    assert!(world.run_until(seconds(10), |world| world.log_end(B, 0) == Some(0)
+        && world.is_in_service(B)));
+    let refused = world.times("proposal refused");
     assert!(world.release() > 0);
-    // The observer looks at each member of each set.
-    assert!(
-        world.run_until(seconds(30), |world| world.is_in_sync(B, 0)),
-        "{:?}",
-        world.record(0)
-    );
+    world.run_for(seconds(1));
+    assert_eq!(world.violation(), None);
+    assert!(world.times("proposal refused") > refused);
+    assert!(!world.is_in_sync(B, 0), "{:?}", world.record(0));
+    assert_eq!(world.log_end(B, 0), Some(0));
+    world.mend_links();
     ends_well(&mut world);
 }
 
@@ -90,27 +118,44 @@ fn the_controller_moves_while_a_proposal_is_under_way() {
     ends_well(&mut world);
 }
 
-/// Below the required number nothing is committed and nothing acknowledged; whoever left then may
-/// still lead, and nothing is lost when the last one dies (KIP-966).
+/// Below the required number nothing is committed and nothing acknowledged. Whoever left then is
+/// as good as the last one: when that one loses power, the other leads at once, and lacks nothing
+/// (KIP-966).
 #[test]
 fn the_last_replica_standing_commits_nothing_alone() {
-    let mut world = cluster_with_records();
+    let settings = Settings {
+        brokers: 5,
+        ..Settings::calm()
+    };
+    let mut world = cluster_with_voters(settings);
     world.kill_process(C);
     assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
-    // A controller needs a majority of brokers: B can talk to it, and not to A.
-    world.cut_link(A, B);
-    world.cut_link(B, A);
     let committed = world.committed(0);
-    let values = world.produce(0);
-    world.run_for(seconds(8));
-    assert!(!world.is_acknowledged(&values));
-    assert_eq!(world.committed(0), committed);
+    world.kill_process(B);
+    // A takes this: it has not heard yet that B is out of sync.
+    let before = world.produce(0);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
+    world.run_for(seconds(1) / 10);
+    let end = world.log_end(A, 0);
+    assert!(end > Some(committed));
+    let after = world.produce(0);
+    world.run_for(seconds(3));
+    assert_eq!(world.violation(), None);
+    assert!(!world.is_acknowledged(&before) && !world.is_acknowledged(&after));
+    assert_eq!((world.committed(0), world.log_end(A, 0)), (committed, end));
     world.power_off(A);
-    world.mend_links();
-    world.start_process(C);
-    world.run_for(seconds(10));
+    world.start_process(B);
+    assert!(
+        world.run_until(seconds(10), |world| world.leader(0) == Some(B)
+            && world.believes_to_lead(B, 0)),
+        "{:?}",
+        world.record(0)
+    );
+    assert!(!world.is_up(A));
     world.start_process(A);
+    world.start_process(C);
     ends_well(&mut world);
+    assert!(world.is_acknowledged(&before) && world.is_acknowledged(&after));
 }
 
 /// No answer comes to a proposal, and meanwhile what it was made from changes. Each repetition is
