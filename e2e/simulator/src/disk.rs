@@ -26,7 +26,7 @@ pub(crate) struct SavedDisk {
     owner: BrokerId,
     directory_id: Uuid,
     shadows: Vec<Option<Shadow>>,
-    /// The process life in which it was saved.
+    /// The epoch of the process life in which it was saved, or of the last one before.
     pub life: u64,
 }
 

@@ -233,6 +233,9 @@ impl World {
     }
 
     pub(crate) fn save(&mut self, at: usize) {
+        let id = self.brokers[at].id;
+        // What is on a stopped disk is of the last life, or of one before it.
+        let last = self.quorum.cluster().brokers.get(&id).map(|known| known.epoch);
         let Broker {
             disk,
             process,
@@ -243,10 +246,9 @@ impl World {
         else {
             return;
         };
-        if let Some(process) = process
-            && let Some(epoch) = process.broker_epoch
-        {
-            *saved = Some(disk.save(epoch.unsigned_abs()));
+        let life = process.as_ref().map_or(last, |process| process.broker_epoch);
+        if let Some(life) = life {
+            *saved = Some(disk.save(life.unsigned_abs()));
         }
     }
 
