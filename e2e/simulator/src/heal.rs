@@ -210,10 +210,12 @@ impl World {
     }
 
     /// All logs hold the same, and nothing else than what was committed; all acknowledged is there.
-    fn check_end(&mut self) {
+    /// For when nothing is under way.
+    pub fn check_end(&mut self) {
         let cluster = Arc::clone(self.quorum.cluster());
         let partitions = cluster.topics.get(TOPIC).map_or(&[][..], |topic| &topic.partitions);
         for (number, record) in (0u32..).zip(partitions) {
+            self.observer.check_refused(number, 0);
             let mut producers = None;
             for id in &record.isr {
                 let Some(hosted) = self.brokers[index_of(*id)].hosted(number) else {

@@ -161,6 +161,7 @@ impl Observer {
             });
         }
         let mut repeated = None;
+        let before = track.committed.len();
         for offset in track.end()..to {
             let Some(entry) = shadow.at(offset).copied() else {
                 return self.violate("a high watermark is not above the log's end", || {
@@ -177,16 +178,16 @@ impl Observer {
                 format!("partition {partition}: {value:#x} is at {before} and at {offset}")
             });
         }
-        let refused = (0..to)
-            .rev()
-            .map_while(|offset| self.tracks[partition as usize].committed_at(offset));
-        let refused = refused
-            .take(16)
-            .find(|entry| self.refused.contains(&entry.value))
-            .copied();
-        if let Some(entry) = refused {
+        self.check_refused(partition, before);
+    }
+
+    /// Nothing that was committed from an offset on was refused for sure.
+    pub(crate) fn check_refused(&mut self, partition: u32, from: usize) {
+        let committed = &self.tracks[partition as usize].committed[from..];
+        let refused = committed.iter().find(|entry| self.refused.contains(&entry.value));
+        if let Some(Entry { value, .. }) = refused.copied() {
             self.violate("what was refused for sure never shows up", || {
-                format!("partition {partition}: {:#x} was refused and is committed", entry.value)
+                format!("partition {partition}: {value:#x} was refused and is committed")
             });
         }
     }

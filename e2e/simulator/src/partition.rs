@@ -258,6 +258,7 @@ impl World {
                 } else {
                     shadow.truncate(log_end);
                 }
+                self.check_members();
                 self.step(at, partition, Step::Truncated { log_start, log_end });
             }
             Err(_) => self.change_failed(at, partition),
@@ -272,6 +273,7 @@ impl World {
             Ok(()) => {
                 self.seen("log begun anew");
                 self.brokers[at].disk.shadow(partition).begin_anew(start);
+                self.check_members();
                 self.step(
                     at,
                     partition,

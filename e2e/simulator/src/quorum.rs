@@ -260,7 +260,8 @@ impl World {
         }
     }
 
-    /// Everybody who may be elected, and did not lose data, holds all that is committed.
+    /// Everybody who may be elected, and did not lose data, holds all that is committed. Asked when
+    /// more is committed, when others may be elected, and when a log has lost or may have lost records.
     pub(crate) fn check_members(&mut self) {
         let cluster = Arc::clone(self.quorum.cluster());
         let Some(topic) = cluster.topics.get(TOPIC) else { return };

@@ -148,6 +148,7 @@ impl World {
             }
             shadow.durable = durable;
         }
+        self.check_members();
         Some(logs)
     }
 

@@ -56,7 +56,9 @@ fn cluster_with_voters(settings: Settings) -> World {
 fn ends_well(world: &mut World) {
     assert!(world.run_until_whole(), "{:?} {:?}", world.violation(), world.record(0));
     assert!(world.produce_and_wait(0), "{:?}", world.violation());
-    world.run_for(seconds(2));
+    // Between two tries of what may wait: nothing is under way then.
+    world.run_for(seconds(2) + seconds(1) / 10);
+    world.check_end();
     assert_eq!(world.violation(), None);
     let replicas = world.record(0).unwrap().replicas.clone();
     let end = |id: &i32| world.log_end(usize::try_from(*id).unwrap(), 0);
