@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     pub directory_id: Uuid,
     /// By partition; `None` where it never had a replica.
     pub shadows: Vec<Option<Shadow>>,
+    /// Bits have flipped on it: it need not be readable.
+    pub damaged: bool,
 }
 
 /// A disk as it was at some moment.
@@ -26,6 +28,7 @@ pub(crate) struct SavedDisk {
     owner: BrokerId,
     directory_id: Uuid,
     shadows: Vec<Option<Shadow>>,
+    damaged: bool,
     /// The epoch of the process life in which it was saved, or of the last one before.
     pub life: u64,
 }
@@ -46,6 +49,7 @@ impl Disk {
             owner,
             directory_id,
             shadows: (0..partitions).map(|_| None).collect(),
+            damaged: false,
         }
     }
 
@@ -59,6 +63,7 @@ impl Disk {
             owner: self.owner,
             directory_id: self.directory_id,
             shadows: self.shadows.clone(),
+            damaged: self.damaged,
             life,
         }
     }
@@ -85,6 +90,7 @@ impl Disk {
             owner: saved.owner,
             directory_id: saved.directory_id,
             shadows: saved.shadows.clone(),
+            damaged: saved.damaged,
         }
     }
 

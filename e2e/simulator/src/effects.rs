@@ -172,6 +172,7 @@ impl World {
     fn answer_follower(&mut self, at: usize, partition: u32, replica: i32, sequence: u64, verdict: FetchVerdict) {
         let now = self.now;
         let fetch_bytes = self.settings.fetch_bytes;
+        let (id, damaged) = (self.brokers[at].id, self.brokers[at].disk.damaged);
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -195,7 +196,12 @@ impl World {
                         high_watermark,
                         log_start,
                     },
-                    Err(_) => FetchPayload::Failed,
+                    Err(error) => {
+                        if hosted.log.offline().is_none() && !damaged {
+                            self.observer.unreadable(partition, id, &error.to_string());
+                        }
+                        FetchPayload::Failed
+                    }
                 }
             }
             FetchVerdict::Diverged(end) => FetchPayload::Diverged(end),

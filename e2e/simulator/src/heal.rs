@@ -6,8 +6,8 @@ use millrace_engine::{Command, cluster::Move, cluster::PartitionRef};
 
 use crate::{
     quorum::index_of,
-    registration::read_all,
     settings::NetworkFaults,
+    shadow::read_all,
     world::{Event, TOPIC, World, topic_id},
 };
 
@@ -221,7 +221,10 @@ impl World {
                 let Some(hosted) = self.brokers[index_of(*id)].hosted(number) else {
                     continue;
                 };
-                let found = read_all(&hosted.log);
+                let (found, problem) = read_all(&hosted.log);
+                if let Some(problem) = problem {
+                    self.observer.unreadable(number, *id, &problem);
+                }
                 let start = hosted.log.log_start_offset();
                 let state: Vec<_> = hosted
                     .log

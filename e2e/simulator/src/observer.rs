@@ -248,6 +248,13 @@ impl Observer {
         }
     }
 
+    /// A log could not be read although its disk is sound.
+    pub(crate) fn unreadable(&mut self, partition: u32, broker: BrokerId, problem: &str) {
+        self.violate("a sound log can be read", || {
+            format!("partition {partition} on broker {broker}: {problem}")
+        });
+    }
+
     /// A log was opened: it is a prefix of what was written, and holds what was reported durable.
     pub(crate) fn opened(&mut self, partition: u32, broker: BrokerId, before: &Shadow, found: &[(i64, i32, u64)]) {
         if before.unsure {

@@ -18,7 +18,7 @@ use crate::{
     disk::{CLUSTER, DIR},
     message::{Body, Call, Node},
     quorum::index_of,
-    shadow::records_of,
+    shadow::read_all,
     world::{Event, TOPIC, World, topic_id},
 };
 
@@ -128,7 +128,12 @@ impl World {
         }
         let id = self.brokers[at].id;
         for number in 0..self.settings.partitions {
-            let found = logs.get(&number).map(read_all).unwrap_or_default();
+            let (found, problem) = logs.get(&number).map(read_all).unwrap_or_default();
+            if let Some(problem) = problem
+                && !self.brokers[at].disk.damaged
+            {
+                self.observer.unreadable(number, id, &problem);
+            }
             let (start, durable) = logs
                 .get(&number)
                 .map_or((0, 0), |log| (log.log_start_offset(), log.durable_end_offset()));
@@ -485,22 +490,4 @@ impl World {
         let delay = self.up_to(Duration::from_secs(2));
         self.schedule(delay, Event::Start { at });
     }
-}
-
-/// All records of a log.
-pub(crate) fn read_all(log: &Log) -> Vec<(i64, i32, u64)> {
-    let mut found = Vec::new();
-    let mut offset = log.log_start_offset();
-    while offset < log.log_end_offset() {
-        let Ok(data) = log.read(offset, 1 << 20, true, log.log_end_offset()) else {
-            break;
-        };
-        let Ok(records) = records_of(&data.bytes) else { break };
-        if records.is_empty() {
-            break;
-        }
-        found.extend(records.into_iter().filter(|record| record.0 >= offset));
-        offset = data.next_offset;
-    }
-    found
 }

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, WriteOutcome},
     message::{Body, Node, ProduceRequest, ReadRequest},
     sequencer::BatchId,
-    shadow::records_of,
+    shadow::read_records,
     world::World,
 };
 
@@ -186,26 +186,24 @@ impl World {
         let Some(hosted) = self.brokers[at].hosted(partition) else {
             return;
         };
-        let epoch = hosted.replica.leader_epoch();
+        let (epoch, high_watermark) = (hosted.replica.leader_epoch(), hosted.replica.high_watermark());
         let leads = hosted.replica.leader().is_some();
         let (mut records, mut next) = (Vec::new(), request.offset);
         match hosted
             .replica
             .check_read(request.offset, request.leader_epoch, i64::MAX)
         {
-            Ok(FetchBound::UpTo(bound)) => {
-                if let Ok(data) = hosted.log.read(request.offset, fetch_bytes, true, bound)
-                    && let Ok(found) = records_of(&data.bytes)
-                {
-                    records.extend(
-                        found
-                            .iter()
-                            .filter(|record| record.0 >= request.offset)
-                            .map(|record| (record.0, record.2)),
-                    );
-                    next = data.next_offset.max(request.offset);
+            Ok(FetchBound::UpTo(bound)) => match read_records(&hosted.log, request.offset, fetch_bytes, bound) {
+                Ok((found, end)) => {
+                    let wanted = found.iter().filter(|record| record.0 >= request.offset);
+                    records.extend(wanted.map(|record| (record.0, record.2)));
+                    next = end.max(request.offset);
                 }
-            }
+                Err(problem) if hosted.log.offline().is_none() && !self.brokers[at].disk.damaged => {
+                    self.observer.unreadable(partition, self.brokers[at].id, &problem);
+                }
+                Err(_) => {}
+            },
             Ok(FetchBound::Nothing) => {}
             Err(ReplicaError::Leader(LeaderError::OffsetOutOfRange { offset, log_start, .. }))
                 if offset >= log_start =>
@@ -218,7 +216,6 @@ impl World {
             Err(_) => {}
         }
         let told = leads && hosted.replica.check_offset_query(OffsetQuery::EndOrTime).is_ok();
-        let high_watermark = hosted.replica.high_watermark();
         if told {
             self.observer.exposed(partition, epoch, high_watermark);
         }

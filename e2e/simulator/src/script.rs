@@ -334,6 +334,7 @@ impl World {
         self.losses += 1;
         self.brokers[at].lost_data = true;
         let disk = &mut self.brokers[at].disk;
+        disk.damaged = true;
         disk.shadow(partition).unsure = true;
         let folder = Path::new(DIR).join(format!("{TOPIC}-{partition}"));
         let files = disk.fs.list_files().into_iter().map(|(path, _)| path);

@@ -2,6 +2,7 @@
 //! opens it.
 
 use bytes::Bytes;
+use millrace_log::Log;
 use millrace_proto::batch::{BatchError, DecodeLimits, batches};
 
 use crate::trace::mix;
@@ -74,8 +75,37 @@ impl Shadow {
     }
 }
 
-/// The records in stored batches: offset, leader epoch, value.
-pub(crate) fn records_of(bytes: &Bytes) -> Result<Vec<(i64, i32, u64)>, BatchError> {
+/// A stored record: offset, leader epoch, value.
+pub(crate) type Stored = (i64, i32, u64);
+
+/// All records of a log, or those before what can't be read and what is wrong there.
+pub(crate) fn read_all(log: &Log) -> (Vec<Stored>, Option<String>) {
+    let mut found = Vec::new();
+    let mut offset = log.log_start_offset();
+    while offset < log.log_end_offset() {
+        match read_records(log, offset, 1 << 20, log.log_end_offset()) {
+            Ok((records, next)) if next > offset => {
+                found.extend(records.into_iter().filter(|record| record.0 >= offset));
+                offset = next;
+            }
+            Ok(_) => return (found, Some(format!("nothing is at {offset}, within the log"))),
+            Err(problem) => return (found, Some(problem)),
+        }
+    }
+    (found, None)
+}
+
+/// What one read gives, and the offset after it. The first record may lie before `offset`.
+pub(crate) fn read_records(log: &Log, offset: i64, bytes: usize, up_to: i64) -> Result<(Vec<Stored>, i64), String> {
+    let data = log
+        .read(offset, bytes, true, up_to)
+        .map_err(|error| error.to_string())?;
+    let records = records_of(&data.bytes).map_err(|error| error.to_string())?;
+    Ok((records, data.next_offset))
+}
+
+/// The records in stored batches, whose checksums are looked at.
+pub(crate) fn records_of(bytes: &Bytes) -> Result<Vec<Stored>, BatchError> {
     let mut found = Vec::new();
     for batch in batches(bytes) {
         let batch = batch?;
