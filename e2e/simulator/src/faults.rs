@@ -11,6 +11,7 @@ use millrace_log::fs::faulty::FaultPlan;
 use crate::{
     broker::Broker,
     disk::Disk,
+    network::CLIENTS,
     world::{Event, TOPIC, World, topic_id},
 };
 
@@ -129,7 +130,8 @@ impl World {
                 );
             }
             Fault::Cut => {
-                let other = self.below(self.brokers.len() as u64);
+                let other = self.below(self.brokers.len() as u64 + 1);
+                let other = if other < self.brokers.len() { other } else { CLIENTS };
                 let directions = self.below(3);
                 if directions != 0 {
                     self.network.cut(at, other);

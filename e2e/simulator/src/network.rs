@@ -7,7 +7,10 @@ use crate::{
     world::{Event, World},
 };
 
-/// Which directed links between brokers are cut.
+/// All clients, as an end of a link.
+pub(crate) const CLIENTS: usize = usize::MAX;
+
+/// Which directed links are cut: between brokers by their index, and from and to the clients.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     cuts: BTreeSet<(usize, usize)>,
@@ -38,9 +41,7 @@ impl Network {
 impl World {
     /// Sends a message on its way; it may be lost, arrive late, or arrive twice.
     pub(crate) fn send(&mut self, from: Node, to: Node, body: Body) {
-        if let (Node::Broker(from), Node::Broker(to)) = (from, to)
-            && !self.network.is_up(from, to)
-        {
+        if !self.network.is_up(end(from), end(to)) {
             return;
         }
         let envelope = Envelope { from, to, body };
@@ -80,5 +81,13 @@ impl World {
     /// Whether two brokers can talk in both directions.
     pub(crate) fn connected(&self, one: usize, other: usize) -> bool {
         self.network.is_up(one, other) && self.network.is_up(other, one)
+    }
+}
+
+/// A node as an end of a link.
+fn end(node: Node) -> usize {
+    match node {
+        Node::Broker(at) => at,
+        Node::Client => CLIENTS,
     }
 }

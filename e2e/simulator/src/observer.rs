@@ -39,6 +39,10 @@ impl Track {
         usize::try_from(offset).ok().and_then(|at| self.committed.get(at))
     }
 
+    pub(crate) fn is_committed(&self, value: u64) -> bool {
+        self.values.contains_key(&value)
+    }
+
     /// The chain of the record before `offset`, if that is committed.
     pub(crate) fn chain_before(&self, offset: i64) -> u64 {
         self.committed_at(offset - 1).map_or(0, |entry| entry.chain)

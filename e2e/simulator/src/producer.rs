@@ -31,21 +31,25 @@ pub(crate) struct Lane {
     leader: Option<(usize, i32)>,
     /// The attempt under way of each batch in flight.
     attempts: BTreeMap<BatchId, u64>,
+    acks_all: bool,
     next_value: u64,
     pushed: usize,
     pub(crate) stored: u64,
 }
 
 impl Lane {
-    pub(crate) fn new() -> Self {
+    /// `acks_all`: a batch is stored when all in-sync replicas have it; else when its leader has.
+    pub(crate) fn new(acks_all: bool) -> Self {
         let rules = Rules {
-            idempotent: true,
+            // The client refuses one without the other.
+            idempotent: acks_all,
             max_in_flight: MAX_IN_FLIGHT,
         };
         Self {
             sequencer: Sequencer::new(rules, None),
             leader: None,
             attempts: BTreeMap::new(),
+            acks_all,
             next_value: 0,
             pushed: 0,
             stored: 0,
@@ -122,6 +126,7 @@ impl World {
             let attempt = self.next_attempt;
             self.lane(producer, partition).attempts.insert(batch, attempt);
             let bytes = self.build(&values, stamp);
+            let acks_all = self.lane(producer, partition).acks_all;
             let request = ProduceRequest {
                 producer,
                 partition,
@@ -130,7 +135,7 @@ impl World {
                 bytes,
                 values,
                 leader_epoch: (self.below(2) == 0).then_some(epoch),
-                acks_all: true,
+                acks_all,
             };
             self.send(Node::Client, Node::Broker(leader), Body::Produce(request));
             self.schedule(
@@ -214,6 +219,11 @@ impl World {
         for one in done {
             self.lane(producer, partition).pushed -= 1;
             match one {
+                Done::Stored { .. } if !self.lane(producer, partition).acks_all => {
+                    // In a log that may be cut: nothing is promised.
+                    self.lane(producer, partition).stored += 1;
+                    self.seen("batch stored at its leader");
+                }
                 Done::Stored { batch, base_offset, .. } => {
                     self.lane(producer, partition).stored += 1;
                     self.seen("batch stored");

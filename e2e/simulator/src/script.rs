@@ -27,13 +27,18 @@ impl World {
         self.run_until(Duration::from_secs(60), |world| world.is_whole())
     }
 
-    /// Has a producer send a batch; its values name it.
+    /// Has the first producer send a batch; its values name it.
     pub fn produce(&mut self, partition: u32) -> Vec<u64> {
-        let values = self.push(0, partition);
-        self.pump(0, partition);
+        self.produce_by(0, partition)
+    }
+
+    /// Has a producer send a batch; its values name it.
+    pub fn produce_by(&mut self, producer: usize, partition: u32) -> Vec<u64> {
+        let values = self.push(producer, partition);
+        self.pump(producer, partition);
         // Retries need a clock.
         for millis in [50_u64, 200, 500, 1_000, 2_000, 4_000, 6_000, 8_000, 10_000] {
-            let event = crate::world::Event::Pump { producer: 0, partition };
+            let event = crate::world::Event::Pump { producer, partition };
             self.schedule(Duration::from_millis(millis), event);
         }
         values
@@ -49,6 +54,13 @@ impl World {
     #[must_use]
     pub fn is_acknowledged(&self, values: &[u64]) -> bool {
         values.iter().all(|value| self.observer.acked.contains_key(value))
+    }
+
+    /// Whether these values were ever committed.
+    #[must_use]
+    pub fn are_committed(&self, partition: u32, values: &[u64]) -> bool {
+        let track = &self.observer.tracks[partition as usize];
+        values.iter().all(|value| track.is_committed(*value))
     }
 
     /// The partition's record in the newest metadata.

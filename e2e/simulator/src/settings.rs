@@ -43,7 +43,7 @@ pub struct FaultWeights {
     pub full: u32,
     /// An fsync fails, and the directory with it.
     pub sync_error: u32,
-    /// Two brokers can't talk to each other, in one direction or both.
+    /// Two brokers, or a broker and the clients, can't talk to each other, in one direction or both.
     pub cut: u32,
     /// One broker can't talk to anybody.
     pub isolate: u32,
@@ -70,6 +70,9 @@ pub struct Settings {
     pub min_insync: usize,
     /// How many producers write to all partitions.
     pub producers: usize,
+    /// How many of the producers, the last ones, are content with the leader's own log (acks=1):
+    /// what they are told is stored may be lost, and is never there twice.
+    pub leader_acks: usize,
     /// How many consumers read all partitions.
     pub consumers: usize,
     /// How long the faults last, by the virtual clock.
@@ -110,6 +113,7 @@ impl Settings {
             replication: 3,
             min_insync: 2,
             producers: 0,
+            leader_acks: 0,
             consumers: 0,
             faulty_for: Duration::ZERO,
             fault_every: Duration::from_secs(1),
@@ -164,12 +168,17 @@ impl Settings {
             elect: weight(),
             reassign: weight(),
         };
+        let partitions = narrow(pick(&[1, 1, 2, 4]));
+        let producers = pick(&[1, 2]);
+        // The first one asks for all, and the run's last record is from it.
+        let leader_acks = pick(&[0, 1]).min(producers - 1);
         Self {
             brokers,
-            partitions: narrow(pick(&[1, 1, 2, 4])),
+            partitions,
             replication,
             min_insync,
-            producers: usize::try_from(pick(&[1, 2])).unwrap_or(1),
+            producers: usize::try_from(producers).unwrap_or(1),
+            leader_acks: usize::try_from(leader_acks).unwrap_or(0),
             consumers: 1,
             faulty_for: Duration::from_secs(pick(&[15, 30, 60])),
             fault_every: Duration::from_millis(pick(&[300, 1_000, 3_000])),

@@ -147,7 +147,10 @@ impl World {
             quorum: Quorum::new(),
             network: Network::default(),
             lanes: (0..settings.producers.max(1))
-                .map(|_| (0..settings.partitions).map(|_| Lane::new()).collect())
+                .map(|producer| {
+                    let acks_all = producer + settings.leader_acks < settings.producers.max(1);
+                    (0..settings.partitions).map(|_| Lane::new(acks_all)).collect()
+                })
                 .collect(),
             positions: (0..settings.consumers)
                 .map(|_| (0..settings.partitions).map(|_| Position::default()).collect())

@@ -5,6 +5,7 @@
 mod disks;
 mod leaders;
 mod proposals;
+mod readers;
 
 use std::time::Duration;
 
