@@ -280,8 +280,10 @@ impl LogInner {
             return Err(FlushError::Closed);
         }
         self.shared.check_online()?;
+        // The state at offset 0 is none: a log that was never written to costs nothing.
+        let unsaved = self.log_end() > 0 && writer.snapshot_offset != self.log_end();
         Ok(writer.bytes_since_checkpoint >= CHECKPOINT_BYTES
-            || (force && (writer.bytes_since_checkpoint > 0 || writer.snapshot_offset != self.log_end())))
+            || (force && (writer.bytes_since_checkpoint > 0 || unsaved)))
     }
 
     /// Keeps the snapshots at segment bases, which truncation starts from, and the newest two.
