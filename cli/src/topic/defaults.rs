@@ -115,7 +115,10 @@ mod tests {
         .collect();
         let text = text(&defaults);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
-        assert!(lines[1].starts_with("flush ") && lines[1].ends_with("for the cluster"), "{text}");
+        assert!(
+            lines[1].starts_with("flush ") && lines[1].ends_with("for the cluster"),
+            "{text}"
+        );
         assert!(lines[2].contains("604800000 (7d)") && lines[2].ends_with('-'), "{text}");
     }
 }

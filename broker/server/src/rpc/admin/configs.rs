@@ -25,7 +25,12 @@ pub async fn describe(
     request: v1::DescribeConfigsRequest,
 ) -> Result<v1::DescribeConfigsResponse, ApiError> {
     let configs = match request.resource {
-        None => return Err(ApiError::field("resource", "must name a topic, a broker or topic_defaults")),
+        None => {
+            return Err(ApiError::field(
+                "resource",
+                "must name a topic, a broker or topic_defaults",
+            ));
+        }
         Some(Resource::Topic(name)) => topic_configs(broker, &name).await?,
         Some(Resource::TopicDefaults(_)) => topic_defaults(broker),
         Some(Resource::BrokerId(id)) => {
