@@ -1,11 +1,13 @@
 #!/bin/sh
 # Proves that the simulator notices: takes one safety rule away at a time, in a copy of the last
-# commit, and demands that a seed fails within MILLRACE_SIM_SEEDS (2,000) from 0.
+# commit, and demands that a random run fails within as many seeds as the file `expected` says, from
+# 0 on. Tells which scenarios fail, too.
 #
 #   e2e/simulator/mutants.sh [NAME...]
 #
-# A mutant is a patch in mutants/, named after what becomes of the rules. Built as tests are, which
-# takes a fraction of the time of an optimised build.
+# A mutant is a patch in mutants/, named after what becomes of the rules. MILLRACE_SIM_SEEDS takes the
+# place of all numbers in `expected`: for a new mutant, or after a change of what seeds draw. Built as
+# tests are, which takes a fraction of the time of an optimised build.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
@@ -22,28 +24,36 @@ remove() {
 remove
 trap remove EXIT INT TERM
 git -C "$root" worktree add --detach --quiet "$copy" HEAD
-export CARGO_TARGET_DIR
-export MILLRACE_SIM_SEEDS="${MILLRACE_SIM_SEEDS:-2000}" MILLRACE_SIM_FAIL_FAST=1
+export CARGO_TARGET_DIR MILLRACE_SIM_FAIL_FAST=1
+all=${MILLRACE_SIM_SEEDS:-}
 missed=0
 cd "$copy"
 for patch in "$here"/mutants/*.patch; do
     name=$(basename "$patch" .patch)
     case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
+    seeds=${all:-$(awk -v name="$name" '$1 == name { print $2 }' "$here/expected")}
+    if [ -z "$seeds" ]; then
+        echo "$name: $here/expected does not say within how many seeds it must be found"
+        exit 1
+    fi
     git apply "$patch"
     # A mutant that does not build proves nothing.
-    if ! cargo test --quiet -p millrace-simulator --test seeds --no-run >"$out" 2>&1; then
+    if ! cargo test --quiet -p millrace-simulator --test seeds --test scenarios --no-run >"$out" 2>&1; then
         echo "$name: does NOT build; see $out"
         exit 1
     fi
-    if cargo test --quiet -p millrace-simulator --test seeds every_seed >"$out" 2>&1; then
-        printf '%-40s NOT noticed in %s seeds\n' "$name" "$MILLRACE_SIM_SEEDS"
+    if MILLRACE_SIM_SEEDS=$seeds cargo test --quiet -p millrace-simulator --test seeds every_seed >"$out" 2>&1; then
+        by="NOT noticed in $seeds seeds"
         missed=1
     elif found=$(grep -E '^seed [0-9]+: ' "$out"); then
-        printf '%-40s %s\n' "$name" "$(echo "$found" | cut -d: -f1-2 | head -n 1)"
+        by="$(echo "$found" | cut -d: -f1-2 | head -n 1) (within $seeds)"
     else
         echo "$name: failed without a seed; see $out"
         exit 1
     fi
+    printf '%-40s %s\n' "$name" "$by"
+    cargo test --quiet -p millrace-simulator --test scenarios --no-fail-fast >"$out" 2>&1 || true
+    sed -n 's/^    \([a-z]*::[a-z_]*\)$/    \1/p' "$out" | sort -u
     git checkout --quiet -- .
 done
 exit $missed
