@@ -74,9 +74,9 @@ fn close_all(logs: &[Arc<LogInner>]) -> Result<(), Offline> {
     }
     thread::scope(|scope| {
         let threads: Vec<_> = (0..CLOSE_THREADS).map(|_| scope.spawn(work)).collect();
-        let ends = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        ends.map(|end| end.unwrap_or_else(|panic| resume_unwind(panic)))
-            .collect()
+        // All of them end with the scope.
+        let mut ends = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        ends.try_for_each(|end| end.unwrap_or_else(|panic| resume_unwind(panic)))
     })
 }
 
