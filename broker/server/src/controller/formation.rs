@@ -5,6 +5,7 @@
 //! ```text
 //!  data directory      seeds    join-state        ⇒
 //!  in a quorum         any      any               starts, asks no one
+//!  was in one, lost    any      any               refused: its metadata log is gone
 //!  empty               none     none              formats, begins a cluster
 //!  empty               some     any               asks, formats, enters
 //!  formatted only      none     none              begins a cluster (a crash came between)
@@ -175,7 +176,7 @@ pub(crate) async fn open_quorum(
     let fs = OsFileSystem::shared();
     let state = JoinState::load(&*fs, &config.data_dir)?;
     let joins = state.is_some() || !config.seeds.is_empty();
-    let voter_id = match stored_voter_id(&*fs, &config.data_dir)? {
+    let voter_id = match stored_voter_id(&*fs, dir)? {
         Some(voter_id) => voter_id,
         None if !joins => FIRST_VOTER_ID,
         None => {

@@ -66,6 +66,7 @@ impl EntryLog {
         let state = match loaded {
             Some(state) => state,
             None if log.log_start_offset() == 0 && log.log_end_offset() == 0 => {
+                check_unused(&options.log_dir)?;
                 QuorumState::new(options.voter_id, options.directory_id)
             }
             None => {
@@ -343,18 +344,42 @@ fn open_partition(options: &QuorumOptions) -> Result<Log, QuorumError> {
     };
     // A crash may have interrupted the creation. Nothing of the quorum's is there then, neither
     // entries, which `create_log` looks for, nor a vote.
-    let state = dir
-        .path()
-        .join(format!("{topic}-{partition}"))
-        .join(state_file::FILE_NAME);
+    let state = partition_path(dir).join(state_file::FILE_NAME);
     let creatable = matches!(error, OpenLogError::NotFound(_) | OpenLogError::Damaged { .. });
     if !creatable || options.fs.exists(&state).map_err(QuorumError::io("metadata log"))? {
         return Err(open_error(error));
     }
+    check_unused(dir)?;
     match dir.create_log(topic, partition, METADATA_TOPIC_ID, config()) {
         Err(OpenLogError::AlreadyExists(_)) => Err(open_error(error)),
         created => created.map_err(open_error),
     }
+}
+
+/// Refuses a directory without a vote that was in use: what it had promised and decided is lost. Taken for new, it
+/// would begin a second quorum under the id of its cluster, and all topics in it would be strays.
+///
+/// A first start that crashed before there was a vote leaves neither of the two signs: entries, whose end is recorded,
+/// and the broker epoch come after it.
+pub(super) fn check_unused(dir: &LogDir) -> Result<(), QuorumError> {
+    let end = dir.recorded_flushed(METADATA_TOPIC, METADATA_PARTITION);
+    let end = end.filter(|end| *end > 0);
+    if end.is_none() && dir.stored_broker_epoch().is_none() {
+        return Ok(());
+    }
+    let held = end.map_or_else(String::new, |end| format!(" and held the entries below {end}"));
+    let reason = format!(
+        "it, or the vote in it, is gone although the directory was in use{held}: restore the volume; if it is lost \
+         for good, empty the data directory, and in a cluster of several brokers permit the new disk with \
+         `millrace broker replace-disk {}` and start with their addresses as seeds",
+        dir.identity().node_id
+    );
+    Err(QuorumError::damaged(partition_path(dir).display().to_string(), reason))
+}
+
+/// Where the metadata log is, or would be.
+pub(super) fn partition_path(dir: &LogDir) -> PathBuf {
+    dir.path().join(format!("{METADATA_TOPIC}-{METADATA_PARTITION}"))
 }
 
 fn open_error(error: OpenLogError) -> QuorumError {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeSet,
-    path::Path,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
@@ -27,13 +26,13 @@ use uuid::Uuid;
 
 use super::{
     config::raft_config,
-    entry_log::EntryLog,
+    entry_log::{EntryLog, check_unused, partition_path},
     error::QuorumError,
     io_thread,
     leadership::LeaderHeard,
     log_store::LogStore,
     network::{Identity, Network, Peers, QuorumService},
-    options::{METADATA_PARTITION, METADATA_TOPIC, QuorumOptions},
+    options::QuorumOptions,
     snapshot_store::SnapshotStore,
     state_file::{self, QuorumState},
     state_machine::{StateMachine, UsedIds},
@@ -373,12 +372,13 @@ fn identity(options: &QuorumOptions) -> Identity {
 /// The number under which a data directory takes part in the quorum; `None` if it never did.
 ///
 /// # Errors
-/// [`QuorumError::Io`], [`QuorumError::Damaged`].
-pub fn stored_voter_id(fs: &dyn FileSystem, data_dir: &Path) -> Result<Option<u64>, QuorumError> {
-    let path = data_dir
-        .join(format!("{METADATA_TOPIC}-{METADATA_PARTITION}"))
-        .join(state_file::FILE_NAME);
-    Ok(QuorumState::load(fs, &path)?.map(|state| state.voter_id()))
+/// [`QuorumError::Io`]; [`QuorumError::Damaged`], also if the directory was in use and the number is gone.
+pub fn stored_voter_id(fs: &dyn FileSystem, dir: &LogDir) -> Result<Option<u64>, QuorumError> {
+    let path = partition_path(dir).join(state_file::FILE_NAME);
+    match QuorumState::load(fs, &path)? {
+        Some(state) => Ok(Some(state.voter_id())),
+        None => check_unused(dir).map(|()| None),
+    }
 }
 
 type Recovered = (Arc<EntryLog>, Arc<SnapshotStore>, StateMachine);

@@ -92,6 +92,33 @@ async fn an_empty_or_foreign_disk_is_refused_with_the_next_step() {
     assert_eq!(nodes[0].cluster().await.brokers.len(), 3);
 }
 
+/// Only the metadata log is gone. The directory is no new one: no second cluster begins in it, and what the topics hold
+/// is no stray.
+#[tokio::test]
+async fn a_lost_metadata_log_begins_no_second_cluster() {
+    let (folder, mut nodes) = three().await;
+    nodes[1].create_topic("orders", 1, 3).await;
+    let cluster_id = nodes[1].cluster().await.cluster_id;
+    nodes[0].kill();
+    let (place, kept) = (nodes[0].data_dir.join("__metadata-0"), folder.path().join("kept"));
+    std::fs::rename(&place, &kept).unwrap();
+    // Alone, and where others would let it in.
+    for seeds in [vec![], vec![nodes[1].internal]] {
+        nodes[0].seeds = seeds;
+        nodes[0].launch();
+        assert_eq!(nodes[0].ended().await.code(), Some(1));
+        let log = nodes[0].log();
+        assert!(log.contains("millrace broker replace-disk 0"), "{log}");
+        assert!(!place.exists());
+        let mut found = std::fs::read_dir(&nodes[0].data_dir).unwrap();
+        assert!(found.all(|entry| !entry.unwrap().file_name().to_string_lossy().ends_with("-stray")));
+    }
+    std::fs::rename(&kept, &place).unwrap();
+    nodes[0].start().await;
+    assert_eq!(nodes[0].cluster().await.cluster_id, cluster_id);
+    nodes[0].wait_cluster("the topic", |cluster| cluster.topics == 1).await;
+}
+
 #[tokio::test]
 async fn a_broker_waits_for_its_seeds_and_says_so() {
     let folder = tempfile::tempdir().unwrap();

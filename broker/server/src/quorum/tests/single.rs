@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_engine::{Outcome, Rejection};
-use millrace_log::fs::faulty::FaultPlan;
+use millrace_log::{FaultyFileSystem, FileSystem as _, LogDir, fs::faulty::FaultPlan};
 
 use super::{
     super::{Quorum, QuorumError, QuorumOptions, config, types::Vote},
@@ -24,7 +24,7 @@ async fn started(seed: u64) -> (Node, Router) {
     (node, router)
 }
 
-async fn reopened(disk: millrace_log::FaultyFileSystem, router: &Router) -> Node {
+async fn reopened(disk: FaultyFileSystem, router: &Router) -> Node {
     let node = Node::start(1, disk, router, |_, _| {}).await.unwrap();
     node.quorum.wait_for_leader(PATIENCE).await.unwrap();
     node
@@ -265,6 +265,55 @@ async fn a_vote_that_is_gone_or_anothers_stops_the_start() {
     fs.remove_file(state.as_ref()).unwrap();
     let error = Quorum::open(options(1, disk.shared())).await.err().unwrap();
     assert!(matches!(error, QuorumError::Damaged { .. }), "{error}");
+}
+
+/// The metadata log's directory is gone from the disk.
+fn lose_log(disk: &FaultyFileSystem) {
+    disk.remove_dir_all("/data/__metadata-0".as_ref()).unwrap();
+    disk.sync_dir("/data".as_ref()).unwrap();
+}
+
+/// A directory that was in use and lost its metadata log is no new one: in it a second quorum would begin under the
+/// id of the first.
+#[tokio::test]
+async fn a_lost_log_begins_no_second_quorum() {
+    // Any sign of use is enough.
+    let signs: [fn(&LogDir); 3] = [
+        |dir| dir.close_clean(7).unwrap(),
+        |dir| dir.write_checkpoints().unwrap(),
+        |dir| dir.set_broker_epoch(7).unwrap(),
+    ];
+    for sign in signs {
+        let (node, router) = started(17).await;
+        node.quorum.shutdown().await;
+        sign(node.quorum.log_dir());
+        let disk = node.stop(&router).await;
+        lose_log(&disk);
+        for _ in 0..2 {
+            let error = Quorum::open(options(1, disk.shared())).await.err().unwrap();
+            assert!(matches!(error, QuorumError::Damaged { .. }), "{error}");
+            assert!(
+                error.to_string().contains("`millrace broker replace-disk 1`"),
+                "{error}"
+            );
+        }
+        let mut files = disk.list_files().into_iter();
+        assert!(files.all(|(path, _)| !path.starts_with("/data/__metadata-0")));
+    }
+}
+
+/// Nothing was decided yet: a first start may be repeated, whatever a crash left of it.
+#[tokio::test]
+async fn a_first_start_that_crashed_is_begun_anew() {
+    let router = Router::new(18, 0);
+    let node = Node::start(1, forgetful_disk(18), &router, |_, _| {}).await.unwrap();
+    node.quorum.log_dir().write_checkpoints().unwrap();
+    let disk = node.crash(&router).await;
+    lose_log(&disk);
+    let node = Node::start(1, disk, &router, |_, _| {}).await.unwrap();
+    node.quorum.bootstrap().await.unwrap();
+    node.quorum.wait_for_leader(PATIENCE).await.unwrap();
+    node.stop(&router).await;
 }
 
 #[test]
