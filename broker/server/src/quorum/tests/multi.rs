@@ -7,7 +7,7 @@ use std::{
 };
 
 use millrace_engine::Outcome;
-use millrace_log::fs::faulty::SplitMix64;
+use millrace_log::fs::faulty::{FaultPlan, SplitMix64};
 
 use super::{
     super::{QuorumError, QuorumOptions, types::Proposal},
@@ -23,10 +23,19 @@ fn restoring(_: &mut QuorumOptions, config: &mut openraft::Config) {
     config.enable_leader_restore = Some(true);
 }
 
-/// A leader writes an entry that reaches one follower, loses it in a power cut before it was
-/// flushed, and comes back while that follower is cut off. Returns whether two entries then
-/// came to have the same log id (KAFKA-10527; openraft with leader restore).
-async fn one_log_id_for_two_entries(seed: u64, spoil: Spoil) -> bool {
+/// How a leader loses an entry that it has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// Before it was flushed.
+    PowerCut,
+    /// Its flush fails, and the kernel drops it (canonical/raft #320).
+    FailedSync,
+}
+
+/// A leader writes an entry that reaches one follower, loses it, and comes back while that
+/// follower is cut off. Returns whether two entries then came to have the same log id
+/// (KAFKA-10527; openraft with leader restore).
+async fn one_log_id_for_two_entries(seed: u64, loss: Loss, spoil: Spoil) -> bool {
     let mut voters = Voters::start_with(3, seed, 200, spoil).await;
     let leader = voters.leader().await;
     let [witness, other] = voters.others(leader)[..] else {
@@ -55,7 +64,19 @@ async fn one_log_id_for_two_entries(seed: u64, spoil: Spoil) -> bool {
     assert!(!lost.is_finished(), "committed by one follower and an unflushed leader");
 
     voters.router.isolate(witness, [leader, other]);
-    let disk = voters.nodes.remove(&leader).unwrap().crash(&voters.router).await;
+    let node = voters.nodes.remove(&leader).unwrap();
+    if loss == Loss::FailedSync {
+        let mut failed = node.quorum.failed();
+        node.disk.set_plan(FaultPlan {
+            fail_next_syncs: 1,
+            only_paths_with: ".log".into(),
+            ..node.disk.plan()
+        });
+        node.gate.release();
+        let told = tokio::time::timeout(super::PATIENCE, failed.wait_for(Option::is_some)).await;
+        assert!(told.unwrap().unwrap().is_some());
+    }
+    let disk = node.crash(&voters.router).await;
     assert!(lost.await.unwrap().is_err());
     voters.router.heal();
     voters.router.isolate(witness, [leader, other]);
@@ -99,16 +120,23 @@ async fn one_log_id_for_two_entries(seed: u64, spoil: Spoil) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_leader_does_not_reuse_the_log_id_of_a_lost_entry() {
+async fn a_leader_does_not_reuse_the_log_id_of_an_entry_that_it_lost() {
     for seed in 1..=3 {
-        assert!(!one_log_id_for_two_entries(seed, sound).await, "seed {seed}");
+        for loss in [Loss::PowerCut, Loss::FailedSync] {
+            assert!(
+                !one_log_id_for_two_entries(seed, loss, sound).await,
+                "seed {seed}, {loss:?}"
+            );
+        }
     }
 }
 
 /// The same with the setting that the product refuses: shows that the test above can fail.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_leader_restore_a_log_id_names_two_entries() {
-    assert!(one_log_id_for_two_entries(4, restoring).await);
+    for loss in [Loss::PowerCut, Loss::FailedSync] {
+        assert!(one_log_id_for_two_entries(4, loss, restoring).await, "{loss:?}");
+    }
 }
 
 /// Acks come in every order; each time two of five have the entry on the disk nothing is

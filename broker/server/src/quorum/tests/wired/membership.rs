@@ -146,6 +146,68 @@ async fn who_loses_its_vote_follows_on_and_may_get_it_again() {
     stop_all([one, two, three]).await;
 }
 
+/// Who was removed takes no part any more, neither emptied nor with its old disk, by which it is a voter still; not even
+/// where that disk's two would be a majority. And it raises nobody's term.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_removed_comes_back_as_nobody() {
+    // More than any stall of a busy machine: an election of the others would raise the term as well.
+    let patient: super::Change = |options| options.election_timeout = Duration::from_secs(5);
+    let one = sole(patient).await;
+    let two = Wired::new(2, patient).await;
+    let three = Wired::new(3, patient).await;
+    for member in [&two, &three] {
+        add(&one.quorum, member).await;
+        promote(&one.quorum, member.id).await;
+    }
+    converge([&one, &two, &three]).await;
+    let (old_disk, proxy) = three.stop().await;
+    one.quorum.remove_voter(3).await.unwrap();
+    one.quorum.submit(create_topic(1)).await.unwrap().unwrap();
+    converge([&one, &two]).await;
+    let term = one.quorum.status().term;
+
+    let emptied = Wired::start(3, forgetful_disk(33), proxy, unchanged).await.unwrap();
+    several_elections().await;
+    let again = emptied.member();
+    let added = one
+        .quorum
+        .add_learner(again.voter_id, again.directory_id, again.address);
+    refused(added.await, "never used again");
+    let status = emptied.quorum.status();
+    assert_eq!((status.term, status.voters, status.applied_index), (0, vec![], None));
+    let (_, proxy) = emptied.stop().await;
+
+    let old = Wired::start(3, old_disk, proxy, unchanged).await.unwrap();
+    assert_eq!(old.quorum.status().voters, [1, 2, 3]);
+    several_elections().await;
+    assert_eq!(
+        (one.quorum.status().leader, two.quorum.status().leader),
+        (Some(1), Some(1))
+    );
+    let terms = |members: [&Wired; 2]| members.map(|member| member.quorum.status().term);
+    assert_eq!(terms([&one, &two]), [term, term]);
+    assert_eq!((old.quorum.status().term, old.quorum.leads_in_term()), (term, None));
+
+    // The leader goes, and the other one that is left knows of none.
+    let (first_disk, first_proxy) = one.crash().await;
+    let (disk, proxy) = two.crash().await;
+    let two = Wired::start(2, disk, proxy, unchanged).await.unwrap();
+    several_elections().await;
+    assert_eq!(terms([&two, &old]), [term, term]);
+    assert_eq!((two.quorum.leads_in_term(), old.quorum.leads_in_term()), (None, None));
+    let one = Wired::start(1, first_disk, first_proxy, unchanged).await.unwrap();
+    converge([&one, &two]).await;
+    assert_eq!(one.quorum.status().voters, [1, 2]);
+    assert!(one.quorum.cluster().topics.contains_key("topic-1"));
+    assert_eq!(old.quorum.leads_in_term(), None);
+    stop_all([one, two, old]).await;
+}
+
+/// Time for several election timeouts of a member that is not patient: what should not happen would have.
+async fn several_elections() {
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_there_gets_no_vote_and_no_majority_is_given_away() {
     let one = sole(unchanged).await;
