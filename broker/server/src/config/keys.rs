@@ -121,7 +121,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "seeds",
         "",
-        "HOST:PORT of other brokers' internal listeners, separated by commas; a name may stand for many. An empty data directory joins their cluster; without seeds it begins a new one. Not looked at once it has joined. Up to 64.",
+        "HOST:PORT of other brokers' internal listeners, separated by commas; a name may stand for many. An empty data directory joins their cluster; without seeds it begins a new one. Later they are asked only by the metadata quorum's only voter as it starts, and by a broker that finds no leader. Up to 64.",
     ),
     key(
         "shutdown.timeout.ms",

@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!  data directory      seeds    join-state        ⇒
-//!  in a quorum         any      any               starts, asks no one
+//!  in a quorum         any      any               starts, asks no one; but:
+//!  its only voter      some     any               asks once; refused if others have a leader
 //!  was in one, lost    any      any               refused: its metadata log is gone
 //!  empty               none     none              formats, begins a cluster
 //!  empty               some     any               asks, formats, enters
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    join::{Applicant, be_admitted, enter, told_removed},
+    join::{Applicant, be_admitted, enter, told_of_another_leader, told_removed},
     join_state::{Admitted, JoinState},
 };
 use crate::{
@@ -166,7 +167,8 @@ pub(crate) struct Seat {
 /// of the first voter, or of a broker that the seeds admit.
 ///
 /// # Errors
-/// The disk's, or the cluster refuses this broker.
+/// The disk's, or the cluster refuses this broker, or others of the cluster have a leader although
+/// this broker is the only voter by its disk.
 pub(crate) async fn open_quorum(
     config: &BrokerConfig,
     applicant: &Applicant<'_>,
@@ -196,9 +198,18 @@ pub(crate) async fn open_quorum(
         snapshot_every: limits::METADATA_SNAPSHOT_EVERY,
         heartbeat_interval: limits::METADATA_HEARTBEAT,
         election_timeout: limits::METADATA_ELECTION,
+        leads_alone: config.seeds.is_empty(),
         ..QuorumOptions::new(voter_id, directory_id, address, fs, dir.clone())
     })
     .await?;
+    if quorum.holds_back() {
+        health.starting("asking the seeds whether another broker leads the metadata quorum");
+        if let Some(refusal) = told_of_another_leader(applicant, &quorum).await {
+            quorum.shutdown().await;
+            return Err(StartError::Refused(refusal));
+        }
+        quorum.lead_alone().await?;
+    }
     Ok((quorum, Seat { voter_id, joins }))
 }
 

@@ -101,6 +101,52 @@ pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> 
     }
 }
 
+/// Asks the seeds once whether their cluster has a leader. By its own log this broker is the only voter: another can
+/// lead only if that log is an older image, as a second voter counts only once the first has stored that there is one.
+/// Returns that in words, with what to do; `None` if it is not so, or nobody can tell.
+pub(super) async fn told_of_another_leader(applicant: &Applicant<'_>, quorum: &Quorum) -> Option<String> {
+    let (cluster_id, directory_id) = quorum.place();
+    let request = JoinRequest {
+        returning: true,
+        ..join_request(applicant, directory_id, Some(cluster_id))
+    };
+    let Applicant { config, addresses, .. } = applicant;
+    let asked = ask_seeds(&config.seeds, &addresses.internal, |channel| {
+        ask_for_leader(channel, request.clone())
+    });
+    match asked.await {
+        Ok(refusal) => Some(refusal),
+        Err(problem) => {
+            tracing::info!(
+                problem,
+                "no other broker knows of another leader: leading the metadata quorum alone"
+            );
+            None
+        }
+    }
+}
+
+/// Why the asking broker must not lead, if another does.
+async fn ask_for_leader(channel: Channel, request: JoinRequest) -> Result<String, String> {
+    let id = request.node_id;
+    let answer = ClusterClient::new(channel).join(request).await.map_err(in_words)?;
+    match answer.into_inner().result {
+        Some(join_response::Result::Known(_)) => Ok(format!(
+            "its disk is an older image of itself: by that it is the metadata quorum's only voter, but others have a \
+             leader. Mount the newest disk; if it is lost, take its vote away (`millrace quorum remove {id}`), empty \
+             the data directory and permit the new disk (`millrace broker replace-disk {id}`)"
+        )),
+        // They are no others of its cluster.
+        Some(join_response::Result::Refused(refused)) if refused.reason() == Reason::OtherCluster => {
+            Err(refused.message)
+        }
+        // Only a broker that has a leader refuses.
+        Some(join_response::Result::Refused(refused)) => Ok(refused.message),
+        Some(join_response::Result::NotNow(problem)) => Err(problem),
+        Some(join_response::Result::Admitted(_)) | None => Err("an answer that makes no sense".into()),
+    }
+}
+
 /// One broker's answer: admitted, or refused for good. An error is no answer.
 async fn ask_to_join(channel: Channel, request: JoinRequest) -> Result<Result<Admitted, Refused>, String> {
     let answer = ClusterClient::new(channel).join(request).await.map_err(in_words)?;
@@ -111,6 +157,7 @@ async fn ask_to_join(channel: Channel, request: JoinRequest) -> Result<Result<Ad
         })),
         Some(join_response::Result::Refused(refused)) => Ok(Err(refused)),
         Some(join_response::Result::NotNow(problem)) => Err(problem),
+        Some(join_response::Result::Known(_)) => Err("it is in this cluster and has only to find its leader".into()),
         Some(join_response::Result::Admitted(_)) | None => Err("an answer that makes no sense".into()),
     }
 }

@@ -9,7 +9,7 @@ use millrace_engine::{
 use millrace_proto::internal::v1::{
     EnterRequest, EnterResponse, HeartbeatRequest, HeartbeatResponse, JoinRequest, JoinResponse, cluster_server,
     enter_response, heartbeat_response,
-    join_response::{self, Reason, Refused},
+    join_response::{self, Known, Reason, Refused},
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -59,6 +59,7 @@ impl cluster_server::Cluster for ClusterService {
                 message,
             }),
             Err(NotAdmitted::NotNow(problem)) => join_response::Result::NotNow(problem),
+            Err(NotAdmitted::Known) => join_response::Result::Known(Known {}),
         };
         Ok(Response::new(JoinResponse { result: Some(result) }))
     }
@@ -147,6 +148,8 @@ enum NotAdmitted {
     Refused(Reason, String),
     /// At the moment.
     NotNow(String),
+    /// It is in the cluster and only wanted to know that.
+    Known,
 }
 
 impl From<QuorumError> for NotAdmitted {
@@ -177,6 +180,10 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     if !quorum.is_bootstrapped() {
         return not_now("this broker is in no cluster itself yet");
     }
+    if candidate.sent.returning && is_only_voter(quorum, candidate.directory_id) {
+        // It may be waiting for this answer, before it leads.
+        return not_now("it is the metadata quorum's only voter: the others wait for it");
+    }
     quorum.read_index().await?;
     let cluster = quorum.cluster();
     let (cluster_id, _) = quorum.place();
@@ -194,8 +201,10 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     if candidate.sent.returning {
         return match cluster.check(&candidate.start(cluster_id, known)) {
             Ok(()) => {
-                note_address(quorum, candidate).await?;
-                not_now("it is in this cluster and has only to find its leader")
+                if let Err(error) = note_address(quorum, candidate).await {
+                    tracing::info!(%error, "the other address of a member can't be noted now");
+                }
+                Err(NotAdmitted::Known)
             }
             Err(rejection) => Err(NotAdmitted::rejected(candidate.node_id, &rejection)),
         };
@@ -241,6 +250,13 @@ async fn note_address(quorum: &Quorum, candidate: &Candidate) -> Result<(), Quor
     quorum
         .add_learner(member.voter_id, member.directory_id, address.as_str())
         .await
+}
+
+/// Whether the quorum has no voter but the one with this disk, as far as is known here.
+fn is_only_voter(quorum: &Quorum, directory_id: Uuid) -> bool {
+    let members = quorum.status().members;
+    let mut voters = members.iter().filter(|member| member.is_voter);
+    voters.next().is_some_and(|voter| voter.directory_id == directory_id) && voters.next().is_none()
 }
 
 /// The highest number in the quorum's membership.

@@ -33,7 +33,8 @@ pub(super) fn raft_config(options: &QuorumOptions) -> Result<Config, QuorumError
         enable_pre_vote: Some(true),
         // A leader that restarts must not lead on in its old term: see the module's header.
         enable_leader_restore: Some(false),
-        // A follower whose log went back has lost its disk: that must not pass as normal.
+        // A follower whose log went back has lost its disk: that must not pass as normal. In a release build
+        // this alone does not see to it: `network::Checked` does.
         allow_log_reversion: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(options.snapshot_every),
         max_in_snapshot_log_to_keep: kept,

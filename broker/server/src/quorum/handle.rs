@@ -15,9 +15,8 @@ use millrace_engine::Cluster;
 use millrace_log::{FileSystem, LogDir};
 use millrace_proto::internal::v1::quorum_server::QuorumServer;
 use openraft::{
-    Raft, RaftMetrics, RaftNetworkFactory,
+    Raft, RaftMetrics, RaftNetworkFactory, RaftNetworkV2,
     errors::Fatal,
-    network::NetSnapshot,
     type_config::{alias::WatchReceiverOf, async_runtime::watch::WatchReceiver},
 };
 use parking_lot::Mutex;
@@ -31,7 +30,7 @@ use super::{
     io_thread,
     leadership::LeaderHeard,
     log_store::LogStore,
-    network::{Identity, Network, Peers, QuorumService},
+    network::{Checked, Identity, Network, Peers, QuorumService},
     options::QuorumOptions,
     snapshot_store::SnapshotStore,
     state_file::{self, QuorumState},
@@ -82,11 +81,16 @@ struct Inner {
     leader_heard: LeaderHeard,
     /// Held while the members are changed.
     changing: tokio::sync::Mutex<()>,
+    /// Whether it is the only voter and waits for [`Quorum::lead_alone`].
+    holds_back: AtomicBool,
+    #[cfg(test)]
+    followers: Arc<super::network::Followers>,
 }
 
 impl Quorum {
     /// Opens a member: reads its vote, its newest snapshot and its log, and begins to take part.
-    /// A voter that is the only one stands for election at once.
+    /// A voter that is the only one stands for election at once, unless
+    /// [`QuorumOptions::leads_alone`] is off.
     ///
     /// Needs no other member. Until a leader is known, [`Quorum::cluster`] may be as old as the
     /// newest snapshot; [`Quorum::wait_for_leader`] waits until it is not. Where there is or may
@@ -114,20 +118,20 @@ impl Quorum {
     ) -> Result<Self, QuorumError>
     where
         N: RaftNetworkFactory<TypeConfig>,
-        N::Network: NetSnapshot<TypeConfig, SnapshotData = Bytes>,
+        N::Network: RaftNetworkV2<TypeConfig, SnapshotData = Bytes>,
     {
         Self::open_over(options, config, network, None).await
     }
 
     pub(super) async fn open_over<N>(
         options: QuorumOptions,
-        config: openraft::Config,
+        mut config: openraft::Config,
         network: N,
         peers: Option<Arc<Peers>>,
     ) -> Result<Self, QuorumError>
     where
         N: RaftNetworkFactory<TypeConfig>,
-        N::Network: NetSnapshot<TypeConfig, SnapshotData = Bytes>,
+        N::Network: RaftNetworkV2<TypeConfig, SnapshotData = Bytes>,
     {
         let (published, cluster) = watch::channel(Arc::new(Cluster::default()));
         let recovery = options.clone();
@@ -142,6 +146,11 @@ impl Quorum {
         let (io, io_thread) = io_thread::start(Arc::clone(&log), failed.clone())
             .map_err(QuorumError::io("start of the metadata log's IO thread"))?;
         let store = LogStore::new(Arc::clone(&log), io);
+        let network = Checked::new(network);
+        #[cfg(test)]
+        let followers = network.followers();
+        // Else not before it is known who the voters are.
+        config.enable_elect &= options.leads_alone;
         let raft = Raft::new(options.voter_id, Arc::new(config), network, store, machine)
             .await
             .map_err(stopped)?;
@@ -171,14 +180,17 @@ impl Quorum {
             used_ids,
             leader_heard: LeaderHeard::default(),
             changing: tokio::sync::Mutex::default(),
+            holds_back: AtomicBool::new(false),
+            #[cfg(test)]
+            followers,
         }));
         tokio::spawn(monitor(Arc::downgrade(&quorum.0), quorum.0.raft.metrics()));
-        quorum.begin().await?;
+        quorum.begin(options.leads_alone).await?;
         Ok(quorum)
     }
 
-    /// Finds out who the voters are; a voter that is the only one waits for no timeout.
-    async fn begin(&self) -> Result<(), QuorumError> {
+    /// Finds out who the voters are; a voter that is the only one waits for no timeout, if it may lead.
+    async fn begin(&self, leads_alone: bool) -> Result<(), QuorumError> {
         let voters = self
             .0
             .raft
@@ -186,10 +198,30 @@ impl Quorum {
             .await
             .map_err(stopped)?;
         self.0.bootstrapped.store(!voters.is_empty(), Ordering::Release);
-        if voters == [self.voter_id()] {
+        let is_alone = voters == [self.voter_id()];
+        self.0.holds_back.store(is_alone && !leads_alone, Ordering::Release);
+        if is_alone && leads_alone {
             self.0.raft.trigger().elect(false).await.map_err(stopped)?;
+        } else if !is_alone && !leads_alone {
+            self.0.raft.runtime_config().elect(true);
         }
         Ok(())
+    }
+
+    /// Whether this member is the only voter by its own log, and was opened not to lead as such
+    /// ([`QuorumOptions::leads_alone`]).
+    pub fn holds_back(&self) -> bool {
+        self.0.holds_back.load(Ordering::Acquire)
+    }
+
+    /// Leads as the only voter, which it held back from.
+    ///
+    /// # Errors
+    /// [`QuorumError::Stopped`].
+    pub async fn lead_alone(&self) -> Result<(), QuorumError> {
+        self.0.holds_back.store(false, Ordering::Release);
+        self.0.raft.runtime_config().elect(true);
+        self.0.raft.trigger().elect(false).await.map_err(stopped)
     }
 
     /// What other members ask of this one, to be served at [`QuorumOptions::address`]. Serve it
@@ -254,6 +286,12 @@ impl Quorum {
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
         &self.0.raft
+    }
+
+    /// Who has lost what it had acknowledged to this member.
+    #[cfg(test)]
+    pub(super) fn lacking(&self) -> Vec<u64> {
+        self.0.followers.lacking()
     }
 
     #[cfg(test)]

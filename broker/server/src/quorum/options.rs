@@ -41,6 +41,10 @@ pub struct QuorumOptions {
     /// The most commands that may wait for the quorum at a time. Default 8,192: bounds memory,
     /// and is more than all brokers of a large cluster ask for at once.
     pub max_pending: usize,
+    /// Whether a voter that is the only one by its own log leads at once. Off: it waits for
+    /// [`Quorum::lead_alone`](super::Quorum::lead_alone), so that someone can first find out
+    /// whether that log is an old one. Default on.
+    pub leads_alone: bool,
 }
 
 impl QuorumOptions {
@@ -63,6 +67,7 @@ impl QuorumOptions {
             election_timeout: Duration::from_millis(500),
             request_timeout: Duration::from_secs(10),
             max_pending: 8_192,
+            leads_alone: true,
         }
     }
 }

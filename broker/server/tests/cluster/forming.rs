@@ -1,6 +1,6 @@
 //! Forming a cluster, and who is not let in.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use millrace_proto::internal::v1::{JoinRequest, cluster_client::ClusterClient, join_response::Result as Joined};
 
@@ -117,6 +117,65 @@ async fn a_lost_metadata_log_begins_no_second_cluster() {
     nodes[0].start().await;
     assert_eq!(nodes[0].cluster().await.cluster_id, cluster_id);
     nodes[0].wait_cluster("the topic", |cluster| cluster.topics == 1).await;
+}
+
+/// The first broker's disk comes back as it was when there were no others. It does not lead a quorum of its own beside
+/// theirs.
+#[tokio::test]
+async fn an_older_image_of_the_first_disk_does_not_lead_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut zero = Node::new(&folder, 0, &[]);
+    zero.start().await;
+    assert!(zero.stop().await.success());
+    let image = folder.path().join("image");
+    copy(&zero.data_dir, &image);
+    // Where nobody answers it is alone as before, and where those who answer wait for it.
+    zero.seeds.push(free_address());
+    zero.start().await;
+    let mut one = Node::new(&folder, 1, &[&zero]);
+    one.start().await;
+    assert!(zero.stop().await.success());
+    zero.seeds = vec![one.internal];
+    zero.start().await;
+
+    let mut two = Node::new(&folder, 2, &[&zero]);
+    two.start().await;
+    two.wait_cluster("three voters", |cluster| {
+        cluster.quorum.as_ref().is_some_and(|quorum| quorum.voters.len() == 3)
+    })
+    .await;
+    zero.kill();
+    two.wait_cluster("another leader", |cluster| {
+        let leader = cluster.quorum.as_ref().and_then(|quorum| quorum.leader_id);
+        leader.is_some_and(|leader| leader != 0)
+    })
+    .await;
+    let newest = std::mem::replace(&mut zero.data_dir, image);
+    zero.seeds.push(two.internal);
+    zero.launch();
+    assert_eq!(zero.ended().await.code(), Some(1));
+    let log = zero.log();
+    assert!(
+        log.contains("older image") && log.contains("millrace quorum remove 0"),
+        "{log}"
+    );
+    zero.data_dir = newest;
+    zero.start().await;
+    assert_eq!(zero.cluster().await.brokers.len(), 3);
+}
+
+/// A directory as it is now.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -52,3 +52,6 @@ pub(in super::super) const MAX_ADDRESS_BYTES: usize = 1_024;
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(20);
 /// See [`BACKOFF_FIRST`].
 pub(super) const BACKOFF_LONGEST: Duration = Duration::from_millis(500);
+
+/// That a member has lost what it had acknowledged is logged again after this time.
+pub(super) const LOSS_TOLD_EVERY: Duration = Duration::from_secs(60);

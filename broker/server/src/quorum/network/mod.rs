@@ -3,8 +3,10 @@
 //! [`Peers`] keeps the connections, [`Link`](link::Link) is what openraft sends by, and
 //! [`QuorumService`] is the other end. Every request names the member it is meant for, with its
 //! cluster and its disk; whoever is not that member refuses (KIP-853), so that neither an address
-//! that went to another broker nor a disk that came back empty ever takes part.
+//! that went to another broker nor a disk that came back empty ever takes part. [`Checked`] notices
+//! a disk that came back as an older image of itself.
 
+mod acknowledged;
 mod failure;
 mod header;
 mod limits;
@@ -16,11 +18,12 @@ mod wire;
 
 pub use service::QuorumService;
 
-#[cfg(test)]
-pub(super) use self::service::CHUNKS_RECEIVED;
 pub(super) use self::{
+    acknowledged::Checked,
     header::Identity,
     limits::{MAX_ADDRESS_BYTES, SNAPSHOT_WITHIN},
     link::Network,
     peers::{Connection, Lane, PeerError, Peers},
 };
+#[cfg(test)]
+pub(super) use self::{acknowledged::Followers, service::CHUNKS_RECEIVED};

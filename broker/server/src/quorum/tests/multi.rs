@@ -338,3 +338,60 @@ async fn a_follower_far_behind_gets_a_snapshot_that_lasts() {
     assert_eq!(voters.converge().await.topics.len(), 600);
     voters.shutdown().await;
 }
+
+/// A follower's disk comes back as an older image of itself while the leader leads on. That is
+/// noticed, and it gets nothing more. Who leads next takes it for one that is behind; as long as the
+/// others are there, nothing committed is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_image_of_a_disk_is_noticed_and_costs_nothing_committed() {
+    // More than any stall of a busy machine: the leader is to stay the same.
+    let patient: Spoil = |_, config| {
+        config.election_timeout_min = 2_000;
+        config.election_timeout_max = 4_000;
+    };
+    let mut voters = Voters::start_with(3, 18, 200, patient).await;
+    let leader = voters.leader().await;
+    let [restored, other] = voters.others(leader)[..] else {
+        panic!("three voters")
+    };
+    let quorum = voters.nodes[&leader].quorum.clone();
+    quorum.submit(register_broker()).await.unwrap().unwrap();
+    voters.converge().await;
+    let image = voters.nodes[&restored].disk.copy();
+    for number in 0..20 {
+        quorum.submit(create_topic(number)).await.unwrap().unwrap();
+    }
+    voters.converge().await;
+    assert!(quorum.lacking().is_empty());
+
+    voters.nodes.remove(&restored).unwrap().crash(&voters.router).await;
+    let node = Node::start(restored, image, &voters.router, patient).await.unwrap();
+    voters.nodes.insert(restored, node);
+    eventually(|| quorum.lacking() == [restored]).await;
+    quorum.submit(create_topic(20)).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(voters.nodes[&restored].quorum.cluster().topics.is_empty());
+    assert!(quorum.failed().borrow().is_none());
+
+    let disk = voters.nodes.remove(&leader).unwrap().crash(&voters.router).await;
+    assert_eq!(voters.leader().await, other);
+    let node = Node::start(leader, disk, &voters.router, patient).await.unwrap();
+    voters.nodes.insert(leader, node);
+    assert_eq!(voters.converge().await.topics.len(), 21);
+    voters.shutdown().await;
+}
+
+/// What keeps an only voter from leading is nothing to one of several.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_several_voters_holds_nothing_back() {
+    let careful: Spoil = |options, _| options.leads_alone = false;
+    let mut voters = Voters::start_with(3, 19, 200, careful).await;
+    for id in 1..=3 {
+        let disk = voters.nodes.remove(&id).unwrap().crash(&voters.router).await;
+        let node = Node::start(id, disk, &voters.router, careful).await.unwrap();
+        assert!(!node.quorum.holds_back());
+        voters.nodes.insert(id, node);
+    }
+    voters.leader().await;
+    voters.shutdown().await;
+}

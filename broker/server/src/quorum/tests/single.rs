@@ -99,6 +99,23 @@ async fn a_sole_voter_leads_at_once_and_knows_all() {
     node.stop(&router).await;
 }
 
+/// Its log may be an old one: whoever opened it finds that out first.
+#[tokio::test]
+async fn a_sole_voter_that_may_not_lead_alone_waits_to_be_told() {
+    let (node, router) = started(20).await;
+    let disk = node.stop(&router).await;
+    let careful = |options: &mut QuorumOptions, _: &mut openraft::Config| options.leads_alone = false;
+    let node = Node::start(1, disk, &router, careful).await.unwrap();
+    assert!(node.quorum.holds_back());
+    // Several election timeouts.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(node.quorum.leads_in_term(), None);
+    node.quorum.lead_alone().await.unwrap();
+    assert_eq!(node.quorum.wait_for_leader(PATIENCE).await.unwrap(), 1);
+    assert!(!node.quorum.holds_back());
+    node.stop(&router).await;
+}
+
 /// One fsync covers many commands, and the leader stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_commands_at_once_share_flushes() {
