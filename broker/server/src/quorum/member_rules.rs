@@ -82,7 +82,8 @@ impl View {
         }
     }
 
-    pub(super) fn with_learner(self, id: u64, voter: Voter) -> Result<Membership, QuorumError> {
+    /// A new learner, or another address of a member, which keeps its vote.
+    pub(super) fn with_member(self, id: u64, voter: Voter) -> Result<Membership, QuorumError> {
         let Self { voters, mut nodes, .. } = self;
         nodes.insert(id, voter);
         membership(voters, nodes)

@@ -6,12 +6,11 @@
 //! leader has committed an entry of its own term first, without which two changes could be
 //! decided apart (Ongaro, raft-dev, 2015).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use openraft::{
-    ChangeMembers, EntryPayload, Precondition, RaftMetrics, ServerState,
+    EntryPayload, Precondition, RaftMetrics, ServerState,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
-    raft::ClientWriteResponse,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -136,9 +135,8 @@ impl Quorum {
                 let mut voter = self.identify(member).await?;
                 if let Presence::Moved { state_id } = presence {
                     voter.state_id = same_state(member.voter_id, state_id, voter.state_id)?;
-                    return self.set_member(&metrics, member.voter_id, voter, deadline).await;
                 }
-                view.with_learner(member.voter_id, voter)?
+                view.with_member(member.voter_id, voter)?
             }
             MemberChange::Promote(id) => match view.with_voter(*id)? {
                 Some(next) => next,
@@ -212,31 +210,15 @@ impl Quorum {
         next: Membership,
         deadline: Instant,
     ) -> Result<u64, QuorumError> {
-        let write = self.raft().append_membership(next, EntryPayload::Blank, as_seen(seen));
-        self.written(write, deadline).await
-    }
-
-    /// Writes another description of a member, unless the membership in `seen` has changed. openraft warns of this, as
-    /// an address may lead to another member: here whoever is not meant refuses.
-    async fn set_member(
-        &self,
-        seen: &RaftMetrics<TypeConfig>,
-        voter_id: u64,
-        voter: Voter,
-        deadline: Instant,
-    ) -> Result<u64, QuorumError> {
-        let change = ChangeMembers::SetNodes(BTreeMap::from([(voter_id, voter)]));
-        let write = self.raft().change_membership_if(change, true, as_seen(seen));
-        self.written(write, deadline).await
-    }
-
-    async fn written(
-        &self,
-        write: impl Future<
-            Output = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>,
-        >,
-        deadline: Instant,
-    ) -> Result<u64, QuorumError> {
+        let unchanged = Precondition::LastMembershipLogId {
+            last_membership_log_id: *seen.membership_config.log_id(),
+        };
+        let same_leader = Precondition::CommittedLeaderId {
+            committed_leader_id: seen.current_term.into(),
+        };
+        let write = self
+            .raft()
+            .append_membership(next, EntryPayload::Blank, [unchanged, same_leader]);
         match timeout_at(deadline, write).await {
             Ok(Ok(response)) => Ok(response.log_id.index),
             Ok(Err(RaftError::Fatal(error))) => Err(stopped(error)),
@@ -272,17 +254,6 @@ impl Quorum {
     fn lately(&self) -> Duration {
         (self.election_timeout() * 2).max(LATELY)
     }
-}
-
-/// Only while the membership, and who leads, are as they were seen.
-fn as_seen(seen: &RaftMetrics<TypeConfig>) -> [Precondition<TypeConfig>; 2] {
-    let unchanged = Precondition::LastMembershipLogId {
-        last_membership_log_id: *seen.membership_config.log_id(),
-    };
-    let same_leader = Precondition::CommittedLeaderId {
-        committed_leader_id: seen.current_term.into(),
-    };
-    [unchanged, same_leader]
 }
 
 /// A member that has lost its votes and entries is another one, wherever it is found. The disk that the quorum was begun

@@ -342,10 +342,7 @@ async fn a_member_that_comes_back_under_another_address_is_found_there() {
         .unwrap();
     converge([&one, &two, &three]).await;
     let status = three.quorum.status();
-    assert_eq!(
-        (status.voters, &status.members[2].address),
-        (vec![1, 2, 3], &moved.address)
-    );
+    assert_eq!((status.voters, &status.members[2].address), (vec![1, 2, 3], &moved.address));
     // With one of the others gone it is needed.
     two.proxy.cut();
     one.quorum.wait_for_leader(PATIENCE).await.unwrap();
@@ -356,9 +353,7 @@ async fn a_member_that_comes_back_under_another_address_is_found_there() {
     two.proxy.heal();
 
     let (_, _left) = three.crash().await;
-    let wiped = Wired::start(3, forgetful_disk(3), Proxy::start().await, unchanged)
-        .await
-        .unwrap();
+    let wiped = Wired::start(3, forgetful_disk(3), Proxy::start().await, unchanged).await.unwrap();
     let again = wiped.member();
     let deadline = Instant::now() + PATIENCE;
     loop {
