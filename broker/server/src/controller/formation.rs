@@ -233,23 +233,8 @@ pub(crate) async fn begin_or_enter(
     }
     let was_in_it = quorum.is_bootstrapped();
     tokio::select! {
-        done = find_leader(quorum, seat, config, applicant, health) => done?,
-        refusal = told_removed(applicant, quorum), if was_in_it => return Err(StartError::Refused(refusal)),
-    }
-    note_own_address(quorum, &applicant.addresses.internal).await;
-    Ok(())
-}
-
-/// The others find this member at the address that it was added with, until they are told of another.
-async fn note_own_address(quorum: &Quorum, address: &str) {
-    let (_, directory_id) = quorum.place();
-    let members = quorum.status().members;
-    let own = members.iter().find(|member| member.voter_id == quorum.voter_id());
-    if own.is_none_or(|own| own.address == address) {
-        return;
-    }
-    if let Err(error) = quorum.add_learner(quorum.voter_id(), directory_id, address).await {
-        tracing::warn!(address, %error, "the metadata quorum does not know this broker's address: others look for it at its old one");
+        done = find_leader(quorum, seat, config, applicant, health) => done,
+        refusal = told_removed(applicant, quorum), if was_in_it => Err(StartError::Refused(refusal)),
     }
 }
 

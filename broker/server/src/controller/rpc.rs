@@ -200,12 +200,7 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     let known = cluster.brokers.get(&candidate.node_id);
     if candidate.sent.returning {
         return match cluster.check(&candidate.start(cluster_id, known)) {
-            Ok(()) => {
-                if let Err(error) = note_address(quorum, candidate).await {
-                    tracing::info!(%error, "the other address of a member can't be noted now");
-                }
-                Err(NotAdmitted::Known)
-            }
+            Ok(()) => Err(NotAdmitted::Known),
             Err(rejection) => Err(NotAdmitted::rejected(candidate.node_id, &rejection)),
         };
     }
@@ -231,25 +226,6 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
         Ok(other) => not_now(&format!("an unexpected answer: {other:?}")),
         Err(rejection) => Err(NotAdmitted::rejected(candidate.node_id, &rejection)),
     }
-}
-
-/// A member whose address has changed is told by nobody who leads: the others look for it at the old one.
-async fn note_address(quorum: &Quorum, candidate: &Candidate) -> Result<(), QuorumError> {
-    let address = &candidate.sent.internal_address;
-    let members = quorum.status().members;
-    let moved = members
-        .iter()
-        .find(|member| member.directory_id == candidate.directory_id && member.address != *address);
-    let Some(member) = moved else { return Ok(()) };
-    tracing::info!(
-        voter_id = member.voter_id,
-        from = member.address,
-        to = address,
-        "a member of the metadata quorum has another address"
-    );
-    quorum
-        .add_learner(member.voter_id, member.directory_id, address.as_str())
-        .await
 }
 
 /// Whether the quorum has no voter but the one with this disk, as far as is known here.

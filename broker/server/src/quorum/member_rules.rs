@@ -6,7 +6,6 @@ use std::{
 };
 
 use openraft::{Instant as _, RaftMetrics};
-use uuid::Uuid;
 
 use super::{
     error::QuorumError,
@@ -21,20 +20,6 @@ pub const MAX_VOTERS: usize = 9;
 /// A learner that lacks no more entries than this may become a voter: they are sent in one
 /// request.
 const CAUGHT_UP_ENTRIES: u64 = 256;
-
-/// What the membership knows of a member that is to be added.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Presence {
-    /// Nothing.
-    New,
-    /// It is one already.
-    Member,
-    /// It is one, at another address.
-    Moved {
-        /// What its disk's state is named.
-        state_id: Uuid,
-    },
-}
 
 /// The members as the leader sees them.
 pub(super) struct View {
@@ -57,8 +42,8 @@ impl View {
         }
     }
 
-    /// Whether a member may be added, or is there already.
-    pub(super) fn check_new(&self, member: &NewMember, used_ids: &BTreeSet<u64>) -> Result<Presence, QuorumError> {
+    /// Whether the member is there already.
+    pub(super) fn check_new(&self, member: &NewMember, used_ids: &BTreeSet<u64>) -> Result<bool, QuorumError> {
         let refuse = |reason: &str| {
             let voter_id = member.voter_id;
             let reason = reason.into();
@@ -68,22 +53,16 @@ impl View {
             return refuse("its address must have 1 to 1,024 bytes");
         }
         match self.nodes.get(&member.voter_id) {
-            Some(known) if known.directory_id == member.directory_id && known.address == member.address => {
-                Ok(Presence::Member)
-            }
-            Some(known) if known.directory_id == member.directory_id => Ok(Presence::Moved {
-                state_id: known.state_id,
-            }),
+            Some(known) if known.directory_id == member.directory_id && known.address == member.address => Ok(true),
             Some(_) => refuse("there is another member with this id: ids are never used again"),
             None if used_ids.contains(&member.voter_id) => {
                 refuse("there was a member with this id: ids are never used again")
             }
-            None => Ok(Presence::New),
+            None => Ok(false),
         }
     }
 
-    /// A new learner, or another address of a member, which keeps its vote.
-    pub(super) fn with_member(self, id: u64, voter: Voter) -> Result<Membership, QuorumError> {
+    pub(super) fn with_learner(self, id: u64, voter: Voter) -> Result<Membership, QuorumError> {
         let Self { voters, mut nodes, .. } = self;
         nodes.insert(id, voter);
         membership(voters, nodes)
@@ -259,13 +238,8 @@ mod tests {
     fn ids_are_used_once() {
         let used = BTreeSet::from([1, 2, 5]);
         let check = |member| view(&[1], &[2], &[1]).check_new(&member, &used);
-        assert_eq!(check(new(2, 2)).unwrap(), Presence::Member);
-        assert_eq!(check(new(3, 3)).unwrap(), Presence::New);
-        let elsewhere = NewMember {
-            address: "h9:1".into(),
-            ..new(2, 2)
-        };
-        assert!(matches!(check(elsewhere).unwrap(), Presence::Moved { .. }));
+        assert!(check(new(2, 2)).unwrap(), "it is there already");
+        assert!(!check(new(3, 3)).unwrap());
         assert!(refused(check(new(2, 9))).contains("another member"));
         assert!(refused(check(new(5, 5))).contains("there was"));
         let nowhere = NewMember {

@@ -19,7 +19,7 @@ use super::{
     ask::{Ask, not_leader},
     error::QuorumError,
     handle::{Quorum, stopped, until},
-    member_rules::{Presence, View, leave_joint, present},
+    member_rules::{View, leave_joint, present},
     network::Lane,
     types::{Membership, TypeConfig, Voter},
 };
@@ -44,7 +44,7 @@ pub struct NewMember {
 /// A change of the members.
 #[derive(Clone, Debug)]
 pub(super) enum MemberChange {
-    /// Add a learner, or note a member's other address.
+    /// Add a learner.
     Add(NewMember),
     /// Make a voter of a learner.
     Promote(u64),
@@ -57,8 +57,7 @@ pub(super) enum MemberChange {
 impl Quorum {
     /// Adds a member that follows the log and has no vote. The broker must run: it is asked who
     /// it is, so that a wrong address is noticed before it is in the membership. Adding a member
-    /// that is one already changes nothing; under another address, with the same disk, it is found
-    /// there from then on. Asks the leader if this member does not lead.
+    /// that is one already changes nothing. Asks the leader if this member does not lead.
     ///
     /// # Errors
     /// [`QuorumError::Member`] if the id was ever used by another member, or the broker can't be
@@ -128,15 +127,11 @@ impl Quorum {
         let view = View::new(&metrics, self.lately());
         let next = match change {
             MemberChange::Add(member) => {
-                let presence = view.check_new(member, &used_ids)?;
-                if presence == Presence::Member {
+                if view.check_new(member, &used_ids)? {
                     return Ok(0);
                 }
-                let mut voter = self.identify(member).await?;
-                if let Presence::Moved { state_id } = presence {
-                    voter.state_id = same_state(member.voter_id, state_id, voter.state_id)?;
-                }
-                view.with_member(member.voter_id, voter)?
+                let voter = self.identify(member).await?;
+                view.with_learner(member.voter_id, voter)?
             }
             MemberChange::Promote(id) => match view.with_voter(*id)? {
                 Some(next) => next,
@@ -254,18 +249,6 @@ impl Quorum {
     fn lately(&self) -> Duration {
         (self.election_timeout() * 2).max(LATELY)
     }
-}
-
-/// A member that has lost its votes and entries is another one, wherever it is found. The disk that the quorum was begun
-/// with is named by nothing, and knows it itself.
-fn same_state(voter_id: u64, known: Uuid, found: Uuid) -> Result<Uuid, QuorumError> {
-    if known.is_nil() || known == found {
-        return Ok(known);
-    }
-    Err(QuorumError::Member {
-        voter_id,
-        reason: "its disk does not hold any more what it held as a member".into(),
-    })
 }
 
 /// Whether the membership is committed, and an entry of the leader's own term.
