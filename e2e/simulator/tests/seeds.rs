@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use millrace_simulator::{Failure, run};
 
-const DEFAULT_SEEDS: u64 = 40;
+const DEFAULT_SEEDS: u64 = 300;
 
 /// What so many random runs must have met: a rule that is never asked is not tested.
 ///
