@@ -6,6 +6,7 @@ use millrace_engine::cluster::MAX_PARTITIONS_PER_TOPIC;
 use crate::{
     bench::BenchCommand,
     broker::BrokerCommand,
+    cluster::RebalanceArgs,
     completion::CompletionArgs,
     consume::ConsumeArgs,
     dev::DevArgs,
@@ -104,6 +105,8 @@ pub enum ClusterCommand {
     /// Show brokers, the metadata quorum and which partitions need attention.
     #[command(visible_alias = "status")]
     Describe,
+    /// Spread replicas and leaders evenly over racks and brokers.
+    Rebalance(RebalanceArgs),
 }
 
 /// `--bootstrap` for commands that call no broker: taken, since scripts may give it to all, but not in their
@@ -117,6 +120,43 @@ pub fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// Brokers, each once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Brokers(pub Vec<i32>);
+
+/// Reads brokers' ids that are parted by commas.
+pub fn brokers(text: &str) -> Result<Brokers, String> {
+    let mut brokers = Vec::new();
+    for part in text.split(',') {
+        let part = part.trim();
+        let id: i32 = part
+            .parse()
+            .map_err(|_| format!("{part:?} is no broker's id: write numbers parted by commas"))?;
+        if brokers.contains(&id) {
+            return Err(format!("broker {id} is named twice"));
+        }
+        brokers.push(id);
+    }
+    Ok(Brokers(brokers))
+}
+
+/// How fast moves of partitions go.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+pub struct Throttle {
+    /// Send at most this many bytes a second to each broker that is added, from each leader; 65536
+    /// or more. To change it for a partition, `millrace partition move` it again to where it goes; it
+    /// ends with the move.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(65536..))]
+    throttle: Option<i64>,
+}
+
+impl Throttle {
+    /// As requests have it: 0 is none.
+    pub fn bytes_per_second(self) -> i64 {
+        self.throttle.unwrap_or(0)
     }
 }
 
@@ -145,6 +185,14 @@ mod tests {
         assert_eq!(key_value("a=").unwrap(), ("a".into(), String::new()));
         assert!(key_value("a").is_err());
         assert!(key_value("=b").is_err());
+    }
+
+    #[test]
+    fn brokers_are_parted_by_commas_and_named_once() {
+        assert_eq!(brokers("3, 1,2"), Ok(Brokers(vec![3, 1, 2])));
+        for bad in ["", "1,", "a", "1,1", "1;2"] {
+            assert!(brokers(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -250,6 +298,11 @@ mod tests {
             &["partition", "elect", "t", "0", "--to", "1", "--accept-data-loss"],
             &["broker", "drain"],
             &["broker", "drain", "1", "--wait", "--cancel"],
+            &["broker", "drain", "1", "--throttle", "65536", "--cancel"],
+            &["broker", "drain", "1", "--throttle", "65535"],
+            &["topic", "alter", "t", "--config", "flush=os", "--throttle", "65536"],
+            &["cluster", "rebalance", "--onto", "1,1"],
+            &["cluster", "rebalance", "--wait", "--dry-run"],
             &["broker", "cordon", "one"],
             &["broker", "replace-disk", "1", "--directory-id", "no-uuid"],
             &["broker", "maintenance", "acquire", "1"],

@@ -30,6 +30,7 @@ use crate::{
 pub struct Admin {
     client: Client,
     validate_only: bool,
+    throttle: i64,
 }
 
 /// A topic to create.
@@ -78,6 +79,7 @@ impl Admin {
         Self {
             client,
             validate_only: false,
+            throttle: 0,
         }
     }
 
@@ -85,6 +87,15 @@ impl Admin {
     #[must_use]
     pub fn validate_only(mut self, on: bool) -> Self {
         self.validate_only = on;
+        self
+    }
+
+    /// The same, but moves of partitions that a plan begins (a drain, a rebalance, another replication
+    /// factor) send at most so many bytes a second to each broker that is added, from each leader: 65,536 or
+    /// more, or 0, as fast as possible. The bound ends with the move.
+    #[must_use]
+    pub fn throttle(mut self, bytes_per_second: i64) -> Self {
+        self.throttle = bytes_per_second;
         self
     }
 
@@ -213,6 +224,7 @@ impl Admin {
             unset_configs: unset.into_iter().map(Into::into).collect(),
             validate_only: self.validate_only,
             replication_factor,
+            throttle_bytes_per_second: replication_factor.map_or(0, |_| self.throttle),
         };
         let answer = self
             .change(|mut admin| async move { Ok(admin.alter_topic(request).await?.into_inner()) })
@@ -234,13 +246,17 @@ impl Admin {
         K: Into<String>,
         V: Into<String>,
     {
-        let request = v1::AlterConfigsRequest {
+        self.alter_settings(v1::AlterConfigsRequest {
             topic: topic.to_owned(),
             set: entries(set),
             unset: unset.into_iter().map(Into::into).collect(),
             validate_only: self.validate_only,
             topic_defaults: false,
-        };
+        })
+        .await
+    }
+
+    async fn alter_settings(&self, request: v1::AlterConfigsRequest) -> Result<()> {
         self.change(|mut admin| async move { Ok(admin.alter_configs(request).await?) })
             .await?;
         Ok(())
@@ -260,16 +276,14 @@ impl Admin {
         K: Into<String>,
         V: Into<String>,
     {
-        let request = v1::AlterConfigsRequest {
+        self.alter_settings(v1::AlterConfigsRequest {
             topic: String::new(),
             set: entries(set),
             unset: unset.into_iter().map(Into::into).collect(),
             validate_only: self.validate_only,
             topic_defaults: true,
-        };
-        self.change(|mut admin| async move { Ok(admin.alter_configs(request).await?) })
-            .await?;
-        Ok(())
+        })
+        .await
     }
 
     /// What topics go by that do not set it themselves, with its meaning.

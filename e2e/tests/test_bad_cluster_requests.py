@@ -107,12 +107,26 @@ DRAIN = {
     "none": (_drain(), {INVALID}),
     "none to cancel": (_drain(cancel=True), {INVALID}),
     "one twice": (_drain(0, 0), {INVALID}),
+    "too low a throttle": (admin_pb2.DrainBrokersRequest(broker_ids=[0], throttle_bytes_per_second=65_535), {INVALID}),
+    "a throttle to cancel": (
+        admin_pb2.DrainBrokersRequest(broker_ids=[0], cancel=True, throttle_bytes_per_second=65_536),
+        {INVALID},
+    ),
     "one twice to cancel": (_drain(0, 0, cancel=True), {INVALID}),
     "100,000": (_drain(*range(100_000)), {INVALID}),
     "a known and an unknown one": (_drain(0, 77), {"UNKNOWN_BROKER"}),
     "the only one": (_drain(0), {"NOT_ENOUGH_BROKERS", "PLACEMENT_BLOCKED"}),
     **{name: (_drain(b), {"UNKNOWN_BROKER"}) for name, b in NO_BROKERS.items()},
     **{f"{name} to cancel": (_drain(b, cancel=True), {"UNKNOWN_BROKER"}) for name, b in NO_BROKERS.items()},
+}
+
+
+REBALANCE = {
+    "onto one twice": (admin_pb2.RebalanceRequest(broker_ids=[0, 0]), {INVALID}),
+    "onto 100,000": (admin_pb2.RebalanceRequest(broker_ids=range(100_000)), {INVALID}),
+    "too low a throttle": (admin_pb2.RebalanceRequest(throttle_bytes_per_second=1), {INVALID}),
+    "a negative throttle": (admin_pb2.RebalanceRequest(throttle_bytes_per_second=-1), {INVALID}),
+    **{f"onto {name}": (admin_pb2.RebalanceRequest(broker_ids=[b]), {"UNKNOWN_BROKER"}) for name, b in NO_BROKERS.items()},
 }
 
 
@@ -194,6 +208,7 @@ REFUSED = {
     "CordonBroker": _of_brokers(admin_pb2.CordonBrokerRequest),
     "UncordonBroker": _of_brokers(admin_pb2.UncordonBrokerRequest),
     "DrainBrokers": DRAIN,
+    "Rebalance": REBALANCE,
     "RemoveBroker": REMOVE,
     "ReplaceBrokerDirectory": REPLACE,
     "MayRestart": _of_brokers(admin_pb2.MayRestartRequest),
@@ -292,6 +307,7 @@ GOOD = {
     # What is so already.
     "no election is needed anywhere": ("ElectLeaders", admin_pb2.ElectLeadersRequest()),
     "no drain to end": ("DrainBrokers", _drain(0, cancel=True)),
+    "nothing to even out": ("Rebalance", admin_pb2.RebalanceRequest(throttle_bytes_per_second=65_536)),
     "votes already": ("AddVoter", admin_pb2.AddVoterRequest()),
     "is not cordoned": ("UncordonBroker", admin_pb2.UncordonBrokerRequest()),
     "checked only": ("CordonBroker", admin_pb2.CordonBrokerRequest(validate_only=True)),

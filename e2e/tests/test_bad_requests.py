@@ -174,6 +174,14 @@ DELETE = {
 ALTER = {
     "unknown": (admin_pb2.AlterTopicRequest(name="unknown", unset_configs=["flush"]), {"UNKNOWN_TOPIC"}),
     "nothing to change": (admin_pb2.AlterTopicRequest(name="good"), {INVALID}),
+    "a throttle of no move": (
+        admin_pb2.AlterTopicRequest(name="good", unset_configs=["flush"], throttle_bytes_per_second=65_536),
+        {INVALID},
+    ),
+    "too low a throttle": (
+        admin_pb2.AlterTopicRequest(name="good", replication_factor=1, throttle_bytes_per_second=-1),
+        {INVALID},
+    ),
     "set and unset": (
         admin_pb2.AlterTopicRequest(name="good", set_configs=_config("flush", "os"), unset_configs=["flush"]),
         {INVALID, "INVALID_CONFIG"},

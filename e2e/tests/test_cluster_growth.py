@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,9 +91,17 @@ def _grow(cluster: Cluster, topics: list[str]) -> None:
     cluster.start([1, 2])
     # Two do not outlive more than one does: the second vote is given when the third can follow.
     cluster.wait_voters([0, 1, 2])
+    assert all(replicas == [0] for topic in topics for replicas in _replicas(cluster, topic))
+    rebalance = ("cluster", "rebalance", "--onto", "1,2", "--throttle", "100000000")
+    cluster.millrace(*rebalance, "--dry-run").ok()
+    assert all(replicas == [0] for topic in topics for replicas in _replicas(cluster, topic))
+    cluster.millrace(*rebalance, "--wait", timeout=120).ok()
+    held = Counter(replicas[0] for topic in topics for replicas in _replicas(cluster, topic))
+    assert max(held.values()) - min(held[broker] for broker in (0, 1, 2)) <= 1, held
+    assert b"nothing to move" in cluster.millrace(*rebalance).ok()
     for topic in topics:
-        assert all(replicas == [0] for replicas in _replicas(cluster, topic))
-        cluster.millrace("topic", "alter", topic, "--replication-factor", "3", "--wait", timeout=120).ok()
+        alter = ("topic", "alter", topic, "--replication-factor", "3", "--throttle", "100000000")
+        cluster.millrace(*alter, "--wait", timeout=120).ok()
         assert all(replicas == [0, 1, 2] for replicas in _replicas(cluster, topic))
     cluster.wait_in_sync(topics, replicas=3)
     cluster.millrace("partition", "move", TOPIC, "0", "--to", "2,1,0", "--wait", timeout=60).ok()

@@ -6,6 +6,7 @@ use millrace_client::{Admin, v1::Reassignment};
 use serde::Serialize;
 
 use crate::{
+    args::Throttle,
     limits,
     moves::Planned,
     output::{OutputFormat, ids, plural, spinner, tell},
@@ -25,8 +26,10 @@ pub struct DrainArgs {
     #[arg(long, conflicts_with_all = ["cancel", "dry_run"])]
     wait: bool,
     /// End the drain: moves under way are cancelled, what has moved stays where it is.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "throttle")]
     cancel: bool,
+    #[command(flatten)]
+    throttle: Throttle,
     /// Show what would move, change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -46,6 +49,7 @@ struct Drained {
 
 /// Drains them.
 pub async fn run(args: DrainArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
+    let admin = admin.clone().throttle(args.throttle.bytes_per_second());
     let changing = admin.clone().validate_only(args.dry_run);
     let moves: Planned = if args.cancel {
         changing.cancel_drain(args.brokers.clone()).await?.into()
@@ -60,7 +64,7 @@ pub async fn run(args: DrainArgs, admin: &Admin, format: OutputFormat) -> anyhow
         dry_run: args.dry_run,
     };
     if args.wait {
-        wait(admin, &drained.broker_ids).await?;
+        wait(&admin, &drained.broker_ids).await?;
         drained.replicas_left = Some(0);
     }
     tell(format, &text(&drained, args.wait), &drained)

@@ -5,6 +5,7 @@ use millrace_client::{Admin, PartitionMove};
 use serde::Serialize;
 
 use crate::{
+    args::{Brokers, Throttle, brokers},
     moves::{self, Move},
     output::{OutputFormat, ids, tell},
 };
@@ -24,37 +25,16 @@ pub struct MoveArgs {
     #[arg(long, value_name = "BROKER,...", value_parser = brokers, group = "what")]
     to: Option<Brokers>,
     /// Cancel the move under way: the partition stays where it was.
-    #[arg(long, group = "what")]
+    #[arg(long, group = "what", conflicts_with = "throttle")]
     cancel: bool,
-    /// Send at most this many bytes a second to each broker that is added, from each leader; 65536
-    /// or more. To change it, begin the same move again; it ends with the move.
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(i64).range(65536..), conflicts_with = "cancel")]
-    throttle: Option<i64>,
+    #[command(flatten)]
+    throttle: Throttle,
     /// Return when the move is done. Interrupting that does not end the move.
     #[arg(long, conflicts_with_all = ["cancel", "dry_run"])]
     wait: bool,
     /// Check everything, change nothing.
     #[arg(long)]
     dry_run: bool,
-}
-
-/// Brokers, each once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Brokers(Vec<i32>);
-
-fn brokers(text: &str) -> Result<Brokers, String> {
-    let mut brokers = Vec::new();
-    for part in text.split(',') {
-        let part = part.trim();
-        let id: i32 = part
-            .parse()
-            .map_err(|_| format!("{part:?} is no broker's id: write numbers parted by commas"))?;
-        if brokers.contains(&id) {
-            return Err(format!("broker {id} is named twice"));
-        }
-        brokers.push(id);
-    }
-    Ok(Brokers(brokers))
 }
 
 #[derive(Serialize)]
@@ -69,7 +49,7 @@ struct Moved {
 pub async fn run(args: MoveArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let wish = match &args.to {
         Some(Brokers(to)) => {
-            PartitionMove::to(&args.topic, args.partition, to.clone()).throttle(args.throttle.unwrap_or(0))
+            PartitionMove::to(&args.topic, args.partition, to.clone()).throttle(args.throttle.bytes_per_second())
         }
         None => PartitionMove::cancel(&args.topic, args.partition),
     };
@@ -127,21 +107,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn brokers_are_parted_by_commas_and_named_once() {
-        assert_eq!(brokers("3, 1,2"), Ok(Brokers(vec![3, 1, 2])));
-        for bad in ["", "1,", "a", "1,1", "1;2"] {
-            assert!(brokers(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_move_that_has_nothing_to_copy_is_done() {
         let args = |to: Option<Vec<i32>>| MoveArgs {
             topic: "t".into(),
             partition: 2,
             cancel: to.is_none(),
             to: to.map(Brokers),
-            throttle: None,
+            throttle: Throttle::default(),
             wait: false,
             dry_run: false,
         };

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{done, settings, tell};
 use crate::{
-    args::key_value,
+    args::{Throttle, key_value},
     moves::{self, Planned},
     output::{OutputFormat, count, ids, plural},
 };
@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = settings::reference())]
 #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+#[command(mut_arg("throttle", |throttle| throttle.requires("replication_factor")))]
 pub struct AlterArgs {
     /// The topic.
     name: String,
@@ -43,6 +44,8 @@ pub struct AlterArgs {
         group = "change"
     )]
     replication_factor: Option<i32>,
+    #[command(flatten)]
+    throttle: Throttle,
     /// Return when all new replicas are in sync. Interrupting that does not end the moves.
     #[arg(long, requires = "replication_factor", conflicts_with = "dry_run")]
     wait: bool,
@@ -66,6 +69,7 @@ pub async fn run(args: AlterArgs, admin: &Admin, format: OutputFormat) -> anyhow
     let planned = admin
         .clone()
         .validate_only(args.dry_run)
+        .throttle(args.throttle.bytes_per_second())
         .alter_topic(&args.name, args.configs, args.unset, args.replication_factor)
         .await
         .map_err(settings::advise)?;

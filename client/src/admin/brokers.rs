@@ -59,9 +59,29 @@ impl Admin {
             broker_ids,
             cancel,
             validate_only: self.validate_only,
+            throttle_bytes_per_second: if cancel { 0 } else { self.throttle },
         };
         let answer = self
             .change(|mut admin| async move { Ok(admin.drain_brokers(request).await?.into_inner()) })
+            .await?;
+        Ok(answer.moves.unwrap_or_default())
+    }
+
+    /// Plans moves that even out the cluster, as few as that takes, and begins them; answers with these.
+    /// Replicas are spread over racks, `onto` brokers (those that were added, for instance; none: all that
+    /// can take replicas) get their share, and each broker becomes the preferred leader of as many partitions
+    /// as the others. Once they are done, asking again finds nothing to do.
+    ///
+    /// # Errors
+    /// UNKNOWN_BROKER, PLACEMENT_BLOCKED for brokers that take no replicas, and those of any call.
+    pub async fn rebalance(&self, onto: impl IntoIterator<Item = i32>) -> Result<v1::PlannedMoves> {
+        let request = v1::RebalanceRequest {
+            broker_ids: onto.into_iter().collect(),
+            throttle_bytes_per_second: self.throttle,
+            validate_only: self.validate_only,
+        };
+        let answer = self
+            .change(|mut admin| async move { Ok(admin.rebalance(request).await?.into_inner()) })
             .await?;
         Ok(answer.moves.unwrap_or_default())
     }

@@ -78,11 +78,7 @@ fn join_request(applicant: &Applicant<'_>, directory_id: Uuid, cluster_id: Optio
 /// Returns when the cluster tells that this broker, which was in it, has been removed: in words. Its
 /// own metadata can't show that, and nobody answers what it asks as a member.
 pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> String {
-    let (cluster_id, directory_id) = quorum.place();
-    let request = JoinRequest {
-        returning: true,
-        ..join_request(applicant, directory_id, Some(cluster_id))
-    };
+    let request = returning_request(applicant, quorum);
     let mut pause = limits::REMOVED_ASK_FIRST;
     loop {
         tokio::time::sleep(pause).await;
@@ -101,15 +97,20 @@ pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> 
     }
 }
 
+/// What a broker that was in the cluster asks with.
+fn returning_request(applicant: &Applicant<'_>, quorum: &Quorum) -> JoinRequest {
+    let (cluster_id, directory_id) = quorum.place();
+    JoinRequest {
+        returning: true,
+        ..join_request(applicant, directory_id, Some(cluster_id))
+    }
+}
+
 /// Asks the seeds once whether their cluster has a leader. By its own log this broker is the only voter: another can
 /// lead only if that log is an older image, as a second voter counts only once the first has stored that there is one.
 /// Returns that in words, with what to do; `None` if it is not so, or nobody can tell.
 pub(super) async fn told_of_another_leader(applicant: &Applicant<'_>, quorum: &Quorum) -> Option<String> {
-    let (cluster_id, directory_id) = quorum.place();
-    let request = JoinRequest {
-        returning: true,
-        ..join_request(applicant, directory_id, Some(cluster_id))
-    };
+    let request = returning_request(applicant, quorum);
     let Applicant { config, addresses, .. } = applicant;
     let asked = ask_seeds(&config.seeds, &addresses.internal, |channel| {
         ask_for_leader(channel, request.clone())

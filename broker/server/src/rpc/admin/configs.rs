@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use millrace_engine::{
     Command,
     cluster::ConfigChange,
-    config::{TOPIC_KEYS, check, find_key},
+    config::{ConfigKey, TOPIC_KEYS, check, find_key},
     names::check_topic_name,
 };
 use millrace_proto::v1::{self, ConfigSource, ErrorReason, describe_configs_request::Resource};
@@ -62,14 +62,22 @@ async fn topic_configs(broker: &Broker, name: &str) -> Result<Vec<v1::ConfigDesc
             };
             let default_value = defaults.get(key.name).map_or(key.default, String::as_str);
             v1::ConfigDescription {
-                name: key.name.to_owned(),
-                value,
-                source: source.into(),
                 default_value: default_value.to_owned(),
-                documentation: key.documentation.to_owned(),
+                ..described(key, &value, source)
             }
         })
         .collect())
+}
+
+/// A topic's setting whose default is the built-in one.
+fn described(key: &ConfigKey, value: &str, source: ConfigSource) -> v1::ConfigDescription {
+    v1::ConfigDescription {
+        name: key.name.to_owned(),
+        value: value.to_owned(),
+        source: source.into(),
+        default_value: key.default.to_owned(),
+        documentation: key.documentation.to_owned(),
+    }
 }
 
 /// What topics go by that do not set it themselves.
@@ -77,18 +85,9 @@ fn topic_defaults(broker: &Broker) -> Vec<v1::ConfigDescription> {
     let cluster = broker.quorum.cluster();
     TOPIC_KEYS
         .iter()
-        .map(|key| {
-            let (value, source) = match cluster.topic_defaults.get(key.name) {
-                Some(value) => (value.as_str(), ConfigSource::Cluster),
-                None => (key.default, ConfigSource::Default),
-            };
-            v1::ConfigDescription {
-                name: key.name.to_owned(),
-                value: value.to_owned(),
-                source: source.into(),
-                default_value: key.default.to_owned(),
-                documentation: key.documentation.to_owned(),
-            }
+        .map(|key| match cluster.topic_defaults.get(key.name) {
+            Some(value) => described(key, value, ConfigSource::Cluster),
+            None => described(key, key.default, ConfigSource::Default),
         })
         .collect()
 }

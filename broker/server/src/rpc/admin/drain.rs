@@ -1,68 +1,83 @@
 //! Moving all replicas away from brokers, and changing how many replicas a topic has: plans that
 //! placement makes and the metadata quorum carries out.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use millrace_engine::{
-    BrokerId, Cluster, Command, Rejection,
+    BrokerId, Cluster, Command,
     cluster::{MAX_BROKERS, Move},
 };
-use millrace_placement::{Options, Plan, change_replication_factor, drain_brokers};
+use millrace_placement::{Options, change_replication_factor, drain_brokers};
 use millrace_proto::v1;
 
-use super::{AdminService, known_broker, placement, quorum::member_of};
+use super::{
+    AdminService, known_broker, moves,
+    moves::{Settled, throttle_field},
+    placement,
+    quorum::member_of,
+};
 use crate::{
-    error::{ApiError, sentence, unknown_topic},
+    error::{ApiError, unknown_topic},
     quorum::QuorumStatus,
 };
-
-/// Moves in one command: those of a plan do not depend on each other, and small commands leave
-/// room for others between them.
-const MOVES_PER_COMMAND: usize = 1_000;
-
-/// Refused moves that an answer explains: what a person reads.
-const MAX_REFUSALS: usize = 20;
 
 /// Begins or ends a drain.
 ///
 /// # Errors
-/// An unknown broker; replicas that have no place to go, and then nothing is changed; or as of
-/// the metadata quorum.
+/// An unknown broker; a throttle out of bounds; replicas that have no place to go, and then nothing is
+/// changed; or as of the metadata quorum.
 pub async fn drain(
     service: &AdminService,
     request: v1::DrainBrokersRequest,
 ) -> Result<v1::DrainBrokersResponse, ApiError> {
+    let throttle = throttle_field(request.throttle_bytes_per_second)?;
+    if request.cancel && throttle.is_some() {
+        return Err(ApiError::field(
+            "throttle_bytes_per_second",
+            "must be 0 where cancel is set",
+        ));
+    }
     let cluster = service.latest().await?;
     let brokers = request.broker_ids;
+    if brokers.is_empty() {
+        return Err(ApiError::field(
+            "broker_ids",
+            format!("must name 1 to {MAX_BROKERS} brokers"),
+        ));
+    }
     check_brokers(&cluster, &brokers)?;
-    let (moves, notices) = if request.cancel {
-        settle(&cluster, moves_away_from(&cluster, &brokers))
+    let settled = if request.cancel {
+        Settled::of_moves(&cluster, moves_away_from(&cluster, &brokers))
     } else {
         let plan = drain_brokers(&placement::view(&cluster, &brokers)?, &Options::default())
             .map_err(|error| placement::plan_error(&cluster, error))?;
-        let (moves, refused) = settle(&cluster, placement::moves(&cluster, &plan));
-        let mut notices = placement::notices(&plan);
-        notices.extend(votes(&cluster, &service.0.quorum.status(), &brokers));
-        notices.extend(refused);
-        (moves, notices)
+        let mut settled = Settled::of(&cluster, &plan, throttle);
+        settled
+            .notices
+            .extend(votes(&cluster, &service.0.quorum.status(), &brokers));
+        settled
     };
-    let planned = placement::planned(&cluster, &moves, notices);
+    let planned = settled.planned(&cluster);
     if !request.validate_only {
         // First the marks, so that nothing new comes in between.
         for broker_id in brokers {
             let draining = !request.cancel;
             service.submit(Command::DrainBroker { broker_id, draining }).await?;
         }
-        carry_out(service, moves).await?;
+        moves::carry_out(service, settled.moves).await?;
     }
     Ok(v1::DrainBrokersResponse { moves: Some(planned) })
 }
 
-fn check_brokers(cluster: &Cluster, brokers: &[BrokerId]) -> Result<(), ApiError> {
-    if brokers.is_empty() || brokers.len() > MAX_BROKERS {
+/// That each is known and named once.
+///
+/// # Errors
+/// One is not.
+pub fn check_brokers(cluster: &Cluster, brokers: &[BrokerId]) -> Result<(), ApiError> {
+    if brokers.len() > MAX_BROKERS {
         return Err(ApiError::field(
             "broker_ids",
-            format!("must name 1 to {MAX_BROKERS} brokers"),
+            format!("must name at most {MAX_BROKERS} brokers"),
         ));
     }
     for (at, id) in brokers.iter().enumerate() {
@@ -106,83 +121,25 @@ pub fn plan_replication_factor(
     cluster: &Cluster,
     topic: &str,
     factor: i32,
-) -> Result<(Vec<Move>, Vec<String>), ApiError> {
+    throttle: Option<NonZeroU64>,
+) -> Result<Settled, ApiError> {
     let factor = usize::try_from(factor)
         .ok()
         .filter(|factor| *factor > 0)
         .ok_or_else(|| ApiError::field("replication_factor", "must be 1 or more"))?;
     let known = cluster.topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
     let factors = BTreeMap::from([(known.id, factor)]);
-    let plan: Plan = change_replication_factor(&placement::view(cluster, &[])?, &factors, &Options::default())
+    let plan = change_replication_factor(&placement::view(cluster, &[])?, &factors, &Options::default())
         .map_err(|error| placement::plan_error(cluster, error))?;
-    let (moves, refused) = settle(cluster, placement::moves(cluster, &plan));
-    let mut notices = placement::notices(&plan);
-    notices.extend(refused);
-    Ok((moves, notices))
-}
-
-/// Parts the moves that can be made now from those that the rules refuse: one of them stops no
-/// other here, unlike in a request that names its moves.
-fn settle(cluster: &Cluster, moves: Vec<Move>) -> (Vec<Move>, Vec<String>) {
-    let mut then = cluster.clone();
-    let (mut accepted, mut refused) = (Vec::new(), Vec::new());
-    for one in moves {
-        let version = then.version.saturating_add(1);
-        let command = Command::ReassignPartitions {
-            moves: vec![one.clone()],
-        };
-        match then.apply(version, &command) {
-            Ok(_) => accepted.push(one),
-            Err(Rejection::Move(reason)) => {
-                refused.push(format!(
-                    "Partition {reason}; it is left out: ask again when that has changed."
-                ));
-            }
-            Err(other) => refused.push(sentence(other)),
-        }
-    }
-    let left_out = refused.len();
-    if left_out > MAX_REFUSALS {
-        refused.truncate(MAX_REFUSALS);
-        refused.push(format!("{} more partitions are left out.", left_out - MAX_REFUSALS));
-    }
-    (accepted, refused)
-}
-
-/// Has moves made, in parts.
-///
-/// # Errors
-/// The metadata quorum refuses a part, or does not answer: what was begun before goes on, and
-/// the same request plans the rest.
-pub async fn carry_out(service: &AdminService, moves: Vec<Move>) -> Result<(), ApiError> {
-    for part in moves.chunks(MOVES_PER_COMMAND) {
-        service
-            .submit(Command::ReassignPartitions { moves: part.to_vec() })
-            .await?;
-    }
-    service.0.wait_until_current().await
+    Ok(Settled::of(cluster, &plan, throttle))
 }
 
 #[cfg(test)]
 mod tests {
-    use millrace_engine::{Outcome, cluster::CreateTopic};
-    use uuid::Uuid;
-
-    use super::{super::testing::cluster_of, *};
-
-    fn with_topic(brokers: &[i32], assignments: Vec<Vec<i32>>) -> Cluster {
-        let mut cluster = cluster_of(brokers);
-        let create = CreateTopic {
-            name: "t".into(),
-            id: Uuid::from_u128(1),
-            assignments,
-            configs: BTreeMap::new(),
-            now_ms: 0,
-        };
-        let done = cluster.apply(100, &Command::CreateTopic(create)).unwrap();
-        assert_eq!(done, Outcome::Done);
-        cluster
-    }
+    use super::{
+        super::testing::{cluster_of, with_topic},
+        *,
+    };
 
     fn begin(cluster: &mut Cluster, moves: Vec<Move>) {
         cluster.apply(200, &Command::ReassignPartitions { moves }).unwrap();
@@ -193,13 +150,15 @@ mod tests {
         let cluster = with_topic(&[1, 2, 3, 4], vec![vec![1, 2], vec![2, 1], vec![2, 3]]);
         let view = placement::view(&cluster, &[1, 2]).unwrap();
         let plan = drain_brokers(&view, &Options::default()).unwrap();
-        let (moves, refused) = settle(&cluster, placement::moves(&cluster, &plan));
-        assert_eq!((moves.len(), refused.len()), (3, 0));
-        for one in &moves {
+        let rate = NonZeroU64::new(1 << 20);
+        let settled = Settled::of(&cluster, &plan, rate);
+        assert_eq!((settled.moves.len(), settled.notices.len()), (3, 0));
+        for one in &settled.moves {
             let target = one.target.as_ref().unwrap();
             assert!(target.iter().all(|id| [3, 4].contains(id)), "{target:?}");
+            assert_eq!(one.throttle, rate);
         }
-        let planned = placement::planned(&cluster, &moves, vec![]);
+        let planned = settled.planned(&cluster);
         assert_eq!((planned.partitions, planned.replicas_to_copy), (3, 5));
         assert_eq!(planned.first[0].from, [1, 2]);
     }
@@ -239,16 +198,22 @@ mod tests {
     #[test]
     fn the_replication_factor_grows_where_there_are_brokers_and_shrinks() {
         let cluster = with_topic(&[1, 2, 3], vec![vec![1], vec![2]]);
-        let (moves, _) = plan_replication_factor(&cluster, "t", 3).unwrap();
+        let rate = NonZeroU64::new(1 << 20);
+        let moves = plan_replication_factor(&cluster, "t", 3, rate).unwrap().moves;
         assert_eq!(moves.len(), 2);
+        assert_eq!(moves[0].throttle, rate);
         assert_eq!(moves[0].target.as_ref().unwrap().len(), 3);
         assert_eq!(moves[0].target.as_ref().unwrap()[0], 1, "the leader stays");
-        assert!(plan_replication_factor(&cluster, "t", 1).unwrap().0.is_empty());
-        let reason = |factor| plan_replication_factor(&cluster, "t", factor).unwrap_err().reason();
+        let same = plan_replication_factor(&cluster, "t", 1, None).unwrap();
+        assert!(same.moves.is_empty());
+        let reason = |factor| {
+            let refused = plan_replication_factor(&cluster, "t", factor, None);
+            refused.unwrap_err().reason()
+        };
         assert_eq!(reason(4), v1::ErrorReason::NotEnoughBrokers);
         assert_eq!(reason(0), v1::ErrorReason::InvalidRequest);
         assert_eq!(reason(i32::MAX), v1::ErrorReason::NotEnoughBrokers);
-        let unknown = plan_replication_factor(&cluster, "x", 2).unwrap_err();
+        let unknown = plan_replication_factor(&cluster, "x", 2, None).unwrap_err();
         assert_eq!(unknown.reason(), v1::ErrorReason::UnknownTopic);
     }
 
@@ -257,7 +222,7 @@ mod tests {
         let cluster = cluster_of(&[1, 2]);
         assert!(check_brokers(&cluster, &[1, 2]).is_ok());
         let reason = |ids: &[i32]| check_brokers(&cluster, ids).unwrap_err().reason();
-        assert_eq!(reason(&[]), v1::ErrorReason::InvalidRequest);
+        assert_eq!(reason(&[1; MAX_BROKERS + 1]), v1::ErrorReason::InvalidRequest);
         assert_eq!(reason(&[1, 1]), v1::ErrorReason::InvalidRequest);
         assert_eq!(reason(&[1, 9]), v1::ErrorReason::UnknownBroker);
     }

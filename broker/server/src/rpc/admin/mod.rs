@@ -6,9 +6,11 @@ mod configs;
 mod drain;
 mod elections;
 mod maintenance;
+mod moves;
 mod placement;
 mod quorum;
 mod reassign;
+mod rebalance;
 mod refusals;
 #[cfg(test)]
 mod testing;
@@ -267,6 +269,13 @@ impl Admin for AdminService {
         request: Request<v1::DrainBrokersRequest>,
     ) -> Result<Response<v1::DrainBrokersResponse>, Status> {
         answer!(self, drain::drain(self, request.into_inner()))
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<v1::RebalanceRequest>,
+    ) -> Result<Response<v1::RebalanceResponse>, Status> {
+        answer!(self, rebalance::rebalance(self, request.into_inner()))
     }
 
     async fn remove_broker(

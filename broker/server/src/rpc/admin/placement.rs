@@ -1,13 +1,13 @@
 //! The cluster as placement sees it, and plans as commands and answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU64};
 
 use millrace_engine::{
     BrokerId, Cluster,
     cluster::{Broker, Move},
 };
 use millrace_placement::{
-    self as placement, BlockReason, Blocked, BrokerState, Options, Partition, Plan, PlanError, TopicPartition,
+    self as placement, BlockReason, Blocked, BrokerState, Notice, Options, Partition, Plan, PlanError, TopicPartition,
 };
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
@@ -72,6 +72,15 @@ pub fn targets(cluster: &Cluster) -> usize {
     cluster.brokers.values().filter(|known| is_target(known)).count()
 }
 
+/// The brokers that can take replicas now.
+pub fn in_use(cluster: &Cluster) -> Vec<BrokerId> {
+    let brokers = cluster.brokers.values();
+    brokers
+        .filter(|known| is_target(known) && known.is_active())
+        .map(|known| known.id)
+        .collect()
+}
+
 /// Whether a broker may hold new partitions once it is up.
 fn is_target(known: &Broker) -> bool {
     !known.cordoned && !known.draining
@@ -111,8 +120,8 @@ fn awaited(cluster: &Cluster, factor: usize) -> Vec<BrokerId> {
     down.into_iter().take(lacking).map(|known| known.id).collect()
 }
 
-/// A plan as commands.
-pub fn moves(cluster: &Cluster, plan: &Plan) -> Vec<Move> {
+/// A plan as commands: moves that send at most so many bytes a second.
+pub fn moves(cluster: &Cluster, plan: &Plan, throttle: Option<NonZeroU64>) -> Vec<Move> {
     let topics = topics(cluster);
     plan.reassignments
         .iter()
@@ -121,7 +130,7 @@ pub fn moves(cluster: &Cluster, plan: &Plan) -> Vec<Move> {
             Some(Move {
                 partition: topic.partition_ref(change.partition.partition),
                 target: Some(change.to.clone()),
-                throttle: None,
+                throttle,
             })
         })
         .collect()
@@ -158,9 +167,20 @@ pub fn planned(cluster: &Cluster, moves: &[Move], notices: Vec<String>) -> v1::P
     planned
 }
 
-/// What a plan's reader should know, in sentences.
-pub fn notices(plan: &Plan) -> Vec<String> {
-    plan.notices.iter().map(sentence).collect()
+/// What a plan's reader should know, in sentences, with the topics' names in place of their ids.
+pub fn notices(cluster: &Cluster, plan: &Plan) -> Vec<String> {
+    let topics = topics(cluster);
+    let told = |notice: &Notice| match notice {
+        Notice::NotSpread { first, .. } => sentence(notice).replace(&first.to_string(), &named(&topics, *first)),
+        other => sentence(other),
+    };
+    plan.notices.iter().map(told).collect()
+}
+
+fn named(topics: &BTreeMap<Uuid, &millrace_engine::Topic>, at: TopicPartition) -> String {
+    topics
+        .get(&at.topic)
+        .map_or_else(|| at.to_string(), |topic| topic.partition_ref(at.partition).to_string())
 }
 
 /// Why there is no plan, with the topics' names in place of their ids.
@@ -182,13 +202,9 @@ pub fn plan_error(cluster: &Cluster, error: PlanError) -> ApiError {
 
 fn blocked_error(cluster: &Cluster, blocked: &[Blocked]) -> ApiError {
     let topics = topics(cluster);
-    let first = blocked.first().map(|one| {
-        let at = one.partition;
-        let name = topics
-            .get(&at.topic)
-            .map_or_else(|| at.to_string(), |topic| topic.partition_ref(at.partition).to_string());
-        format!("the first is {name}: {}", one.reason)
-    });
+    let first = blocked
+        .first()
+        .map(|one| format!("the first is {}: {}", named(&topics, one.partition), one.reason));
     let message = format!(
         "{} can't be placed, {}.",
         match blocked.len() {

@@ -1,15 +1,13 @@
 //! Moves of partitions between brokers (KIP-455): start, cancel, list.
 
-use std::num::NonZeroU64;
-
 use millrace_engine::{
     Cluster, Command, Partition,
     cluster::{MAX_BROKERS, MAX_CHANGES, Move, PartitionRef},
 };
 use millrace_proto::v1;
 
-use super::{AdminService, number, page_size, partition_ref, preview};
-use crate::{broker::Broker, error::ApiError, limits};
+use super::{AdminService, moves::throttle, number, page_size, partition_ref, preview};
+use crate::{broker::Broker, error::ApiError};
 
 /// Begins or cancels moves; all or none.
 ///
@@ -55,18 +53,12 @@ pub async fn start(
 fn to_move(cluster: &Cluster, one: v1::PartitionReassignment) -> Result<Move, ApiError> {
     let partition = partition_ref(cluster, &one.topic, one.partition)?;
     let wrong = |problem: String| Err(ApiError::field("reassignments", format!("{partition}: {problem}")));
-    let throttle = u64::try_from(one.throttle_bytes_per_second).map_err(|_| {
-        ApiError::field(
-            "reassignments",
-            format!("{partition}: throttle_bytes_per_second must be 0 or more"),
-        )
-    })?;
+    let throttle = match throttle(one.throttle_bytes_per_second) {
+        Ok(throttle) => throttle,
+        Err(problem) => return wrong(format!("throttle_bytes_per_second {problem}")),
+    };
     match (one.cancel, one.replicas.len()) {
-        _ if (1..limits::LEAST_THROTTLE).contains(&throttle) => wrong(format!(
-            "throttle_bytes_per_second must be {} or more, or 0",
-            limits::LEAST_THROTTLE
-        )),
-        (true, _) if throttle > 0 => wrong("throttle_bytes_per_second must be 0 where cancel is set".into()),
+        (true, _) if throttle.is_some() => wrong("throttle_bytes_per_second must be 0 where cancel is set".into()),
         (true, 0) => Ok(Move {
             partition,
             target: None,
@@ -78,7 +70,7 @@ fn to_move(cluster: &Cluster, one: v1::PartitionReassignment) -> Result<Move, Ap
         (false, _) => Ok(Move {
             partition,
             target: Some(one.replicas),
-            throttle: NonZeroU64::new(throttle),
+            throttle,
         }),
     }
 }
@@ -245,7 +237,7 @@ mod tests {
         };
         let asked = |replicas, cancel| throttled(replicas, cancel, 0);
         let rate = throttled(vec![3], false, 65_536).unwrap().throttle;
-        assert_eq!(rate.map(NonZeroU64::get), Some(65_536));
+        assert_eq!(rate.map(std::num::NonZeroU64::get), Some(65_536));
         assert!(throttled(vec![3], false, 65_535).is_err());
         assert!(throttled(vec![3], false, -1).is_err());
         assert!(throttled(vec![], true, 65_536).is_err());

@@ -1,8 +1,8 @@
 //! Clusters and quorums for tests of rules.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use millrace_engine::{Broker, Cluster};
+use millrace_engine::{Broker, Cluster, Command, Outcome, cluster::CreateTopic};
 use uuid::Uuid;
 
 use crate::quorum::{MemberStatus, QuorumStatus};
@@ -38,6 +38,21 @@ pub fn cluster_of(brokers: &[i32]) -> Cluster {
         };
         cluster.brokers.insert(id, broker);
     }
+    cluster
+}
+
+/// The same with a topic `t` whose partitions have these replicas.
+pub fn with_topic(brokers: &[i32], assignments: Vec<Vec<i32>>) -> Cluster {
+    let mut cluster = cluster_of(brokers);
+    let create = CreateTopic {
+        name: "t".into(),
+        id: Uuid::from_u128(1),
+        assignments,
+        configs: BTreeMap::new(),
+        now_ms: 0,
+    };
+    let done = cluster.apply(100, &Command::CreateTopic(create)).unwrap();
+    assert_eq!(done, Outcome::Done);
     cluster
 }
 

@@ -132,6 +132,7 @@ impl TestCluster {
             broker_ids: brokers.to_vec(),
             cancel,
             validate_only,
+            throttle_bytes_per_second: 0,
         };
         drain::drain(&self.service, request).await.unwrap().moves.unwrap()
     }
@@ -446,6 +447,44 @@ async fn a_lost_disk_with_the_only_clean_replica_is_given_up_only_on_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebalance_plans_first_and_then_begins_throttled_moves() {
+    let cluster = TestCluster::start().await;
+    let create = CreateTopic {
+        name: "t".into(),
+        id: Uuid::new_v4(),
+        assignments: vec![vec![0]; 8],
+        configs: BTreeMap::new(),
+        now_ms: 0,
+    };
+    cluster.submit(Command::CreateTopic(create)).await;
+    let request = |validate_only, throttle_bytes_per_second| v1::RebalanceRequest {
+        broker_ids: vec![3],
+        throttle_bytes_per_second,
+        validate_only,
+    };
+    let error = rebalance::rebalance(&cluster.service, request(true, 1))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::InvalidRequest, "{error}");
+    let planned = rebalance::rebalance(&cluster.service, request(true, 1 << 20))
+        .await
+        .unwrap();
+    assert!(cluster.moving().await.is_empty(), "only planned");
+    let begun = rebalance::rebalance(&cluster.service, request(false, 1 << 20))
+        .await
+        .unwrap();
+    assert_eq!(begun, planned);
+    let moving = cluster.moving().await;
+    assert_eq!(moving.len(), 2, "a quarter is its share: {moving:?}");
+    assert!(moving.iter().all(|one| one.target_replicas == [3]), "{moving:?}");
+    assert!(
+        moving.iter().all(|one| one.throttle_bytes_per_second == 1 << 20),
+        "{moving:?}"
+    );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
     let cluster = TestCluster::with_topic(1, 2, 1).await;
     let request = |validate_only| v1::AlterTopicRequest {
@@ -455,6 +494,7 @@ async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
             value: "70000".into(),
         }],
         unset_configs: Vec::new(),
+        throttle_bytes_per_second: 0,
         validate_only,
         replication_factor: Some(3),
     };

@@ -8,7 +8,7 @@ use millrace_engine::{
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
 
-use super::{AdminService, configs, count, drain, page_size, placement, preview};
+use super::{AdminService, configs, count, drain, moves, moves::throttle_field, page_size, placement, preview};
 use crate::{
     broker::Broker,
     error::ApiError,
@@ -230,11 +230,18 @@ fn without_leader(partition: &Partition) -> String {
 /// Changes settings and the replication factor.
 ///
 /// # Errors
-/// Nothing to change, an unknown topic or key, a value that is not allowed, replicas that have no
+/// Nothing to change, an unknown topic or key, a value that is not allowed, a throttle out of bounds, replicas that have no
 /// place to go: nothing is changed.
 pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Result<v1::AlterTopicResponse, ApiError> {
     let (name, set, unset) = (request.name, request.set_configs, request.unset_configs);
+    let throttle = throttle_field(request.throttle_bytes_per_second)?;
     let Some(factor) = request.replication_factor else {
+        if throttle.is_some() {
+            return Err(ApiError::field(
+                "throttle_bytes_per_second",
+                "must be 0 where replication_factor is not to change",
+            ));
+        }
         configs::alter(service, &name, set, unset, request.validate_only).await?;
         return Ok(v1::AlterTopicResponse::default());
     };
@@ -243,16 +250,16 @@ pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Re
         false => Some(configs::command(&name, set, unset)?),
     };
     let cluster = service.latest().await?;
-    let (moves, notices) = drain::plan_replication_factor(&cluster, &name, factor)?;
+    let settled = drain::plan_replication_factor(&cluster, &name, factor, throttle)?;
     if let Some(settings) = &settings {
         preview(&cluster, settings)?;
     }
-    let planned = placement::planned(&cluster, &moves, notices);
+    let planned = settled.planned(&cluster);
     if !request.validate_only {
         if let Some(settings) = settings {
             service.submit(settings).await?;
         }
-        drain::carry_out(service, moves).await?;
+        moves::carry_out(service, settled.moves).await?;
     }
     Ok(v1::AlterTopicResponse { moves: Some(planned) })
 }

@@ -1,14 +1,15 @@
-//! `millrace cluster`.
+//! `millrace cluster describe`.
 
 use jiff::Timestamp;
-use millrace_client::v1::{DescribeClusterResponse, PartitionHealth, PartitionList};
+use millrace_client::{
+    Admin,
+    v1::{DescribeClusterResponse, PartitionHealth, PartitionList},
+};
 use serde::Serialize;
 
 use crate::{
-    args::{ClusterCommand, GlobalArgs},
     broker::{Broker, Maintenance, table},
-    connect,
-    output::{count, fields, ids, millis, plural, tell},
+    output::{OutputFormat, count, fields, ids, millis, plural, tell},
 };
 
 #[derive(Serialize)]
@@ -127,11 +128,9 @@ impl From<DescribeClusterResponse> for Cluster {
 }
 
 /// Shows it.
-pub async fn run(command: ClusterCommand, global: &GlobalArgs) -> anyhow::Result<()> {
-    let ClusterCommand::Describe = command;
-    let client = connect::client(global).await?;
-    let cluster = Cluster::from(client.admin().describe_cluster().await?);
-    tell(global.output, &text(&cluster, Timestamp::now()), &cluster)
+pub async fn run(admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
+    let cluster = Cluster::from(admin.describe_cluster().await?);
+    tell(format, &text(&cluster, Timestamp::now()), &cluster)
 }
 
 fn text(cluster: &Cluster, now: Timestamp) -> String {
