@@ -199,7 +199,7 @@ impl Quorum {
     }
 
     /// Writes a membership that was derived from the one in `seen`, unless that has changed.
-    async fn append_membership(
+    pub(super) async fn append_membership(
         &self,
         seen: &RaftMetrics<TypeConfig>,
         next: Membership,
