@@ -147,6 +147,12 @@ impl EntryLog {
         u64::try_from(self.log.durable_end_offset()).unwrap_or(0)
     }
 
+    /// The index after the last entry that is in a snapshot on the disk.
+    #[cfg(test)]
+    pub(super) fn snapshot_end(&self) -> u64 {
+        self.snapshot_next.load(Ordering::Acquire)
+    }
+
     /// The last entry that was given up.
     pub(super) fn purged(&self) -> Option<LogId> {
         self.state.lock().purged()

@@ -294,6 +294,12 @@ impl Quorum {
         self.0.followers.lacking()
     }
 
+    /// The index after the last entry that was on the disk when this member was opened.
+    #[cfg(test)]
+    pub(super) fn found_end(&self) -> u64 {
+        self.0.found_last.map_or(0, |last| last + 1)
+    }
+
     #[cfg(test)]
     pub(super) fn log(&self) -> &EntryLog {
         &self.0.log

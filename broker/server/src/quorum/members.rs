@@ -251,12 +251,14 @@ impl Quorum {
     }
 }
 
-/// Whether the membership is committed, and an entry of the leader's own term.
-fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
+/// Whether the membership is committed, and an entry of the leader's own term. It must be applied too: what is applied
+/// tells which ids were used before.
+pub(super) fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let own_term = metrics
         .local_committed
         .is_some_and(|committed| committed.leader_id.term == metrics.current_term);
-    own_term && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
+    let last = metrics.membership_config.log_id();
+    own_term && last == metrics.committed_membership_config.log_id() && metrics.last_applied >= *last
 }
 
 fn change_error(error: ClientWriteError<TypeConfig>) -> QuorumError {
@@ -270,5 +272,31 @@ fn change_error(error: ClientWriteError<TypeConfig>) -> QuorumError {
         error => QuorumError::OutcomeUnknown {
             reason: error.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{
+        super::types::{StoredMembership, log_id},
+        *,
+    };
+
+    #[test]
+    fn the_ids_that_were_used_are_known_before_another_is_given() {
+        let mut metrics = RaftMetrics::<TypeConfig>::new_initial(1);
+        let membership = |index| Arc::new(StoredMembership::new(Some(log_id(1, index)), Membership::default()));
+        metrics.current_term = 2;
+        metrics.membership_config = membership(5);
+        metrics.committed_membership_config = membership(5);
+        metrics.local_committed = Some(log_id(2, 7));
+        for (applied, settled) in [(log_id(1, 4), false), (log_id(1, 5), true), (log_id(2, 6), true)] {
+            metrics.last_applied = Some(applied);
+            assert_eq!(is_settled(&metrics), settled, "{applied}");
+        }
+        metrics.membership_config = membership(6);
+        assert!(!is_settled(&metrics), "the last change is not committed");
     }
 }

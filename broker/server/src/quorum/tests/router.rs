@@ -1,5 +1,5 @@
 //! A network within the process: one-way cuts, delays that reorder messages, losses, repeats. A message that is on its
-//! way arrives, or not, whether or not its sender still waits for the answer.
+//! way arrives, or not, whether or not its sender still waits for the answer. It overhears who votes and who leads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,6 +40,20 @@ struct State {
     /// How many did.
     repeated: u64,
     snapshots: u64,
+    /// How many of them were installed.
+    installed: u64,
+    /// Whose votes, and who stands for election, nobody hears.
+    mute: BTreeSet<u64>,
+    said: BTreeSet<Said>,
+}
+
+/// What a voter has said to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Said {
+    /// That it votes for `candidate`.
+    Vote { voter: u64, term: u64, candidate: u64 },
+    /// That it leads.
+    Leads { term: u64, leader: u64 },
 }
 
 /// More than any timeout that there is, so that what arrives then is out of date.
@@ -62,6 +76,9 @@ impl Router {
             repeat_per_million: 0,
             repeated: 0,
             snapshots: 0,
+            installed: 0,
+            mute: BTreeSet::new(),
+            said: BTreeSet::new(),
         })))
     }
 
@@ -121,6 +138,25 @@ impl Router {
     /// How many snapshots were sent.
     pub fn snapshots(&self) -> u64 {
         self.0.lock().snapshots
+    }
+
+    /// How many snapshots were installed.
+    pub fn installed(&self) -> u64 {
+        self.0.lock().installed
+    }
+
+    /// From now on `id` neither votes nor stands for election, as far as others hear.
+    pub fn mute(&self, id: u64) {
+        self.0.lock().mute.insert(id);
+    }
+
+    /// What was said since the last call, each thing once.
+    pub fn take_said(&self) -> BTreeSet<Said> {
+        std::mem::take(&mut self.0.lock().said)
+    }
+
+    fn note(&self, said: Said) {
+        self.0.lock().said.insert(said);
     }
 
     /// One message on its way; `false` if it is lost.
@@ -207,6 +243,15 @@ pub struct Link {
 }
 
 impl Link {
+    /// Votes of some, and for some, are lost.
+    fn check_heard(&self) -> Result<(), RPCError<TypeConfig>> {
+        let state = self.router.0.lock();
+        match state.mute.contains(&self.from) || state.mute.contains(&self.to) {
+            true => Err(lost()),
+            false => Ok(()),
+        }
+    }
+
     /// Asks the other side, if question and answer get through in time.
     async fn ask<T, F>(
         &self,
@@ -241,6 +286,10 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.router.note(Said::Leads {
+            term: request.vote.leader_id.term,
+            leader: self.from,
+        });
         self.ask(&option, move |voter| {
             let request = request.clone();
             async move { voter.append_entries(request).await.ok() }
@@ -253,9 +302,22 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.check_heard()?;
+        let (to, router) = (self.to, self.router.clone());
         self.ask(&option, move |voter| {
-            let request = request.clone();
-            async move { voter.vote(request).await.ok() }
+            let (request, router) = (request.clone(), router.clone());
+            async move {
+                let vote = request.vote;
+                let answer = voter.vote(request).await.ok()?;
+                if answer.is_granted_to(&vote) {
+                    router.note(Said::Vote {
+                        voter: to,
+                        term: vote.leader_id.term,
+                        candidate: vote.leader_id.voted_for,
+                    });
+                }
+                Some(answer)
+            }
         })
         .await
     }
@@ -265,6 +327,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         request: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.check_heard()?;
         self.ask(&option, move |voter| {
             let request = request.clone();
             async move { voter.pre_vote(request).await.ok() }
@@ -280,9 +343,14 @@ impl RaftNetworkV2<TypeConfig> for Link {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         self.router.0.lock().snapshots += 1;
+        let router = self.router.clone();
         let install = move |voter: Raft<TypeConfig, StateMachine>| {
-            let snapshot = snapshot.clone();
-            async move { voter.install_full_snapshot(vote, snapshot).await.ok() }
+            let (snapshot, router) = (snapshot.clone(), router.clone());
+            async move {
+                let answer = voter.install_full_snapshot(vote, snapshot).await.ok()?;
+                router.0.lock().installed += u64::from(answer.vote == vote);
+                Some(answer)
+            }
         };
         Ok(self.ask(&option, install).await?)
     }
