@@ -16,19 +16,16 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
+    addresses::IDENTIFY_WITHIN,
     ask::{Ask, not_leader},
     error::QuorumError,
     handle::{Quorum, stopped, until},
     member_rules::{View, leave_joint, present},
-    network::Lane,
     types::{Membership, TypeConfig, Voter},
 };
 
 /// A member that was heard of within this time counts as there, whatever the election timeout.
 const LATELY: Duration = Duration::from_secs(1);
-
-/// How long a broker may take to say who it is.
-const IDENTIFY_WITHIN: Duration = Duration::from_secs(3);
 
 /// A member to add, or a voter to begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +54,8 @@ pub(super) enum MemberChange {
 impl Quorum {
     /// Adds a member that follows the log and has no vote. The broker must run: it is asked who
     /// it is, so that a wrong address is noticed before it is in the membership. Adding a member
-    /// that is one already changes nothing. Asks the leader if this member does not lead.
+    /// that is one already changes nothing; under another address it is looked for there. Asks the
+    /// leader if this member does not lead.
     ///
     /// # Errors
     /// [`QuorumError::Member`] if the id was ever used by another member, or the broker can't be
@@ -128,6 +126,7 @@ impl Quorum {
         let next = match change {
             MemberChange::Add(member) => {
                 if view.check_new(member, &used_ids)? {
+                    self.told_of_address(member.directory_id, &member.address);
                     return Ok(0);
                 }
                 let voter = self.identify(member).await?;
@@ -239,7 +238,7 @@ impl Quorum {
         let peers = self
             .peers()
             .ok_or_else(|| refuse("this broker has no way to others".into()))?;
-        let connection = peers.connection(voter_id, &voter, Lane::Requests);
+        let connection = peers.exactly(voter_id, &voter);
         let identified = connection.identify(IDENTIFY_WITHIN).await;
         voter.state_id = identified.map_err(|error| refuse(error.to_string()))?;
         Ok(voter)

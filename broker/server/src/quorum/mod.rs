@@ -26,6 +26,7 @@
 //!   takes part.
 //! - Log is given up only behind a snapshot that is on the disk (KIP-630).
 
+mod addresses;
 mod ask;
 mod bootstrap;
 mod config;

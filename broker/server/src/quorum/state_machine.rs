@@ -60,6 +60,11 @@ impl StateMachine {
         Arc::clone(&self.used_ids)
     }
 
+    /// The index of the next entry to apply.
+    pub(super) fn applied_end(&self) -> u64 {
+        self.applied.map_or(0, |last| last.index + 1)
+    }
+
     /// Makes the entry after `last` the next to apply. For openraft's suite, which leaves gaps.
     #[cfg(test)]
     pub(super) fn pretend_applied(&mut self, last: LogId) {
