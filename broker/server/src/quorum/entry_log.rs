@@ -323,6 +323,13 @@ impl EntryLog {
         self.change_state(QuorumState::as_founder)
     }
 
+    /// Draws another state id, so that nobody who knew this voter is answered, and stores the vote. Returns the id; it
+    /// is on the disk then.
+    pub(super) fn begin_anew(&self, vote: &Vote) -> io::Result<Uuid> {
+        self.change_state(|state| state.begun_anew(vote))?;
+        Ok(self.state_id())
+    }
+
     fn change_state(&self, change: impl FnOnce(&QuorumState) -> QuorumState) -> io::Result<()> {
         let mut state = self.state.lock();
         let changed = change(&state);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use openraft::{
     EntryPayload, Precondition, RaftMetrics, ServerState,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
+    type_config::async_runtime::watch::WatchReceiver,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -21,7 +22,7 @@ use super::{
     error::QuorumError,
     handle::{Quorum, stopped, until},
     member_rules::{View, leave_joint, present},
-    types::{Membership, TypeConfig, Voter},
+    types::{Membership, StoredMembership, TypeConfig, Voter},
 };
 
 /// A member that was heard of within this time counts as there, whatever the election timeout.
@@ -244,6 +245,17 @@ impl Quorum {
         Ok(voter)
     }
 
+    /// Whether this was a member once and is none any more, by what is committed here. Not of one that this member
+    /// still follows: a leader that is removed ends what it began.
+    pub(super) fn has_removed(&self, id: u64) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let follows = metrics.vote.committed && metrics.vote.leader_id.voted_for == id;
+        let is_member = |membership: &StoredMembership| membership.nodes().any(|(member, _)| *member == id);
+        let sets = [&metrics.committed_membership_config, &metrics.membership_config];
+        !follows && !sets.into_iter().any(|set| is_member(set)) && self.used_ids().contains(&id)
+    }
+
     /// How old a sign of life may be for a member to count as there.
     fn lately(&self) -> Duration {
         (self.election_timeout() * 2).max(LATELY)
@@ -278,10 +290,7 @@ fn change_error(error: ClientWriteError<TypeConfig>) -> QuorumError {
 mod tests {
     use std::sync::Arc;
 
-    use super::{
-        super::types::{StoredMembership, log_id},
-        *,
-    };
+    use super::{super::types::log_id, *};
 
     #[test]
     fn the_ids_that_were_used_are_known_before_another_is_given() {

@@ -9,7 +9,7 @@ use super::{
     NewMember, Proxy, Quorum, QuorumError, Wired, converge, forgetful_disk, leader, stop_all, unchanged,
 };
 
-async fn sole(change: super::Change) -> Wired {
+pub(super) async fn sole(change: super::Change) -> Wired {
     let member = Wired::new(1, change).await;
     member.quorum.bootstrap().await.unwrap();
     member.quorum.wait_for_leader(PATIENCE).await.unwrap();
@@ -17,7 +17,7 @@ async fn sole(change: super::Change) -> Wired {
     member
 }
 
-async fn add(by: &Quorum, member: &Wired) {
+pub(super) async fn add(by: &Quorum, member: &Wired) {
     let new = member.member();
     by.add_learner(new.voter_id, new.directory_id, new.address)
         .await
@@ -25,7 +25,7 @@ async fn add(by: &Quorum, member: &Wired) {
 }
 
 /// Promotes as soon as the learner has caught up.
-async fn promote(by: &Quorum, id: u64) {
+pub(super) async fn promote(by: &Quorum, id: u64) {
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = by.promote(id).await {
         assert!(
@@ -204,7 +204,7 @@ async fn who_was_removed_comes_back_as_nobody() {
 }
 
 /// Time for several election timeouts of a member that is not patient: what should not happen would have.
-async fn several_elections() {
+pub(super) async fn several_elections() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
 }
 
