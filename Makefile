@@ -3,6 +3,7 @@
 
 CARGO ?= cargo
 SEEDS ?= 300
+QUORUM_SEEDS ?= 20
 SECONDS ?= 60
 
 .PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate mutants fuzz clean
@@ -47,9 +48,10 @@ bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of r
 	./e2e/setup.sh
 	./e2e/bench/run
 
-simulate: ## Random runs of the storage and of whole clusters under faults: SEEDS=n.
+simulate: ## Random runs of storage, whole clusters and the metadata quorum under faults: SEEDS=n, QUORUM_SEEDS=n.
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log --test simulation -- --nocapture
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-simulator --test seeds -- --nocapture
+	MILLRACE_QUORUM_SEEDS=$(QUORUM_SEEDS) $(CARGO) test --locked -p millrace-server --lib quorum::tests::chaos -- --nocapture
 
 mutants: ## Takes one safety rule away at a time; the simulator must notice each.
 	./e2e/simulator/mutants.sh

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Proves that the simulator notices: takes one safety rule away at a time, in a copy of the last
 # commit, and demands that a random run fails within as many seeds as the file `expected` says, from
-# 0 on. Tells which scenarios fail, too.
+# 0 on. Tells which scenarios fail, too. Then the same for the real metadata quorum under its random
+# faults, from seed 1 on.
 #
 #   e2e/simulator/mutants.sh [NAME...]
 #
-# A mutant is a patch in mutants/, named after what becomes of the rules. MILLRACE_SIM_SEEDS takes the
+# A mutant is a patch in mutants/ or quorum-mutants/, named after what becomes of the rules. MILLRACE_SIM_SEEDS takes the
 # place of all numbers in `expected`: for a new mutant, or after a change of what seeds draw. Built as
 # tests are, which takes a fraction of the time of an optimised build.
 set -eu
@@ -28,32 +29,68 @@ export CARGO_TARGET_DIR MILLRACE_SIM_FAIL_FAST=1
 all=${MILLRACE_SIM_SEEDS:-}
 missed=0
 cd "$copy"
-for patch in "$here"/mutants/*.patch; do
-    name=$(basename "$patch" .patch)
-    case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
-    seeds=${all:-$(awk -v name="$name" '$1 == name { print $2 }' "$here/expected")}
+
+# Whether the mutant NAME is asked for, of those given.
+wanted() {
+    name=$1
+    shift
+    case " $* " in "  " | *" $name "*) true ;; *) false ;; esac
+}
+# Within how many seeds it must be found.
+within() {
+    seeds=${all:-$(awk -v name="$1" '$1 == name { print $2 }' "$here/expected")}
     if [ -z "$seeds" ]; then
-        echo "$name: $here/expected does not say within how many seeds it must be found"
+        echo "$1: $here/expected does not say within how many seeds it must be found"
         exit 1
     fi
-    git apply "$patch"
-    # A mutant that does not build proves nothing.
-    if ! cargo test --quiet -p millrace-simulator --test seeds --test scenarios --no-run >"$out" 2>&1; then
+}
+# A mutant that does not build proves nothing.
+builds() {
+    name=$1
+    shift
+    if ! cargo test --quiet "$@" --no-run >"$out" 2>&1; then
         echo "$name: does NOT build; see $out"
         exit 1
     fi
-    if MILLRACE_SIM_SEEDS=$seeds cargo test --quiet -p millrace-simulator --test seeds every_seed >"$out" 2>&1; then
+}
+# Tells by which seed random runs have failed, which must be in the output; or that they did not.
+tell() {
+    if [ "$2" = passed ]; then
         by="NOT noticed in $seeds seeds"
         missed=1
-    elif found=$(grep -E '^seed [0-9]+: ' "$out"); then
+    elif found=$(grep -oE '\bseed [0-9]+: .*' "$out"); then
         by="$(echo "$found" | cut -d: -f1-2 | head -n 1) (within $seeds)"
     else
-        echo "$name: failed without a seed; see $out"
+        echo "$1: failed without a seed; see $out"
         exit 1
     fi
-    printf '%-40s %s\n' "$name" "$by"
+    printf '%-40s %s\n' "$1" "$by"
+}
+
+for patch in "$here"/mutants/*.patch; do
+    name=$(basename "$patch" .patch)
+    wanted "$name" "$@" || continue
+    within "$name"
+    git apply "$patch"
+    builds "$name" -p millrace-simulator --test seeds --test scenarios
+    ended=failed
+    MILLRACE_SIM_SEEDS=$seeds cargo test --quiet -p millrace-simulator --test seeds every_seed >"$out" 2>&1 && ended=passed
+    tell "$name" "$ended"
     cargo test --quiet -p millrace-simulator --test scenarios --no-fail-fast >"$out" 2>&1 || true
     sed -n 's/^    \([a-z]*::[a-z_]*\)$/    \1/p' "$out" | sort -u
+    git checkout --quiet -- .
+done
+
+for patch in "$here"/quorum-mutants/*.patch; do
+    name=$(basename "$patch" .patch)
+    wanted "$name" "$@" || continue
+    within "$name"
+    git apply "$patch"
+    builds "$name" -p millrace-server --lib
+    ended=failed
+    MILLRACE_QUORUM_SEEDS=$seeds cargo test --quiet -p millrace-server --lib quorum::tests::chaos::whatever >"$out" 2>&1 && ended=passed
+    # What no run has met is no seed's fault.
+    tell "$name" "$ended"
     git checkout --quiet -- .
 done
 exit $missed

@@ -1,6 +1,7 @@
 //! `millrace quorum`.
 
 mod describe;
+mod recover;
 mod voters;
 
 use clap::Subcommand;
@@ -17,15 +18,23 @@ pub enum QuorumCommand {
     Add(voters::AddArgs),
     /// Take a vote away.
     Remove(voters::RemoveArgs),
+    /// Begin the quorum anew with one broker, where most voters are lost for good.
+    Recover(recover::RecoverArgs),
 }
 
 /// Does it.
 pub async fn run(command: QuorumCommand, global: &GlobalArgs) -> anyhow::Result<()> {
+    let command = match command {
+        // Nobody could be called: it works on files.
+        QuorumCommand::Recover(args) => return recover::run(&args, global.output),
+        command => command,
+    };
     let client = connect::client(global).await?;
     let (admin, format) = (client.admin(), global.output);
     match command {
         QuorumCommand::Describe => describe::run(&admin, format).await,
         QuorumCommand::Add(args) => voters::add(args, &admin, format).await,
         QuorumCommand::Remove(args) => voters::remove(args, &admin, format).await,
+        QuorumCommand::Recover(_) => Ok(()),
     }
 }

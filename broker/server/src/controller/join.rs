@@ -76,7 +76,8 @@ fn join_request(applicant: &Applicant<'_>, directory_id: Uuid, cluster_id: Optio
 }
 
 /// Returns when the cluster tells that this broker, which was in it, has been removed: in words. Its
-/// own metadata can't show that, and nobody answers what it asks as a member.
+/// own metadata can't show that, and nobody answers what it asks as a member. The others are told
+/// where it is, too: it may have come back under another address.
 pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> String {
     let request = returning_request(applicant, quorum);
     let mut pause = limits::REMOVED_ASK_FIRST;
@@ -84,7 +85,7 @@ pub(super) async fn told_removed(applicant: &Applicant<'_>, quorum: &Quorum) -> 
         tokio::time::sleep(pause).await;
         pause = limits::REMOVED_ASK_EVERY;
         let mut others = applicant.config.seeds.clone();
-        others.extend(quorum.status().members.into_iter().map(|member| member.address));
+        others.extend(quorum.member_addresses());
         let answer = ask_seeds(&others, &applicant.addresses.internal, |channel| {
             ask_to_join(channel, request.clone())
         });

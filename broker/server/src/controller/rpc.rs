@@ -180,6 +180,9 @@ async fn admit(quorum: &Quorum, candidate: &Candidate) -> Result<join_response::
     if !quorum.is_bootstrapped() {
         return not_now("this broker is in no cluster itself yet");
     }
+    if candidate.sent.returning && candidate.sent.cluster_id == quorum.place().0 {
+        quorum.told_of_address(candidate.directory_id, &candidate.sent.internal_address);
+    }
     if candidate.sent.returning && is_only_voter(quorum, candidate.directory_id) {
         // It may be waiting for this answer, before it leads.
         return not_now("it is the metadata quorum's only voter: the others wait for it");

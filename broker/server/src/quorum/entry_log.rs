@@ -147,6 +147,12 @@ impl EntryLog {
         u64::try_from(self.log.durable_end_offset()).unwrap_or(0)
     }
 
+    /// The index after the last entry that is in a snapshot on the disk.
+    #[cfg(test)]
+    pub(super) fn snapshot_end(&self) -> u64 {
+        self.snapshot_next.load(Ordering::Acquire)
+    }
+
     /// The last entry that was given up.
     pub(super) fn purged(&self) -> Option<LogId> {
         self.state.lock().purged()
@@ -315,6 +321,13 @@ impl EntryLog {
     /// Notes that the quorum is begun with this voter; on return it is on the disk.
     pub(super) fn become_founder(&self) -> io::Result<()> {
         self.change_state(QuorumState::as_founder)
+    }
+
+    /// Draws another state id, so that nobody who knew this voter is answered, and stores the vote. Returns the id; it
+    /// is on the disk then.
+    pub(super) fn begin_anew(&self, vote: &Vote) -> io::Result<Uuid> {
+        self.change_state(|state| state.begun_anew(vote))?;
+        Ok(self.state_id())
     }
 
     fn change_state(&self, change: impl FnOnce(&QuorumState) -> QuorumState) -> io::Result<()> {

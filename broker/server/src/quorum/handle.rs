@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use uuid::Uuid;
 
 use super::{
+    addresses::addresses_in,
     config::raft_config,
     entry_log::{EntryLog, check_unused, partition_path},
     error::QuorumError,
@@ -135,11 +136,25 @@ impl Quorum {
     {
         let (published, cluster) = watch::channel(Arc::new(Cluster::default()));
         let recovery = options.clone();
-        let (log, snapshots, machine) = tokio::task::spawn_blocking(move || recover(&recovery, published))
-            .await
-            .map_err(|error| QuorumError::Stopped {
-                reason: error.to_string(),
-            })??;
+        let places = peers.clone();
+        let recovered = tokio::task::spawn_blocking(move || {
+            let recovered = recover(&recovery, published)?;
+            if let Some(peers) = places {
+                let (log, applied) = (&recovered.0, recovered.2.applied_end());
+                match addresses_in(log, applied) {
+                    Ok(logged) => peers.places().set_logged(logged),
+                    // Whoever has to apply them will say so.
+                    Err(error) => tracing::warn!(%error, "entries of the metadata log can't be read"),
+                }
+            }
+            Ok::<_, QuorumError>(recovered)
+        });
+        let (log, snapshots, machine) = recovered.await.map_err(|error| QuorumError::Stopped {
+            reason: error.to_string(),
+        })??;
+        if let Some(peers) = &peers {
+            peers.places().set_registered(cluster.clone());
+        }
         let found_last = log.end().checked_sub(1);
         let used_ids = machine.used_ids();
         let (failed, _) = watch::channel(None);
@@ -292,6 +307,12 @@ impl Quorum {
     #[cfg(test)]
     pub(super) fn lacking(&self) -> Vec<u64> {
         self.0.followers.lacking()
+    }
+
+    /// The index after the last entry that was on the disk when this member was opened.
+    #[cfg(test)]
+    pub(super) fn found_end(&self) -> u64 {
+        self.0.found_last.map_or(0, |last| last + 1)
     }
 
     #[cfg(test)]

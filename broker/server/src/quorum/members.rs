@@ -11,24 +11,22 @@ use std::time::Duration;
 use openraft::{
     EntryPayload, Precondition, RaftMetrics, ServerState,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
+    type_config::async_runtime::watch::WatchReceiver,
 };
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
+    addresses::IDENTIFY_WITHIN,
     ask::{Ask, not_leader},
     error::QuorumError,
     handle::{Quorum, stopped, until},
     member_rules::{View, leave_joint, present},
-    network::Lane,
-    types::{Membership, TypeConfig, Voter},
+    types::{Membership, StoredMembership, TypeConfig, Voter},
 };
 
 /// A member that was heard of within this time counts as there, whatever the election timeout.
 const LATELY: Duration = Duration::from_secs(1);
-
-/// How long a broker may take to say who it is.
-const IDENTIFY_WITHIN: Duration = Duration::from_secs(3);
 
 /// A member to add, or a voter to begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +55,8 @@ pub(super) enum MemberChange {
 impl Quorum {
     /// Adds a member that follows the log and has no vote. The broker must run: it is asked who
     /// it is, so that a wrong address is noticed before it is in the membership. Adding a member
-    /// that is one already changes nothing. Asks the leader if this member does not lead.
+    /// that is one already changes nothing; under another address it is looked for there. Asks the
+    /// leader if this member does not lead.
     ///
     /// # Errors
     /// [`QuorumError::Member`] if the id was ever used by another member, or the broker can't be
@@ -128,6 +127,7 @@ impl Quorum {
         let next = match change {
             MemberChange::Add(member) => {
                 if view.check_new(member, &used_ids)? {
+                    self.told_of_address(member.directory_id, &member.address);
                     return Ok(0);
                 }
                 let voter = self.identify(member).await?;
@@ -199,7 +199,7 @@ impl Quorum {
     }
 
     /// Writes a membership that was derived from the one in `seen`, unless that has changed.
-    async fn append_membership(
+    pub(super) async fn append_membership(
         &self,
         seen: &RaftMetrics<TypeConfig>,
         next: Membership,
@@ -239,10 +239,21 @@ impl Quorum {
         let peers = self
             .peers()
             .ok_or_else(|| refuse("this broker has no way to others".into()))?;
-        let connection = peers.connection(voter_id, &voter, Lane::Requests);
+        let connection = peers.exactly(voter_id, &voter);
         let identified = connection.identify(IDENTIFY_WITHIN).await;
         voter.state_id = identified.map_err(|error| refuse(error.to_string()))?;
         Ok(voter)
+    }
+
+    /// Whether this was a member once and is none any more, by what is committed here. Not of one that this member
+    /// still follows: a leader that is removed ends what it began.
+    pub(super) fn has_removed(&self, id: u64) -> bool {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let follows = metrics.vote.committed && metrics.vote.leader_id.voted_for == id;
+        let is_member = |membership: &StoredMembership| membership.nodes().any(|(member, _)| *member == id);
+        let sets = [&metrics.committed_membership_config, &metrics.membership_config];
+        !follows && !sets.into_iter().any(|set| is_member(set)) && self.used_ids().contains(&id)
     }
 
     /// How old a sign of life may be for a member to count as there.
@@ -251,12 +262,14 @@ impl Quorum {
     }
 }
 
-/// Whether the membership is committed, and an entry of the leader's own term.
-fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
+/// Whether the membership is committed, and an entry of the leader's own term. It must be applied too: what is applied
+/// tells which ids were used before.
+pub(super) fn is_settled(metrics: &RaftMetrics<TypeConfig>) -> bool {
     let own_term = metrics
         .local_committed
         .is_some_and(|committed| committed.leader_id.term == metrics.current_term);
-    own_term && metrics.membership_config.log_id() == metrics.committed_membership_config.log_id()
+    let last = metrics.membership_config.log_id();
+    own_term && last == metrics.committed_membership_config.log_id() && metrics.last_applied >= *last
 }
 
 fn change_error(error: ClientWriteError<TypeConfig>) -> QuorumError {
@@ -270,5 +283,28 @@ fn change_error(error: ClientWriteError<TypeConfig>) -> QuorumError {
         error => QuorumError::OutcomeUnknown {
             reason: error.to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{super::types::log_id, *};
+
+    #[test]
+    fn the_ids_that_were_used_are_known_before_another_is_given() {
+        let mut metrics = RaftMetrics::<TypeConfig>::new_initial(1);
+        let membership = |index| Arc::new(StoredMembership::new(Some(log_id(1, index)), Membership::default()));
+        metrics.current_term = 2;
+        metrics.membership_config = membership(5);
+        metrics.committed_membership_config = membership(5);
+        metrics.local_committed = Some(log_id(2, 7));
+        for (applied, settled) in [(log_id(1, 4), false), (log_id(1, 5), true), (log_id(2, 6), true)] {
+            metrics.last_applied = Some(applied);
+            assert_eq!(is_settled(&metrics), settled, "{applied}");
+        }
+        metrics.membership_config = membership(6);
+        assert!(!is_settled(&metrics), "the last change is not committed");
     }
 }

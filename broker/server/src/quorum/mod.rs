@@ -26,6 +26,7 @@
 //!   takes part.
 //! - Log is given up only behind a snapshot that is on the disk (KIP-630).
 
+mod addresses;
 mod ask;
 mod bootstrap;
 mod config;
@@ -41,6 +42,7 @@ mod membership;
 mod network;
 mod options;
 mod record;
+mod recovery;
 mod snapshot;
 mod snapshot_store;
 mod state_file;
@@ -55,6 +57,7 @@ pub use member_rules::MAX_VOTERS;
 pub use members::NewMember;
 pub use network::QuorumService;
 pub use options::{METADATA_PARTITION, METADATA_TOPIC, METADATA_TOPIC_ID, QuorumOptions};
+pub use recovery::{NamedMember, RecoveryError, Stake, recover};
 pub use status::{LeaderAddress, MemberStatus, QuorumStatus};
 
 #[cfg(test)]

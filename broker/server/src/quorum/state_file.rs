@@ -93,6 +93,15 @@ impl QuorumState {
         }
     }
 
+    /// The state of a voter that nobody knows who knew this one, and that has voted so.
+    pub(super) fn begun_anew(&self, vote: &Vote) -> Self {
+        Self {
+            state_id: Uuid::new_v4(),
+            founder: false,
+            ..self.with_vote(vote)
+        }
+    }
+
     /// The vote; none if this voter never voted.
     pub(super) fn vote(&self) -> Option<Vote> {
         self.vote.map(|vote| {

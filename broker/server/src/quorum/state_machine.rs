@@ -16,7 +16,7 @@ use super::{
     entry_log::EntryLog,
     snapshot::Snapshot,
     snapshot_store::SnapshotStore,
-    types::{LogId, RaftSnapshot, Response, SnapshotMeta, StoredMembership, TypeConfig},
+    types::{LogId, Membership, RaftSnapshot, Response, SnapshotMeta, StoredMembership, TypeConfig},
 };
 
 /// The ids of all members that there ever were, as of the last entry applied.
@@ -58,6 +58,16 @@ impl StateMachine {
     /// The ids of all members that there ever were.
     pub(super) fn used_ids(&self) -> UsedIds {
         Arc::clone(&self.used_ids)
+    }
+
+    /// The last membership that is applied.
+    pub(super) fn membership(&self) -> &Membership {
+        self.membership.membership()
+    }
+
+    /// The index of the next entry to apply.
+    pub(super) fn applied_end(&self) -> u64 {
+        self.applied.map_or(0, |last| last.index + 1)
     }
 
     /// Makes the entry after `last` the next to apply. For openraft's suite, which leaves gaps.

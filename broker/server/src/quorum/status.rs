@@ -50,7 +50,7 @@ pub struct MemberStatus {
     pub voter_id: u64,
     /// The id of its log directory.
     pub directory_id: Uuid,
-    /// HOST:PORT for other brokers.
+    /// HOST:PORT for other brokers: where it is looked for first.
     pub address: String,
     /// Whether it has a vote.
     pub is_voter: bool,
@@ -78,7 +78,7 @@ impl Quorum {
             return Some(LeaderAddress::Here);
         }
         let voter = metrics.membership_config.get_node(&id)?;
-        Some(LeaderAddress::At(voter.address.clone()))
+        Some(LeaderAddress::At(self.place_of(id, voter)))
     }
 
     /// What this voter knows of its quorum.
@@ -92,36 +92,36 @@ impl Quorum {
             term: metrics.current_term,
             voters: metrics.membership_config.voter_ids().collect(),
             learners: metrics.membership_config.membership().learner_ids().collect(),
-            members: members(&metrics),
+            members: self.members(&metrics),
             committed_index: metrics.local_committed.as_ref().map(|committed| committed.index),
             applied_index: metrics.last_applied.as_ref().map(|last| last.index),
         }
     }
-}
 
-fn members(metrics: &RaftMetrics<TypeConfig>) -> Vec<MemberStatus> {
-    let (lags, heard) = (lags(metrics), last_heard(metrics));
-    let leads = metrics.current_leader == Some(metrics.id);
-    let is_voter = |id: u64| metrics.membership_config.voter_ids().any(|voter| voter == id);
-    let mut members: Vec<MemberStatus> = metrics
-        .membership_config
-        .nodes()
-        .map(|(id, voter)| {
-            let is_leader = leads && *id == metrics.id;
-            MemberStatus {
-                voter_id: *id,
-                directory_id: voter.directory_id,
-                address: voter.address.clone(),
-                is_voter: is_voter(*id),
-                lag_entries: if is_leader { Some(0) } else { lags.get(id).copied() },
-                last_heard: if is_leader {
-                    Some(Duration::ZERO)
-                } else {
-                    heard.get(id).copied()
-                },
-            }
-        })
-        .collect();
-    members.sort_unstable_by_key(|member| member.voter_id);
-    members
+    fn members(&self, metrics: &RaftMetrics<TypeConfig>) -> Vec<MemberStatus> {
+        let (lags, heard) = (lags(metrics), last_heard(metrics));
+        let leads = metrics.current_leader == Some(metrics.id);
+        let is_voter = |id: u64| metrics.membership_config.voter_ids().any(|voter| voter == id);
+        let mut members: Vec<MemberStatus> = metrics
+            .membership_config
+            .nodes()
+            .map(|(id, voter)| {
+                let is_leader = leads && *id == metrics.id;
+                MemberStatus {
+                    voter_id: *id,
+                    directory_id: voter.directory_id,
+                    address: self.place_of(*id, voter),
+                    is_voter: is_voter(*id),
+                    lag_entries: if is_leader { Some(0) } else { lags.get(id).copied() },
+                    last_heard: if is_leader {
+                        Some(Duration::ZERO)
+                    } else {
+                        heard.get(id).copied()
+                    },
+                }
+            })
+            .collect();
+        members.sort_unstable_by_key(|member| member.voter_id);
+        members
+    }
 }

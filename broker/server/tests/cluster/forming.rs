@@ -249,3 +249,31 @@ async fn joining_is_resumed_after_a_crash_at_any_step() {
     seed.wait_cluster("three brokers", |cluster| (0..3).all(|id| is_available(cluster, id)))
         .await;
 }
+
+/// One after the other, also the one that began the cluster. No seed leads to any of the new addresses.
+#[tokio::test]
+async fn brokers_that_come_back_under_other_addresses_are_found() {
+    let (_folder, mut nodes) = three().await;
+    nodes[0].seeds = vec![nodes[1].internal, nodes[2].internal];
+    for node in &mut nodes {
+        assert!(node.stop().await.success());
+        node.internal = free_address();
+        node.start().await;
+    }
+    // Two of them decide without the third, and find each other.
+    nodes[0].kill();
+    for node in &nodes[1..] {
+        node.wait_cluster("another leader", |cluster| {
+            let leader = cluster.quorum.as_ref().and_then(|quorum| quorum.leader_id);
+            leader.is_some_and(|leader| leader != 0)
+        })
+        .await;
+    }
+    for (at, name) in [(1, "orders"), (2, "payments")] {
+        nodes[at].create_topic(name, 1, 2).await;
+    }
+    nodes[0].start().await;
+    for node in &nodes {
+        node.wait_cluster("the topics", |cluster| cluster.topics == 2).await;
+    }
+}

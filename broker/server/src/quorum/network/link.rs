@@ -24,8 +24,9 @@ use openraft::{
 
 use super::{
     super::types::{RaftSnapshot, TypeConfig, Vote, Voter},
+    connection::{Connection, PeerError},
     limits::{BACKOFF_FIRST, BACKOFF_LONGEST, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_IDLE, SNAPSHOT_WITHIN},
-    peers::{Connection, Lane, PeerError, Peers},
+    peers::{Lane, Peers},
     wire::{self, Malformed},
 };
 

@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use super::{
     super::{ask::Answer, error::QuorumError, members::MemberChange},
+    connection::{Connection, PeerError},
     failure::failure_in,
-    peers::{Connection, PeerError},
     wire,
 };
 

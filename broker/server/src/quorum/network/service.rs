@@ -77,6 +77,16 @@ impl QuorumService {
         Ok((header.from, quorum))
     }
 
+    /// As [`Self::check`], for what leaders and candidates ask. Who was removed is neither any more.
+    fn check_peer(&self, header: Option<Header>) -> Result<(u64, Quorum), Status> {
+        let (from, quorum) = self.check(header)?;
+        if quorum.has_removed(from) {
+            let message = format!("Member {from} was removed from the metadata quorum.");
+            return Err(refuse(Refusal::WrongMember, message));
+        }
+        Ok((from, quorum))
+    }
+
     fn permit(&self) -> Result<SemaphorePermit<'_>, Status> {
         self.requests
             .try_acquire()
@@ -151,7 +161,7 @@ impl quorum_server::Quorum for QuorumService {
     ) -> Result<Response<v1::AppendEntriesResponse>, Status> {
         let _permit = self.permit()?;
         let request = request.into_inner();
-        let (from, quorum) = self.check(request.header)?;
+        let (from, quorum) = self.check_peer(request.header)?;
         let vote = wire::leadership_in(request.vote, from).map_err(invalid)?;
         let term = vote.leader_id.term;
         quorum.leader_heard().note(term);
@@ -174,7 +184,7 @@ impl quorum_server::Quorum for QuorumService {
     async fn vote(&self, request: Request<v1::VoteRequest>) -> Result<Response<v1::VoteResponse>, Status> {
         let _permit = self.permit()?;
         let mut request = request.into_inner();
-        let (from, quorum) = self.check(request.header.take())?;
+        let (from, quorum) = self.check_peer(request.header.take())?;
         let pre_vote = request.pre_vote;
         let asked = wire::vote_request_in(request, from).map_err(invalid)?;
         let raft = quorum.raft();
@@ -195,7 +205,7 @@ impl quorum_server::Quorum for QuorumService {
         let Some(Part::Begin(mut begin)) = next_part(&mut parts, deadline).await? else {
             return Err(invalid(Malformed("a snapshot begins with its description".into())));
         };
-        let (from, quorum) = self.check(begin.header.take())?;
+        let (from, quorum) = self.check_peer(begin.header.take())?;
         let vote = wire::leadership_in(begin.vote, from).map_err(invalid)?;
         let last = begin.last.ok_or_else(|| Malformed("there is no last entry".into()));
         let last = last.and_then(wire::log_id_in).map_err(invalid)?;

@@ -1,5 +1,6 @@
 //! A file system for one life of a process: its syncs of log segments can be held back or
-//! delayed, and after its death nothing it still tries reaches the disk.
+//! delayed, and after its death nothing it still tries reaches the disk. Each vote that came onto the
+//! disk is noted.
 
 use std::{
     io::{self, IoSlice},
@@ -14,6 +15,8 @@ use std::{
 use bytes::Bytes;
 use millrace_log::fs::{DirEntry, File, FileSystem, Metadata, OpenMode};
 
+use super::super::state_file::{FILE_NAME, QuorumState};
+
 /// Controls one process's disk.
 #[derive(Default)]
 pub struct Gate {
@@ -26,6 +29,8 @@ pub struct Gate {
     pub syncs: AtomicU64,
     /// How long a sync takes, in microseconds.
     pub delay_us: AtomicU64,
+    /// What the file of the vote said each time it was durable.
+    states: Mutex<Vec<QuorumState>>,
 }
 
 impl Gate {
@@ -49,6 +54,11 @@ impl Gate {
     /// How many syncs wait.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(SeqCst)
+    }
+
+    /// The votes since the last call, each from when nobody may forget it any more.
+    pub fn take_states(&self) -> Vec<QuorumState> {
+        std::mem::take(&mut *self.states.lock().unwrap())
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -116,7 +126,14 @@ impl FileSystem for GatedFileSystem {
     }
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.gate.alive()?;
-        self.inner.sync_dir(path)
+        self.inner.sync_dir(path)?;
+        if let Ok(Some(state)) = QuorumState::load(&*self.inner, &path.join(FILE_NAME)) {
+            let mut states = self.gate.states.lock().unwrap();
+            if states.last() != Some(&state) {
+                states.push(state);
+            }
+        }
+        Ok(())
     }
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {
         self.inner.available_bytes(path)

@@ -112,6 +112,18 @@ impl Node {
         router: &Router,
         change: impl FnOnce(&mut QuorumOptions, &mut openraft::Config),
     ) -> Result<Self, QuorumError> {
+        let node = Self::open(id, disk, router, change).await?;
+        node.connect(router);
+        Ok(node)
+    }
+
+    /// Starts a process on `disk` that nobody reaches yet.
+    pub async fn open(
+        id: u64,
+        disk: FaultyFileSystem,
+        router: &Router,
+        change: impl FnOnce(&mut QuorumOptions, &mut openraft::Config),
+    ) -> Result<Self, QuorumError> {
         let gate = Arc::new(Gate::default());
         let inner = disk.shared();
         let fs: Arc<dyn FileSystem> = Arc::new(GatedFileSystem {
@@ -122,8 +134,12 @@ impl Node {
         let mut config = raft_config(&options)?;
         change(&mut options, &mut config);
         let quorum = Quorum::open_with_config(options, config, router.from(id)).await?;
-        router.connect(id, quorum.raft().clone());
         Ok(Self { id, disk, gate, quorum })
+    }
+
+    /// From now on others reach it.
+    pub fn connect(&self, router: &Router) {
+        router.connect(self.id, self.quorum.raft().clone());
     }
 
     /// Power loss: what was not synced is gone, the process does nothing more.

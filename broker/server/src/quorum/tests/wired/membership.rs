@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use super::{
     super::{super::network::CHUNKS_RECEIVED, PATIENCE, create_topic, directory_id, eventually, register_broker},
-    Proxy, Quorum, QuorumError, Wired, converge, forgetful_disk, leader, stop_all, unchanged,
+    NewMember, Proxy, Quorum, QuorumError, Wired, converge, forgetful_disk, leader, stop_all, unchanged,
 };
 
-async fn sole(change: super::Change) -> Wired {
+pub(super) async fn sole(change: super::Change) -> Wired {
     let member = Wired::new(1, change).await;
     member.quorum.bootstrap().await.unwrap();
     member.quorum.wait_for_leader(PATIENCE).await.unwrap();
@@ -17,7 +17,7 @@ async fn sole(change: super::Change) -> Wired {
     member
 }
 
-async fn add(by: &Quorum, member: &Wired) {
+pub(super) async fn add(by: &Quorum, member: &Wired) {
     let new = member.member();
     by.add_learner(new.voter_id, new.directory_id, new.address)
         .await
@@ -25,7 +25,7 @@ async fn add(by: &Quorum, member: &Wired) {
 }
 
 /// Promotes as soon as the learner has caught up.
-async fn promote(by: &Quorum, id: u64) {
+pub(super) async fn promote(by: &Quorum, id: u64) {
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = by.promote(id).await {
         assert!(
@@ -204,7 +204,7 @@ async fn who_was_removed_comes_back_as_nobody() {
 }
 
 /// Time for several election timeouts of a member that is not patient: what should not happen would have.
-async fn several_elections() {
+pub(super) async fn several_elections() {
     tokio::time::sleep(Duration::from_millis(2_500)).await;
 }
 
@@ -315,4 +315,62 @@ async fn a_wiped_learner_catches_up_by_a_snapshot_in_chunks() {
     converge([&one, &three]).await;
     assert_eq!(three.quorum.used_ids(), [1, 2, 3].into());
     stop_all([one, three]).await;
+}
+
+fn tell(told: &Wired, moved: &Wired) {
+    let NewMember {
+        directory_id, address, ..
+    } = moved.member();
+    told.quorum.told_of_address(directory_id, &address);
+}
+
+/// The leader looks for it where somebody else was told that it is; another disk is another member wherever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_under_another_address_is_found_there() {
+    let one = sole(unchanged).await;
+    let two = Wired::new(2, unchanged).await;
+    let three = Wired::new(3, unchanged).await;
+    for member in [&two, &three] {
+        add(&one.quorum, member).await;
+        promote(&one.quorum, member.id).await;
+    }
+    converge([&one, &two, &three]).await;
+    let (disk, old_place) = three.crash().await;
+    let three = Wired::start(3, disk, Proxy::start().await, unchanged).await.unwrap();
+    one.quorum.submit(create_topic(1)).await.unwrap().unwrap();
+    several_elections().await;
+    assert!(three.quorum.cluster().topics.is_empty(), "nobody knows where it is");
+
+    let deadline = Instant::now() + PATIENCE;
+    while !three.quorum.cluster().topics.contains_key("topic-1") {
+        assert!(Instant::now() < deadline, "it was never found");
+        let leading = leader([&one, &two]).await;
+        tell([&one, &two][usize::from(leading == 1)], &three);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let leading = leader([&one, &two, &three]).await;
+    let by = [&one, &two, &three][usize::try_from(leading).unwrap() - 1];
+    assert_eq!(by.quorum.status().members[2].address, three.member().address);
+    // With one of the others gone it is needed, and asked if it leads.
+    let (gone, proxy) = two.crash().await;
+    for (number, by) in [(2, &one), (3, &three)] {
+        let deadline = Instant::now() + PATIENCE;
+        while by.quorum.submit(create_topic(number)).await.is_err() {
+            assert!(Instant::now() < deadline, "{} asks in vain", by.id);
+            tell(&one, &three);
+        }
+    }
+    let two = Wired::start(2, gone, proxy, unchanged).await.unwrap();
+    converge([&one, &two, &three]).await;
+
+    // Not even at the old place.
+    three.crash().await;
+    let wiped = Wired::start(3, forgetful_disk(33), old_place, unchanged).await.unwrap();
+    for told in [&one, &two] {
+        tell(told, &wiped);
+    }
+    several_elections().await;
+    let status = wiped.quorum.status();
+    assert_eq!((status.term, status.voters, status.applied_index), (0, vec![], None));
+    stop_all([one, two, wiped]).await;
 }

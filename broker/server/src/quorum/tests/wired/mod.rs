@@ -4,6 +4,7 @@ mod handshake;
 mod loss;
 mod membership;
 mod proxy;
+mod recovery;
 mod restarts;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
