@@ -221,6 +221,7 @@ async fn start_broker(
     // A life that is registered must be heard of, however long its logs take to open.
     tokio::spawn(broker.disk.clone().run(dir, broker.stopping.clone()));
     tokio::spawn(controller::run_heartbeats(broker.clone()));
+    wait_for_own_life(&broker, health).await?;
     recover(&broker, health).await;
     tokio::spawn(partition::run_housekeeping(broker.clone()));
     tokio::spawn(partition::run_interval_flush(broker.clone()));
@@ -264,6 +265,18 @@ async fn open_dir(config: &BrokerConfig, metrics: &Metrics) -> Result<Arc<LogDir
         tracing::warn!("the last stop was not clean: what may not have been flushed is scanned");
     }
     Ok(Arc::new(opened))
+}
+
+/// Waits until the metadata here shows this life. It does by then, unless it was slow to come: the registration was
+/// answered by another broker. Older metadata may lack topics of which this disk holds partitions.
+async fn wait_for_own_life(broker: &Broker, health: &Health) -> Result<(), StartError> {
+    health.starting("reading the metadata");
+    let mut metadata = broker.quorum.watch();
+    let shown = metadata.wait_for(|cluster| cluster.version >= broker.broker_epoch.unsigned_abs());
+    match shown.await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(StartError::Refused("the metadata quorum has stopped".into())),
+    }
 }
 
 /// Opens all partitions, in parallel, and tells how far it is.

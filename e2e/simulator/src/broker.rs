@@ -6,6 +6,7 @@ use bytes::Bytes;
 use millrace_engine::{
     BrokerId, Cluster,
     cluster::DirectoryReport,
+    config::FlushPolicy,
     partition::{EpochEnd, EpochView, FetchRequest, Replica},
 };
 use millrace_log::{Log, LogDir};
@@ -24,6 +25,10 @@ pub(crate) struct Broker {
     pub paused_until: Option<Duration>,
     /// Its disk lost data, and its registration has not told the controller yet.
     pub lost_data: bool,
+    /// A life ended without the mark of a clean stop, and the controller has not heard of the next one.
+    pub unclean: bool,
+    /// Some life ended so.
+    pub was_unclean: bool,
     /// An operator must permit its new disk.
     pub needs_permission: bool,
     /// Its disk is another broker's.
@@ -55,6 +60,8 @@ pub(crate) struct Process {
 pub(crate) struct Hosted {
     pub log: Log,
     pub replica: Replica,
+    /// As the metadata that the broker knows says.
+    pub flush: FlushPolicy,
     pub waiters: Vec<Waiter>,
     /// Followers' fetches that wait for something to tell, and until when.
     pub parked: Vec<(FetchRequest, u64, Duration)>,
@@ -62,6 +69,8 @@ pub(crate) struct Hosted {
     pub fetched: Bytes,
     pub tick_at: Option<Duration>,
     pub flush_begins: bool,
+    /// The first offset at which a read met damage that was not looked at yet.
+    pub damage_met: Option<i64>,
 }
 
 /// A producer that waits for the high watermark.

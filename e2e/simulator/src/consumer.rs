@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::{
     message::{Body, Node, ReadRequest},
-    world::{Event, TOPIC, World},
+    slots::record_of,
+    world::{Event, World},
 };
 
 const READ_EVERY: Duration = Duration::from_millis(300);
@@ -20,6 +21,9 @@ pub(crate) struct Position {
 
 impl World {
     pub(crate) fn on_consumer_tick(&mut self, consumer: usize, partition: u32) {
+        if !self.may_be_there(partition) {
+            return;
+        }
         let delay = self.up_to(READ_EVERY * 2);
         self.schedule(delay, Event::ConsumerTick { consumer, partition });
         self.read_on(consumer, partition);
@@ -27,15 +31,8 @@ impl World {
 
     fn read_on(&mut self, consumer: usize, partition: u32) {
         let asked = self.below(self.brokers.len() as u64);
-        let record = self.brokers[asked].process.as_ref().and_then(|process| {
-            process
-                .image
-                .topics
-                .get(TOPIC)?
-                .partitions
-                .get(partition as usize)
-                .cloned()
-        });
+        let process = self.brokers[asked].process.as_ref();
+        let record = process.and_then(|process| record_of(&process.image, partition).cloned());
         let Some(record) = record else { return };
         let leader = record.leader;
         let follower = record.replicas[self.below(record.replicas.len() as u64)];

@@ -6,7 +6,7 @@ use millrace_engine::BrokerId;
 use millrace_log::{DirIdentity, FaultyFileSystem, FileSystem, LogDir, fs::OpenMode};
 use uuid::Uuid;
 
-use crate::shadow::Shadow;
+use crate::{shadow::Shadow, slots::SLOTS};
 
 pub(crate) const DIR: &str = "/data";
 pub(crate) const CLUSTER: &str = "simulated";
@@ -16,7 +16,7 @@ pub(crate) struct Disk {
     /// The broker whose identity is on it.
     pub owner: BrokerId,
     pub directory_id: Uuid,
-    /// By partition; `None` where it never had a replica.
+    /// By slot; `None` where it never had a replica.
     pub shadows: Vec<Option<Shadow>>,
     /// Bits have flipped on it: it need not be readable.
     pub damaged: bool,
@@ -35,7 +35,7 @@ pub(crate) struct SavedDisk {
 
 impl Disk {
     /// A new disk, formatted for a broker.
-    pub(crate) fn format(seed: u64, owner: BrokerId, directory_id: Uuid, partitions: u32) -> Self {
+    pub(crate) fn format(seed: u64, owner: BrokerId, directory_id: Uuid) -> Self {
         let fs = FaultyFileSystem::new(seed);
         let shared: Arc<dyn FileSystem> = fs.shared();
         let identity = DirIdentity {
@@ -48,7 +48,7 @@ impl Disk {
             fs,
             owner,
             directory_id,
-            shadows: (0..partitions).map(|_| None).collect(),
+            shadows: (0..SLOTS).map(|_| None).collect(),
             damaged: false,
         }
     }

@@ -2,7 +2,7 @@
 
 use millrace_engine::{
     Command,
-    cluster::{AlterPartitions, PartitionRef},
+    cluster::AlterPartitions,
     partition::{Alarm, Effect, Event as Step, FetchRequest, FetchVerdict, Proposal, ProposalAnswer, ProposalError},
 };
 use millrace_proto::v1::ErrorReason;
@@ -11,7 +11,9 @@ use crate::{
     error::{Error, WriteOutcome},
     message::{Body, Call, FetchPayload, Node},
     quorum::index_of,
-    world::{TOPIC, World, topic_id},
+    shadow::records_of,
+    slots::{record_of, reference},
+    world::World,
 };
 
 impl World {
@@ -44,7 +46,7 @@ impl World {
             }
             Effect::HighWatermark(to) => self.watermark(at, partition, to),
             Effect::FailWaiters(_) => self.fail_waiters(at, partition),
-            Effect::Flush => self.flush_soon(at, partition),
+            Effect::Flush => self.flush_or_count_later(at, partition),
             Effect::ProposeIsr(proposal) => self.send_proposal(at, partition, &proposal),
             Effect::AnswerFetch {
                 replica,
@@ -65,10 +67,7 @@ impl World {
 
     fn became_leader(&mut self, at: usize, partition: u32, leader_epoch: i32) {
         let cluster = self.quorum.cluster();
-        let record = cluster
-            .topics
-            .get(TOPIC)
-            .and_then(|topic| topic.partitions.get(partition as usize));
+        let record = record_of(cluster, partition);
         let newest = record.is_some_and(|record| record.leader_epoch == leader_epoch);
         let unclean = record.is_some_and(|record| record.recovering);
         let (id, life) = (self.brokers[at].id, self.brokers[at].life().unwrap_or(0));
@@ -98,7 +97,8 @@ impl World {
             .unwrap_or_default();
         self.observer.watermark(partition, id, leads, to, &shadow);
         self.brokers[at].disk.shadows[partition as usize] = Some(shadow);
-        if leads && to > before {
+        // Of a topic that is deleted nothing is promised any more.
+        if leads && to > before && self.may_be_there(partition) {
             if !enough {
                 self.observer
                     .violate("a high watermark moves only while enough are in sync", || {
@@ -106,10 +106,11 @@ impl World {
                     });
             }
             let track = &self.observer.tracks[partition as usize];
+            let written = self.written_counts;
             let holders = self.brokers.iter().filter(|broker| {
-                broker.disk.shadows[partition as usize]
-                    .as_ref()
-                    .is_some_and(|shadow| track.is_held_by(shadow))
+                let shadow = broker.disk.shadows[partition as usize].as_ref();
+                // It may have lost what it had told of.
+                (written && broker.was_unclean) || shadow.is_some_and(|shadow| track.is_held_by(shadow, written))
             });
             let holders = holders.count();
             if holders + self.losses < required {
@@ -139,7 +140,7 @@ impl World {
         }
     }
 
-    fn fail_waiters(&mut self, at: usize, partition: u32) {
+    pub(crate) fn fail_waiters(&mut self, at: usize, partition: u32) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -149,7 +150,7 @@ impl World {
         }
     }
 
-    fn fail_parked(&mut self, at: usize, partition: u32) {
+    pub(crate) fn fail_parked(&mut self, at: usize, partition: u32) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -172,7 +173,6 @@ impl World {
     fn answer_follower(&mut self, at: usize, partition: u32, replica: i32, sequence: u64, verdict: FetchVerdict) {
         let now = self.now;
         let fetch_bytes = self.settings.fetch_bytes;
-        let (id, damaged) = (self.brokers[at].id, self.brokers[at].disk.damaged);
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -181,6 +181,7 @@ impl World {
             .iter()
             .position(|(known, _, _)| known.replica == replica && known.sequence == sequence);
         let Some(place) = place else { return };
+        let mut failed = None;
         let payload = match verdict {
             FetchVerdict::Serve { at_once: false, .. } if hosted.parked[place].2 > now => return,
             FetchVerdict::Serve {
@@ -197,9 +198,7 @@ impl World {
                         log_start,
                     },
                     Err(error) => {
-                        if hosted.log.offline().is_none() && !damaged {
-                            self.observer.unreadable(partition, id, &error.to_string());
-                        }
+                        failed = Some(error);
                         FetchPayload::Failed
                     }
                 }
@@ -208,13 +207,29 @@ impl World {
             FetchVerdict::Refused(refusal) => FetchPayload::Refused(refusal),
         };
         let (request, life, _) = hosted.parked.remove(place);
+        if let Some(error) = failed {
+            self.read_failed(at, partition, &error);
+        }
+        if let FetchPayload::Records { bytes, .. } = &payload {
+            self.check_sent(at, partition, bytes);
+        }
         if let FetchPayload::Diverged(_) = payload {
             self.seen("logs diverged");
         }
         self.answer_fetch(at, partition, &request, life, payload);
     }
 
+    /// What a disk with flipped bits gives to others is sound.
+    fn check_sent(&mut self, at: usize, partition: u32, bytes: &bytes::Bytes) {
+        let (id, damaged) = (self.brokers[at].id, self.brokers[at].disk.damaged);
+        if damaged && let Err(error) = records_of(bytes) {
+            self.observer.sent_damaged(partition, id, &error.to_string());
+        }
+    }
+
     pub(crate) fn advance_log_start(&mut self, at: usize, partition: u32, to: i64) {
+        let id = self.brokers[at].id;
+        self.observer.starts_at(partition, id, to);
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -231,7 +246,9 @@ impl World {
             Alarm::ReplicaLostData { replica, .. } => {
                 self.seen("a follower was found to have lost data");
                 let broker = &self.brokers[index_of(replica)];
-                let truly = broker.lost_data || broker.process.as_ref().is_some_and(|process| process.failed);
+                let truly = broker.lost_data
+                    || broker.disk.damaged
+                    || broker.process.as_ref().is_some_and(|process| process.failed);
                 if !truly {
                     self.observer
                         .violate("nobody is said to have lost data who has not", || {
@@ -273,11 +290,7 @@ impl World {
         if proposal.supersedes {
             self.seen("superseding proposal");
         }
-        let change = proposal.change(PartitionRef {
-            topic: TOPIC.into(),
-            topic_id: topic_id(),
-            partition,
-        });
+        let change = proposal.change(reference(partition));
         let command = Command::AlterPartitions(AlterPartitions {
             broker_id: proposal.leader,
             broker_epoch,

@@ -12,7 +12,8 @@ use crate::{
     broker::Broker,
     disk::Disk,
     network::CLIENTS,
-    world::{Event, TOPIC, World, topic_id},
+    slots::{generation_in, record_of, reference, slot},
+    world::{Event, World},
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,10 @@ enum Fault {
     Depose,
     Elect,
     Reassign,
+    AlterFlush,
+    AlterMinInsync,
+    ReplaceTopic,
+    Rot,
 }
 
 impl World {
@@ -63,6 +68,10 @@ impl World {
             (weights.depose, Fault::Depose),
             (weights.elect, Fault::Elect),
             (weights.reassign, Fault::Reassign),
+            (weights.alter_flush, Fault::AlterFlush),
+            (weights.alter_min_insync, Fault::AlterMinInsync),
+            (weights.replace_topic, Fault::ReplaceTopic),
+            (weights.rot, Fault::Rot),
         ];
         let total: u32 = table.iter().map(|entry| entry.0).sum();
         let mut drawn = u32::try_from(self.below(u64::from(total))).unwrap_or(0);
@@ -160,6 +169,18 @@ impl World {
             }
             Fault::Elect => self.elect_preferred(),
             Fault::Reassign => self.reassign(),
+            Fault::AlterFlush => {
+                let value = ["ack", "os", "interval"][self.below(3)];
+                self.seen("flush altered");
+                self.alter_topic("flush", value);
+            }
+            Fault::AlterMinInsync => {
+                let value = 1 + self.below(self.settings.replication as u64);
+                self.seen("min.insync.replicas altered");
+                self.alter_topic("min.insync.replicas", &value.to_string());
+            }
+            Fault::ReplaceTopic => self.replace_topic(),
+            Fault::Rot => self.rot(at),
         }
     }
 
@@ -203,8 +224,8 @@ impl World {
 
     /// The promise survives one disk less than `min.insync.replicas`, and the quorum a minority:
     /// no more are lost.
-    fn may_lose_a_disk(&self, at: usize) -> bool {
-        let required = self.settings.min_insync.min(self.settings.replication);
+    pub(crate) fn may_lose_a_disk(&self, at: usize) -> bool {
+        let required = self.fewest_copies();
         let broker = &self.brokers[at];
         let minority = (self.brokers.len() - 1) / 2;
         self.losses + 1 < required
@@ -212,6 +233,14 @@ impl World {
             && broker.swapped_with.is_none()
             && !broker.lost_data
             && !broker.needs_permission
+    }
+
+    /// On how many disks a committed record is at least.
+    fn fewest_copies(&self) -> usize {
+        if self.settings.faults.alter_min_insync > 0 {
+            return 1;
+        }
+        self.settings.min_insync.min(self.settings.replication)
     }
 
     fn wipe(&mut self, at: usize) {
@@ -227,9 +256,8 @@ impl World {
         self.losses += 1;
         self.kill(at);
         let (seed, directory_id, id) = (self.rng.next_u64(), self.draw_uuid(), self.brokers[at].id);
-        let partitions = self.settings.partitions;
         let broker = &mut self.brokers[at];
-        broker.disk = Disk::format(seed, id, directory_id, partitions);
+        broker.disk = Disk::format(seed, id, directory_id);
         broker.lost_data = true;
         broker.saved = None;
     }
@@ -325,11 +353,7 @@ impl World {
 
     fn some_partition(&mut self) -> PartitionRef {
         let partition = u32::try_from(self.below(u64::from(self.settings.partitions))).unwrap_or(0);
-        PartitionRef {
-            topic: TOPIC.into(),
-            topic_id: topic_id(),
-            partition,
-        }
+        reference(slot(generation_in(self.quorum.cluster()).unwrap_or(0), partition))
     }
 
     fn elect_preferred(&mut self) {
@@ -343,12 +367,8 @@ impl World {
 
     fn reassign(&mut self) {
         let partition = self.some_partition();
-        let record = self
-            .quorum
-            .cluster()
-            .topics
-            .get(TOPIC)
-            .and_then(|topic| topic.partitions.get(partition.partition as usize));
+        let cluster = self.quorum.cluster();
+        let record = record_of(cluster, slot(generation_in(cluster).unwrap_or(0), partition.partition));
         let moving = record.is_some_and(millrace_engine::Partition::is_moving);
         let mut ids: Vec<i32> = self.brokers.iter().map(|broker| broker.id).collect();
         for place in (1..ids.len()).rev() {

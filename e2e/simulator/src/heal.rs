@@ -2,17 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_engine::{Command, cluster::Move, cluster::PartitionRef};
+use millrace_engine::{Command, Partition, cluster::Move};
 
 use crate::{
     quorum::index_of,
     settings::NetworkFaults,
     shadow::read_all,
-    world::{Event, TOPIC, World, topic_id},
+    slots::{TOPIC, records, reference},
+    world::{Event, World},
 };
 
 /// In how much virtual time the core must be whole again.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often it is looked at whether it is.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -35,11 +36,16 @@ impl World {
         if !self.run_until_looking(LOOK_EVERY, PATIENCE, |world| world.is_whole() && world.is_quiet()) {
             return self.stuck("a healed core commits all that was sent");
         }
-        let values: Vec<(u32, Vec<u64>)> = (0..self.settings.partitions)
+        let led: Vec<u32> = records(self.quorum.cluster())
+            .filter(|(_, record)| !self.is_lost(record))
+            .map(|(partition, _)| partition)
+            .collect();
+        let values: Vec<(u32, Vec<u64>)> = led
+            .into_iter()
             .map(|partition| (partition, self.push(0, partition)))
             .collect();
-        for partition in 0..self.settings.partitions {
-            self.pump(0, partition);
+        for (partition, _) in &values {
+            self.pump(0, *partition);
         }
         let told = self.run_until_looking(LOOK_EVERY, PATIENCE, |world| {
             values.iter().all(|(partition, values)| {
@@ -56,11 +62,10 @@ impl World {
         self.check_end();
     }
 
-    /// Everything works again but for brokers that stay down, where the rest is enough.
+    /// Everything works again but for brokers that stay as they are, where the rest is enough.
     fn heal(&mut self) {
         self.faulty = false;
         self.note([41, 0, 0], || "heal".to_owned());
-        self.network.mend_all();
         self.settings.network = NetworkFaults {
             delay_max: self.settings.network.delay_max.min(Duration::from_millis(5)),
             ..NetworkFaults::default()
@@ -72,29 +77,51 @@ impl World {
                 self.swap_back(at, other);
             }
         }
-        for at in 0..self.brokers.len() {
-            self.make_room(at);
-            self.brokers[at].paused_until = None;
+        if self.settings.heal_core {
+            self.choose_core();
+        } else {
+            self.retire();
         }
-        self.retire();
+        self.mend_core();
+        if self.settings.heal_core {
+            self.settle_core();
+        }
+        self.cancel_moves();
+    }
+
+    /// Makes all work but the brokers that stay as they are.
+    pub(crate) fn mend_core(&mut self) {
+        self.network.mend_all();
         for at in 0..self.brokers.len() {
             if self.brokers[at].retired {
                 continue;
+            }
+            self.make_room(at);
+            self.brokers[at].paused_until = None;
+        }
+        for at in 0..self.brokers.len() {
+            if self.brokers[at].retired {
+                self.leave_broken(at);
+                continue;
+            }
+            if self.brokers[at].disk.damaged {
+                // Who is told of damage restarts the broker: one that has cut itself to it under a leader that knew
+                // more of it is not counted before.
+                self.kill(at);
             }
             self.schedule(Duration::from_millis(10), Event::Start { at });
             if self.brokers[at].needs_permission {
                 self.schedule(Duration::from_millis(20), Event::Permit { at });
             }
         }
+    }
+
+    /// What was asked for while others were expected to come back is not waited for.
+    fn cancel_moves(&mut self) {
         let cluster = Arc::clone(self.quorum.cluster());
-        let partitions = cluster.topics.get(TOPIC).map_or(&[][..], |topic| &topic.partitions);
-        for (partition, record) in (0u32..).zip(partitions) {
+        for (slot, record) in records(&cluster) {
             if record.is_moving() {
-                let partition = PartitionRef {
-                    topic: TOPIC.into(),
-                    topic_id: topic_id(),
-                    partition,
-                };
+                let partition = reference(slot);
                 let moves = vec![Move {
                     partition,
                     target: None,
@@ -105,48 +132,20 @@ impl World {
         }
     }
 
-    /// Leaves some of those that are down where they are.
-    fn retire(&mut self) {
-        let cluster = Arc::clone(self.quorum.cluster());
-        let Some(topic) = cluster.topics.get(TOPIC) else { return };
-        for at in 0..self.brokers.len() {
-            let id = self.brokers[at].id;
-            let down = self.brokers[at].process.is_none() && cluster.brokers.get(&id).is_some_and(|known| known.fenced);
-            if !down || self.below(2) == 0 {
-                continue;
-            }
-            self.brokers[at].retired = true;
-            let live = |id: &&i32| !self.brokers[index_of(**id)].retired;
-            let sound = |id: &&i32| live(id) && !self.brokers[index_of(**id)].lost_data;
-            let enough = topic.partitions.iter().all(|record| {
-                record.replicas.iter().filter(live).count() >= record.required(cluster.min_insync_replicas(topic))
-                    && record.isr.iter().chain(&record.elr).any(|id| sound(&id))
-                    && !record.is_moving()
-            });
-            // One that waits for an operator does not vote.
-            let votes =
-                |broker: &&crate::broker::Broker| !broker.retired && !broker.lost_data && !broker.needs_permission;
-            let voters = self.brokers.iter().filter(votes).count();
-            if enough && voters > self.brokers.len() / 2 {
-                self.seen("left down");
-            } else {
-                self.brokers[at].retired = false;
-            }
-        }
-    }
-
     /// Each partition is led, and each replica that is up is in sync with all that is written.
     pub(crate) fn is_whole(&self) -> bool {
         let cluster = self.quorum.cluster();
-        let Some(topic) = cluster.topics.get(TOPIC) else {
-            return false;
-        };
         self.controller_works()
-            && (0u32..).zip(&topic.partitions).all(|(number, record)| {
+            && cluster.topics.contains_key(TOPIC)
+            && self.replacing.is_none()
+            && records(cluster).all(|(number, record)| {
                 let live = |id: &&i32| !self.brokers[index_of(**id)].retired;
-                let Some(leader) = record.leader else { return false };
+                let Some(leader) = record.leader else {
+                    return self.is_lost(record);
+                };
                 let hosted = self.brokers[index_of(leader)].hosted(number);
-                record.replicas.iter().filter(live).all(|id| record.isr.contains(id))
+                live(&&leader)
+                    && record.replicas.iter().filter(live).all(|id| record.isr.contains(id))
                     && hosted.is_some_and(|hosted| {
                         hosted
                             .replica
@@ -156,24 +155,38 @@ impl World {
             })
     }
 
+    /// Whether nobody may lead a partition before an operator chooses somebody: its records were acknowledged
+    /// before they were on disks, and all who had them ended uncleanly or have lost their disks. `check_members` looks at
+    /// whether that is so.
+    #[must_use]
+    pub fn is_nobodys(&self, partition: u32) -> bool {
+        self.record(partition).is_some_and(|record| self.is_lost(record))
+    }
+
+    pub(crate) fn is_lost(&self, record: &Partition) -> bool {
+        let mut candidates = record.isr.iter().chain(&record.elr);
+        self.written_counts && candidates.all(|id| self.brokers[index_of(*id)].lost_data)
+    }
+
     /// Nothing is under way: producers have their answers, and all that is written is committed.
     fn is_quiet(&self) -> bool {
         let cluster = self.quorum.cluster();
-        let Some(topic) = cluster.topics.get(TOPIC) else {
-            return false;
-        };
-        self.lanes.iter().flatten().all(crate::producer::Lane::is_empty)
-            && (0u32..).zip(&topic.partitions).all(|(number, record)| {
-                let end = record
-                    .leader
-                    .and_then(|leader| self.brokers[index_of(leader)].hosted(number));
-                let end = end.map(|hosted| (hosted.replica.high_watermark(), hosted.log.log_end_offset()));
-                end.is_some_and(|(high_watermark, log_end)| high_watermark == log_end)
-                    && record.isr.iter().all(|id| {
-                        let hosted = self.brokers[index_of(*id)].hosted(number);
-                        hosted.is_some_and(|hosted| Some(hosted.log.log_end_offset()) == end.map(|end| end.1))
-                    })
-            })
+        let idle = |number: u32| self.lanes.iter().all(|lanes| lanes[number as usize].is_empty());
+        records(cluster).all(|(number, record)| {
+            if self.is_lost(record) {
+                return true;
+            }
+            let end = record
+                .leader
+                .and_then(|leader| self.brokers[index_of(leader)].hosted(number));
+            let end = end.map(|hosted| (hosted.replica.high_watermark(), hosted.log.log_end_offset()));
+            idle(number)
+                && end.is_some_and(|(high_watermark, log_end)| high_watermark == log_end)
+                && record.isr.iter().all(|id| {
+                    let hosted = self.brokers[index_of(*id)].hosted(number);
+                    hosted.is_some_and(|hosted| Some(hosted.log.log_end_offset()) == end.map(|end| end.1))
+                })
+        })
     }
 
     fn stuck(&mut self, rule: &'static str) {
@@ -213,8 +226,7 @@ impl World {
     /// For when nothing is under way.
     pub fn check_end(&mut self) {
         let cluster = Arc::clone(self.quorum.cluster());
-        let partitions = cluster.topics.get(TOPIC).map_or(&[][..], |topic| &topic.partitions);
-        for (number, record) in (0u32..).zip(partitions) {
+        for (number, record) in records(&cluster) {
             self.observer.check_refused(number, 0);
             let mut producers = None;
             for id in &record.isr {
@@ -222,7 +234,9 @@ impl World {
                     continue;
                 };
                 let (found, problem) = read_all(&hosted.log);
-                if let Some(problem) = problem {
+                let damaged = self.brokers[index_of(*id)].disk.damaged;
+                let is_unreadable = problem.is_some();
+                if let Some(problem) = problem.filter(|_| !damaged) {
                     self.observer.unreadable(number, *id, &problem);
                 }
                 let start = hosted.log.log_start_offset();
@@ -234,20 +248,17 @@ impl World {
                     // A snapshot keeps only the last batch of each (Kafka's format).
                     .map(|(id, entry)| (*id, entry.epoch, entry.last_batch().copied()))
                     .collect();
-                let known = producers.get_or_insert_with(|| state.clone());
-                let differ = known
-                    .iter()
-                    .zip(&state)
-                    .find(|(one, other)| one != other)
-                    .map(|pair| format!("{pair:?}"));
-                let same_producers = *known == state;
-                let differ = differ.unwrap_or_else(|| format!("{} and {}", known.len(), state.len()));
                 let committed: Vec<(i64, i32, u64)> = (0i64..)
                     .zip(&self.observer.tracks[number as usize].committed)
                     .map(|(offset, entry)| (offset, entry.epoch, entry.value))
                     .filter(|record| record.0 >= start)
                     .collect();
-                if found != committed {
+                let is_as_committed = if is_unreadable {
+                    committed.starts_with(&found)
+                } else {
+                    committed == found
+                };
+                if !is_as_committed {
                     self.observer.violate("in the end each log is what was committed", || {
                         format!(
                             "partition {number} on broker {id}: {} records, {} committed",
@@ -256,7 +267,15 @@ impl World {
                         )
                     });
                 }
-                if !same_producers {
+                // What a start could not read it does not know.
+                if damaged {
+                    continue;
+                }
+                let known = producers.get_or_insert_with(|| state.clone());
+                if *known != state {
+                    let differ = known.iter().zip(&state).find(|(one, other)| one != other);
+                    let differ = differ.map(|pair| format!("{pair:?}"));
+                    let differ = differ.unwrap_or_else(|| format!("{} and {}", known.len(), state.len()));
                     self.observer.violate("replicas know the same of producers", || {
                         format!("partition {number} on broker {id}: {differ}")
                     });

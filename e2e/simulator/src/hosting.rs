@@ -2,11 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_engine::partition::{LogPositions, Replica, ReplicaConfig};
+use millrace_engine::{
+    config::FlushPolicy,
+    partition::{LogPositions, Replica, ReplicaConfig},
+};
+use millrace_log::FileSystem;
 
 use crate::{
     broker::Hosted,
-    world::{Event, TOPIC, World, topic_id},
+    slots::{TOPIC, id_of, number_on_disk, record_of, records, topic_of},
+    world::{Event, World, flush_policy},
 };
 
 impl World {
@@ -15,19 +20,15 @@ impl World {
         let Some(process) = &self.brokers[at].process else {
             return false;
         };
-        let partitions = process
-            .image
-            .topics
-            .get(TOPIC)
-            .map_or(&[][..], |topic| &topic.partitions);
         process.broker_epoch.is_some()
-            && (0u32..)
-                .zip(partitions)
+            && records(&process.image)
                 .any(|(number, record)| record.replicas.contains(&id) && !process.hosted.contains_key(&number))
     }
 
     /// Makes replicas of what the metadata says this broker holds.
     pub(crate) fn host(&mut self, at: usize) {
+        self.remove_deleted(at);
+        self.set_aside_strays(at);
         let config = self.log_config();
         let id = self.brokers[at].id;
         let (lag_max, disk) = (self.settings.lag_max, self.settings.disk_delay_max);
@@ -38,17 +39,16 @@ impl World {
         let (Some(broker_epoch), image) = (process.broker_epoch, Arc::clone(&process.image)) else {
             return;
         };
-        let Some(topic) = image.topics.get(TOPIC) else { return };
         let mut made = Vec::new();
-        for (number, partition) in (0u32..).zip(&topic.partitions) {
+        for (number, partition) in records(&image) {
             if !partition.replicas.contains(&id) || process.hosted.contains_key(&number) {
                 continue;
             }
             let log = match process.logs.get(&number) {
                 Some(log) => log.clone(),
                 None => {
-                    let number_signed = i32::try_from(number).unwrap_or(0);
-                    let Ok(log) = process.dir.create_log(TOPIC, number_signed, topic_id(), config.clone()) else {
+                    let on_disk = number_on_disk(number);
+                    let Ok(log) = process.dir.create_log(TOPIC, on_disk, id_of(number), config.clone()) else {
                         continue;
                     };
                     made.push(number);
@@ -71,11 +71,13 @@ impl World {
             let hosted = Hosted {
                 replica: Replica::new(replica_config, positions, positions.start).with_damage(damaged_from),
                 log,
+                flush: flush_policy(&image).unwrap_or(FlushPolicy::Ack),
                 waiters: Vec::new(),
                 parked: Vec::new(),
                 fetched: bytes::Bytes::new(),
                 tick_at: None,
                 flush_begins: false,
+                damage_met: None,
             };
             process.hosted.insert(number, hosted);
         }
@@ -90,6 +92,84 @@ impl World {
         if failed {
             self.directory_failed(at);
         }
+    }
+
+    /// Deletes the logs of a topic that this process served and that is in its metadata no more: it has
+    /// seen the deletion itself.
+    fn remove_deleted(&mut self, at: usize) {
+        let Some(process) = &self.brokers[at].process else {
+            return;
+        };
+        let gone = process.hosted.keys().copied();
+        let gone: Vec<u32> = gone.filter(|slot| topic_of(&process.image, *slot).is_none()).collect();
+        for slot in gone {
+            self.fail_waiters(at, slot);
+            self.fail_parked(at, slot);
+            let Some(process) = self.brokers[at].process.as_mut() else {
+                return;
+            };
+            process.hosted.remove(&slot);
+            process.logs.remove(&slot);
+            let deleted = process.dir.begin_deletion(TOPIC, number_on_disk(slot));
+            match deleted.and_then(millrace_log::DeletedLog::remove) {
+                Ok(()) => {
+                    self.seen("log of a deleted topic removed");
+                    self.log_is_gone(at, slot);
+                }
+                Err(_) => {
+                    self.brokers[at].disk.shadow(slot).unsure = true;
+                    self.directory_failed(at);
+                }
+            }
+        }
+    }
+
+    /// Sets aside what lies on the disk from former lives and has no place by the metadata, once that shows
+    /// this life: then it is as new as any by which this broker wrote.
+    fn set_aside_strays(&mut self, at: usize) {
+        let id = self.brokers[at].id;
+        let Some(process) = &self.brokers[at].process else {
+            return;
+        };
+        let own = process.image.brokers.get(&id).map(|known| known.epoch);
+        if own.is_none() || own != process.broker_epoch {
+            return;
+        }
+        let strays = process.logs.keys().copied();
+        let strays: Vec<u32> = strays
+            .filter(|slot| topic_of(&process.image, *slot).is_none())
+            .collect();
+        for slot in strays {
+            let Some(process) = self.brokers[at].process.as_mut() else {
+                return;
+            };
+            process.logs.remove(&slot);
+            match process.dir.set_aside_stray(TOPIC, number_on_disk(slot)) {
+                Ok(path) => {
+                    self.seen("log of a deleted topic set aside");
+                    // Somebody has looked through it. Its name is not drawn from the seed.
+                    let _ = self.brokers[at].disk.fs.remove_dir_all(&path);
+                    self.log_is_gone(at, slot);
+                }
+                Err(_) => {
+                    self.brokers[at].disk.shadow(slot).unsure = true;
+                    self.directory_failed(at);
+                }
+            }
+        }
+    }
+
+    /// A log is no more where it was: only if the deletion of its topic is committed.
+    fn log_is_gone(&mut self, at: usize, slot: u32) {
+        let id = self.brokers[at].id;
+        let record = record_of(self.quorum.cluster(), slot);
+        if record.is_some_and(|record| record.replicas.contains(&id)) {
+            self.observer
+                .violate("a log goes only when the deletion of its topic is committed", || {
+                    format!("slot {slot} on broker {id}")
+                });
+        }
+        self.brokers[at].disk.shadows[slot as usize] = None;
     }
 
     /// Fetches newer metadata from the controller, perhaps not the newest.

@@ -22,6 +22,7 @@ mod disk;
 mod effects;
 mod error;
 mod faults;
+mod flushing;
 mod heal;
 mod hosting;
 #[allow(dead_code, reason = "the client's own file; only a few of its bounds matter here")]
@@ -30,12 +31,15 @@ mod limits;
 mod message;
 mod network;
 mod observer;
+mod opening;
+mod operator;
 mod partition;
 mod producer;
 mod queue;
 mod quorum;
 mod registration;
 mod requests;
+mod rot;
 mod run;
 mod script;
 #[allow(
@@ -46,10 +50,13 @@ mod script;
 mod sequencer;
 mod settings;
 mod shadow;
+mod slots;
+mod survivors;
 mod trace;
 mod world;
 
 pub use message::{Envelope, MessageKind};
+pub use millrace_engine::config::FlushPolicy;
 pub use observer::Violation;
 pub use run::{Failure, Summary, run};
 pub use settings::{FaultWeights, NetworkFaults, Settings};

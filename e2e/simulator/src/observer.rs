@@ -28,6 +28,8 @@ pub(crate) struct Track {
     leaders: BTreeMap<i32, (BrokerId, u64)>,
     /// Where a value was committed.
     values: BTreeMap<u64, i64>,
+    /// Somebody has asked for all below to be deleted.
+    pub deleted_below: i64,
 }
 
 impl Track {
@@ -48,13 +50,26 @@ impl Track {
         self.committed_at(offset - 1).map_or(0, |entry| entry.chain)
     }
 
-    /// Whether a log's disk holds all that is committed.
-    pub(crate) fn is_held_by(&self, shadow: &Shadow) -> bool {
+    /// Where the part of a log ends that is as it was committed.
+    pub(crate) fn agrees_up_to(&self, shadow: &Shadow) -> i64 {
+        let (mut low, mut high) = (shadow.start, self.end().min(shadow.end()).max(shadow.start));
+        // Chains are equal up to where logs part, and nowhere behind.
+        while low < high {
+            let last = low + (high - low) / 2;
+            let same = self.committed_at(last).map(|entry| entry.chain) == shadow.at(last).map(|entry| entry.chain);
+            (low, high) = if same { (last + 1, high) } else { (low, last) };
+        }
+        low
+    }
+
+    /// Whether a log's disk holds all that is committed; `written`: its machine's memory counts, too.
+    pub(crate) fn is_held_by(&self, shadow: &Shadow, written: bool) -> bool {
         match self.committed.last() {
             None => true,
             Some(last) => {
                 let at = self.end() - 1;
-                shadow.durable > at && (at < shadow.start || shadow.at(at).map(|entry| entry.chain) == Some(last.chain))
+                let held = if written { shadow.end() } else { shadow.durable };
+                held > at && (at < shadow.start || shadow.at(at).map(|entry| entry.chain) == Some(last.chain))
             }
         }
     }
@@ -114,6 +129,38 @@ impl Observer {
                     )
                 },
             );
+        }
+    }
+
+    /// A sound log loses its end from `to` on, or all of it: never what is committed, unless somebody has
+    /// asked for its deletion.
+    pub(crate) fn cut(&mut self, partition: u32, broker: BrokerId, shadow: &Shadow, to: i64) {
+        let track = &self.tracks[partition as usize];
+        let (kept, deleted) = (track.agrees_up_to(shadow), track.deleted_below);
+        let lost = kept > to.max(shadow.start) && kept > deleted;
+        if lost && !shadow.unsure {
+            self.violate("nothing committed is cut from a sound log", || {
+                format!("partition {partition} on broker {broker}: all below {kept} was committed, cut to {to}")
+            });
+        }
+    }
+
+    /// A log's oldest records go, all below `to`.
+    pub(crate) fn starts_at(&mut self, partition: u32, broker: BrokerId, to: i64) {
+        let asked = self.tracks[partition as usize].deleted_below;
+        if to > asked {
+            self.violate("the oldest records go only when somebody has asked for it", || {
+                format!("partition {partition} on broker {broker}: begins at {to}, deleted is all below {asked}")
+            });
+        }
+    }
+
+    /// What a directory has recorded of a log: up to where it was flushed.
+    pub(crate) fn recorded(&mut self, partition: u32, broker: BrokerId, before: i64, flushed: i64) {
+        if flushed < before {
+            self.violate("a flushed point as recorded goes back only with the log", || {
+                format!("partition {partition} on broker {broker}: {flushed}, {before} before")
+            });
         }
     }
 
@@ -252,6 +299,13 @@ impl Observer {
         }
     }
 
+    /// Somebody was sent records that do not match their checksum.
+    pub(crate) fn sent_damaged(&mut self, partition: u32, broker: BrokerId, problem: &str) {
+        self.violate("nobody is sent records that fail their checksum", || {
+            format!("partition {partition} by broker {broker}: {problem}")
+        });
+    }
+
     /// A log could not be read although its disk is sound.
     pub(crate) fn unreadable(&mut self, partition: u32, broker: BrokerId, problem: &str) {
         self.violate("a sound log can be read", || {
@@ -260,9 +314,23 @@ impl Observer {
     }
 
     /// A log was opened: it is a prefix of what was written, and holds what was reported durable.
-    pub(crate) fn opened(&mut self, partition: u32, broker: BrokerId, before: &Shadow, found: &[(i64, i32, u64)]) {
+    pub(crate) fn opened(
+        &mut self,
+        partition: u32,
+        broker: BrokerId,
+        before: &Shadow,
+        (start, found): (i64, &[(i64, i32, u64)]),
+    ) {
         if before.unsure {
             return;
+        }
+        if start < before.start {
+            self.violate("a log's start never goes back", || {
+                format!(
+                    "partition {partition} on broker {broker}: begins at {start}, {} before",
+                    before.start
+                )
+            });
         }
         for (offset, epoch, value) in found {
             let known = before.at(*offset).map(|entry| (entry.epoch, entry.value));
@@ -274,12 +342,14 @@ impl Observer {
         }
         let end = found.last().map_or(before.start, |last| last.0 + 1);
         if end < before.durable {
-            self.violate("what was reported durable survives a crash", || {
-                format!(
-                    "partition {partition} on broker {broker}: ends at {end}, {} was durable",
-                    before.durable
-                )
-            });
+            self.lost_durable(partition, broker, end, before.durable);
         }
+    }
+
+    /// A log ends below what was reported durable.
+    pub(crate) fn lost_durable(&mut self, partition: u32, broker: BrokerId, end: i64, durable: i64) {
+        self.violate("what was reported durable survives a crash", || {
+            format!("partition {partition} on broker {broker}: ends at {end}, {durable} was durable")
+        });
     }
 }

@@ -12,9 +12,9 @@ use millrace_proto::batch::batches;
 use crate::{
     broker::Epochs,
     message::{Body, FetchPayload, Node},
-    quorum::required,
     shadow::records_of,
-    world::{Event, TOPIC, World},
+    slots::{TOPIC, number_of, required, topic_of},
+    world::{Event, World, flush_policy},
 };
 
 /// How long a follower's fetch waits at the leader for something to tell.
@@ -31,6 +31,8 @@ pub(crate) enum Due {
         durable_end: i64,
         generation: u64,
     },
+    /// What is written counts as it is.
+    CountWritten,
     Append {
         bytes: Bytes,
         leader_epoch: i32,
@@ -108,16 +110,8 @@ impl World {
             Due::Flushed {
                 durable_end,
                 generation,
-            } => {
-                self.step(
-                    at,
-                    partition,
-                    Step::Flushed {
-                        durable_end,
-                        generation,
-                    },
-                );
-            }
+            } => self.flushed(at, partition, durable_end, generation),
+            Due::CountWritten => self.flush_or_count(at, partition),
             Due::Append { bytes, leader_epoch } => self.append_fetched(at, partition, &bytes, leader_epoch),
             Due::Truncate { to } => self.truncate(at, partition, to),
             Due::TruncateFully { start } => self.truncate_fully(at, partition, start),
@@ -125,7 +119,7 @@ impl World {
         }
     }
 
-    fn due(&mut self, at: usize, partition: u32, due: Due) {
+    pub(crate) fn due(&mut self, at: usize, partition: u32, due: Due) {
         if let Some(life) = self.brokers[at].life() {
             let delay = self.up_to(self.settings.disk_delay_max) + Duration::from_micros(20);
             self.schedule(
@@ -137,44 +131,6 @@ impl World {
                     due,
                 },
             );
-        }
-    }
-
-    /// Something was written: it is flushed before long.
-    pub(crate) fn flush_soon(&mut self, at: usize, partition: u32) {
-        if let Some(hosted) = self.brokers[at].hosted_mut(partition)
-            && !hosted.flush_begins
-        {
-            hosted.flush_begins = true;
-            self.due(at, partition, Due::Flush);
-        }
-    }
-
-    fn flush(&mut self, at: usize, life: u64, partition: u32) {
-        let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
-            return;
-        };
-        hosted.flush_begins = false;
-        let generation = hosted.replica.generation();
-        match hosted.log.flush() {
-            Ok(durable_end) => {
-                self.brokers[at].disk.shadow(partition).durable = durable_end;
-                let delay = self.up_to(self.settings.disk_delay_max) + Duration::from_micros(20);
-                let due = Due::Flushed {
-                    durable_end,
-                    generation,
-                };
-                self.schedule(
-                    delay,
-                    Event::Partition {
-                        at,
-                        life,
-                        partition,
-                        due,
-                    },
-                );
-            }
-            Err(_) => self.directory_failed(at),
         }
     }
 
@@ -194,7 +150,7 @@ impl World {
                         log_end: appended.log_end,
                     },
                 );
-                self.flush_soon(at, partition);
+                self.flush_or_count(at, partition);
             }
             Err(AppendError::Offline(_)) => {
                 self.remember(at, partition, bytes);
@@ -248,6 +204,7 @@ impl World {
         match hosted.log.truncate_to(to) {
             Ok(_) => {
                 let (log_start, log_end) = (hosted.log.log_start_offset(), hosted.log.log_end_offset());
+                self.is_cut(at, partition, log_end);
                 let shadow = self.brokers[at].disk.shadow(partition);
                 if log_end < shadow.end() {
                     self.seen("log cut");
@@ -272,6 +229,7 @@ impl World {
         match hosted.log.truncate_fully_and_start_at(start) {
             Ok(()) => {
                 self.seen("log begun anew");
+                self.is_cut(at, partition, i64::MIN);
                 self.brokers[at].disk.shadow(partition).begin_anew(start);
                 self.check_members();
                 self.step(
@@ -287,6 +245,16 @@ impl World {
         }
     }
 
+    /// A log is cut, and its shadow is about to be.
+    fn is_cut(&mut self, at: usize, partition: u32, to: i64) {
+        let broker = &mut self.brokers[at];
+        if !broker.disk.damaged && !broker.lost_data {
+            let id = broker.id;
+            let shadow = broker.disk.shadow(partition);
+            self.observer.cut(partition, id, shadow, to);
+        }
+    }
+
     /// A cut did not happen: refused for want of room, or the directory failed in the midst.
     fn change_failed(&mut self, at: usize, partition: u32) {
         let failed = self.brokers[at]
@@ -296,6 +264,8 @@ impl World {
             self.brokers[at].disk.shadow(partition).unsure = true;
             self.directory_failed(at);
         } else {
+            // The flushed point goes back before the log does.
+            self.brokers[at].disk.shadow(partition).recorded = 0;
             self.step(at, partition, Step::LogRefused { damaged: false });
         }
     }
@@ -324,7 +294,14 @@ impl World {
         let image = std::sync::Arc::clone(&process.image);
         let numbers: Vec<u32> = process.hosted.keys().copied().collect();
         for number in numbers {
-            let view = PartitionView::of(&image, TOPIC, number, required(&image, number), |id| {
+            if let Some(flush) = flush_policy(&image) {
+                self.set_flush_policy(at, number, flush);
+            }
+            if topic_of(&image, number).is_none() {
+                continue;
+            }
+            let enough = required(&image, number);
+            let view = PartitionView::of(&image, TOPIC, number_of(number), enough, |id| {
                 image
                     .brokers
                     .get(&id)

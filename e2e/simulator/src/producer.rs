@@ -15,7 +15,8 @@ use crate::{
     error::{Error, ErrorKind, WriteOutcome},
     message::{Body, Node, ProduceRequest},
     sequencer::{Answer, BatchId, Done, Identity, Rules, Sequencer},
-    world::{Event, TOPIC, World},
+    slots::record_of,
+    world::{Event, World},
 };
 
 /// How long a producer waits for one answer.
@@ -71,6 +72,9 @@ impl World {
     }
 
     pub(crate) fn on_producer_tick(&mut self, producer: usize, partition: u32) {
+        if !self.may_be_there(partition) {
+            return;
+        }
         if self.producing && self.lane(producer, partition).pushed < MAX_WAITING {
             self.push(producer, partition);
         }
@@ -170,7 +174,7 @@ impl World {
     fn find_leader(&mut self, producer: usize, partition: u32) {
         let asked = self.below(self.brokers.len() as u64);
         let found = self.brokers[asked].process.as_ref().and_then(|process| {
-            let record = process.image.topics.get(TOPIC)?.partitions.get(partition as usize)?;
+            let record = record_of(&process.image, partition)?;
             Some((crate::quorum::index_of(record.leader?), record.leader_epoch))
         });
         self.lane(producer, partition).leader = found;

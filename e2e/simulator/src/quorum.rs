@@ -9,13 +9,15 @@ use std::{
 };
 
 use millrace_engine::{
-    BrokerId, Cluster, Command, Outcome,
+    BrokerId, Cluster, Command, Outcome, Partition,
     cluster::{Altered, FenceReason, IsrError},
+    config::FlushPolicy,
 };
 
 use crate::{
     message::{Body, Call, Node},
-    world::{Event, TOPIC, World},
+    slots::{TOPIC, generation_in, generation_of, records, required},
+    world::{Event, World, flush_policy},
 };
 
 /// How long a broker that leads the quorum may be away before another is chosen.
@@ -147,10 +149,19 @@ impl World {
             self.unfenced(unfence.broker_id, unfence.broker_epoch);
         }
         let changed = after.version != before.version;
+        self.written_counts |= flush_policy(&after).is_some_and(|policy| policy != FlushPolicy::Ack);
         if changed {
             self.count_elections(&before, &after);
         }
         self.quorum.images.push(Arc::new(after));
+        if let (Command::DeleteTopic { .. }, Ok(_)) = (command, &result) {
+            self.deleted.extend(before.topics.get(TOPIC).map(|topic| topic.id));
+        }
+        if let (Command::CreateTopic(create), Ok(_)) = (command, &result)
+            && let Some(generation) = generation_of(create.id).filter(|generation| *generation > 0)
+        {
+            self.serve_clients(generation);
+        }
         if let Some((to, life, call)) = reply {
             let from = Node::Broker(self.quorum.leader);
             let body = Body::CommandAnswer { life, call, result };
@@ -165,10 +176,10 @@ impl World {
     }
 
     fn count_elections(&mut self, before: &Cluster, after: &Cluster) {
-        let (Some(old), Some(new)) = (before.topics.get(TOPIC), after.topics.get(TOPIC)) else {
+        if generation_in(before) != generation_in(after) {
             return;
-        };
-        for (old, new) in old.partitions.iter().zip(&new.partitions) {
+        }
+        for ((_, old), (_, new)) in records(before).zip(records(after)) {
             if new.leader_epoch > old.leader_epoch {
                 self.seen(if new.leader.is_none() {
                     "leaderless"
@@ -264,16 +275,19 @@ impl World {
     /// more is committed, when others may be elected, and when a log has lost or may have lost records.
     pub(crate) fn check_members(&mut self) {
         let cluster = Arc::clone(self.quorum.cluster());
-        let Some(topic) = cluster.topics.get(TOPIC) else { return };
-        for (number, partition) in (0u32..).zip(&topic.partitions) {
+        for (number, partition) in records(&cluster) {
+            self.check_candidates(number, partition, required(&cluster, number));
             for id in partition.isr.iter().chain(&partition.elr) {
                 let broker = &self.brokers[index_of(*id)];
                 // Its disk may be in another's machine for a while.
                 let mounted = broker.swapped_with.map_or(broker, |other| &self.brokers[other]);
                 let shadow = mounted.disk.shadows[number as usize].as_ref();
                 let track = &self.observer.tracks[number as usize];
-                let holds = track.committed.is_empty() || shadow.is_some_and(|shadow| track.is_held_by(shadow));
-                if !holds && !broker.lost_data {
+                let written = self.written_counts;
+                let holds =
+                    track.committed.is_empty() || shadow.is_some_and(|shadow| track.is_held_by(shadow, written));
+                let may_lack = broker.lost_data || (written && broker.unclean);
+                if !holds && !may_lack {
                     let (end, durable) = (track.end(), shadow.map(|shadow| shadow.durable));
                     self.observer.violate("whoever may be elected holds all that is committed", || {
                         format!(
@@ -282,6 +296,28 @@ impl World {
                     });
                 }
             }
+        }
+    }
+
+    /// Nobody may be elected only where as many as must be in sync have lost data, or may have: where what is
+    /// written counts, each unclean end may have lost some.
+    fn check_candidates(&mut self, number: u32, partition: &Partition, required: usize) {
+        if !partition.isr.is_empty() || !partition.elr.is_empty() {
+            return;
+        }
+        // A change of the minimum takes eligibility from all who are not in sync.
+        let required = if self.settings.faults.alter_min_insync > 0 {
+            1
+        } else {
+            required
+        };
+        let ended = self.brokers.iter().filter(|broker| broker.was_unclean).count();
+        let lost = self.losses + if self.written_counts { ended } else { 0 };
+        if lost < required {
+            self.observer
+                .violate("somebody may be elected unless too many have lost data", || {
+                    format!("partition {number}: {lost} of {required} may have; {partition:?}")
+                });
         }
     }
 
@@ -297,12 +333,4 @@ impl World {
 /// A broker's place in the list.
 pub(crate) fn index_of(id: BrokerId) -> usize {
     usize::try_from(id).unwrap_or(0)
-}
-
-/// How many replicas of a partition must be in sync, by one version of the metadata.
-pub(crate) fn required(cluster: &Cluster, partition: u32) -> usize {
-    cluster.topics.get(TOPIC).map_or(1, |topic| {
-        let record = topic.partitions.get(partition as usize);
-        record.map_or(1, |record| record.required(cluster.min_insync_replicas(topic)))
-    })
 }

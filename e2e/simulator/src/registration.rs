@@ -10,7 +10,7 @@ use millrace_engine::{
     },
     partition::Event as Step,
 };
-use millrace_log::{DirOptions, FileSystem, Log, LogConfig, LogDir, PartitionState};
+use millrace_log::{DirOptions, FileSystem, LogDir};
 use uuid::Uuid;
 
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
     disk::{CLUSTER, DIR},
     message::{Body, Call, Node},
     quorum::index_of,
-    shadow::read_all,
-    world::{Event, TOPIC, World, topic_id},
+    slots::{id_of, number_of},
+    world::{Event, World},
 };
 
 /// What a process does again and again.
@@ -28,22 +28,16 @@ pub(crate) enum Timer {
     Heartbeat,
     Poll,
     Checkpoint,
+    Flush,
 }
 
 const POLL_EVERY: Duration = Duration::from_millis(500);
+/// `flush.ms`, where a topic wants it.
+const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long a shutdown waits for others to take over.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(5);
 
 impl World {
-    pub(crate) fn log_config(&self) -> LogConfig {
-        LogConfig {
-            segment_bytes: self.settings.segment_bytes,
-            retention_ms: None,
-            index_interval_bytes: 200,
-            ..LogConfig::default()
-        }
-    }
-
     /// Starts a broker's process: opens the disk and all logs on it, and begins to register.
     pub(crate) fn start(&mut self, at: usize) {
         if self.brokers[at].process.is_some() || self.brokers[at].retired {
@@ -100,61 +94,16 @@ impl World {
             failed: false,
         });
         self.brokers[at].paused_until = None;
-        for timer in [Timer::Heartbeat, Timer::Poll, Timer::Checkpoint] {
+        // What a deletion left that the end of a process interrupted.
+        if let Some(process) = &self.brokers[at].process {
+            for left in process.dir.deleted_logs().into_iter().flatten() {
+                let _ = left.remove();
+            }
+        }
+        self.check_recorded(at);
+        for timer in [Timer::Heartbeat, Timer::Poll, Timer::Checkpoint, Timer::Flush] {
             self.schedule(Duration::ZERO, Event::Process { at, life, timer });
         }
-    }
-
-    /// Opens what is on the disk and compares it with what must be there.
-    fn open_logs(&mut self, at: usize, dir: &LogDir) -> Option<BTreeMap<u32, Log>> {
-        let mut logs = BTreeMap::new();
-        for found in dir.partitions().ok()? {
-            let (Some(name), PartitionState::Present { .. }) = (found.name, found.state) else {
-                continue;
-            };
-            let number = u32::try_from(name.partition).ok()?;
-            match dir.open_log(TOPIC, name.partition, topic_id(), self.log_config()) {
-                Ok(log) => {
-                    logs.insert(number, log);
-                }
-                Err(error) => {
-                    let id = self.brokers[at].id;
-                    self.observer.violate("a log opens after any crash", || {
-                        format!("broker {id} partition {number}: {error}")
-                    });
-                    return None;
-                }
-            }
-        }
-        let id = self.brokers[at].id;
-        for number in 0..self.settings.partitions {
-            let (found, problem) = logs.get(&number).map(read_all).unwrap_or_default();
-            if let Some(problem) = problem
-                && !self.brokers[at].disk.damaged
-            {
-                self.observer.unreadable(number, id, &problem);
-            }
-            let (start, durable) = logs
-                .get(&number)
-                .map_or((0, 0), |log| (log.log_start_offset(), log.durable_end_offset()));
-            let Some(before) = self.brokers[at].disk.shadows[number as usize].clone() else {
-                continue;
-            };
-            self.observer.opened(number, id, &before, &found);
-            let chain = if start == before.start {
-                self.observer.tracks[number as usize].chain_before(start)
-            } else {
-                before.at(start - 1).map_or(0, |entry| entry.chain)
-            };
-            let shadow = self.brokers[at].disk.shadow(number);
-            shadow.begin_anew(start);
-            for (_, epoch, value) in &found {
-                shadow.push(*epoch, *value, chain);
-            }
-            shadow.durable = durable;
-        }
-        self.check_members();
-        Some(logs)
     }
 
     pub(crate) fn on_timer(&mut self, at: usize, life: u64, timer: Timer) {
@@ -180,11 +129,23 @@ impl World {
                 let Some(process) = &self.brokers[at].process else {
                     return;
                 };
-                let _ = process.dir.write_checkpoints();
+                if process.dir.write_checkpoints().is_ok() {
+                    self.check_recorded(at);
+                }
+                let Some(process) = &self.brokers[at].process else {
+                    return;
+                };
                 if process.dir.offline().is_some() {
                     self.directory_failed(at);
                 }
+                if self.brokers[at].disk.damaged {
+                    self.look_at_damage(at);
+                }
                 self.schedule(self.settings.checkpoint_every, Event::Process { at, life, timer });
+            }
+            Timer::Flush => {
+                self.flush_by_interval(at);
+                self.schedule(FLUSH_EVERY, Event::Process { at, life, timer });
             }
         }
     }
@@ -281,19 +242,19 @@ impl World {
             .flat_map(|process| &process.logs)
             // What is damaged is told by not being told of.
             .filter(|(_, log)| log.damage().is_empty())
-            .map(|(number, log)| LogEnd {
-                partition: *number,
-                log_end: log.durable_end_offset(),
-                last_epoch: log.last_record_epoch().unwrap_or(-1),
+            .map(|(number, log)| TopicLogEnds {
+                topic_id: id_of(*number),
+                ends: vec![LogEnd {
+                    partition: number_of(*number),
+                    log_end: log.durable_end_offset(),
+                    last_epoch: log.last_record_epoch().unwrap_or(-1),
+                }],
             });
         Command::UnfenceBroker(UnfenceBroker {
             broker_id: self.brokers[at].id,
             broker_epoch,
             applied_index,
-            log_ends: vec![TopicLogEnds {
-                topic_id: topic_id(),
-                ends: ends.collect(),
-            }],
+            log_ends: ends.collect(),
         })
     }
 
@@ -325,6 +286,15 @@ impl World {
             self.observer.violate("a disk is one broker's", || {
                 format!("the disk of broker {owner} was registered for broker {id}")
             });
+        }
+        let broker = &mut self.brokers[index_of(new.broker_id)];
+        // Not of a life that ended since.
+        if broker
+            .process
+            .as_ref()
+            .is_some_and(|process| process.incarnation == new.incarnation)
+        {
+            broker.unclean = false;
         }
     }
 
@@ -403,7 +373,9 @@ impl World {
             let command = Command::ReplaceDirectory {
                 broker_id,
                 directory,
-                accept_data_loss: false,
+                // Where records were acknowledged before they were on disks, the others may have lost them, too. When
+                // all that can come back is back, the operator gives such a partition up.
+                accept_data_loss: self.written_counts && !self.faulty,
             };
             self.propose(command, None);
         }
@@ -442,6 +414,7 @@ impl World {
     /// The process dies; its machine and page cache live.
     pub(crate) fn kill(&mut self, at: usize) {
         if self.brokers[at].process.take().is_some() {
+            self.ended_uncleanly(at);
             self.brokers[at].disk.fs.kill_process();
             self.brokers[at].paused_until = None;
             self.note([34, at as u64, 0], || format!("broker {at} is killed"));
@@ -450,10 +423,17 @@ impl World {
 
     /// The power goes.
     pub(crate) fn crash(&mut self, at: usize) {
-        self.brokers[at].process = None;
+        if self.brokers[at].process.take().is_some() {
+            self.ended_uncleanly(at);
+        }
         self.brokers[at].disk.fs.crash();
         self.brokers[at].paused_until = None;
         self.note([35, at as u64, 0], || format!("broker {at} loses power"));
+    }
+
+    fn ended_uncleanly(&mut self, at: usize) {
+        self.brokers[at].unclean = true;
+        self.brokers[at].was_unclean = true;
     }
 
     pub(crate) fn begin_shutdown(&mut self, at: usize) {
@@ -486,7 +466,11 @@ impl World {
                 }
             }
         }
+        let ends = (self.brokers[at].unclean, self.brokers[at].was_unclean);
         self.kill(at);
+        if clean {
+            (self.brokers[at].unclean, self.brokers[at].was_unclean) = ends;
+        }
         let delay = self.up_to(Duration::from_secs(2));
         self.schedule(delay, Event::Start { at });
     }

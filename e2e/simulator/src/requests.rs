@@ -12,7 +12,7 @@ use crate::{
     error::{Error, WriteOutcome},
     message::{Body, Node, ProduceRequest, ReadRequest},
     sequencer::BatchId,
-    shadow::read_records,
+    shadow::records_of,
     world::World,
 };
 
@@ -49,7 +49,7 @@ impl World {
                         log_end: last_offset + 1,
                     },
                 );
-                self.flush_soon(at, partition);
+                self.flush_or_count(at, partition);
                 self.wake_parked(at, partition, None);
                 (base_offset, last_offset + 1)
             }
@@ -188,21 +188,24 @@ impl World {
         };
         let (epoch, high_watermark) = (hosted.replica.leader_epoch(), hosted.replica.high_watermark());
         let leads = hosted.replica.leader().is_some();
-        let (mut records, mut next) = (Vec::new(), request.offset);
+        let (mut records, mut next, mut failed) = (Vec::new(), request.offset, None);
         match hosted
             .replica
             .check_read(request.offset, request.leader_epoch, i64::MAX)
         {
-            Ok(FetchBound::UpTo(bound)) => match read_records(&hosted.log, request.offset, fetch_bytes, bound) {
-                Ok((found, end)) => {
-                    let wanted = found.iter().filter(|record| record.0 >= request.offset);
-                    records.extend(wanted.map(|record| (record.0, record.2)));
-                    next = end.max(request.offset);
-                }
-                Err(problem) if hosted.log.offline().is_none() && !self.brokers[at].disk.damaged => {
-                    self.observer.unreadable(partition, self.brokers[at].id, &problem);
-                }
-                Err(_) => {}
+            Ok(FetchBound::UpTo(bound)) => match hosted.log.read(request.offset, fetch_bytes, true, bound) {
+                Ok(data) => match records_of(&data.bytes) {
+                    Ok(found) => {
+                        let wanted = found.iter().filter(|record| record.0 >= request.offset);
+                        records.extend(wanted.map(|record| (record.0, record.2)));
+                        next = data.next_offset.max(request.offset);
+                    }
+                    Err(error) => {
+                        let id = self.brokers[at].id;
+                        self.observer.sent_damaged(partition, id, &error.to_string());
+                    }
+                },
+                Err(error) => failed = Some(error),
             },
             Ok(FetchBound::Nothing) => {}
             Err(ReplicaError::Leader(LeaderError::OffsetOutOfRange { offset, log_start, .. }))
@@ -220,6 +223,9 @@ impl World {
             self.observer.exposed(partition, epoch, high_watermark);
         }
         self.observer.read(partition, &records);
+        if let Some(error) = failed {
+            self.read_failed(at, partition, &error);
+        }
         let (consumer, attempt) = (request.consumer, request.attempt);
         let body = Body::ReadAnswer {
             consumer,

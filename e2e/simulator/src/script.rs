@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use millrace_engine::{
     Command, Partition,
-    cluster::{Election, ElectionKind, ExpectedDirectory, Move, PartitionRef, ReportOfflineReplicas},
+    cluster::{Election, ElectionKind, ExpectedDirectory, Move, ReportOfflineReplicas},
     partition::{Alarm, Event as Step},
 };
 
@@ -13,7 +13,8 @@ use crate::{
     message::Envelope,
     observer::Violation,
     quorum::index_of,
-    world::{TOPIC, World, topic_id},
+    slots::{TOPIC, number_of, record_of, reference},
+    world::World,
 };
 
 impl World {
@@ -66,12 +67,7 @@ impl World {
     /// The partition's record in the newest metadata.
     #[must_use]
     pub fn record(&self, partition: u32) -> Option<&Partition> {
-        self.quorum
-            .cluster()
-            .topics
-            .get(TOPIC)?
-            .partitions
-            .get(partition as usize)
+        record_of(self.quorum.cluster(), partition)
     }
 
     /// Who leads by the newest metadata.
@@ -303,11 +299,7 @@ impl World {
     /// An operator moves a partition to these brokers.
     pub fn move_partition(&mut self, partition: u32, target: &[usize]) {
         let target = target.iter().map(|at| self.brokers[*at].id).collect();
-        let partition = PartitionRef {
-            topic: TOPIC.into(),
-            topic_id: topic_id(),
-            partition,
-        };
+        let partition = reference(partition);
         let moves = vec![Move {
             partition,
             target: Some(target),
@@ -319,11 +311,7 @@ impl World {
     /// An operator has a broker lead, if it is in sync.
     pub fn elect(&mut self, partition: u32, at: usize) {
         let replica = self.brokers[at].id;
-        let partition = PartitionRef {
-            topic: TOPIC.into(),
-            topic_id: topic_id(),
-            partition,
-        };
+        let partition = reference(partition);
         let kind = ElectionKind::InSync { replica };
         let elections = vec![Election { partition, kind }];
         self.propose(Command::ElectLeaders { elections }, None);
@@ -331,6 +319,8 @@ impl World {
 
     /// A leader deletes its oldest records, all below `to`; that must be committed.
     pub fn delete_records(&mut self, at: usize, partition: u32, to: i64) {
+        let track = self.observer.track(partition);
+        track.deleted_below = track.deleted_below.max(to);
         self.advance_log_start(at, partition, to);
     }
 
@@ -348,7 +338,7 @@ impl World {
         let disk = &mut self.brokers[at].disk;
         disk.damaged = true;
         disk.shadow(partition).unsure = true;
-        let folder = Path::new(DIR).join(format!("{TOPIC}-{partition}"));
+        let folder = Path::new(DIR).join(format!("{TOPIC}-{}", number_of(partition)));
         let files = disk.fs.list_files().into_iter().map(|(path, _)| path);
         let segments = files.filter(|path| path.parent() == Some(&folder) && path.extension() == Some("log".as_ref()));
         let filled = segments.filter_map(|path| Some((disk.fs.contents(&path).ok()?.len(), path)));
@@ -357,6 +347,11 @@ impl World {
             .max_by(|one, other| one.1.cmp(&other.1));
         let (len, path) = newest.expect("something was written");
         disk.fs.flip_bit(&path, len as u64 - 1, 0).expect("the file is there");
+    }
+
+    /// A bit of a record flips on a disk, of which nobody is told. Whether the record is there.
+    pub fn flip_bit(&mut self, at: usize, partition: u32, offset: i64) -> bool {
+        self.flip(at, partition, offset, (0, 0))
     }
 
     /// A bit of the last record flips under a running process, which meets it with a read and tells the controller.
@@ -372,11 +367,7 @@ impl World {
 
     fn report_damage(&mut self, at: usize, partition: u32) {
         let (broker_id, broker_epoch) = (self.brokers[at].id, self.broker_epoch(at).expect("it is registered"));
-        let partitions = vec![PartitionRef {
-            topic: TOPIC.to_owned(),
-            topic_id: topic_id(),
-            partition,
-        }];
+        let partitions = vec![reference(partition)];
         self.propose(
             Command::ReportOfflineReplicas(ReportOfflineReplicas {
                 broker_id,

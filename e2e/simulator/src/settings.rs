@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use millrace_engine::config::FlushPolicy;
 use millrace_log::fs::faulty::SplitMix64;
 
 /// How the network misbehaves. Rates are per million messages.
@@ -55,6 +56,14 @@ pub struct FaultWeights {
     pub elect: u32,
     /// An operator moves a replica, or cancels a move.
     pub reassign: u32,
+    /// An operator changes when the topic's records are forced to the disk.
+    pub alter_flush: u32,
+    /// An operator changes `min.insync.replicas`.
+    pub alter_min_insync: u32,
+    /// An operator deletes the topic and creates it again.
+    pub replace_topic: u32,
+    /// A bit flips in data at rest on one disk.
+    pub rot: u32,
 }
 
 /// What one run is like.
@@ -68,6 +77,8 @@ pub struct Settings {
     pub replication: usize,
     /// `min.insync.replicas`.
     pub min_insync: usize,
+    /// When records are forced to the disk, at first.
+    pub flush: FlushPolicy,
     /// How many producers write to all partitions.
     pub producers: usize,
     /// How many of the producers, the last ones, are content with the leader's own log (acks=1):
@@ -95,6 +106,8 @@ pub struct Settings {
     pub segment_bytes: u32,
     /// How many bytes a fetch answers with at most.
     pub fetch_bytes: usize,
+    /// In the end only a part of the brokers is healed that is enough, and the others stay as they are.
+    pub heal_core: bool,
     /// How long a producer tries before it gives a record up.
     pub delivery_timeout: Duration,
     /// The network.
@@ -112,6 +125,7 @@ impl Settings {
             partitions: 1,
             replication: 3,
             min_insync: 2,
+            flush: FlushPolicy::Ack,
             producers: 0,
             leader_acks: 0,
             consumers: 0,
@@ -125,6 +139,7 @@ impl Settings {
             checkpoint_every: Duration::from_secs(1),
             segment_bytes: 1 << 20,
             fetch_bytes: 1 << 20,
+            heal_core: false,
             delivery_timeout: Duration::from_secs(120),
             network: NetworkFaults {
                 delay_max: Duration::from_millis(1),
@@ -134,9 +149,33 @@ impl Settings {
         }
     }
 
-    /// The settings of a seed.
+    /// The settings of a seed. What is not drawn from `rng` is drawn from `added`, and may be nothing: it
+    /// came later, and the runs of seeds without it stayed as they were.
     #[must_use]
-    pub fn draw(rng: &mut SplitMix64) -> Self {
+    pub fn draw(rng: &mut SplitMix64, added: &mut SplitMix64) -> Self {
+        let mut settings = Self::draw_first(rng);
+        if added.below(2) == 0 {
+            settings.draw_added(added);
+        }
+        settings
+    }
+
+    fn draw_added(&mut self, rng: &mut SplitMix64) {
+        self.flush = [
+            FlushPolicy::Ack,
+            FlushPolicy::Ack,
+            FlushPolicy::Ack,
+            FlushPolicy::Os,
+            FlushPolicy::Interval,
+        ][index(rng, 5)];
+        self.faults.alter_flush = [0, 0, 0, 1][index(rng, 4)];
+        self.faults.alter_min_insync = [0, 0, 0, 1][index(rng, 4)];
+        self.faults.replace_topic = [0, 0, 0, 1][index(rng, 4)];
+        self.faults.rot = [0, 0, 3][index(rng, 3)];
+        self.heal_core = rng.below(2) == 0;
+    }
+
+    fn draw_first(rng: &mut SplitMix64) -> Self {
         let mut pick = |choices: &[u64]| choices[index(rng, choices.len())];
         let brokers = usize::try_from(pick(&[3, 3, 3, 4, 5])).unwrap_or(3);
         let most = brokers as u64;
@@ -167,6 +206,7 @@ impl Settings {
             depose: weight(),
             elect: weight(),
             reassign: weight(),
+            ..FaultWeights::default()
         };
         let partitions = narrow(pick(&[1, 1, 2, 4]));
         let producers = pick(&[1, 2]);
@@ -177,6 +217,7 @@ impl Settings {
             partitions,
             replication,
             min_insync,
+            flush: FlushPolicy::Ack,
             producers: usize::try_from(producers).unwrap_or(1),
             leader_acks: usize::try_from(leader_acks).unwrap_or(0),
             consumers: 1,
@@ -190,6 +231,7 @@ impl Settings {
             checkpoint_every: Duration::from_secs(pick(&[1, 3, 10])),
             segment_bytes: narrow(pick(&[1_024, 4_096, 1 << 20])),
             fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
+            heal_core: false,
             delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),
             network,
             faults,

@@ -25,6 +25,8 @@ pub(crate) struct Shadow {
     pub entries: Vec<Entry>,
     /// All below was reported to be on the disk.
     pub durable: i64,
+    /// Up to where the directory has recorded that it is flushed.
+    pub recorded: i64,
     /// An operation failed half-way, and only opening the log will tell what it holds.
     pub unsure: bool,
 }
@@ -57,6 +59,7 @@ impl Shadow {
         let keep = usize::try_from(to.saturating_sub(self.start)).unwrap_or(0);
         self.entries.truncate(keep);
         self.durable = self.durable.min(to);
+        self.recorded = self.recorded.min(to);
     }
 
     pub(crate) fn begin_anew(&mut self, start: i64) {
@@ -96,7 +99,7 @@ pub(crate) fn read_all(log: &Log) -> (Vec<Stored>, Option<String>) {
 }
 
 /// What one read gives, and the offset after it. The first record may lie before `offset`.
-pub(crate) fn read_records(log: &Log, offset: i64, bytes: usize, up_to: i64) -> Result<(Vec<Stored>, i64), String> {
+fn read_records(log: &Log, offset: i64, bytes: usize, up_to: i64) -> Result<(Vec<Stored>, i64), String> {
     let data = log
         .read(offset, bytes, true, up_to)
         .map_err(|error| error.to_string())?;

@@ -2,11 +2,11 @@
 //! after the other.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use millrace_engine::{Command, cluster::CreateTopic, partition::Alarm};
+use millrace_engine::{Cluster, Command, cluster::CreateTopic, config::FlushPolicy, partition::Alarm};
 use millrace_log::fs::faulty::SplitMix64;
 use uuid::Uuid;
 
@@ -24,15 +24,12 @@ use crate::{
     registration::Timer,
     sequencer::BatchId,
     settings::Settings,
+    slots::{SLOTS, TOPIC, id_of, slot, topic_id},
     trace::Trace,
 };
 
-pub(crate) const TOPIC: &str = "events";
-
-/// The one topic's id.
-pub(crate) fn topic_id() -> Uuid {
-    Uuid::from_u128(0x7001)
-}
+/// What tells the generator of later settings from a seed's first one.
+const ADDED: u64 = 0xADDE_D5E7_7136_0001;
 
 /// The broker's clock at the run's start, in milliseconds since 1970.
 const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -78,6 +75,9 @@ pub(crate) enum Event {
     },
     Commit {
         term: u64,
+    },
+    CreateAgain {
+        generation: u32,
     },
     ControllerTick,
     ProducerTick {
@@ -126,6 +126,12 @@ pub struct World {
     pub(crate) next_producer_id: i64,
     /// How many disks lost data that they had acknowledged.
     pub(crate) losses: usize,
+    /// At some time records were acknowledged that were only written: an unclean end may have lost them.
+    pub(crate) written_counts: bool,
+    /// The ids of deleted topics.
+    pub(crate) deleted: BTreeSet<Uuid>,
+    /// The generation of the topic that is about to take the present one's place.
+    pub(crate) replacing: Option<u32>,
     pub(crate) hold: Option<Hold>,
     pub(crate) held: Vec<Envelope>,
     pub(crate) alarms: Vec<(usize, u32, Alarm)>,
@@ -138,7 +144,10 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, settings: Option<Settings>, text: bool) -> Self {
         let mut rng = SplitMix64::new(seed);
-        let settings = settings.unwrap_or_else(|| Settings::draw(&mut rng));
+        let settings = settings.unwrap_or_else(|| {
+            let mut added = SplitMix64::new(seed ^ ADDED);
+            Settings::draw(&mut rng, &mut added)
+        });
         let mut world = Self {
             queue: Queue::new(),
             now: Duration::ZERO,
@@ -149,21 +158,24 @@ impl World {
             lanes: (0..settings.producers.max(1))
                 .map(|producer| {
                     let acks_all = producer + settings.leader_acks < settings.producers.max(1);
-                    (0..settings.partitions).map(|_| Lane::new(acks_all)).collect()
+                    (0..SLOTS).map(|_| Lane::new(acks_all)).collect()
                 })
                 .collect(),
             positions: (0..settings.consumers)
-                .map(|_| (0..settings.partitions).map(|_| Position::default()).collect())
+                .map(|_| (0..SLOTS).map(|_| Position::default()).collect())
                 .collect(),
             producing: false,
             faulty: false,
-            observer: Observer::new(settings.partitions),
+            observer: Observer::new(SLOTS),
             trace: Trace::new(text),
             reached: BTreeMap::new(),
             next_life: 0,
             next_attempt: 0,
             next_producer_id: 0,
             losses: 0,
+            written_counts: false,
+            deleted: BTreeSet::new(),
+            replacing: None,
             hold: None,
             held: Vec::new(),
             alarms: Vec::new(),
@@ -179,10 +191,12 @@ impl World {
             let (disk_seed, directory_id) = (world.rng.next_u64(), world.draw_uuid());
             world.brokers.push(Broker {
                 id,
-                disk: Disk::format(disk_seed, id, directory_id, world.settings.partitions),
+                disk: Disk::format(disk_seed, id, directory_id),
                 process: None,
                 paused_until: None,
                 lost_data: false,
+                unclean: false,
+                was_unclean: false,
                 needs_permission: false,
                 swapped_with: None,
                 retired: false,
@@ -204,6 +218,16 @@ impl World {
             cluster.brokers.len() == everybody && cluster.brokers.values().all(|broker| !broker.fenced)
         });
         self.settings.network = network;
+        self.propose_topic(0);
+        self.run_until(Duration::from_secs(5), |world| {
+            world.quorum.cluster().topics.contains_key(TOPIC)
+        });
+        self.serve_clients(0);
+    }
+
+    /// An operator creates a generation of the topic.
+    pub(crate) fn propose_topic(&mut self, generation: u32) {
+        let everybody = self.settings.brokers;
         let replicas = |partition: u32| {
             (0..self.settings.replication)
                 .map(|at| i32::try_from((partition as usize + at) % everybody).unwrap_or(0))
@@ -211,16 +235,18 @@ impl World {
         };
         let create = Command::CreateTopic(CreateTopic {
             name: TOPIC.into(),
-            id: topic_id(),
+            id: topic_id(generation),
             assignments: (0..self.settings.partitions).map(replicas).collect(),
-            configs: [("min.insync.replicas".to_owned(), self.settings.min_insync.to_string())].into(),
+            configs: self.topic_configs(),
             now_ms: self.now_ms(),
         });
         self.propose(create, None);
-        self.run_until(Duration::from_secs(5), |world| {
-            world.quorum.cluster().topics.contains_key(TOPIC)
-        });
-        for partition in 0..self.settings.partitions {
+    }
+
+    /// Clients begin with a generation of the topic.
+    pub(crate) fn serve_clients(&mut self, generation: u32) {
+        for number in 0..self.settings.partitions {
+            let partition = slot(generation, number);
             for producer in 0..self.settings.producers {
                 self.schedule(Duration::ZERO, Event::ProducerTick { producer, partition });
             }
@@ -228,6 +254,19 @@ impl World {
                 self.schedule(Duration::ZERO, Event::ConsumerTick { consumer, partition });
             }
         }
+    }
+
+    /// Whether a slot's topic was not deleted, as far as the newest metadata says.
+    pub(crate) fn may_be_there(&self, partition: u32) -> bool {
+        !self.deleted.contains(&id_of(partition))
+    }
+
+    fn topic_configs(&self) -> BTreeMap<String, String> {
+        let mut configs = BTreeMap::from([("min.insync.replicas".to_owned(), self.settings.min_insync.to_string())]);
+        if self.settings.flush != FlushPolicy::Ack {
+            configs.insert("flush".to_owned(), flush_value(self.settings.flush).to_owned());
+        }
+        configs
     }
 
     pub(crate) fn now_ms(&self) -> i64 {
@@ -320,6 +359,7 @@ impl World {
             Event::Permit { at } => self.on_permit(at),
             Event::SwapBack { one, other } => self.swap_back(one, other),
             Event::MakeRoom { at } => self.make_room(at),
+            Event::CreateAgain { generation } => self.on_create_again(generation),
             Event::Commit { term } => self.on_commit(term),
             Event::ControllerTick => self.on_controller_tick(),
             Event::ProducerTick { producer, partition } => self.on_producer_tick(producer, partition),
@@ -394,6 +434,25 @@ impl World {
             }
         }
     }
+}
+
+/// A flush policy as topics' settings have it.
+pub(crate) fn flush_value(policy: FlushPolicy) -> &'static str {
+    match policy {
+        FlushPolicy::Ack => "ack",
+        FlushPolicy::Interval => "interval",
+        FlushPolicy::Os => "os",
+    }
+}
+
+/// The topic's flush policy by one version of the metadata, if that has the topic.
+pub(crate) fn flush_policy(cluster: &Cluster) -> Option<FlushPolicy> {
+    let topic = cluster.topics.get(TOPIC)?;
+    Some(match topic.configs.get("flush").map(String::as_str) {
+        Some("os") => FlushPolicy::Os,
+        Some("interval") => FlushPolicy::Interval,
+        _ => FlushPolicy::Ack,
+    })
 }
 
 /// The broker that an event happens at: it waits while that stands still.

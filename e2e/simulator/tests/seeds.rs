@@ -15,7 +15,7 @@ const DEFAULT_SEEDS: u64 = 300;
 ///
 /// Not here: "log below the floor". That is how an image of the present life is found out, and random
 /// runs restore images of earlier ones only, for above the floor nothing tells the former.
-const TO_BE_MET: [(&str, u64); 10] = [
+const TO_BE_MET: [(&str, u64); 16] = [
     ("logs diverged", 300),
     ("log cut", 300),
     ("leaderless", 300),
@@ -25,6 +25,13 @@ const TO_BE_MET: [(&str, u64); 10] = [
     ("disks swapped", 300),
     ("quorum leader changed", 300),
     ("left down", 300),
+    ("core healed alone", 300),
+    ("flush altered", 300),
+    ("min.insync.replicas altered", 300),
+    ("log of a deleted topic set aside", 300),
+    ("bit flipped", 300),
+    // Seldom does somebody read there.
+    ("damage found", 2_000),
     // About one run in a hundred.
     ("superseding proposal", 2_000),
 ];

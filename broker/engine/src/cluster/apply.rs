@@ -56,8 +56,8 @@ impl Cluster {
             Command::RegisterBroker(registration) => self.register_broker(index, registration),
             Command::CreateTopic(create) => self.create_topic(create),
             Command::DeleteTopic { name, id } => self.delete_topic(name, *id),
-            Command::AlterTopicConfigs { name, change } => self.alter_topic_configs(name, change),
-            Command::AlterTopicDefaults { change } => self.alter_topic_defaults(change),
+            Command::AlterTopicConfigs { name, change } => self.alter_topic_configs(index, name, change),
+            Command::AlterTopicDefaults { change } => self.alter_topic_defaults(index, change),
             Command::CreatePartitions { name, present, added } => self.create_partitions(name, *present, added),
             Command::AllocateProducerIds {
                 broker_id,

@@ -114,10 +114,11 @@ impl Cluster {
         self.maintenance.take_if(|slot| slot.broker_id == id);
 
         let defaults = self.topic_defaults.clone();
+        let served = known.as_ref().and_then(served_until);
         self.rewrite_hosted(id, |topic, _, partition, rules| {
             let keeps = match admitted.trust {
                 DiskTrust::Everything => true,
-                DiskTrust::FlushedPrefix => keeps_flushed_prefix(topic, partition, &defaults),
+                DiskTrust::FlushedPrefix => keeps_flushed_prefix(topic, partition, &defaults, served),
                 DiskTrust::Nothing => false,
             };
             partition.changed(rules, |next, notes| {
@@ -239,12 +240,18 @@ impl Cluster {
 /// Without a clean stop, what was flushed is still there: enough where each acknowledged record
 /// was flushed first, unlike Kafka, which never flushes and must let all such replicas go. And a
 /// partition's only replica is not compared with anything: what it lost no other has.
+///
+/// A life that began before the topic's records were flushed first may have acknowledged some that
+/// were not, also after the setting had changed: it heard of it later. `served`: the epoch of the
+/// last life that was in service.
 fn keeps_flushed_prefix(
     topic: &Topic,
     partition: &Partition,
     defaults: &std::collections::BTreeMap<String, String>,
+    served: Option<i64>,
 ) -> bool {
-    partition.replicas.len() == 1 || flushes_before_ack(&topic.configs, defaults)
+    let began_later = served.is_none_or(|epoch| epoch.unsigned_abs() > topic.flushes_since);
+    partition.replicas.len() == 1 || (flushes_before_ack(&topic.configs, defaults) && began_later)
 }
 
 /// A broker as a new life begins it; the marks that an operator set stay.

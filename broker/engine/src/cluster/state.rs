@@ -200,6 +200,10 @@ pub struct Topic {
     pub created_at_ms: i64,
     /// How many partitions it had in former times, oldest first.
     pub growth: Vec<PartitionGrowth>,
+    /// The metadata index from which on its records are flushed before they are acknowledged, if that
+    /// was not so before; 0: since it was created, or not at all.
+    #[serde(default)]
+    pub flushes_since: u64,
 }
 
 /// A time at which a topic got more partitions.
@@ -289,7 +293,7 @@ pub(super) fn min_insync_replicas(own: &BTreeMap<String, String>, defaults: &BTr
         .unwrap_or(usize::MAX)
 }
 
-/// Whether an acknowledged record of the topic is on the disks that it was counted on.
+/// Whether a record of the topic that is acknowledged from now on is on the disks that it was counted on.
 pub(super) fn flushes_before_ack(own: &BTreeMap<String, String>, defaults: &BTreeMap<String, String>) -> bool {
     setting(own, defaults, "flush") == "ack"
 }

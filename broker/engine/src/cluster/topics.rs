@@ -13,7 +13,7 @@ use super::{
     partition::{Partition, without},
     refusal::PartitionError,
     rejection::Rejection,
-    state::{Broker, BrokerId, Cluster, PartitionGrowth, Topic, min_insync_replicas},
+    state::{Broker, BrokerId, Cluster, PartitionGrowth, Topic, flushes_before_ack, min_insync_replicas},
 };
 use crate::{config, names};
 
@@ -48,6 +48,7 @@ impl Cluster {
             configs: create.configs.clone(),
             created_at_ms: create.now_ms,
             growth: Vec::new(),
+            flushes_since: 0,
         };
         self.topics.insert(topic.name.clone(), Arc::new(topic));
         Ok(Applied::changed(Outcome::Done))
@@ -90,13 +91,19 @@ impl Cluster {
         Ok(Applied::changed(Outcome::Done))
     }
 
-    pub(super) fn alter_topic_configs(&mut self, name: &str, change: &ConfigChange) -> Result<Applied, Rejection> {
+    pub(super) fn alter_topic_configs(
+        &mut self,
+        index: u64,
+        name: &str,
+        change: &ConfigChange,
+    ) -> Result<Applied, Rejection> {
         let topic = self.topic(name)?;
         let configs = changed_configs(&topic.configs, change)?;
         if configs == topic.configs {
             return Ok(Applied::unchanged(Outcome::Done));
         }
         let was = self.min_insync_replicas(topic);
+        let flushed = flushes_before_ack(&topic.configs, &self.topic_defaults);
         let mut topic = Topic {
             configs,
             ..Topic::clone(topic)
@@ -107,20 +114,40 @@ impl Cluster {
                 *partition = next;
             }
         }
+        if !flushed && self.has_leases() && flushes_before_ack(&topic.configs, &self.topic_defaults) {
+            topic.flushes_since = index;
+        }
         self.topics.insert(topic.name.clone(), Arc::new(topic));
         Ok(Applied::changed(Outcome::Done))
     }
 
-    pub(super) fn alter_topic_defaults(&mut self, change: &ConfigChange) -> Result<Applied, Rejection> {
+    pub(super) fn alter_topic_defaults(&mut self, index: u64, change: &ConfigChange) -> Result<Applied, Rejection> {
         let defaults = changed_configs(&self.topic_defaults, change)?;
         if defaults == self.topic_defaults {
             return Ok(Applied::unchanged(Outcome::Done));
         }
         let before = std::mem::replace(&mut self.topic_defaults, defaults);
+        if self.has_leases() {
+            self.note_flushes_since(index, &before);
+        }
         self.rewrite(|topic, _, partition, rules| {
             partition.after_min_insync_change(min_insync_replicas(&topic.configs, &before), rules)
         });
         Ok(Applied::changed(Outcome::Done))
+    }
+
+    /// Notes `index` at topics that did not wait for the disk by the defaults `before`, and do now.
+    fn note_flushes_since(&mut self, index: u64, before: &BTreeMap<String, String>) {
+        for topic in self.topics.values_mut() {
+            if !flushes_before_ack(&topic.configs, before) && flushes_before_ack(&topic.configs, &self.topic_defaults) {
+                Arc::make_mut(topic).flushes_since = index;
+            }
+        }
+    }
+
+    /// A cluster of one as former versions had it knows no leases: no disk of it is compared with another.
+    fn has_leases(&self) -> bool {
+        self.brokers.values().any(|broker| broker.leased)
     }
 
     pub(super) fn allocate_producer_ids(&mut self, id: BrokerId, epoch: i64) -> Result<Applied, Rejection> {

@@ -116,7 +116,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "flush",
         "ack",
         &["ack", "interval", "os"],
-        "When written data is forced to the disk: ack before it is acknowledged (one fdatasync for all that waited), interval every flush.ms, os when the operating system likes. With interval and os a power failure of all replicas loses acknowledged messages.",
+        "When written data is forced to the disk: ack before it is acknowledged (one fdatasync for all that waited), interval every flush.ms, os when the operating system likes. With interval and os a power failure of all replicas loses acknowledged messages. After a change to ack a broker's disk is trusted after a crash only once the broker has been restarted.",
     ),
     integer(
         "flush.ms",

@@ -19,7 +19,9 @@ impl Partitions {
     pub fn log_ends(&self, cluster: &Cluster) -> Vec<TopicLogEnds> {
         let mut ends: BTreeMap<Uuid, Vec<LogEnd>> = BTreeMap::new();
         for partition in self.all() {
-            let Some(topic) = cluster.topics.get(&partition.topic) else {
+            // Another topic may have the name by now: this log says nothing of that one.
+            let topic = cluster.topics.get(&partition.topic);
+            let Some(topic) = topic.filter(|topic| topic.id == partition.topic_id) else {
                 continue;
             };
             let Ok(number) = u32::try_from(partition.number) else {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_engine::{
-    Command,
+    Cluster, Command, Topic,
     cluster::ElectionKind,
     partition::{Event, FetchRequest},
 };
@@ -282,4 +282,23 @@ async fn an_end_is_looked_at_once_it_is_known() {
         asking
     };
     assert_eq!(asking.await.unwrap().unwrap().0, 1);
+}
+
+/// The metadata may be ahead of the partitions.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_of_a_deleted_topic_proves_nothing_for_one_of_its_name() {
+    let test = TestBroker::start().await;
+    let partition = test.partition("t", &[0, PHANTOM]).await;
+    append(&partition, 0, Acks::Leader).unwrap();
+    let newest = test.broker().quorum.cluster();
+    let mut topic = Topic::clone(&newest.topics["t"]);
+    topic.partitions[0].elr = vec![0];
+    let ends = |topic: &Topic| {
+        let mut cluster = Cluster::clone(&newest);
+        cluster.topics.insert(topic.name.clone(), Arc::new(topic.clone()));
+        test.broker().partitions.log_ends(&cluster)
+    };
+    assert_eq!(ends(&topic).len(), 1);
+    topic.id = uuid::Uuid::from_u128(7);
+    assert_eq!(ends(&topic), []);
 }

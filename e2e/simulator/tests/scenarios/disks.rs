@@ -2,7 +2,7 @@
 
 use millrace_simulator::{MessageKind, Settings, World};
 
-use crate::{A, B, C, cluster_with_records, cluster_with_voters, ends_well, seconds};
+use crate::{A, B, C, cluster, cluster_with_records, cluster_with_voters, ends_well, seconds};
 
 /// B comes back with an empty disk under its old number. It is refused until the operator permits
 /// it, and in no in-sync set before it has everything (KIP-858, KIP-966).
@@ -322,4 +322,28 @@ fn a_leader_that_finds_damage_is_replaced_and_refilled() {
     assert_eq!(world.times("damage found"), 1);
     assert!(world.log_end(leader, 0) >= end);
     ends_well(&mut world);
+}
+
+/// C needs a record of which a bit has flipped on the leader's disk. It gets no wrong byte, and the leader meets the
+/// damage with C's fetch: B leads, and both fetch from it (Alagappan et al., FAST'18).
+#[test]
+fn a_follower_that_needs_a_rotten_record_gets_it_from_another() {
+    let mut world = cluster();
+    world.kill_process(C);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(C, 0)));
+    for _ in 0..5 {
+        assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    }
+    // Until the disk has noted that it holds all.
+    world.run_for(seconds(3));
+    assert!(world.flip_bit(A, 0, 2));
+    world.start_process(C);
+    assert!(world.run_until(seconds(20), |world| world.times("damage met by a read") > 0));
+    assert!(
+        world.run_until(seconds(10), |world| world.leader(0) == Some(B)),
+        "{:?}",
+        world.record(0)
+    );
+    ends_well(&mut world);
+    assert_eq!(world.times("damage found"), 1);
 }

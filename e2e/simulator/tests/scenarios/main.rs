@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod disks;
+mod flushes;
 mod leaders;
 mod proposals;
 mod readers;
+mod topics;
 
 use std::time::Duration;
 
@@ -42,7 +44,11 @@ fn cluster_with_records() -> World {
 /// A cluster with some acknowledged records and more brokers than replicas. D is the controller:
 /// with any one of the replicas' brokers, those that hold none are a majority.
 fn cluster_with_voters(settings: Settings) -> World {
-    let mut world = World::new(1, Some(settings), true);
+    seeded_cluster_with_voters(1, settings)
+}
+
+fn seeded_cluster_with_voters(seed: u64, settings: Settings) -> World {
+    let mut world = World::new(seed, Some(settings), true);
     assert!(world.run_until_whole(), "{:?}", world.violation());
     assert_eq!(world.leader(0), Some(A));
     world.move_controller(D);
@@ -55,14 +61,19 @@ fn cluster_with_voters(settings: Settings) -> World {
 
 /// All is well again: no rule was broken, everybody is in sync, and a record is taken.
 fn ends_well(world: &mut World) {
-    assert!(world.run_until_whole(), "{:?} {:?}", world.violation(), world.record(0));
-    assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    ends_well_in(world, 0);
+}
+
+fn ends_well_in(world: &mut World, partition: u32) {
+    let record = |world: &World| world.record(partition).cloned();
+    assert!(world.run_until_whole(), "{:?} {:?}", world.violation(), record(world));
+    assert!(world.produce_and_wait(partition), "{:?}", world.violation());
     // Between two tries of what may wait: nothing is under way then.
     world.run_for(seconds(2) + seconds(1) / 10);
     world.check_end();
     assert_eq!(world.violation(), None);
-    let replicas = world.record(0).unwrap().replicas.clone();
-    let end = |id: &i32| world.log_end(usize::try_from(*id).unwrap(), 0);
+    let replicas = record(world).unwrap().replicas;
+    let end = |id: &i32| world.log_end(usize::try_from(*id).unwrap(), partition);
     let ends: Vec<Option<i64>> = replicas.iter().map(end).collect();
     assert!(ends[0].is_some() && ends.iter().all(|end| *end == ends[0]), "{ends:?}");
 }

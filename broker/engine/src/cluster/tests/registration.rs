@@ -132,6 +132,35 @@ fn an_unclean_life_stays_eligible_only_with_every_proof() {
     assert_eq!(after_restart_of_the_last("os", old_clean_file).t(), lost);
 }
 
+/// The setting changed while 0 and 2 lived; 1 began its life under it.
+#[test]
+fn a_life_that_began_before_records_were_flushed_first_proves_nothing_by_that() {
+    for by_default in [false, true] {
+        let mut log = Log::with_partition();
+        for flush in ["os", "ack"] {
+            if by_default {
+                let set = std::collections::BTreeMap::from([("flush".to_owned(), flush.to_owned())]);
+                let change = ConfigChange { set, unset: Vec::new() };
+                log.ok(&Command::AlterTopicDefaults { change });
+            } else {
+                log.configure("flush", flush);
+            }
+        }
+        log.restart_clean(1, 2);
+        log.unfence(1, &[]);
+        log.set_isr(&[0, 1, 2]);
+        for id in [2, 1, 0] {
+            log.fence(id);
+        }
+        assert_eq!(log.t(), (None, &[][..], &[1, 0][..], &[][..]));
+        for id in [0, 1] {
+            let report = crashed(log.epoch(id));
+            log.begin_life(id, 3, report);
+        }
+        assert_eq!(log.t(), (None, &[][..], &[1][..], &[0][..]), "by default: {by_default}");
+    }
+}
+
 #[test]
 fn a_life_that_never_served_may_have_died_before_it_noted_its_epoch() {
     let mut log = after_restart_of_the_last("ack", crashed);

@@ -191,6 +191,7 @@ mod tests {
                 configs: Default::default(),
                 created_at_ms: 0,
                 growth: Vec::new(),
+                flushes_since: 0,
             };
             cluster.topics.insert(name.into(), Arc::new(topic));
         }
