@@ -481,6 +481,8 @@ async fn a_rebalance_plans_first_and_then_begins_throttled_moves() {
         moving.iter().all(|one| one.throttle_bytes_per_second == 1 << 20),
         "{moving:?}"
     );
+    // Leaving in order would wait for it to come into sync.
+    cluster.fence(3).await;
     cluster.stop().await;
 }
 
