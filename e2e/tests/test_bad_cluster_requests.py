@@ -126,7 +126,10 @@ REBALANCE = {
     "onto 100,000": (admin_pb2.RebalanceRequest(broker_ids=range(100_000)), {INVALID}),
     "too low a throttle": (admin_pb2.RebalanceRequest(throttle_bytes_per_second=1), {INVALID}),
     "a negative throttle": (admin_pb2.RebalanceRequest(throttle_bytes_per_second=-1), {INVALID}),
-    **{f"onto {name}": (admin_pb2.RebalanceRequest(broker_ids=[b]), {"UNKNOWN_BROKER"}) for name, b in NO_BROKERS.items()},
+    **{
+        f"onto {name}": (admin_pb2.RebalanceRequest(broker_ids=[broker]), {"UNKNOWN_BROKER"})
+        for name, broker in NO_BROKERS.items()
+    },
 }
 
 
