@@ -277,7 +277,7 @@ impl Partitions {
             high_watermark: AtomicI64::new(positions.start),
             leader_epoch: AtomicI32::new(-1),
             leads: AtomicBool::new(false),
-            flush_queued: AtomicBool::new(false),
+            flush_turn: super::flusher::Turn::default(),
             waiters: Waiters::new(self.metrics.acknowledge_seconds.clone()),
             readers: Mutex::default(),
             damage: DamageMet::default(),

@@ -100,8 +100,7 @@ pub struct Partition {
     high_watermark: AtomicI64,
     leader_epoch: AtomicI32,
     leads: AtomicBool,
-    /// Whether a flusher will come by.
-    flush_queued: AtomicBool,
+    flush_turn: flusher::Turn,
     waiters: Waiters,
     /// Who waits for records; not kept alive here: one that waits for many partitions must be
     /// forgotten by those where nothing comes.
@@ -328,15 +327,13 @@ impl Partition {
 
     /// Asks for a flush, unless one is coming anyway.
     fn queue_flush(self: &Arc<Self>) {
-        if !self.flush_queued.swap(true, Ordering::AcqRel) {
+        if self.flush_turn.ask() {
             self.flusher.push(self.clone());
         }
     }
 
     /// Forces what is written to the disk; called by the flusher's threads.
     fn flush(self: &Arc<Self>) {
-        // Cleared first: what is appended from here on asks for the next flush.
-        self.flush_queued.store(false, Ordering::Release);
         let begun = std::time::Instant::now();
         // As it was when the flush began: a cut in between makes it say nothing.
         let generation = self.cell.lock().replica.generation();

@@ -302,3 +302,33 @@ async fn the_log_of_a_deleted_topic_proves_nothing_for_one_of_its_name() {
     topic.id = uuid::Uuid::from_u128(7);
     assert_eq!(ends(&topic), []);
 }
+
+/// A disk that is slow for one partition takes one thread, and not all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_is_flushed_keeps_no_other_thread() {
+    let test = TestBroker::start().await;
+    let (slow, other) = (test.partition("slow", &[0]).await, test.partition("other", &[0]).await);
+    let (release, wait) = mpsc::channel::<()>();
+    let (holds, has_begun) = mpsc::channel();
+    let holding = std::thread::spawn({
+        let slow = slow.clone();
+        move || {
+            // A flush begins with this lock.
+            let _held = slow.cell.lock();
+            holds.send(()).unwrap();
+            let _ = wait.recv();
+        }
+    });
+    has_begun.recv().unwrap();
+    for _ in 0..2 * limits::FLUSH_THREADS {
+        slow.queue_flush();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let appended = append(&other, 0, Acks::All).unwrap();
+    let flushed = tokio::time::timeout(Duration::from_secs(20), appended.committed.wait()).await;
+    drop(release);
+    holding.join().unwrap();
+    flushed.expect("threads wait for the slow one").unwrap();
+    let appended = append(&slow, 0, Acks::All).unwrap();
+    appended.committed.wait().await.unwrap();
+}
