@@ -3,8 +3,11 @@
  *   limits tcp BYTES CHUNK             one loopback TCP connection, CHUNK bytes a send and receive
  *   limits disk FILE BYTES CHUNK SYNC  sequential writes; SYNC: each (fdatasync after every
  *                                      chunk) or end (one fdatasync behind the last)
+ *   limits paced FILE CHUNKS CHUNK RATE  RATE chunks are due in each second, evenly; all that are due
+ *                                      are written and made durable by one fdatasync (group commit)
  *
- * Prints one JSON object: {"bytes":..,"seconds":..,"mib_per_second":..}. FILE is removed.
+ * Prints one JSON object: {"bytes":..,"seconds":..,"mib_per_second":..}; paced: {"p50_ms":..,"p99_ms":..}, from
+ * when a chunk was due to when it was durable. FILE is removed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -113,14 +116,50 @@ static void disk(const char *file, uint64_t bytes, size_t chunk, int each) {
     report(bytes, seconds);
 }
 
+static int compare(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* What a stalled sync held up is written together and synced once: no broker that makes each record durable can be
+ * faster than this at the same rate. */
+static void paced(const char *file, uint64_t chunks, size_t chunk, double rate) {
+    char *buffer = filled(chunk);
+    double *waited = malloc(chunks * sizeof *waited);
+    if (!waited) die("malloc");
+    int f = open(file, O_CREAT | O_TRUNC | O_WRONLY, 0600);
+    if (f < 0) die(file);
+    double start = now() + 0.1;
+    for (uint64_t done = 0; done < chunks;) {
+        double wait = start + (double)done / rate - now();
+        if (wait > 0) {
+            struct timespec t = {(time_t)wait, (long)((wait - (double)(time_t)wait) * 1e9)};
+            nanosleep(&t, NULL);
+        }
+        uint64_t due = done;
+        for (double at = now(); due < chunks && start + (double)due / rate <= at; due++)
+            if (write(f, buffer, chunk) != (ssize_t)chunk) die("write");
+        if (due == done) continue;
+        if (fdatasync(f)) die("fdatasync");
+        for (double at = now(); done < due; done++) waited[done] = at - (start + (double)done / rate);
+    }
+    close(f);
+    unlink(file);
+    qsort(waited, chunks, sizeof *waited, compare);
+    printf("{\"p50_ms\":%.3f,\"p99_ms\":%.3f}\n", waited[chunks / 2] * 1e3, waited[chunks - 1 - chunks / 100] * 1e3);
+}
+
 int main(int argc, char **argv) {
     if (argc == 4 && strcmp(argv[1], "tcp") == 0) {
         tcp(number(argv[2]), (size_t)number(argv[3]));
     } else if (argc == 6 && strcmp(argv[1], "disk") == 0 &&
                (strcmp(argv[5], "each") == 0 || strcmp(argv[5], "end") == 0)) {
         disk(argv[2], number(argv[3]), (size_t)number(argv[4]), strcmp(argv[5], "each") == 0);
+    } else if (argc == 6 && strcmp(argv[1], "paced") == 0) {
+        paced(argv[2], number(argv[3]), (size_t)number(argv[4]), (double)number(argv[5]));
     } else {
-        fprintf(stderr, "usage: limits tcp BYTES CHUNK | limits disk FILE BYTES CHUNK each|end\n");
+        fprintf(stderr, "usage: limits tcp BYTES CHUNK | limits disk FILE BYTES CHUNK each|end | "
+                        "limits paced FILE CHUNKS CHUNK RATE\n");
         return 2;
     }
     return 0;

@@ -219,30 +219,31 @@ def storage(kind: str, folder: Path | None, need: int) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _limit(*args: str | int | Path) -> Figures:
+def _limit(figure: str, *args: str | int | Path) -> Figures:
     watched = Watched()
     with other_work(list, watched):
         done = subprocess.run(
             [str(a) for a in (paths.limits(), *args)], capture_output=True, text=True, check=True, timeout=300
         )
-    return {"value": json.loads(done.stdout)["mib_per_second"], "other_cores": watched.other_cores}
+    return {"value": json.loads(done.stdout)[figure], "other_cores": watched.other_cores}
 
 
 def tcp_limit(mib: int) -> Figures:
     """`value`: MiB/s of one loopback connection."""
-    return _limit("tcp", mib * MIB, MIB)
+    return _limit("mib_per_second", "tcp", mib * MIB, MIB)
 
 
 def disk_limit(folder: Path, bytes_: int, chunk: int, each: bool) -> Figures:
     """`value`: MiB/s of sequential writes with fdatasync after each chunk or behind the last."""
     settle()
-    return _limit("disk", folder / "limit", bytes_, chunk, "each" if each else "end")
+    return _limit("mib_per_second", "disk", folder / "limit", bytes_, chunk, "each" if each else "end")
 
 
-def fdatasync_ms(folder: Path, writes: int) -> Figures:
-    """`value`: milliseconds that a write of 4 KiB with fdatasync takes, on average over `writes`."""
-    figures = disk_limit(folder, writes * 4096, 4096, True)
-    return {**figures, "value": 4096 / MIB / figures["value"] * 1000}
+def paced_ms(folder: Path, figure: str, records: int, size: int, rate: int) -> Figures:
+    """`value`: milliseconds until records that are due at `rate` a second are on the disk, each fdatasync taking
+    all that are due (group commit); `figure` is p50_ms or p99_ms."""
+    settle()
+    return _limit(figure, "paced", folder / "limit", records, size, rate)
 
 
 def describe() -> dict[str, object]:

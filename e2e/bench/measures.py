@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import clusters
@@ -286,7 +287,12 @@ class Bench:
                 "write / 3": lambda: _third(machine.disk_limit(self.folder, o.disk_mib * MIB, MIB, False))
             },
             "consume": {"tcp": lambda: machine.tcp_limit(o.tcp_mib)},
-            "latency": {"one sync": lambda: machine.fdatasync_ms(self.folder, o.disk_mib)},
+            "latency": {
+                f"on the disk, {part}": partial(
+                    machine.paced_ms, self.folder, f"{part}_ms", o.rate * o.latency_seconds, 1024, o.rate
+                )
+                for part in ("p50", "p99")
+            },
         }
         for name, way in ways.get(measure, {}).items():
             repeats = rounds.Repeats(o.rules.retries, self.results)

@@ -165,7 +165,7 @@ def table(results: Results) -> str:
             lines.append([f"{STORAGES[storage]} {'-' * (WIDTH - 1 - len(STORAGES[storage]))}"])
         lines.append(_line(results, row))
     limits = [
-        f"{name} {number(found.value)} {'ms' if name == 'one sync' else 'MiB/s'} on {storage}"
+        f"{name} {number(found.value)} {'ms' if name.startswith('on the disk') else 'MiB/s'} on {storage}"
         for name, by_storage in results.limits.items()
         for storage in by_storage
         if (found := results.limit(name, storage))

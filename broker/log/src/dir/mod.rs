@@ -176,19 +176,28 @@ impl LogDir {
     /// [`ChangeError::Refused`] on a full disk: the old checkpoints stay, and stay right.
     pub fn write_checkpoints(&self) -> Result<(), ChangeError> {
         self.shared.check_online()?;
-        let logs = self.shared.open_logs();
-        for log in &logs {
+        let logs = self.shared.take_touched();
+        let written = self.write_checkpoints_of(&logs);
+        if written.is_err() {
+            // To be tried again.
+            logs.iter().for_each(|log| log.touch());
+        }
+        written?;
+        self.shared
+            .hold_reserve()
+            .map_err(|error| self.shared.refuse_or_fail("keeping room in reserve", &error))
+    }
+
+    fn write_checkpoints_of(&self, logs: &[Arc<LogInner>]) -> Result<(), ChangeError> {
+        for log in logs {
             match log.checkpoint(false) {
                 Ok(()) | Err(FlushError::Closed) => {}
                 Err(FlushError::Offline(offline)) => return Err(offline.into()),
             }
         }
         self.shared
-            .store_all(&logs)
-            .map_err(|error| self.shared.refuse_or_fail("writing checkpoints", &error))?;
-        self.shared
-            .hold_reserve()
-            .map_err(|error| self.shared.refuse_or_fail("keeping room in reserve", &error))
+            .store_all(logs)
+            .map_err(|error| self.shared.refuse_or_fail("writing checkpoints", &error))
     }
 
     /// Flushes and closes every log, stores the checkpoints and, last of all, the clean mark with the broker epoch.

@@ -37,8 +37,6 @@ struct Checkpoints {
     starts: Offsets,
     flushed_differ: bool,
     starts_differ: bool,
-    /// Whether an entry was changed here by itself: then [`LogInner::recorded`] says nothing.
-    changed_alone: bool,
 }
 
 pub(crate) struct DirShared {
@@ -50,6 +48,8 @@ pub(crate) struct DirShared {
     /// Bytes that were flushed since the flushed points were last stored.
     unrecorded_bytes: AtomicU64,
     pub logs: Mutex<BTreeMap<TopicPartition, Weak<LogInner>>>,
+    /// Logs that the next checkpoint looks at. Bounded by their number: none stands here twice.
+    touched: Mutex<BTreeSet<TopicPartition>>,
     reserve_bytes: AtomicU64,
     credit: AtomicU64,
 }
@@ -78,10 +78,10 @@ impl DirShared {
                 starts,
                 flushed_differ,
                 starts_differ: false,
-                changed_alone: false,
             }),
             unrecorded_bytes: AtomicU64::new(0),
             logs: Mutex::new(BTreeMap::new()),
+            touched: Mutex::default(),
             reserve_bytes: AtomicU64::new(reserve_bytes),
             credit: AtomicU64::new(0),
         }
@@ -218,7 +218,7 @@ impl DirShared {
             return Ok(());
         }
         let before = checkpoints.starts.insert(name.clone(), start);
-        checkpoints.changed_alone = true;
+        self.look_at_next(name.clone());
         let written = self.write_starts(&mut checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.starts, name, before);
@@ -266,7 +266,7 @@ impl DirShared {
         point: FlushedPoint,
     ) -> io::Result<()> {
         let before = checkpoints.flushed.insert(name.clone(), point);
-        checkpoints.changed_alone = true;
+        self.look_at_next(name.clone());
         let written = self.write_flushed(checkpoints);
         if written.is_err() {
             restore(&mut checkpoints.flushed, name, before);
@@ -281,6 +281,7 @@ impl DirShared {
             checkpoints.flushed.insert(log.name.clone(), log.flushed_point());
         }
         self.logs.lock().insert(log.name.clone(), Arc::downgrade(log));
+        log.touch();
     }
 
     /// Makes sure that the files do not name a partition that is about to be made. Durable when this returns.
@@ -316,29 +317,40 @@ impl DirShared {
         self.logs.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Writes both checkpoints from what the open logs say, each only if it differs from its file; entries of logs
-    /// that are not open stay as they are. A log that is as it was the last time costs next to nothing.
+    /// Has the next checkpoint compare a log's entries with the log. For one that is open it is [`LogInner::touch`]
+    /// that calls this when the log changes.
+    pub(crate) fn look_at_next(&self, name: TopicPartition) {
+        self.touched.lock().insert(name);
+    }
+
+    /// The open logs that were touched since this was called last.
+    pub(crate) fn take_touched(&self) -> Vec<Arc<LogInner>> {
+        let touched = std::mem::take(&mut *self.touched.lock());
+        let logs = self.logs.lock();
+        let open = touched.iter().filter_map(|name| logs.get(name)?.upgrade());
+        open.inspect(|log| {
+            // Before anything of it is looked at: what changes from here on is looked at the next time.
+            log.touched.swap(false, Ordering::AcqRel);
+        })
+        .collect()
+    }
+
+    /// Writes both checkpoints from what `logs` say, each only if it differs from its file; entries of others stay as
+    /// they are.
     pub(crate) fn store_all(&self, logs: &[Arc<LogInner>]) -> io::Result<()> {
         let mut checkpoints = self.checkpoints.lock();
         let checkpoints = &mut *checkpoints;
         self.unrecorded_bytes.store(0, Ordering::Relaxed);
         let mut flushed_before = Vec::new();
         let mut starts_before = Vec::new();
-        let mut compared = Vec::new();
         for log in logs {
-            // Looked at before its point is: what changes in between is compared the next time.
-            let marks = log.marks();
-            let is_recorded = *log.recorded.lock() == Some(marks) && !checkpoints.changed_alone;
             // A log that is being deleted may have been forgotten meanwhile.
-            if is_recorded || log.is_gone() {
+            if log.is_gone() {
                 continue;
             }
             let point = log.flushed_point();
             let stored = checkpoints.flushed.get(&log.name).copied();
             let behind = log.epochs_behind.load(Ordering::Acquire);
-            if !behind {
-                compared.push((log, marks));
-            }
             if stored != Some(point) && !behind {
                 flushed_before.push((log.name.clone(), stored));
                 checkpoints.flushed.insert(log.name.clone(), point);
@@ -370,13 +382,8 @@ impl DirShared {
             // The first of the two may have been written.
             checkpoints.flushed_differ = true;
             checkpoints.starts_differ = true;
-            return written;
         }
-        checkpoints.changed_alone = false;
-        for (log, marks) in compared {
-            *log.recorded.lock() = Some(marks);
-        }
-        Ok(())
+        written
     }
 
     /// Turns an error of a change that has not begun into "refused" if the disk is merely full, else goes offline.

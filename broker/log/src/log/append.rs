@@ -371,6 +371,7 @@ impl LogInner {
         let published = active.publish(run, old_size + len);
         self.log_end
             .store(last.next_offset(), std::sync::atomic::Ordering::Release);
+        self.touch();
         published.map_err(|error| self.fail("writing an index", &error).into())
     }
 

@@ -99,6 +99,7 @@ impl LogInner {
                     self.indexed_end.fetch_max(next.base_offset, Ordering::AcqRel);
                 }
             }
+            self.touch();
         }
         Ok(self.durable_end())
     }
@@ -114,7 +115,10 @@ impl LogInner {
             && !writer.dir_unsynced
             && !writer.epochs_dirty;
         if nothing {
-            self.durable_end.store(self.log_end(), Ordering::Release);
+            let end = self.log_end();
+            if self.durable_end.swap(end, Ordering::AcqRel) != end {
+                self.touch();
+            }
             return Ok(None);
         }
         Ok(Some(Work {
@@ -263,6 +267,7 @@ impl LogInner {
                 if active.base_offset <= end && !older {
                     self.indexed_end
                         .fetch_max(end.min(self.durable_end()), Ordering::AcqRel);
+                    self.touch();
                     // Less what was appended meanwhile.
                     writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.saturating_sub(covered_bytes);
                 }

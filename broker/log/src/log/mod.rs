@@ -108,8 +108,8 @@ pub(crate) struct LogInner {
     /// stored flushed point must not rise before the next flush. Only while [`Writer::epochs_dirty`] is set, so that
     /// there is something to flush.
     pub epochs_behind: AtomicBool,
-    /// What the log's entries in the checkpoints were last made of; `None`: they were not yet, or may not be stored.
-    pub recorded: Mutex<Option<Marks>>,
+    /// Whether the next checkpoint looks at this log; see [`LogInner::touch`].
+    pub touched: AtomicBool,
     /// Odd while a truncation is under way; readers that see it change begin again (KAFKA-18723).
     pub truncations: AtomicU64,
     pub has_damage: AtomicBool,
@@ -119,20 +119,13 @@ pub(crate) struct LogInner {
     pub report: RecoveryReport,
 }
 
-/// What a log's entries in the checkpoints depend on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Marks {
-    start: i64,
-    durable_end: i64,
-    indexed_end: i64,
-}
-
 impl LogInner {
-    pub(crate) fn marks(&self) -> Marks {
-        Marks {
-            indexed_end: self.indexed_end.load(Ordering::Acquire),
-            durable_end: self.durable_end(),
-            start: self.log_start(),
+    /// Has the next checkpoint look at this log: called after each change of what a checkpoint stores (where the log
+    /// begins and how far it is durable) or makes durable (what was appended). One that nobody called it for costs a
+    /// checkpoint nothing.
+    pub(crate) fn touch(&self) {
+        if !self.touched.swap(true, Ordering::AcqRel) {
+            self.shared.look_at_next(self.name.clone());
         }
     }
 
@@ -217,6 +210,7 @@ impl LogInner {
     pub(crate) fn note_epochs_stored(&self, writer: &mut Writer) {
         writer.epochs_dirty = false;
         self.epochs_behind.store(false, Ordering::Release);
+        self.touch();
     }
 
     /// Adds to the list of what must be synced, once.

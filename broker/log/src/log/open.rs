@@ -126,7 +126,7 @@ impl LogInner {
             durable_end: AtomicI64::new(recovered.log_end),
             indexed_end: AtomicI64::new(recovered.indexed_end),
             epochs_behind: AtomicBool::new(false),
-            recorded: Mutex::new(None),
+            touched: AtomicBool::new(false),
             truncations: AtomicU64::new(0),
             has_damage: AtomicBool::new(!report.damage.is_empty()),
             damage: RwLock::new(report.damage.clone()),

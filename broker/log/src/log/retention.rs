@@ -274,6 +274,7 @@ impl LogInner {
                     let mut writer = self.writer.lock();
                     writer.snapshot_offset = -1;
                     writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.max(CHECKPOINT_BYTES);
+                    self.touch();
                 }
                 other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
             }
@@ -311,6 +312,7 @@ impl LogInner {
     /// below go only if the log start is stored: else it may go back, and its epochs with it.
     fn advance_start(&self, writer: &mut Writer, offset: i64, stored: bool) -> Vec<(Arc<Segment>, i64)> {
         self.log_start.store(offset, Ordering::Release);
+        self.touch();
         if stored {
             writer.epochs_dirty |= self.epochs.write().advance_start(offset);
         }

@@ -217,6 +217,7 @@ impl LogInner {
             self.log_end.store(base_offset, Ordering::Release);
             self.durable_end.fetch_max(base_offset, Ordering::AcqRel);
         });
+        self.touch();
         if let Err(error) = raised {
             if is_disk_full(&error) {
                 // Beside records that the old segment may still get, a later one would look like a lost part of the log.
@@ -251,6 +252,7 @@ impl LogInner {
         }
         let next = self.create_segment(base_offset)?;
         self.indexed_end.fetch_min(base_offset, Ordering::AcqRel);
+        self.touch();
         self.replace_last_segment(writer, &active, next);
         let state = std::mem::take(&mut writer.producers);
         // A snapshot above the log's end is no more believed.

@@ -147,6 +147,7 @@ impl LogInner {
             self.indexed_end.store(before.1, Ordering::Release);
             return Err(self.shared.refuse_or_fail("lowering the flushed point", &error));
         }
+        self.touch();
         let cut = self.cut(&segments, at, position, new_end, replacement);
         let active = cut.map_err(|error| self.fail("truncating", &error))?;
 
@@ -290,6 +291,7 @@ impl LogInner {
         fs.sync_dir(&self.dir)?;
         self.durable_end.store(offset, Ordering::Release);
         self.indexed_end.store(offset, Ordering::Release);
+        self.touch();
         Ok(active)
     }
 

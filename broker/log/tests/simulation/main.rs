@@ -92,6 +92,7 @@ fn every_seed_keeps_every_invariant() {
             "truncated fully",
             "retention",
             "delete records",
+            "checkpoint of all that is durable",
             "rolled",
             "flushed point lost",
             "follower",

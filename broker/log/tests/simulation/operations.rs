@@ -5,7 +5,7 @@ use millrace_log::{AppendError, AppendOptions, ChangeError, FlushError};
 use crate::appends::{append, build, conditional, follow, retry};
 use crate::faults;
 use crate::rot::{rot, rot_small_file};
-use crate::world::{Lie, World};
+use crate::world::{Lie, TOPIC, World};
 
 pub fn step(world: &mut World, step: usize) {
     world.now_ms += world.rng.below(200) as i64;
@@ -236,6 +236,16 @@ fn checkpoint(world: &mut World) {
     let result = world.dir.as_ref().unwrap().write_checkpoints();
     if changed(world, "checkpoint", result).is_some() {
         world.model.stored_start = world.model.log_start;
+        // Leader epochs that did not fit a full disk hold it back.
+        if world.choices.capacity_bytes == u64::MAX {
+            let recorded = world.dir.as_ref().unwrap().recorded_flushed(TOPIC, 0);
+            assert_eq!(
+                recorded,
+                Some(world.log().durable_end_offset()),
+                "a checkpoint has passed over a log that had changed"
+            );
+            world.reach("checkpoint of all that is durable");
+        }
     }
     // A checkpoint flushes when much was appended.
     world.model.durable = world.model.durable.max(world.log().durable_end_offset());
