@@ -37,6 +37,7 @@ pub(crate) struct ClientInner {
     pub contact: watch::Sender<Arc<str>>,
     /// Asks the metadata task not to wait before its next attempt.
     pub refresh: Notify,
+    pub connect_timeout: Duration,
     pub request_timeout: Duration,
     /// What was tried again last, and when it had failed.
     retried: Mutex<Option<(Instant, Error)>>,
@@ -215,6 +216,7 @@ impl ClientBuilder {
             contact: watch::Sender::new(first),
             bootstrap,
             refresh: Notify::new(),
+            connect_timeout: self.connect_timeout,
             request_timeout: self.request_timeout,
             retried: Mutex::default(),
             task: std::sync::OnceLock::new(),

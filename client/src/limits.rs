@@ -26,6 +26,9 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long connecting may take, over all bootstrap addresses and attempts.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The least that one of several addresses gets to answer before the next is tried.
+pub const LEAST_PATIENCE: Duration = Duration::from_millis(500);
+
 /// How long a call without data (admin, look-ups) may take, retries included.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 

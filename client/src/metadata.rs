@@ -6,7 +6,10 @@ use std::{
 };
 
 use millrace_proto::v1;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     client::ClientInner,
@@ -27,7 +30,8 @@ pub async fn follow(client: Weak<ClientInner>, state: watch::Sender<Option<Resul
         let addresses = candidates(&inner);
         let address = addresses[attempt % addresses.len()].clone();
         let mut answered = false;
-        let mut error = follow_one(inner, &address, &mut answered, &state).await;
+        let patience = patience(inner.connect_timeout, addresses.len(), attempt);
+        let mut error = follow_one(inner, &address, patience, &mut answered, &state).await;
         if answered {
             backoff = limits::MIN_BACKOFF;
         } else {
@@ -87,9 +91,23 @@ fn candidates(inner: &ClientInner) -> Vec<Arc<str>> {
     addresses
 }
 
+/// How long one address of `addresses` gets for its first answer: a broker that hangs takes connections and says
+/// nothing, and the time to connect must be enough for the others too. In each further round more: all may be slow.
+fn patience(connect_timeout: Duration, addresses: usize, attempt: usize) -> Duration {
+    if addresses <= 1 {
+        return connect_timeout;
+    }
+    let round = u32::try_from(attempt / addresses).unwrap_or(u32::MAX);
+    let share = connect_timeout / u32::try_from(addresses + 1).unwrap_or(u32::MAX);
+    share
+        .saturating_mul(2u32.saturating_pow(round))
+        .clamp(limits::LEAST_PATIENCE.min(connect_timeout), connect_timeout)
+}
+
 async fn follow_one(
     inner: Arc<ClientInner>,
     address: &Arc<str>,
+    patience: Duration,
     answered: &mut bool,
     state: &watch::Sender<Option<Result<()>>>,
 ) -> Error {
@@ -98,16 +116,27 @@ async fn follow_one(
         follow: true,
     };
     let stream = async { Ok::<_, Error>(inner.connections.log(address)?.metadata(request).await?.into_inner()) };
-    let mut stream = match stream.await {
-        Ok(stream) => stream,
-        Err(error) if error.is_of_another_server() => return error.context(address),
-        Err(error) => return Error::connection(address, error),
+    let silent = || Error::connection(address, "no answer in time");
+    let deadline = Instant::now() + patience;
+    let mut stream = match timeout_at(deadline, stream).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) if error.is_of_another_server() => return error.context(address),
+        Ok(Err(error)) => return Error::connection(address, error),
+        Err(_) => return silent(),
     };
     // The stream may be silent for days; the client must be able to end meanwhile.
     let client = Arc::downgrade(&inner);
     drop(inner);
     loop {
-        match stream.message().await {
+        let message = if *answered {
+            stream.message().await
+        } else {
+            match timeout_at(deadline, stream.message()).await {
+                Ok(message) => message,
+                Err(_) => return silent(),
+            }
+        };
+        match message {
             Ok(Some(answer)) => {
                 let Some(inner) = client.upgrade() else {
                     return Error::closed("client");
@@ -149,4 +178,21 @@ fn apply(inner: &ClientInner, cluster: Cluster, address: &Arc<str>) {
         cluster.brokers.values().any(|broker| &*broker.address == known)
             || inner.bootstrap.iter().any(|address| &**address == known)
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_time_for_every_address() {
+        let whole = Duration::from_secs(5);
+        assert_eq!(patience(whole, 1, 0), whole, "there is no other");
+        let first: Duration = (0..3).map(|attempt| patience(whole, 3, attempt)).sum();
+        assert!(first < whole, "{first:?}");
+        assert_eq!(patience(whole, 3, 3), 2 * patience(whole, 3, 2), "all may be slow");
+        assert_eq!(patience(whole, 3, usize::MAX), whole);
+        assert_eq!(patience(whole, 1_000, 0), limits::LEAST_PATIENCE);
+        assert_eq!(patience(limits::LEAST_PATIENCE / 5, 3, 0), limits::LEAST_PATIENCE / 5);
+    }
 }

@@ -9,6 +9,7 @@ import pty
 import random
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -451,6 +452,15 @@ def test_the_internal_port_is_told_from_the_client_port_at_once(shared: Broker) 
         )
     # Another of the addresses may be a broker's.
     millrace("topic", "list", bootstrap=f"{shared.internal_address},{shared.address}").ok()
+
+
+def test_a_broker_that_hangs_leaves_time_for_the_others(shared: Broker) -> None:
+    # The kernel takes the connection, and nobody ever says a word: as with a process that is stopped.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        millrace("topic", "list", bootstrap=f"127.0.0.1:{port},{shared.address}").ok()
+        text = millrace("topic", "list", bootstrap=f"127.0.0.1:{port}").failed()
+        assert "takes connections but did not answer" in text, text
 
 
 def test_a_missing_topic_is_not_to_be_created_to_be_deleted(shared: Broker) -> None:

@@ -302,9 +302,6 @@ pub const LEAST_THROTTLE: u64 = 64 << 10;
 /// How often it is looked whether a partition with `flush=interval` is due.
 pub const INTERVAL_FLUSH_LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Every so many looks it is searched among all partitions for those that want it.
-pub const INTERVAL_FLUSH_LOOKS_PER_SEARCH: u32 = 10;
-
 /// How often it is recorded up to where logs are on disk, if that has changed: a start after a
 /// crash reads from the disk what was written since.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);

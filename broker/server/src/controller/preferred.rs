@@ -2,7 +2,10 @@
 //! `auto.leader.rebalance.enable`): after a restart a broker leads nothing, and without this others
 //! would lead for it for ever.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use millrace_engine::{
     BrokerId, Cluster,
@@ -16,6 +19,9 @@ use crate::limits;
 #[derive(Debug, Default)]
 pub(super) struct InService {
     since: BTreeMap<BrokerId, (i64, Duration)>,
+    /// For which version of the metadata, and which brokers that may lead, there was nothing to choose: it is
+    /// asked often, and of many partitions.
+    nothing_for: Option<(u64, BTreeSet<BrokerId>)>,
 }
 
 impl InService {
@@ -36,18 +42,23 @@ impl InService {
     /// The leaders to choose: of partitions that another replica leads than the preferred one, where that
     /// is in sync and has been in service for long enough. At most so many that nothing stands still.
     /// `wall_ms` is the time by which maintenance ends, in milliseconds since 1970.
-    pub(super) fn elections(&self, cluster: &Cluster, now: Duration, wall_ms: i64) -> Vec<Election> {
+    pub(super) fn elections(&mut self, cluster: &Cluster, now: Duration, wall_ms: i64) -> Vec<Election> {
         let maintained = cluster.maintenance_at(wall_ms);
-        let settled = |id: BrokerId| {
-            let since = self.since.get(&id).map(|(_, since)| *since);
-            let leaves = maintained.is_some_and(|slot| slot.broker_id == id);
-            !leaves && since.is_some_and(|since| now.saturating_sub(since) >= limits::PREFERRED_LEADER_AFTER)
-        };
-        cluster
+        let settled: BTreeSet<BrokerId> = self
+            .since
+            .iter()
+            .filter(|(_, (_, since))| now.saturating_sub(*since) >= limits::PREFERRED_LEADER_AFTER)
+            .map(|(id, _)| *id)
+            .filter(|id| maintained.is_none_or(|slot| slot.broker_id != *id))
+            .collect();
+        if matches!(&self.nothing_for, Some((version, ids)) if *version == cluster.version && *ids == settled) {
+            return Vec::new();
+        }
+        let elections: Vec<Election> = cluster
             .partitions()
             .filter(|(_, _, partition)| {
                 let preferred = partition.preferred_leader();
-                preferred.is_some_and(|id| partition.isr.contains(&id) && settled(id))
+                preferred.is_some_and(|id| partition.isr.contains(&id) && settled.contains(&id))
                     && partition.leader.is_some()
                     && partition.leader != preferred
             })
@@ -56,7 +67,9 @@ impl InService {
                 partition: topic.partition_ref(number),
                 kind: ElectionKind::Preferred,
             })
-            .collect()
+            .collect();
+        self.nothing_for = elections.is_empty().then_some((cluster.version, settled));
+        elections
     }
 }
 
@@ -119,6 +132,7 @@ mod tests {
 
     fn led_by(cluster: &Cluster, leader: Option<BrokerId>) -> Cluster {
         let mut other = cluster.clone();
+        other.version += 1;
         let topic = other.topics.get_mut("t").unwrap();
         Arc::make_mut(topic).partitions[0].leader = leader;
         other

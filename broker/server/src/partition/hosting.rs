@@ -73,6 +73,7 @@ impl Partitions {
                 Some(partition) => {
                     if *partition.config() != *config {
                         partition.update_config(config);
+                        self.settings_changes.fetch_add(1, Ordering::Release);
                     }
                     self.tell(&partition, cluster, &topic, number);
                 }
@@ -226,6 +227,7 @@ impl Partitions {
                         if let Some(hosted) = self.topics.write().get_mut(&opening.topic.name) {
                             hosted.partitions.insert(partition.number, partition.clone());
                         }
+                        self.settings_changes.fetch_add(1, Ordering::Release);
                         self.tell(&partition, cluster, &opening.topic, opening.number);
                     }
                     Err(error) => {

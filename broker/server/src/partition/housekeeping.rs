@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -88,17 +88,18 @@ pub async fn run_interval_flush(broker: Arc<Broker>) {
     let mut wanting: Vec<Wanting> = Vec::new();
     let mut ticks = tokio::time::interval(limits::INTERVAL_FLUSH_LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut until_search = 0;
+    let mut searched = None;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = broker.stopping.cancelled() => return,
         }
-        if until_search == 0 {
-            until_search = limits::INTERVAL_FLUSH_LOOKS_PER_SEARCH;
+        // Read before the search: what changes meanwhile is found by the next one.
+        let changes = broker.partitions.settings_changes.load(Ordering::Acquire);
+        if searched != Some(changes) {
+            searched = Some(changes);
             wanting = search(&broker, wanting);
         }
-        until_search -= 1;
         let now = now_ms();
         for one in &mut wanting {
             one.flush_if_due(now);

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -35,6 +35,8 @@ pub struct Partitions {
     /// Partitions that the metadata places here and that could not be opened.
     pub(super) unopened: AtomicUsize,
     pub(super) replication: Arc<Replication>,
+    /// Counts what may change which partitions are flushed every `flush.ms`: openings, and new settings.
+    pub(super) settings_changes: AtomicU64,
     /// The version that was carried out last; held while one is.
     pub(super) reconciling: Mutex<Option<Arc<Cluster>>>,
 }
@@ -75,6 +77,7 @@ impl Partitions {
             opening: (AtomicUsize::new(0), AtomicUsize::new(0)),
             unopened: AtomicUsize::new(0),
             replication,
+            settings_changes: AtomicU64::new(0),
             reconciling: Mutex::new(None),
         }
     }
