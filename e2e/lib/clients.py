@@ -32,6 +32,7 @@ class Load:
         `lines` a twentieth of that."""
         self.folder = folder / "load"
         self.folder.mkdir()
+        self._partitions = partitions
         common = ["--bootstrap", bootstrap, "--folder", str(self.folder)]
         kept = [*common, "--topic", topic, "--partitions", str(partitions)]
         # Variables of the test's own, which programs under test do not get.
@@ -58,6 +59,16 @@ class Load:
     def processes(self) -> list[Process]:
         """All of them."""
         return [self._publish, self._read, self._lines, self._consume]
+
+    def wait_begun(self) -> None:
+        """Waits until each of the producers has been told something."""
+        deadline = time.monotonic() + 60
+        for partition in range(self._partitions):
+            told = self.folder / f"told-{partition}"
+            while not told.exists() or told.stat().st_size == 0:
+                self.check_alive()
+                assert time.monotonic() < deadline, f"nothing is acknowledged in partition {partition}"
+                time.sleep(0.05)
 
     def check_alive(self) -> None:
         """A program that gives up has met an error that it must not meet."""

@@ -136,6 +136,14 @@ class Cluster:
         """All about the metadata quorum."""
         return self._ask("DescribeQuorum", admin_pb2.DescribeQuorumRequest())
 
+    def quorum_leader(self) -> int:
+        """Who leads the metadata quorum."""
+        deadline = time.monotonic() + 30
+        while not (quorum := self.quorum()).HasField("leader_broker_id"):
+            assert time.monotonic() < deadline, f"the quorum has no leader: {quorum}"
+            time.sleep(0.1)
+        return quorum.leader_broker_id
+
     def leader(self, topic: str, partition: int = 0) -> int:
         """Who leads a partition."""
         deadline = time.monotonic() + 30

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import re
-import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.broker import Broker
 from lib.cluster import SESSION_SECONDS, Cluster
+from lib.disk_faults import DiskFaults
 from lib.history import longest_gap
 
 
@@ -29,11 +27,10 @@ class Done:
     gap: float = 0.0
 
 
-class Faults:
-    """Does faults to brokers 0, 1 and 2 of a cluster; `small_disk` tells whose disk fills up, and where it is.
+class Faults(DiskFaults):
+    """Does faults to brokers 0, 1 and 2 of a cluster: those of disks, and these to processes and the network.
 
-    All choices come from `rng`. Each method makes a fault, holds it, ends it and gives a line of details;
-    `run` then waits until all replicas are in sync again.
+    `run` makes one under load and then waits until all replicas are in sync again.
     """
 
     def __init__(
@@ -45,11 +42,8 @@ class Faults:
         small_disk: tuple[int, Path] | None,
         frozen_seconds: float,
     ) -> None:
-        self._cluster = cluster
-        self._rng = rng
-        self._topics = topics
+        super().__init__(cluster, rng, topics, small_disk)
         self._clients_host = clients_host
-        self._small_disk = small_disk
         self._frozen_seconds = frozen_seconds
         self.done: list[Done] = []
 
@@ -76,12 +70,6 @@ class Faults:
 
     # --- processes ---
 
-    def _broker(self, broker_id: int) -> Broker:
-        return self._cluster.brokers[broker_id]
-
-    def _pick(self) -> int:
-        return self._rng.randrange(3)
-
     def _leader(self) -> int:
         return self._cluster.leader(self._topics[0], 0)
 
@@ -102,7 +90,7 @@ class Faults:
 
     def the_quorum_leader_is_killed(self) -> str:
         """kill -9 of the broker that leads the metadata quorum, and again while it starts."""
-        leader = self._quorum_leader()
+        leader = self._cluster.quorum_leader()
         self._broker(leader).kill()
         self._broker(leader).launch()
         time.sleep(self._rng.uniform(0.0, 0.5))
@@ -110,13 +98,6 @@ class Faults:
         time.sleep(self._rng.uniform(0.0, 2.0))
         self._cluster.start([leader])
         return f"broker {leader}, again while it started"
-
-    def _quorum_leader(self) -> int:
-        deadline = time.monotonic() + 30
-        while not (quorum := self._cluster.quorum()).HasField("leader_broker_id"):
-            assert time.monotonic() < deadline, f"the quorum has no leader: {quorum}"
-            time.sleep(0.1)
-        return quorum.leader_broker_id
 
     def all_brokers_are_killed(self) -> str:
         """kill -9 of all within a moment."""
@@ -206,113 +187,36 @@ class Faults:
         a, b = self._hosts(one, other)
         return f"broker {other} does not hear broker {one} for {self._hold_cut([(a, b)]):.1f} s"
 
-    # --- disks ---
+    # --- who there is ---
 
-    def a_disk_is_full(self) -> str:
-        """Not a byte is left on the disk of one broker, then there is room again."""
-        assert self._small_disk is not None
-        broker_id, folder = self._small_disk
-        ballast = folder / "ballast"
-        with open(ballast, "wb") as file:
-            self._fill(file.fileno(), folder)
-        held = self._rng.uniform(3.0, 5.0)
-        time.sleep(held)
-        left = os.statvfs(folder).f_bavail
-        ballast.unlink()
-        broker = self._broker(broker_id)
-        assert broker.process is not None
-        how = "it lived on"
-        time.sleep(1.0)
-        if not broker.process.alive():
-            how = f"it ended with {broker.process.returncode()} and was started again"
-            self._cluster.start([broker_id])
-        return f"broker {broker_id} for {held:.1f} s, {left} blocks left at the end; {how}"
-
-    @staticmethod
-    def _fill(file: int, folder: Path) -> None:
-        """Takes every byte: large pieces that need no writing first, then down to a sector."""
-        size, at = 1 << 30, 0
-        while size >= 512:
-            try:
-                os.posix_fallocate(file, at, size)
-                at += size
-            except OSError:
-                size //= 2
-        assert os.statvfs(folder).f_bavail < 64, "the ballast has not filled the disk"
-
-    def _refused(self, broker_id: int) -> str:
-        """Starts a broker that must not be let in; gives its last words."""
-        broker = self._broker(broker_id).launch()
-        assert broker.process is not None
-        code = broker.process.wait(30)
-        text = broker.process.err()
-        assert code not in (0, -9), f"broker {broker_id} ended with {code}: {text[-1000:]}"
-        assert "panicked" not in text, text[-3000:]
-        assert "ready " not in broker.process.out()
-        return text
-
-    def a_disk_is_wiped(self) -> str:
-        """An empty directory under a known number: refused with the next step, permitted, refilled."""
+    def a_broker_dies_while_it_is_drained(self) -> str:
+        """kill -9 while its replicas move to broker 3, which was not started yet: the moves end without it; then it
+        comes back with nothing on it, and may hold replicas again."""
         broker_id = self._pick()
-        broker = self._broker(broker_id)
-        broker.kill()
-        assert broker.data is not None
-        for path in broker.data.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        text = self._refused(broker_id)
-        assert f"millrace broker replace-disk {broker_id}" in text, text[-2000:]
-        others = sorted({0, 1, 2} - {broker_id})
+        self._cluster.start([3])
+        process = self._broker(3).process
+        assert process is not None
+        # It takes nothing before the other one is dead.
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            self._cluster.millrace("broker", "drain", str(broker_id), ids=[0, 1, 2]).ok()
+            self._broker(broker_id).kill()
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        moving = self._cluster.describe().health.moving.count
+        # Until there is a leader of the quorum again, if it was that.
         self._cluster.wait_available(broker_id, False)
-        self._cluster.millrace("broker", "replace-disk", str(broker_id), ids=others).ok()
+        others = sorted({0, 1, 2, 3} - {broker_id})
+        self._cluster.millrace("broker", "drain", str(broker_id), "--wait", ids=others, timeout=120).ok()
         self._cluster.start([broker_id])
-        whole = self._cluster.wait_in_sync(self._topics)
-        votes = self._mend_quorum(broker_id)
-        return f"broker {broker_id}, refused, permitted, refilled in {whole:.1f} s; {votes}"
-
-    def _mend_quorum(self, broker_id: int) -> str:
-        """Takes the vote of a lost disk away and sees the broker's new one voting."""
-        old = [m for m in self._cluster.quorum().members if m.broker_id == broker_id and self._is_lost(m.voter_id)]
-        for member in old:
-            self._cluster.millrace("quorum", "remove", "--voter-id", str(member.voter_id)).ok()
-        self._cluster.wait_voters([0, 1, 2])
-        return f"voters lost and removed: {[member.voter_id for member in old]}"
-
-    def _is_lost(self, voter_id: int) -> bool:
-        """Whether a member is no broker's present one."""
-        now = {b.voter_id for b in self._cluster.describe().brokers if b.HasField("voter_id") and b.available}
-        return voter_id not in now
-
-    def two_disks_are_swapped(self) -> str:
-        """Each of two brokers gets the other's directory: both refused; put right, both serve."""
-        one, other = self._rng.sample([i for i in range(3) if self._small_disk is None or i != self._small_disk[0]], 2)
-        a, b = self._broker(one), self._broker(other)
-        for broker in (a, b):
-            broker.kill()
-        assert a.data is not None and b.data is not None
-        self._swap(a.data, b.data)
-        for broker_id in (one, other):
-            text = self._refused(broker_id)
-            owner = one if broker_id == other else other
-            assert re.search(rf"belongs to broker {owner}\b", text), text[-2000:]
-        self._swap(a.data, b.data)
-        self._cluster.start([one, other])
-        return f"brokers {one} and {other}, both refused"
-
-    @staticmethod
-    def _swap(a: Path, b: Path) -> None:
-        aside = a.with_name("aside")
-        a.rename(aside)
-        b.rename(a)
-        aside.rename(b)
+        self._cluster.millrace("broker", "drain", str(broker_id), "--cancel").ok()
+        return f"broker {broker_id}, with {moving} moves under way"
 
     def a_voter_is_lost_for_good(self) -> str:
-        """A broker and its disk are gone; broker 3, which was not started yet, takes its vote and its replicas."""
+        """A broker and its disk are gone; broker 3 takes its vote, and its replicas go to who has none of them."""
         broker_id, new = self._pick(), 3
-        broker = self._broker(broker_id)
-        broker.kill()
-        assert broker.data is not None
-        for path in broker.data.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._broker(broker_id).kill()
+        self._empty(broker_id)
         del self._cluster.brokers[broker_id]
         self._cluster.start([new])
         self._cluster.millrace("quorum", "remove", str(broker_id)).ok()
@@ -323,4 +227,4 @@ class Faults:
         self._cluster.wait_available(broker_id, False)
         self._cluster.millrace("broker", "remove", str(broker_id)).ok()
         assert sorted(b.broker_id for b in self._cluster.describe().brokers) == left
-        return f"broker {broker_id}, broker {new} in its place"
+        return f"broker {broker_id}, broker {new} votes in its place"

@@ -1,9 +1,14 @@
-"""A cluster of one broker becomes one of three, and its topics get three replicas, while it serves; and back again."""
+"""A cluster of one broker becomes one of three, and its topics get three replicas, while it serves; and back again.
+
+On the way a broker is killed while replicas are added, and a move is cancelled.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,11 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from lib import paths
 from lib.api import Client
 from lib.clients import Load
 from lib.cluster import Cluster, cluster_of_three
 from lib.history import Verdict, check_lines, check_published
 from lib.hosts import Loopback, Network, hosts
+from lib.proc import Process
 
 PARTITIONS = 4
 TOPIC = "kept"
@@ -56,7 +63,8 @@ def test_a_cluster_grows_to_three_and_shrinks_again_while_it_serves(cluster: Clu
     seed = random.SystemRandom().randrange(1 << 32)
     load = Load(cluster.bootstrap(), clients, tmp_path, seed, TOPIC, PARTITIONS, LINES, 1000, RECORDS)
     try:
-        _grow(cluster, topics)
+        load.wait_begun()
+        _grow(cluster, topics, tmp_path)
         load.check_alive()
         # It is one of three: any of them may go, also the one that was first.
         cluster.brokers[0].kill()
@@ -87,7 +95,7 @@ def _check(verdict: Verdict) -> None:
     assert verdict.seen > verdict.sent // 2, "the consumers saw too little to tell anything"
 
 
-def _grow(cluster: Cluster, topics: list[str]) -> None:
+def _grow(cluster: Cluster, topics: list[str], folder: Path) -> None:
     cluster.start([1, 2])
     # Two do not outlive more than one does: the second vote is given when the third can follow.
     cluster.wait_voters([0, 1, 2])
@@ -101,17 +109,68 @@ def _grow(cluster: Cluster, topics: list[str]) -> None:
     assert b"nothing to move" in cluster.millrace(*rebalance).ok()
     for topic in topics:
         alter = ("topic", "alter", topic, "--replication-factor", "3", "--throttle", "100000000")
-        cluster.millrace(*alter, "--wait", timeout=120).ok()
+        cluster.millrace(*alter).ok()
+    _kill_one_and_wait(cluster, topics, folder)
+    for topic in topics:
         assert all(replicas == [0, 1, 2] for replicas in _replicas(cluster, topic))
     cluster.wait_in_sync(topics, replicas=3)
     cluster.millrace("partition", "move", TOPIC, "0", "--to", "2,1,0", "--wait", timeout=60).ok()
     cluster.wait_in_sync(topics, replicas=3)
 
 
+def _kill_one_and_wait(cluster: Cluster, topics: list[str], folder: Path) -> None:
+    """Kills a broker while replicas are added: one that gets them, or the one that has all. The same command, given
+    again while the broker is down, waits for it and ends well."""
+    killed = random.SystemRandom().randrange(3)
+    cluster.brokers[killed].kill()
+    moving = cluster.describe().health.moving.count
+    print(f"broker {killed} was killed with {moving} moves under way", flush=True)
+    cluster.wait_available(killed, False)
+    others = sorted({0, 1, 2} - {killed})
+    command = [paths.binary("millrace"), "--bootstrap", cluster.bootstrap(others), "topic", "alter"]
+    waiting = [Process([*command, topic, "-r", "3", "--wait"], folder, f"alter-{topic}") for topic in topics]
+    try:
+        time.sleep(1.0)
+        cluster.start([killed])
+        for process in waiting:
+            assert process.wait(120) == 0, process.err()
+    finally:
+        for process in waiting:
+            process.kill()
+
+
+def _cancel_a_move(cluster: Cluster) -> None:
+    """A move to a broker that stands still is cancelled: the partition stays where it was, and the copy goes."""
+    partition = 1
+    (home,) = _replicas(cluster, TOPIC)[partition]
+    # The quorum goes on without it.
+    to = min({0, 1, 2} - {home, cluster.quorum_leader()})
+    move = ["partition", "move", TOPIC, str(partition)]
+    process = cluster.brokers[to].process
+    assert process is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        cluster.millrace(*move, "--to", str(to)).ok()
+        moves = json.loads(cluster.millrace("partition", "moves", TOPIC, json=True).ok())
+        assert [(one["partition"], one["adding"], one["removing"]) for one in moves] == [(partition, [to], [home])]
+        cluster.millrace(*move, "--cancel").ok()
+        assert _replicas(cluster, TOPIC)[partition] == [home]
+        assert json.loads(cluster.millrace("partition", "moves", json=True).ok()) == []
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    copy = cluster.brokers[to].partition_dir(TOPIC, partition)
+    deadline = time.monotonic() + 60
+    cluster.wait_available(to, True)
+    while copy.exists():
+        assert time.monotonic() < deadline, f"broker {to} keeps what it copied: {copy}"
+        time.sleep(0.1)
+
+
 def _shrink(cluster: Cluster, topics: list[str]) -> None:
     for topic in topics:
         cluster.millrace("topic", "alter", topic, "--replication-factor", "1", "--wait", timeout=120).ok()
         assert all(len(replicas) == 1 for replicas in _replicas(cluster, topic))
+    _cancel_a_move(cluster)
     # A broker that holds replicas and a vote is not removed, and the message says what is in the way.
     cluster.millrace("broker", "remove", "2").failed()
     cluster.millrace("broker", "drain", "1", "2", "--wait", timeout=120).ok()
