@@ -20,7 +20,7 @@ impl World {
         }
     }
 
-    pub(crate) fn flush(&mut self, at: usize, life: u64, partition: u32) {
+    pub(crate) fn flush(&mut self, at: usize, partition: u32) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
@@ -29,20 +29,11 @@ impl World {
         match hosted.log.flush() {
             Ok(durable_end) => {
                 self.brokers[at].disk.shadow(partition).durable = durable_end;
-                let delay = self.up_to(self.settings.disk_delay_max) + Duration::from_micros(20);
                 let due = Due::Flushed {
                     durable_end,
                     generation,
                 };
-                self.schedule(
-                    delay,
-                    Event::Partition {
-                        at,
-                        life,
-                        partition,
-                        due,
-                    },
-                );
+                self.due(at, partition, due);
             }
             Err(_) => self.directory_failed(at),
         }

@@ -106,7 +106,7 @@ impl World {
                     self.step(at, partition, Step::Tick);
                 }
             }
-            Due::Flush => self.flush(at, life, partition),
+            Due::Flush => self.flush(at, partition),
             Due::Flushed {
                 durable_end,
                 generation,

@@ -37,14 +37,21 @@ async fn a_killed_broker_is_fenced_soon_and_comes_back_in_a_new_life() {
     let epoch = nodes[witness].view_of(nodes[other].id).await.broker_epoch;
     let took = loss_seen_by(&mut nodes, other, witness, Node::kill).await;
     println!("a broker: fenced and replaced after {took:?}");
+    let id = nodes[other].id;
     nodes[other].start().await;
-    let back = nodes[witness].view_of(nodes[other].id).await;
-    assert!(back.available && back.broker_epoch > epoch, "{back:?}");
+    // It is ready when it knows itself that it is in service; others hear of it in their time.
+    nodes[witness]
+        .wait_cluster("back", |cluster| is_available(cluster, id))
+        .await;
+    assert!(nodes[witness].view_of(id).await.broker_epoch > epoch);
 
     let took = loss_seen_by(&mut nodes, leading, witness, Node::kill).await;
     println!("the quorum's leader: fenced and replaced after {took:?}");
+    let id = nodes[leading].id;
     nodes[leading].start().await;
-    assert!(nodes[witness].view_of(nodes[leading].id).await.available);
+    nodes[witness]
+        .wait_cluster("back", |cluster| is_available(cluster, id))
+        .await;
 }
 
 #[tokio::test]

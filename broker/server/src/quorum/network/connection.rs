@@ -334,30 +334,13 @@ fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::{
         super::{
-            header::Identity,
-            peers::{Lane, Peers},
+            peers::Lane,
+            testing::{peers, voter},
         },
         *,
     };
-
-    fn peers() -> Arc<Peers> {
-        Peers::new(Identity {
-            cluster_id: "c".into(),
-            voter_id: 1,
-            directory_id: Uuid::from_u128(1),
-        })
-    }
-
-    fn voter(address: &str) -> Voter {
-        Voter {
-            address: address.into(),
-            ..Voter::default()
-        }
-    }
 
     #[tokio::test]
     async fn a_member_that_is_not_found_is_looked_for_at_its_next_place() {

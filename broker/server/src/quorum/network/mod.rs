@@ -16,6 +16,8 @@ mod peers;
 mod places;
 mod requests;
 mod service;
+#[cfg(test)]
+mod testing;
 mod wire;
 
 pub use service::QuorumService;

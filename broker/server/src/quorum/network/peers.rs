@@ -89,24 +89,10 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn peers() -> Arc<Peers> {
-        Peers::new(Identity {
-            cluster_id: "c".into(),
-            voter_id: 1,
-            directory_id: Uuid::from_u128(1),
-        })
-    }
-
-    fn voter(address: &str) -> Voter {
-        Voter {
-            address: address.into(),
-            ..Voter::default()
-        }
-    }
+    use super::{
+        super::testing::{peers, voter},
+        *,
+    };
 
     #[tokio::test]
     async fn connections_are_shared_while_used_and_follow_the_address() {
