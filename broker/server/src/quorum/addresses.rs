@@ -18,9 +18,6 @@ use super::{
 /// How long a broker may take to say who it is.
 pub(super) const IDENTIFY_WITHIN: Duration = Duration::from_secs(3);
 
-/// So much of the log is in memory while it is searched.
-const CHUNK_BYTES: usize = 1 << 20;
-
 impl Quorum {
     /// A member says where it answers; for one that nobody finds, and that so has no leader to register with. It is
     /// asked there who it is, and looked for there from then on; so it is by the leader, who is told too. Returns at
@@ -119,20 +116,13 @@ impl Quorum {
 /// The log can't be read.
 pub(super) fn addresses_in(log: &EntryLog, first: u64) -> io::Result<HashMap<Uuid, String>> {
     let mut addresses = HashMap::new();
-    let mut next = first;
-    loop {
-        let entries = log.read(next..u64::MAX, CHUNK_BYTES)?;
-        let Some(last) = entries.last() else {
-            return Ok(addresses);
-        };
-        next = last.log_id.index + 1;
-        for entry in entries {
-            if let EntryPayload::Normal(proposal) = entry.payload
-                && let Command::StartBroker(start) = proposal.0
-                && !start.internal_address.is_empty()
-            {
-                addresses.insert(start.registration.directory_id, start.internal_address);
-            }
+    log.each_from(first, |entry| {
+        if let EntryPayload::Normal(proposal) = entry.payload
+            && let Command::StartBroker(start) = proposal.0
+            && !start.internal_address.is_empty()
+        {
+            addresses.insert(start.registration.directory_id, start.internal_address);
         }
-    }
+    })?;
+    Ok(addresses)
 }

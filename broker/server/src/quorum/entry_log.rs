@@ -153,6 +153,22 @@ impl EntryLog {
         self.snapshot_next.load(Ordering::Acquire)
     }
 
+    /// Visits the entries from `first` on, a chunk of them in memory at a time.
+    ///
+    /// # Errors
+    /// The log can't be read.
+    pub(super) fn each_from(&self, first: u64, mut visit: impl FnMut(Entry)) -> io::Result<()> {
+        let mut next = first;
+        loop {
+            let entries = self.read(next..u64::MAX, READ_BYTES)?;
+            let Some(last) = entries.last() else {
+                return Ok(());
+            };
+            next = last.log_id.index + 1;
+            entries.into_iter().for_each(&mut visit);
+        }
+    }
+
     /// The last entry that was given up.
     pub(super) fn purged(&self) -> Option<LogId> {
         self.state.lock().purged()

@@ -30,9 +30,6 @@ use super::{
 /// How far the new term lies beyond the last one that the survivor knows: the lost ones can't have got there.
 const TERMS_AHEAD: u64 = 1_000_000;
 
-/// So much of the log is in memory while it is read.
-const CHUNK_BYTES: usize = 1 << 20;
-
 /// Why a quorum can't begin anew.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
@@ -154,22 +151,13 @@ struct Found {
 
 impl Found {
     /// Adds the entries from `next` on.
-    fn read(&mut self, log: &EntryLog, mut next: u64) -> io::Result<()> {
-        loop {
-            let entries = log.read(next..u64::MAX, CHUNK_BYTES)?;
-            let Some(last) = entries.last() else {
-                return Ok(());
-            };
-            next = last.log_id.index + 1;
-            for entry in entries {
-                match entry.payload {
-                    // A rejected one stands in the log as well.
-                    EntryPayload::Normal(proposal) => drop(self.cluster.apply(entry.log_id.index, &proposal.0)),
-                    EntryPayload::Membership(membership) => self.membership = membership,
-                    EntryPayload::Blank => {}
-                }
-            }
-        }
+    fn read(&mut self, log: &EntryLog, next: u64) -> io::Result<()> {
+        log.each_from(next, |entry| match entry.payload {
+            // A rejected one stands in the log as well.
+            EntryPayload::Normal(proposal) => drop(self.cluster.apply(entry.log_id.index, &proposal.0)),
+            EntryPayload::Membership(membership) => self.membership = membership,
+            EntryPayload::Blank => {}
+        })
     }
 
     fn named(&self, voter_id: u64) -> NamedMember {

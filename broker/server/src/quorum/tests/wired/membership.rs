@@ -17,6 +17,18 @@ pub(super) async fn sole(change: super::Change) -> Wired {
     member
 }
 
+/// Three voters, of which the first has founded the quorum and added the others.
+async fn voting(change: super::Change) -> [Wired; 3] {
+    let one = sole(change).await;
+    let two = Wired::new(2, change).await;
+    let three = Wired::new(3, change).await;
+    for member in [&two, &three] {
+        add(&one.quorum, member).await;
+        promote(&one.quorum, member.id).await;
+    }
+    [one, two, three]
+}
+
 pub(super) async fn add(by: &Quorum, member: &Wired) {
     let new = member.member();
     by.add_learner(new.voter_id, new.directory_id, new.address)
@@ -120,13 +132,7 @@ async fn a_quorum_grows_from_one_to_three_and_shrinks_to_another_one() {
 /// A broker that is no voter any more still has to know what the cluster decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_loses_its_vote_follows_on_and_may_get_it_again() {
-    let one = sole(unchanged).await;
-    let two = Wired::new(2, unchanged).await;
-    let three = Wired::new(3, unchanged).await;
-    for member in [&two, &three] {
-        add(&one.quorum, member).await;
-        promote(&one.quorum, member.id).await;
-    }
+    let [one, two, three] = voting(unchanged).await;
     let members = [&one, &two, &three];
     // The leader itself, so that another must take over.
     let leading = leader(members).await;
@@ -152,13 +158,7 @@ async fn who_loses_its_vote_follows_on_and_may_get_it_again() {
 async fn who_was_removed_comes_back_as_nobody() {
     // More than any stall of a busy machine: an election of the others would raise the term as well.
     let patient: super::Change = |options| options.election_timeout = Duration::from_secs(5);
-    let one = sole(patient).await;
-    let two = Wired::new(2, patient).await;
-    let three = Wired::new(3, patient).await;
-    for member in [&two, &three] {
-        add(&one.quorum, member).await;
-        promote(&one.quorum, member.id).await;
-    }
+    let [one, two, three] = voting(patient).await;
     converge([&one, &two, &three]).await;
     let (old_disk, proxy) = three.stop().await;
     one.quorum.remove_voter(3).await.unwrap();
@@ -327,13 +327,7 @@ fn tell(told: &Wired, moved: &Wired) {
 /// The leader looks for it where somebody else was told that it is; another disk is another member wherever it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_comes_back_under_another_address_is_found_there() {
-    let one = sole(unchanged).await;
-    let two = Wired::new(2, unchanged).await;
-    let three = Wired::new(3, unchanged).await;
-    for member in [&two, &three] {
-        add(&one.quorum, member).await;
-        promote(&one.quorum, member.id).await;
-    }
+    let [one, two, three] = voting(unchanged).await;
     converge([&one, &two, &three]).await;
     let (disk, old_place) = three.crash().await;
     let three = Wired::start(3, disk, Proxy::start().await, unchanged).await.unwrap();
