@@ -49,8 +49,8 @@ bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of r
 	./e2e/bench/run
 
 simulate: ## Random runs of storage, whole clusters and the metadata quorum under faults: SEEDS=n, QUORUM_SEEDS=n.
-	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-log --test simulation -- --nocapture
-	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --release -p millrace-simulator --test seeds -- --nocapture
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --profile dist -p millrace-log --test simulation -- --nocapture
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --profile dist -p millrace-simulator --test seeds -- --nocapture
 	MILLRACE_QUORUM_SEEDS=$(QUORUM_SEEDS) $(CARGO) test --locked -p millrace-server --lib quorum::tests::chaos -- --nocapture
 
 mutants: ## Takes one safety rule away at a time; the simulator must notice each.

@@ -9,6 +9,9 @@ use std::{collections::BTreeMap, time::Instant};
 
 use millrace_simulator::{Failure, run};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const DEFAULT_SEEDS: u64 = 300;
 
 /// What so many random runs must have met: a rule that is never asked is not tested.

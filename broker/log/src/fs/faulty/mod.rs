@@ -44,6 +44,7 @@ impl FaultyFileSystem {
             next_inode: 1,
             files: BTreeMap::new(),
             dirs,
+            nameless: Vec::new(),
             locks: Vec::new(),
             generation: 0,
             clock_ms: 0,
@@ -110,7 +111,7 @@ impl FaultyFileSystem {
             inode.handles = 0;
             inode.crash(&mut state.rng, &state.plan);
         }
-        state.collect_garbage();
+        state.collect_after_crash();
         state.recount();
     }
 
@@ -338,7 +339,13 @@ impl FileSystem for FaultyFileSystem {
         }
         state.write_fault(to)?;
         if let Some(directory) = state.dirs.get_mut(&from_dir) {
+            let replaced = directory
+                .current
+                .get(&to_name)
+                .copied()
+                .filter(|_| from_name != to_name);
             directory.rename(&from_name, &to_name);
+            state.lost_name(to_dir, replaced);
         }
         state.collect_garbage();
         state.recount();
@@ -349,7 +356,8 @@ impl FileSystem for FaultyFileSystem {
         let mut state = self.0.lock();
         let state = &mut *state;
         let (dir, name) = state.resolve_parent(path)?;
-        match state.dirs[&dir].current.get(&name) {
+        let node = state.dirs[&dir].current.get(&name).copied();
+        match node {
             Some(Node::File(_)) => {}
             Some(Node::Dir(_)) => return Err(io::ErrorKind::IsADirectory.into()),
             None => return Err(not_found(path)),
@@ -357,6 +365,7 @@ impl FileSystem for FaultyFileSystem {
         if let Some(directory) = state.dirs.get_mut(&dir) {
             directory.unlink(&name);
         }
+        state.lost_name(dir, node);
         state.collect_garbage();
         state.recount();
         Ok(())

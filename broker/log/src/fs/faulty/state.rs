@@ -1,6 +1,6 @@
 //! What the disk holds, and whether the next write or sync fails.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +27,9 @@ pub(super) struct State {
     pub next_inode: u64,
     pub files: BTreeMap<u64, Inode>,
     pub dirs: BTreeMap<u64, Directory>,
+    /// Files that have lost their name, with the directory it was in: kept while a crash could bring the name back, or a
+    /// handle is open. A file has no more than one name and never changes its directory.
+    pub nameless: Vec<(u64, u64)>,
     pub locks: Vec<PathBuf>,
     /// Raised by each crash: handles of an earlier generation are dead.
     pub generation: u64,
@@ -84,19 +87,39 @@ impl State {
         self.used_bytes = self.files.values().map(|inode| inode.current.len() as u64).sum();
     }
 
+    /// Notes that the name of `node` in the directory `dir` is gone.
+    pub(super) fn lost_name(&mut self, dir: u64, node: Option<Node>) {
+        if let Some(Node::File(id)) = node {
+            self.nameless.push((dir, id));
+        }
+    }
+
     /// Drops what neither a current nor a durable name reaches. Open handles keep an inode alive by holding a count.
     pub(super) fn collect_garbage(&mut self) {
-        let mut live: Vec<u64> = Vec::new();
-        for directory in self.dirs.values() {
-            for node in directory.current.values().chain(directory.reachable_after_crash()) {
-                if let Node::File(id) = node {
-                    live.push(*id);
-                }
+        let Self {
+            files, dirs, nameless, ..
+        } = self;
+        nameless.retain(|(dir, id)| {
+            let node = Node::File(*id);
+            let keeps = files[id].handles > 0 || dirs[dir].reachable_after_crash().any(|other| *other == node);
+            if !keeps {
+                files.remove(id);
             }
-        }
-        live.sort_unstable();
-        self.files
-            .retain(|id, inode| inode.handles > 0 || live.binary_search(id).is_ok());
+            keeps
+        });
+    }
+
+    /// The same after a crash, which loses names that were not synced and brings back others.
+    pub(super) fn collect_after_crash(&mut self) {
+        let named = self.dirs.values().flat_map(|directory| directory.current.values());
+        let live: BTreeSet<u64> = named
+            .filter_map(|node| match node {
+                Node::File(id) => Some(*id),
+                Node::Dir(_) => None,
+            })
+            .collect();
+        self.files.retain(|id, _| live.contains(id));
+        self.nameless.clear();
     }
 
     pub(super) fn write_fault(&mut self, path: &Path) -> io::Result<()> {

@@ -141,3 +141,39 @@ fn a_copy_goes_its_own_way() {
     assert_eq!(fs.contents(path).unwrap(), b"changed");
     assert_eq!(fs.durable_contents(path).unwrap(), b"durable");
 }
+
+#[test]
+fn a_file_takes_room_until_neither_a_name_nor_a_handle_reaches_it() {
+    let fs = FaultyFileSystem::new(1);
+    let root = Path::new("/");
+    write(&fs, "/a", b"12345").sync_all().unwrap();
+    write(&fs, "/b", b"67").sync_all().unwrap();
+    fs.sync_dir(root).unwrap();
+    assert_eq!(fs.used_bytes(), 7);
+    // On the disk it has its name until the directory is synced.
+    fs.rename(Path::new("/b"), Path::new("/a")).unwrap();
+    assert_eq!(fs.used_bytes(), 7);
+    fs.sync_dir(root).unwrap();
+    assert_eq!(
+        (fs.used_bytes(), fs.contents(Path::new("/a")).unwrap()),
+        (2, b"67".to_vec())
+    );
+    // A handle keeps it, as long as the process lives.
+    let handle = fs.open(Path::new("/a"), OpenMode::Read).unwrap();
+    fs.remove_file(Path::new("/a")).unwrap();
+    fs.sync_dir(root).unwrap();
+    assert_eq!(fs.used_bytes(), 2);
+    let copy = fs.copy();
+    copy.kill_process();
+    assert_eq!((copy.used_bytes(), fs.used_bytes()), (0, 2));
+    drop(handle);
+    fs.sync_dir(root).unwrap();
+    assert_eq!(fs.used_bytes(), 0);
+    // What was never synced is gone with a crash, or has its name again.
+    write(&fs, "/c", b"8");
+    fs.remove_file(Path::new("/c")).unwrap();
+    fs.crash();
+    let found = fs.exists(Path::new("/c")).unwrap();
+    assert_eq!(found, fs.list_files().len() == 1);
+    assert!(fs.used_bytes() <= u64::from(found));
+}
