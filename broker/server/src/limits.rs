@@ -337,10 +337,11 @@ pub const METADATA_HEARTBEAT: Duration = Duration::from_millis(60);
 
 /// The metadata quorum's election timeout. A follower stands for election when it has heard nothing
 /// for three to four times this (openraft adds the leader's lease, which is twice as long, to a
-/// random time between one and two of them): 360 to 480 ms, which with a session of 500 ms after it
-/// replaces whatever a broker led that also led the quorum within about a second. No disk is waited
-/// for in a heartbeat, so a disk that stalls costs no leader; a process that stands still for a third
-/// of a second costs the quorum's leader, but no partition's: a new one begins with whole leases.
+/// random time between one and two of them): 360 to 480 ms. The time counts towards the session of who
+/// led, of which at least half is left then (`controller::leases`): with a session of 500 ms, what such
+/// a broker led beside the quorum is replaced within about three quarters of a second. No disk is
+/// waited for in a heartbeat, so a disk that stalls costs no leader; a process that stands still for a
+/// third of a second costs the quorum's leader, but no partition's.
 pub const METADATA_ELECTION: Duration = Duration::from_millis(120);
 
 /// How long a starting broker waits for the metadata quorum's leader before it says so.

@@ -15,13 +15,24 @@ use millrace_engine::{
 /// What the leader learns.
 #[derive(Debug)]
 pub(crate) enum LeaseEvent<'a> {
-    /// It has begun to lead: it has heard of nobody, which says nothing about them.
-    BeganToLead,
+    /// It has begun to lead: it has heard of nobody, which says nothing about them; but for the broker
+    /// that led before, whose signs were those of a leader.
+    BeganToLead(Option<LedBefore>),
     /// A broker's sign of life has come.
     Heard(SignOfLife),
     /// Time to look at the leases; the metadata as it is now. To be told often, in a fraction of
     /// `session`.
     Looked(&'a Cluster),
+}
+
+/// Who led the metadata quorum before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LedBefore {
+    pub(crate) broker_id: BrokerId,
+    /// Its life.
+    pub(crate) broker_epoch: i64,
+    /// When it was last heard of as the leader.
+    pub(crate) heard_at: Duration,
 }
 
 /// What a broker tells of itself.
@@ -80,9 +91,8 @@ impl Leases {
     /// Takes an event in and answers with what is to be decided.
     pub(crate) fn step(&mut self, now: Duration, event: LeaseEvent<'_>) -> Vec<Fence> {
         match event {
-            LeaseEvent::BeganToLead => {
-                self.leases.clear();
-                self.looked_at = Some(now);
+            LeaseEvent::BeganToLead(before) => {
+                self.begin(now, before);
                 Vec::new()
             }
             LeaseEvent::Heard(sign) => {
@@ -90,6 +100,20 @@ impl Leases {
                 Vec::new()
             }
             LeaseEvent::Looked(cluster) => self.look(now, cluster),
+        }
+    }
+
+    /// Who led before was not heard of for as long as the election took, and that counts: what it led
+    /// beside the quorum would otherwise wait for an election and a whole session. Half a session it
+    /// has in any case, to find the new leader: it may have stood still, or been heard by others.
+    fn begin(&mut self, now: Duration, before: Option<LedBefore>) {
+        self.leases.clear();
+        self.looked_at = Some(now);
+        if let Some(before) = before {
+            let mut lease = self.fresh(now, before.broker_epoch);
+            let silent = before.heard_at + self.session;
+            lease.until = silent.clamp(now + self.session / 2, lease.until);
+            self.leases.insert(before.broker_id, lease);
         }
     }
 
@@ -280,7 +304,7 @@ mod tests {
 
     fn leading() -> Leases {
         let mut leases = Leases::new(SESSION);
-        assert!(leases.step(ms(0), LeaseEvent::BeganToLead).is_empty());
+        assert!(leases.step(ms(0), LeaseEvent::BeganToLead(None)).is_empty());
         leases
     }
 
@@ -341,9 +365,56 @@ mod tests {
         let (cluster, _) = cluster(2);
         let mut leases = leading();
         assert_eq!(run(&mut leases, &cluster, (0, 450), |_| vec![]), []);
-        leases.step(ms(450), LeaseEvent::BeganToLead);
+        leases.step(ms(450), LeaseEvent::BeganToLead(None));
         let decisions = run(&mut leases, &cluster, (450, 1000), |_| vec![sign(&cluster, 0)]);
         assert_eq!(decisions, [(950, expired(&cluster, 1))]);
+    }
+
+    #[test]
+    fn who_led_before_was_silent_for_the_election() {
+        let (cluster, _) = cluster(3);
+        let began = |heard_at| {
+            let mut leases = Leases::new(SESSION);
+            let before = LedBefore {
+                broker_id: 1,
+                broker_epoch: cluster.brokers[&1].epoch,
+                heard_at: ms(heard_at),
+            };
+            leases.step(ms(1000), LeaseEvent::BeganToLead(Some(before)));
+            leases
+        };
+        let others = |_| vec![sign(&cluster, 0), sign(&cluster, 2)];
+        for (heard_at, fenced_at) in [
+            (900, 1400),
+            (800, 1300),
+            (600, 1250),
+            (0, 1250),
+            (1000, 1500),
+            (1100, 1500),
+        ] {
+            let decisions = run(&mut began(heard_at), &cluster, (1000, 1525), others);
+            assert_eq!(
+                decisions.first(),
+                Some(&(fenced_at, expired(&cluster, 1))),
+                "{heard_at}"
+            );
+        }
+        // It finds the new leader in time, and lives by the same lease as all others.
+        let mut leases = began(600);
+        let all = |at| {
+            (0..3)
+                .filter(|id| *id != 1 || at == 1225)
+                .map(|id| sign(&cluster, id))
+                .collect()
+        };
+        assert_eq!(run(&mut leases, &cluster, (1000, 1725), all), []);
+        // Another life of it was not meant.
+        let (mut cluster, mut index) = (cluster.clone(), 100);
+        let mut leases = began(600);
+        start(&mut cluster, &mut index, 1);
+        let others = |_| vec![sign(&cluster, 0), sign(&cluster, 2)];
+        let decisions = run(&mut leases, &cluster, (1000, 1525), others);
+        assert_eq!(decisions, [(1500, expired(&cluster, 1))]);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) use self::{
     service::{keep_in_service, wait_for_service},
 };
 use self::{
-    leases::{Fence, LeaseEvent, Leases},
+    leases::{Fence, LeaseEvent, Leases, LedBefore},
     preferred::InService,
     voters::{Member, next_voter},
 };
@@ -136,8 +136,9 @@ impl Controller {
         let mut leaders_due = Instant::now();
         while tokio::time::timeout(self.look_every, stop.cancelled()).await.is_err() {
             let term = self.quorum.leads_in_term();
-            if term.is_some() && term != led {
-                self.leases.lock().step(self.began.elapsed(), LeaseEvent::BeganToLead);
+            if let Some(began) = term.filter(|_| term != led) {
+                let event = LeaseEvent::BeganToLead(self.led_before(began));
+                self.leases.lock().step(self.began.elapsed(), event);
                 in_service = InService::default();
                 voters_due = Instant::now() + limits::VOTERS_LOOK_EVERY;
             }
@@ -156,6 +157,19 @@ impl Controller {
                 self.look_at_leaders(&cluster, &mut in_service);
             }
         }
+    }
+
+    /// The broker that led the quorum before this one does in `term`.
+    fn led_before(&self, term: u64) -> Option<LedBefore> {
+        let (voter_id, ago) = self.quorum.led_before(term)?;
+        let cluster = self.quorum.cluster();
+        let voter = cluster.voters.registered.get(&voter_id)?;
+        let broker = cluster.brokers.get(&voter.broker_id)?;
+        Some(LedBefore {
+            broker_id: broker.id,
+            broker_epoch: broker.epoch,
+            heard_at: self.began.elapsed().saturating_sub(ago),
+        })
     }
 
     fn look_at_leases(&self, cluster: &Cluster) {

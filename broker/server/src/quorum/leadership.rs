@@ -23,6 +23,8 @@ pub(super) struct LeaderHeard(Mutex<Option<Heard>>);
 #[derive(Clone, Copy)]
 struct Heard {
     term: u64,
+    /// The voter that led.
+    leader: u64,
     at: Instant,
 }
 
@@ -36,12 +38,14 @@ pub(super) struct Leadership {
 }
 
 impl LeaderHeard {
-    /// Notes a sign of life of the leader of `term`. A leader that was replaced is none.
-    pub(super) fn note(&self, term: u64) {
+    /// Notes a sign of life of the voter `leader`, which leads in `term`. A leader that was replaced
+    /// is none.
+    pub(super) fn note(&self, term: u64, leader: u64) {
         let mut heard = self.0.lock();
         if heard.is_none_or(|heard| heard.term <= term) {
             *heard = Some(Heard {
                 term,
+                leader,
                 at: Instant::now(),
             });
         }
@@ -50,6 +54,13 @@ impl LeaderHeard {
     /// The term of the last sign of life, and how long ago it was.
     fn last(&self) -> Option<(u64, Duration)> {
         self.0.lock().map(|heard| (heard.term, heard.at.elapsed()))
+    }
+
+    /// Who led before `term`, and how long ago it was last heard of. No one, if the last sign was one
+    /// of that term or a later one.
+    fn before(&self, term: u64) -> Option<(u64, Duration)> {
+        let heard = self.0.lock().filter(|heard| heard.term < term)?;
+        Some((heard.leader, heard.at.elapsed()))
     }
 }
 
@@ -64,6 +75,11 @@ impl Quorum {
         let metrics = self.raft().metrics();
         let metrics = metrics.borrow_watched();
         self.leadership(&metrics).leader
+    }
+
+    /// The voter that led before this one does in `term`, and how long ago it was last heard of.
+    pub(crate) fn led_before(&self, term: u64) -> Option<(u64, Duration)> {
+        self.leader_heard().before(term)
     }
 
     pub(super) fn leadership(&self, metrics: &RaftMetrics<TypeConfig>) -> Leadership {
@@ -147,8 +163,10 @@ mod tests {
     #[test]
     fn a_leader_that_was_replaced_is_no_sign_of_life() {
         let heard = LeaderHeard::default();
-        heard.note(4);
-        heard.note(3);
+        heard.note(4, 1);
+        heard.note(3, 2);
         assert_eq!(heard.last().map(|(term, _)| term), Some(4));
+        let before = |term| heard.before(term).map(|(leader, _)| leader);
+        assert_eq!((before(5), before(4), before(3)), (Some(1), None, None));
     }
 }

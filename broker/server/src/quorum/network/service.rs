@@ -164,7 +164,7 @@ impl quorum_server::Quorum for QuorumService {
         let (from, quorum) = self.check_peer(request.header)?;
         let vote = wire::leadership_in(request.vote, from).map_err(invalid)?;
         let term = vote.leader_id.term;
-        quorum.leader_heard().note(term);
+        quorum.leader_heard().note(term, from);
         let id = |id: Option<v1::LogId>| match id.map(wire::log_id_in).transpose() {
             Ok(Some(id)) if id.leader_id.term > term => Err(Malformed(format!("{id} is newer than the leadership"))),
             other => other,
@@ -213,7 +213,7 @@ impl quorum_server::Quorum for QuorumService {
             return Err(invalid(Malformed("the snapshot is larger than one may be".into())));
         }
         fits(&quorum, last, &vote)?;
-        quorum.leader_heard().note(vote.leader_id.term);
+        quorum.leader_heard().note(vote.leader_id.term, from);
         let _permit = self
             .snapshots
             .try_acquire()
