@@ -217,11 +217,15 @@ impl Leader {
         if request.offset < log.start {
             return refuse(out_of_range);
         }
-        // All that it holds is deleted here, so nothing can be compared. The table would say that
-        // an epoch below its lowest ends at the log start, and records that were never committed
-        // would stay readable at the follower: it has to begin anew.
-        if request.offset == log.start && request.last_fetched_epoch.is_some() {
-            return refuse(out_of_range);
+        // All that it holds is deleted here, so nothing can be compared.
+        if request.offset == log.start
+            && let Some(epoch) = request.last_fetched_epoch
+        {
+            return if self.knows_deleted(at, request.offset, epoch, epochs) {
+                Ok(at)
+            } else {
+                refuse(out_of_range)
+            };
         }
         match compare(epochs, request.last_fetched_epoch, request.offset) {
             Agreement::Diverged(end) => return Err(FetchVerdict::Diverged(end)),
@@ -237,6 +241,24 @@ impl Leader {
             return refuse(out_of_range);
         }
         Ok(at)
+    }
+
+    /// Whether the log of a follower that ends where this one begins was equal to it: up to `start`,
+    /// with a last record of `epoch`.
+    ///
+    /// The table can't tell. It says that an epoch below its lowest ends at the log start, and by
+    /// that records that were never committed would stay readable at the follower. But one that was
+    /// found equal up to there before the records were deleted is equal now; and so is one whose
+    /// last record has an epoch that goes on here, or is this leader's own, who wrote all of it.
+    /// Others have to begin anew. With their logs they forget the producers, which must not happen
+    /// to who is in sync: it may lead next, and would store a retry twice.
+    fn knows_deleted(&self, at: usize, start: i64, epoch: i32, epochs: &impl EpochView) -> bool {
+        let was_equal = self.followers[at].durable_end.is_some_and(|end| end >= start);
+        let goes_on = || {
+            let end = epochs.end_of_epoch(epoch);
+            end.is_some_and(|end| end.epoch == epoch && end.end_offset > start)
+        };
+        was_equal || epoch == self.leader_epoch() || goes_on()
     }
 
     fn count_fetch(&mut self, at: usize, now: Duration, request: &FetchRequest, log: LogPositions) -> Counted {

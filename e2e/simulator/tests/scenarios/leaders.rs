@@ -292,3 +292,36 @@ fn a_log_that_diverged_below_the_leaders_start_begins_anew() {
     ends_well(&mut world);
     assert_eq!(world.times("log cut"), 0);
 }
+
+/// All records are deleted while a producer has not heard that its last batch was stored. Nothing is left to compare
+/// logs by, yet the followers, which were equal just before, still know the producer: its retry to the next leader is
+/// no new batch.
+#[test]
+fn who_was_in_sync_still_knows_the_producers_of_deleted_records() {
+    for leads_anew in [false, true] {
+        let mut world = cluster_with_records();
+        world.hold(|message| message.kind() == MessageKind::ProduceAnswer);
+        let values = world.produce(0);
+        assert!(world.run_until(seconds(5), |world| world.are_committed(0, &values)));
+        // Nor does it ask again before all is deleted.
+        world.hold(|message| matches!(message.kind(), MessageKind::Produce | MessageKind::ProduceAnswer));
+        if leads_anew {
+            // Another epoch, in which nothing was written: the last records are of the one before.
+            world.elect(0, B);
+            assert!(world.run_until(seconds(10), |world| world.believes_to_lead(B, 0)));
+        }
+        let (leader, committed) = (world.leader(0).unwrap(), world.committed(0));
+        assert!(world.run_until(seconds(5), |world| {
+            (0..3).all(|at| world.log_end(at, 0) == Some(committed))
+        }));
+        world.run_for(seconds(2));
+        world.delete_records(leader, 0, committed);
+        world.run_for(seconds(2));
+        assert_eq!(world.times("log begun anew"), 0, "another epoch: {leads_anew}");
+        world.kill_process(leader);
+        world.drop_held();
+        assert!(world.run_until(seconds(12), |world| world.times("duplicate recognised") > 0));
+        world.start_process(leader);
+        ends_well(&mut world);
+    }
+}

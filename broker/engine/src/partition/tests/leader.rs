@@ -201,6 +201,49 @@ fn each_wrong_field_of_a_fetch_is_refused_in_order() {
     assert_eq!(subject.replica.leader().unwrap().durable_end_of(1), Some(20));
 }
 
+/// Who ends where the leader's log begins has nothing that could be compared, and forgets the producers if it begins
+/// anew.
+#[test]
+fn who_was_equal_before_the_records_were_deleted_goes_on() {
+    let moved_to = |subject: &mut Subject, log_start| subject.step(0, Event::LogStartMoved { log_start });
+    let out_of_range = |offset| {
+        refused(R::OffsetOutOfRange {
+            offset,
+            log_start: offset,
+            log_end: 20,
+        })
+    };
+    let serves = |verdict| matches!(verdict, FetchVerdict::Serve { .. });
+    // Found equal in this epoch, before.
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    subject.fetch(1, request(1, 1, 20, 3));
+    moved_to(&mut subject, 20);
+    assert!(serves(subject.verdict(2, request(1, 2, 20, 3))));
+    assert_eq!(
+        subject.verdict(3, request(2, 1, 20, 3)),
+        out_of_range(20),
+        "not heard of"
+    );
+    let own_epoch = FetchRequest {
+        last_fetched_epoch: Some(5),
+        ..request(2, 2, 20, 3)
+    };
+    assert!(
+        serves(subject.verdict(4, own_epoch)),
+        "all of that epoch is this leader's"
+    );
+    // Only up to there.
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    subject.fetch(1, request(1, 1, 15, 3));
+    moved_to(&mut subject, 20);
+    assert_eq!(subject.verdict(2, request(1, 2, 20, 3)), out_of_range(20));
+    // An epoch of which records are left.
+    let mut subject = Subject::leading(&[0, 1, 2]);
+    moved_to(&mut subject, 10);
+    assert!(serves(subject.verdict(1, request(1, 1, 10, 3))));
+    assert_eq!(subject.verdict(2, request(2, 1, 10, 2)), out_of_range(10));
+}
+
 #[test]
 fn a_diverged_fetch_leaves_no_trace() {
     let mut subject = Subject::leading(&[0, 1, 2]);
