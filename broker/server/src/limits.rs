@@ -270,8 +270,23 @@ pub const SLOW_WRITE: Duration = Duration::from_millis(5);
 /// How long after a slow write small ones leave their threads, too.
 pub const SLOW_WRITE_REMEMBERED: Duration = Duration::from_secs(1);
 
-/// How often retention, rolling and expiry are looked after.
+/// How often retention, rolling and expiry are looked after: of all partitions, or of a share of them where there are
+/// more than [`HOUSEKEEPING_PARTITIONS`].
 pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// So many partitions at least are looked after in a round.
+pub const HOUSEKEEPING_PARTITIONS: usize = 1_000;
+
+/// In so many rounds all partitions are looked after, however many there are: with [`HOUSEKEEPING_INTERVAL`] half a
+/// minute. Apache Kafka looks for what retention takes every five minutes (`log.retention.check.interval.ms`).
+pub const HOUSEKEEPING_ROUNDS: usize = 6;
+
+/// Partitions that are to be woken after [`TIMER_EXACT_WITHIN`] or later are woken together, so much later at most: a
+/// broker of ten thousand idle ones would otherwise be woken hundreds of times a second.
+pub const TIMER_GRAIN: Duration = Duration::from_millis(250);
+
+/// What is due within this is exact to the millisecond.
+pub const TIMER_EXACT_WITHIN: Duration = Duration::from_secs(2);
 
 /// From this many waiting readers of a partition on it is looked, at each doubling, which of them
 /// wait no more.

@@ -46,7 +46,7 @@ impl Partitions {
     #[must_use]
     pub fn offline_replicas(&self, cluster: &Cluster) -> Vec<PartitionRef> {
         let is_damaged = |partition: &Arc<Partition>| partition.cell.lock().replica.is_to_be_replaced();
-        if self.unopened() == 0 && !self.all().iter().any(is_damaged) {
+        if self.unopened() == 0 && !self.replication.has_met_damage() {
             return Vec::new();
         }
         let counts = |record: &Record| record.isr.contains(&self.node_id) || record.elr.contains(&self.node_id);

@@ -267,6 +267,9 @@ impl Partitions {
         // What was committed is found out anew from those in sync; below the log start all was.
         let replica = Replica::new(self.replication.replica_config(), positions, positions.start);
         let damaged_from = log.damage().iter().map(|range| range.from).min();
+        if damaged_from.is_some() {
+            self.replication.note_damage();
+        }
         let replica = replica.with_damage(damaged_from);
         Ok(Arc::new(Partition {
             topic: topic.name.clone(),

@@ -1,7 +1,7 @@
 //! What is done every few seconds: rolling, retention, expiry, gauges; and checkpoints, more often.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -65,6 +65,7 @@ async fn run_checkpoints(broker: Arc<Broker>) {
 }
 
 async fn run_rounds(broker: Arc<Broker>) {
+    let mut turn = Turn::default();
     let mut ticks = tokio::time::interval(HOUSEKEEPING_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -73,9 +74,14 @@ async fn run_rounds(broker: Arc<Broker>) {
             () = broker.stopping.cancelled() => return,
         }
         let working = broker.clone();
-        let done = tokio::task::spawn_blocking(move || round(&working)).await;
-        if let Err(error) = done {
-            tracing::error!(%error, "housekeeping failed");
+        let mut taken = std::mem::take(&mut turn);
+        let done = tokio::task::spawn_blocking(move || {
+            round(&working, &mut taken);
+            taken
+        });
+        match done.await {
+            Ok(taken) => turn = taken,
+            Err(error) => tracing::error!(%error, "housekeeping failed"),
         }
         // What was found to be damaged; told again with each round until others lead.
         broker.report_offline_replicas().await;
@@ -148,13 +154,50 @@ fn search(broker: &Broker, before: Vec<Wanting>) -> Vec<Wanting> {
         .collect()
 }
 
-fn round(broker: &Broker) {
-    let now = now_ms();
-    let mut bytes = 0;
-    for partition in broker.partitions.all() {
-        look_after(&partition, now);
-        bytes += partition.size_bytes();
+/// Where the turn through all topics is. With many partitions a round looks after some of them only: to look at one that
+/// nobody uses costs more than to keep it.
+#[derive(Debug, Default)]
+struct Turn {
+    /// Topics that it has not come to.
+    left: Vec<String>,
+    /// What the logs of each topic took when they were looked at.
+    bytes: HashMap<String, u64>,
+}
+
+impl Turn {
+    /// Begins again if the last turn has ended.
+    fn go_on(&mut self, topics: impl FnOnce() -> Vec<String>) {
+        if self.left.is_empty() {
+            self.left = topics();
+            let there: HashSet<&str> = self.left.iter().map(String::as_str).collect();
+            self.bytes.retain(|topic, _| there.contains(topic.as_str()));
+        }
     }
+}
+
+/// How many partitions a round looks after, of `held` ones; it ends with the topic in which it has reached them.
+fn share(held: usize) -> usize {
+    held.div_ceil(limits::HOUSEKEEPING_ROUNDS)
+        .max(limits::HOUSEKEEPING_PARTITIONS)
+}
+
+fn round(broker: &Broker, turn: &mut Turn) {
+    let now = now_ms();
+    turn.go_on(|| broker.partitions.topic_names());
+    let share = share(broker.partitions.held());
+    let mut looked_after = 0;
+    while looked_after < share
+        && let Some(topic) = turn.left.pop()
+    {
+        let mut bytes = 0;
+        for partition in broker.partitions.of_topic(&topic) {
+            look_after(&partition, now);
+            bytes += partition.size_bytes();
+            looked_after += 1;
+        }
+        turn.bytes.insert(topic, bytes);
+    }
+    let bytes: u64 = turn.bytes.values().sum();
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     broker.metrics.log_bytes.set(bytes as f64);
     broker.partitions.count();
@@ -192,6 +235,30 @@ fn look_after(partition: &Arc<Partition>, now: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_comes_to_every_topic_and_forgets_those_that_are_gone() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut turn = Turn::default();
+        turn.go_on(|| names(&["a", "b"]));
+        assert_eq!(turn.left, ["a", "b"]);
+        turn.bytes.extend([("a".to_owned(), 1), ("b".to_owned(), 2)]);
+        turn.left.pop();
+        turn.go_on(|| unreachable!("this turn has not ended"));
+        assert_eq!(turn.left, ["a"]);
+        turn.left.pop();
+        turn.go_on(|| names(&["b", "c"]));
+        assert_eq!(turn.left, ["b", "c"]);
+        assert_eq!(turn.bytes, HashMap::from([("b".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn few_partitions_are_all_looked_after_in_each_round() {
+        assert_eq!(share(0), limits::HOUSEKEEPING_PARTITIONS);
+        assert_eq!(share(limits::HOUSEKEEPING_PARTITIONS), limits::HOUSEKEEPING_PARTITIONS);
+        let many = limits::HOUSEKEEPING_ROUNDS * limits::HOUSEKEEPING_PARTITIONS * 2;
+        assert_eq!(share(many + 1), 2 * limits::HOUSEKEEPING_PARTITIONS + 1);
+    }
 
     #[test]
     fn failed_checkpoints_are_not_tried_at_every_poll() {

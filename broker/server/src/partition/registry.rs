@@ -177,6 +177,27 @@ impl Partitions {
             .collect()
     }
 
+    /// How many partitions there are.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let topics = self.topics.read();
+        topics.values().map(|hosted| hosted.partitions.len()).sum()
+    }
+
+    /// The topics of which there are partitions.
+    #[must_use]
+    pub fn topic_names(&self) -> Vec<String> {
+        self.topics.read().keys().cloned().collect()
+    }
+
+    /// The partitions of one topic.
+    #[must_use]
+    pub fn of_topic(&self, topic: &str) -> Vec<Arc<Partition>> {
+        let topics = self.topics.read();
+        let hosted = topics.get(topic);
+        hosted.map_or_else(Vec::new, |hosted| hosted.partitions.values().cloned().collect())
+    }
+
     /// How many partitions are open, and how many shall be.
     #[must_use]
     pub fn progress(&self) -> (usize, usize) {
@@ -195,7 +216,7 @@ impl Partitions {
     /// Sets the gauges of how many partitions are held, and how many of them can't be used: also those of a data
     /// directory that went offline meanwhile.
     pub fn count(&self) {
-        let held = self.all().len();
+        let held = self.held();
         let offline = offline_partitions(
             held,
             self.unopened.load(Ordering::Relaxed),

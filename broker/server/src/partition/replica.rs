@@ -26,7 +26,7 @@ use super::{Partition, errors, writes::write};
 use crate::{
     broker::now_ms,
     error::ApiError,
-    replication::{Outlet, Ready, WATERMARK_NEWS_AFTER},
+    replication::{Outlet, Ready, WATERMARK_NEWS_AFTER, coalesced},
 };
 
 /// What stands under a partition's lock.
@@ -133,6 +133,9 @@ impl Partition {
         self.leader_epoch.store(cell.replica.leader_epoch(), Ordering::Release);
         let leads = cell.replica.leader().is_some() && !self.is_gone();
         self.leads.store(leads, Ordering::Release);
+        if cell.replica.damaged_from().is_some() {
+            self.replication.note_damage();
+        }
     }
 
     /// Whether this broker leads in this epoch, by the rules rather than by their mirror.
@@ -157,8 +160,9 @@ impl Partition {
             (Some(at), None) | (None, Some(at)) => at,
             (None, None) => return,
         };
+        let now = self.replication.now();
         // A time that has passed means now; a little later, so that others get their turn.
-        let deadline = deadline.max(self.replication.now() + Duration::from_millis(1));
+        let deadline = coalesced(deadline.max(now + Duration::from_millis(1)), now);
         // One that comes too early finds out what is due later.
         if cell.timer_at.iter().all(|at| *at > deadline) {
             cell.timer_at.push(deadline);

@@ -17,7 +17,10 @@ mod timers;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -33,6 +36,7 @@ use uuid::Uuid;
 pub use limits::WATERMARK_NEWS_AFTER;
 pub use outlet::{Outlet, Ready};
 pub use service::ReplicationService;
+pub use timers::coalesced;
 
 use self::{
     link::Link,
@@ -52,6 +56,8 @@ pub struct Replication {
     links: Mutex<HashMap<BrokerId, Arc<Link>>>,
     proposals: Arc<Proposals>,
     timers: Arc<Timers>,
+    /// Whether a replica here has met damage in this life: else none needs to be asked.
+    damage_met: AtomicBool,
     /// Replicas ask from threads outside of the runtime too.
     runtime: Handle,
     stopping: CancellationToken,
@@ -78,6 +84,7 @@ impl Replication {
             links: Mutex::default(),
             proposals: proposals.clone(),
             timers: timers.clone(),
+            damage_met: AtomicBool::new(false),
             runtime: Handle::current(),
             stopping: stopping.clone(),
         });
@@ -98,6 +105,16 @@ impl Replication {
     /// The time since an arbitrary beginning; never goes back.
     pub fn now(&self) -> Duration {
         self.timers.now()
+    }
+
+    /// Notes that a log of a replica here is damaged.
+    pub fn note_damage(&self) {
+        self.damage_met.store(true, Ordering::Release);
+    }
+
+    /// Whether [`Replication::note_damage`] was ever called.
+    pub fn has_met_damage(&self) -> bool {
+        self.damage_met.load(Ordering::Acquire)
     }
 
     /// Has `Partition::on_timer` called at `at`.

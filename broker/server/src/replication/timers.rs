@@ -12,7 +12,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::partition::Partition;
+use crate::{limits, partition::Partition};
+
+/// The time at which a replica that is due at `at` is woken: later, together with others, if that is far away from
+/// `now`.
+pub fn coalesced(at: Duration, now: Duration) -> Duration {
+    if at.saturating_sub(now) < limits::TIMER_EXACT_WITHIN {
+        return at;
+    }
+    let grain = limits::TIMER_GRAIN.as_nanos();
+    let whole = at.as_nanos().div_ceil(grain).saturating_mul(grain);
+    Duration::from_nanos(u64::try_from(whole).unwrap_or(u64::MAX)).max(at)
+}
 
 /// Times at which replicas are due.
 #[derive(Debug)]
@@ -106,5 +117,25 @@ impl Timers {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_far_away_is_woken_with_others_and_never_early() {
+        let ms = Duration::from_millis;
+        for (at, now, expected) in [
+            (1_001, 1_000, 1_001),
+            (2_999, 1_000, 2_999),
+            (3_001, 1_000, 3_250),
+            (3_250, 1_000, 3_250),
+            (20_251, 17, 20_500),
+        ] {
+            assert_eq!(coalesced(ms(at), ms(now)), ms(expected), "{at}");
+        }
+        assert_eq!(coalesced(Duration::MAX, ms(1)), Duration::MAX);
     }
 }
