@@ -152,7 +152,7 @@ class DiskFaults:
         for broker_id in (one, other):
             text = self._refused(broker_id)
             owner = one if broker_id == other else other
-            assert re.search(rf"belongs to broker {owner}\b", text), text[-2000:]
+            assert re.search(rf"belongs to broker {owner}\b.*mount broker {broker_id}'s own volume", text), text[-2000:]
         self._swap(self._data(one), self._data(other))
         self._cluster.start([one, other])
         return f"brokers {one} and {other}, both refused"

@@ -311,7 +311,10 @@ pub enum OpenDirError {
     #[error("{} is not formatted", .0.display())]
     NotFormatted(PathBuf),
     /// It belongs to another cluster, broker or directory id.
-    #[error("{} belongs to {found}, not to {expected}", path.display())]
+    #[error(
+        "{} belongs to {found}, not to {expected}: mount {expected}'s own volume, or start {found} with this one; nothing was changed on it",
+        path.display()
+    )]
     Foreign {
         /// The directory.
         path: PathBuf,

@@ -283,10 +283,14 @@ impl Broker {
             let version = cluster.version;
             let broker = self.clone();
             let done = tokio::task::spawn_blocking(move || broker.partitions.reconcile(&cluster)).await;
-            if let Err(error) = done {
-                tracing::error!(%error, "partitions can't be brought up to date");
+            let failed = done.is_err();
+            match done {
+                Ok(()) => {
+                    self.reconciled.send_replace(version);
+                }
+                // What was not carried out must not be told of as if it was.
+                Err(error) => tracing::error!(%error, "partitions can't be brought up to date; trying again"),
             }
-            self.reconciled.send_replace(version);
             // A full disk, say, may have room by then.
             let again = async {
                 self.report_offline_replicas().await;
@@ -294,7 +298,7 @@ impl Broker {
             };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                () = again, if self.partitions.unopened() > 0 => {}
+                () = again, if failed || self.partitions.unopened() > 0 => {}
                 () = self.stopping.cancelled() => return,
             }
         }

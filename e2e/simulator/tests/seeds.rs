@@ -53,7 +53,7 @@ fn print(failure: &Failure) {
         failure.seed, told.violation.rule, told.violation.seen
     );
     println!(
-        "replay: MILLRACE_SIM_SEED={} cargo test --release -p millrace-simulator --test seeds -- --nocapture",
+        "replay: MILLRACE_SIM_SEED={} cargo test --profile dist -p millrace-simulator --test seeds -- --nocapture",
         failure.seed
     );
 }

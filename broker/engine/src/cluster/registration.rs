@@ -251,7 +251,7 @@ fn keeps_flushed_prefix(
     served: Option<i64>,
 ) -> bool {
     let began_later = served.is_none_or(|epoch| epoch.unsigned_abs() > topic.flushes_since);
-    partition.replicas.len() == 1 || (flushes_before_ack(&topic.configs, defaults) && began_later)
+    !partition.is_replicated() || (flushes_before_ack(&topic.configs, defaults) && began_later)
 }
 
 /// A broker as a new life begins it; the marks that an operator set stay.

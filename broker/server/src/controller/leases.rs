@@ -73,16 +73,21 @@ struct Lease {
 #[derive(Debug)]
 pub(crate) struct Leases {
     session: Duration,
+    /// What is left at least of the lease of who led before: enough for two signs of life, one of which
+    /// may still go to itself.
+    least: Duration,
     /// Bounded by the registered brokers: others are forgotten with each look.
     leases: BTreeMap<BrokerId, Lease>,
     looked_at: Option<Duration>,
 }
 
 impl Leases {
-    /// No leases yet; each will last for `session`.
-    pub(crate) fn new(session: Duration) -> Self {
+    /// No leases yet; each will last for `session`. Signs of life come every `heartbeat`.
+    pub(crate) fn new(session: Duration, heartbeat: Duration) -> Self {
+        let two_signs = heartbeat * 2 + session / 10;
         Self {
             session,
+            least: two_signs.clamp(session / 2, session),
             leases: BTreeMap::new(),
             looked_at: None,
         }
@@ -104,15 +109,15 @@ impl Leases {
     }
 
     /// Who led before was not heard of for as long as the election took, and that counts: what it led
-    /// beside the quorum would otherwise wait for an election and a whole session. Half a session it
-    /// has in any case, to find the new leader: it may have stood still, or been heard by others.
+    /// beside the quorum would otherwise wait for an election and a whole session. Half a session or more
+    /// it has in any case, to find the new leader: it may have stood still, or been heard by others.
     fn begin(&mut self, now: Duration, before: Option<LedBefore>) {
         self.leases.clear();
         self.looked_at = Some(now);
         if let Some(before) = before {
             let mut lease = self.fresh(now, before.broker_epoch);
             let silent = before.heard_at + self.session;
-            lease.until = silent.clamp(now + self.session / 2, lease.until);
+            lease.until = silent.clamp(now + self.least, lease.until);
             self.leases.insert(before.broker_id, lease);
         }
     }
@@ -224,6 +229,7 @@ mod tests {
     use super::*;
 
     const SESSION: Duration = Duration::from_millis(500);
+    const HEARTBEAT: Duration = Duration::from_millis(100);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
@@ -303,7 +309,7 @@ mod tests {
     }
 
     fn leading() -> Leases {
-        let mut leases = Leases::new(SESSION);
+        let mut leases = Leases::new(SESSION, HEARTBEAT);
         assert!(leases.step(ms(0), LeaseEvent::BeganToLead(None)).is_empty());
         leases
     }
@@ -374,7 +380,7 @@ mod tests {
     fn who_led_before_was_silent_for_the_election() {
         let (cluster, _) = cluster(3);
         let began = |heard_at| {
-            let mut leases = Leases::new(SESSION);
+            let mut leases = Leases::new(SESSION, HEARTBEAT);
             let before = LedBefore {
                 broker_id: 1,
                 broker_epoch: cluster.brokers[&1].epoch,
@@ -399,6 +405,16 @@ mod tests {
                 "{heard_at}"
             );
         }
+        // With seldom signs of life half a session is too little.
+        let mut leases = Leases::new(SESSION, ms(200));
+        let before = LedBefore {
+            broker_id: 1,
+            broker_epoch: cluster.brokers[&1].epoch,
+            heard_at: ms(600),
+        };
+        leases.step(ms(1000), LeaseEvent::BeganToLead(Some(before)));
+        let decisions = run(&mut leases, &cluster, (1000, 1525), others);
+        assert_eq!(decisions.first(), Some(&(1450, expired(&cluster, 1))));
         // It finds the new leader in time, and lives by the same lease as all others.
         let mut leases = began(600);
         let all = |at| {

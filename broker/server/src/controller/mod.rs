@@ -94,7 +94,7 @@ impl Controller {
         Arc::new(Self {
             quorum,
             began: Instant::now(),
-            leases: Mutex::new(Leases::new(config.session_timeout)),
+            leases: Mutex::new(Leases::new(config.session_timeout, config.heartbeat_interval)),
             look_every: (config.session_timeout / limits::LOOKS_PER_SESSION)
                 .clamp(limits::LEASE_LOOK_MIN, limits::LEASE_LOOK_MAX),
             auto_voters: config.quorum_auto_voters,

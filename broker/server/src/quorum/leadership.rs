@@ -56,10 +56,10 @@ impl LeaderHeard {
         self.0.lock().map(|heard| (heard.term, heard.at.elapsed()))
     }
 
-    /// Who led before `term`, and how long ago it was last heard of. No one, if the last sign was one
-    /// of that term or a later one.
+    /// Who led in the term before `term`, and how long ago it was last heard of. No one, if the last
+    /// sign was of another term: then another may have led in between, perhaps this member.
     fn before(&self, term: u64) -> Option<(u64, Duration)> {
-        let heard = self.0.lock().filter(|heard| heard.term < term)?;
+        let heard = self.0.lock().filter(|heard| heard.term.checked_add(1) == Some(term))?;
         Some((heard.leader, heard.at.elapsed()))
     }
 }
@@ -77,7 +77,7 @@ impl Quorum {
         self.leadership(&metrics).leader
     }
 
-    /// The voter that led before this one does in `term`, and how long ago it was last heard of.
+    /// The voter that led in the term before `term`, in which this one leads, and how long ago it was last heard of.
     pub(crate) fn led_before(&self, term: u64) -> Option<(u64, Duration)> {
         self.leader_heard().before(term)
     }
@@ -167,6 +167,9 @@ mod tests {
         heard.note(3, 2);
         assert_eq!(heard.last().map(|(term, _)| term), Some(4));
         let before = |term| heard.before(term).map(|(leader, _)| leader);
-        assert_eq!((before(5), before(4), before(3)), (Some(1), None, None));
+        assert_eq!(
+            (before(5), before(4), before(3), before(6)),
+            (Some(1), None, None, None)
+        );
     }
 }

@@ -56,7 +56,11 @@ async fn an_empty_or_foreign_disk_is_refused_with_the_next_step() {
     nodes[1].data_dir.clone_from(&dirs[1]);
     nodes[1].launch();
     assert_eq!(nodes[1].ended().await.code(), Some(1));
-    assert!(nodes[1].log().contains("broker 2"), "{}", nodes[1].log());
+    let log = nodes[1].log();
+    assert!(
+        log.contains("belongs to broker 2") && log.contains("mount broker 1's own volume"),
+        "{log}"
+    );
     nodes[1].data_dir.clone_from(&dirs[0]);
     nodes[1].start().await;
 

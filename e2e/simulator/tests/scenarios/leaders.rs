@@ -55,9 +55,17 @@ fn two_lose_power_and_the_second_to_return_cuts_its_own_history() {
     let ahead = world.log_end(A, 0);
     assert!(ahead > world.log_end(B, 0));
     world.power_off(A);
+    world.power_off(B);
     world.drop_held();
+    world.run_for(seconds(2));
+    world.start_process(B);
+    // With it there is a majority of the quorum again; C has led since, or B does.
     assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    assert!(world.run_until(seconds(10), |world| world.is_in_sync(B, 0)));
+    world.elect(0, B);
+    assert!(world.run_until(seconds(10), |world| world.believes_to_lead(B, 0)));
     assert!(world.produce_and_wait(0), "{:?}", world.violation());
+    assert!(world.log_end(B, 0) >= ahead, "another record at the same offset");
     world.start_process(A);
     ends_well(&mut world);
     assert!(world.times("logs diverged") > 0);

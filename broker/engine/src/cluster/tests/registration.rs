@@ -60,17 +60,21 @@ fn a_new_life_keeps_no_leadership_and_the_old_life_is_refused() {
 
 #[test]
 fn a_sole_replica_leads_again_under_a_later_leader_epoch() {
-    for flush in ["ack", "os"] {
-        let mut log = Log::with_brokers(1);
+    // What a move adds does not count before it has all.
+    for (flush, moves_to) in [("ack", None), ("os", None), ("os", Some([0, 1])), ("os", Some([1, 2]))] {
+        let mut log = Log::with_brokers(3);
         log.create("t", &[0]);
         log.configure("flush", flush);
+        if let Some(target) = moves_to {
+            log.reassign(Some(&target)).unwrap();
+        }
         let crash = crashed(log.epoch(0));
         log.begin_life(0, 2, crash);
         assert_eq!(log.t(), (None, &[][..], &[0][..], &[][..]), "flush={flush}");
         assert_eq!(log.partition("t").last_known_leader, Some(0));
         log.unfence(0, &[]);
         assert_eq!(log.t(), (Some(0), &[0][..], &[][..], &[][..]));
-        assert_eq!(log.partition("t").leader_epoch, 2);
+        assert_eq!(log.partition("t").leader_epoch, 2, "flush={flush}, {moves_to:?}");
     }
 }
 
