@@ -234,6 +234,10 @@ impl World {
             return;
         };
         if hosted.log.advance_log_start(to).is_err() {
+            if hosted.log.offline().is_some() {
+                // It may have come so far that the next opening finds it done.
+                self.change_failed(at, partition);
+            }
             return;
         }
         let log_start = hosted.log.log_start_offset();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use millrace_engine::{
     Command,
     cluster::{Election, ElectionKind, Move, PartitionRef},
+    partition::OffsetQuery,
 };
 use millrace_log::fs::faulty::FaultPlan;
 
@@ -39,6 +40,8 @@ enum Fault {
     AlterMinInsync,
     ReplaceTopic,
     Rot,
+    DeleteRecords,
+    Resize,
 }
 
 impl World {
@@ -72,6 +75,8 @@ impl World {
             (weights.alter_min_insync, Fault::AlterMinInsync),
             (weights.replace_topic, Fault::ReplaceTopic),
             (weights.rot, Fault::Rot),
+            (weights.delete_records, Fault::DeleteRecords),
+            (weights.resize, Fault::Resize),
         ];
         let total: u32 = table.iter().map(|entry| entry.0).sum();
         let mut drawn = u32::try_from(self.below(u64::from(total))).unwrap_or(0);
@@ -168,7 +173,16 @@ impl World {
                 }
             }
             Fault::Elect => self.elect_preferred(),
-            Fault::Reassign => self.reassign(),
+            Fault::Reassign => self.reassign(self.settings.replication),
+            Fault::Resize => {
+                // Not below what a write needs: fewer disks may hold a committed record then. And not one, which
+                // leads again with whatever a power cut has left.
+                let fewest = self.settings.min_insync.max(2).min(self.settings.replication);
+                let size = fewest + self.below((self.brokers.len() - fewest + 1) as u64);
+                self.seen("replication factor changed");
+                self.reassign(size);
+            }
+            Fault::DeleteRecords => self.delete_some_records(),
             Fault::AlterFlush => {
                 let value = ["ack", "os", "interval"][self.below(3)];
                 self.seen("flush altered");
@@ -365,7 +379,31 @@ impl World {
         self.propose(Command::ElectLeaders { elections }, None);
     }
 
-    fn reassign(&mut self) {
+    /// At a broker that takes itself for the leader, as the product does.
+    fn delete_some_records(&mut self) {
+        let asked = self.some_partition().partition;
+        let partition = slot(generation_in(self.quorum.cluster()).unwrap_or(0), asked);
+        let leads = (0..self.brokers.len()).find_map(|at| {
+            let broker = &self.brokers[at];
+            let hosted = broker.hosted(partition).filter(|_| broker.paused_until.is_none())?;
+            let sure =
+                hosted.replica.leader().is_some() && hosted.replica.check_offset_query(OffsetQuery::EndOrTime).is_ok();
+            sure.then(|| (at, hosted.log.log_start_offset(), hosted.replica.high_watermark()))
+        });
+        let Some((at, start, end)) = leads.filter(|(_, start, end)| start < end) else {
+            return;
+        };
+        let to = if self.below(2) == 0 {
+            self.seen("all records deleted");
+            end
+        } else {
+            self.seen("records deleted");
+            start + 1 + i64::try_from(self.below(end.abs_diff(start))).unwrap_or(0)
+        };
+        self.delete_records(at, partition, to);
+    }
+
+    fn reassign(&mut self, size: usize) {
         let partition = self.some_partition();
         let cluster = self.quorum.cluster();
         let record = record_of(cluster, slot(generation_in(cluster).unwrap_or(0), partition.partition));
@@ -375,7 +413,7 @@ impl World {
             let other = self.below(place as u64 + 1);
             ids.swap(place, other);
         }
-        ids.truncate(self.settings.replication);
+        ids.truncate(size);
         let target = if moving && self.below(2) == 0 { None } else { Some(ids) };
         self.seen(if target.is_some() {
             "move asked for"

@@ -86,6 +86,9 @@ pub(crate) struct Observer {
     /// Values whose producer was told that they were surely not written.
     pub refused: BTreeSet<u64>,
     pub violation: Option<Violation>,
+    /// A log has begun anew where records had been deleted: its replica knows only the producers of those that
+    /// are kept. A retry may be stored twice, or be taken for a repeat.
+    pub forgot_producers: bool,
 }
 
 impl Observer {
@@ -224,7 +227,9 @@ impl Observer {
             }
             track.committed.push(entry);
         }
-        if let Some((value, before, offset)) = repeated {
+        if let Some((value, before, offset)) = repeated
+            && !self.forgot_producers
+        {
             self.violate("no record is stored twice", || {
                 format!("partition {partition}: {value:#x} is at {before} and at {offset}")
             });
@@ -272,6 +277,22 @@ impl Observer {
                 });
             }
             self.acked.insert(*value, (partition, offset));
+        }
+    }
+
+    /// A producer is told that its records were stored, without where.
+    pub(crate) fn acknowledged_somewhere(&mut self, partition: u32, values: &[u64]) {
+        for value in values {
+            match self.tracks[partition as usize].values.get(value).copied() {
+                Some(offset) => {
+                    self.acked.insert(*value, (partition, offset));
+                }
+                // Taken for a repeat because a later one is stored, which came first to who knew nothing of its producer.
+                None if self.forgot_producers => {}
+                None => self.violate("what is acknowledged is committed", || {
+                    format!("partition {partition}: {value:#x} acknowledged as a repeat")
+                }),
+            }
         }
     }
 
@@ -324,7 +345,8 @@ impl Observer {
         if before.unsure {
             return;
         }
-        if start < before.start {
+        // An empty one may be about to begin lower, with a batch that reaches beyond its start.
+        if start < before.start && !found.is_empty() {
             self.violate("a log's start never goes back", || {
                 format!(
                     "partition {partition} on broker {broker}: begins at {start}, {} before",

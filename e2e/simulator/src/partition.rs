@@ -185,6 +185,10 @@ impl World {
     pub(crate) fn remember(&mut self, at: usize, partition: u32, bytes: &Bytes) {
         let Ok(records) = records_of(bytes) else { return };
         let shadow = self.brokers[at].disk.shadow(partition);
+        if let Some(first) = records.first().filter(|first| first.0 < shadow.start) {
+            // An empty log begins lower, with a batch that reaches beyond its start, and so does what is recorded.
+            shadow.recorded = shadow.recorded.min(first.0);
+        }
         for (offset, epoch, value) in records {
             if offset != shadow.end() {
                 // A log that begins within a batch.
@@ -229,6 +233,7 @@ impl World {
         match hosted.log.truncate_fully_and_start_at(start) {
             Ok(()) => {
                 self.seen("log begun anew");
+                self.observer.forgot_producers |= self.settings.faults.delete_records > 0;
                 self.is_cut(at, partition, i64::MIN);
                 self.brokers[at].disk.shadow(partition).begin_anew(start);
                 self.check_members();
@@ -256,7 +261,7 @@ impl World {
     }
 
     /// A cut did not happen: refused for want of room, or the directory failed in the midst.
-    fn change_failed(&mut self, at: usize, partition: u32) {
+    pub(crate) fn change_failed(&mut self, at: usize, partition: u32) {
         let failed = self.brokers[at]
             .hosted(partition)
             .is_some_and(|hosted| hosted.log.offline().is_some());

@@ -63,9 +63,15 @@ impl World {
             }
             Err(AppendError::DuplicateSequence { .. }) => {
                 let found = find_stored(&hosted.log, &request.bytes);
+                let all_committed = hosted.replica.high_watermark() >= hosted.log.log_end_offset();
                 self.seen("duplicate of long ago");
                 match found {
                     Some(found) => found,
+                    // It was stored, and is deleted. Known once all that is here is committed.
+                    None if all_committed => {
+                        self.observer.acknowledged_somewhere(partition, &request.values);
+                        return self.refuse_unsure(at, request, ErrorReason::DuplicateSequence);
+                    }
                     None => return self.refuse_unsure(at, request, ErrorReason::TimedOut),
                 }
             }
@@ -188,7 +194,7 @@ impl World {
         };
         let (epoch, high_watermark) = (hosted.replica.leader_epoch(), hosted.replica.high_watermark());
         let leads = hosted.replica.leader().is_some();
-        let (mut records, mut next, mut failed) = (Vec::new(), request.offset, None);
+        let (mut records, mut next, mut failed, mut skipped) = (Vec::new(), request.offset, None, false);
         match hosted
             .replica
             .check_read(request.offset, request.leader_epoch, i64::MAX)
@@ -216,6 +222,12 @@ impl World {
                     format!("partition {partition}: broker {at} does not know {offset}, {end} records are committed")
                 });
             }
+            // It goes on where the log begins: what it had not read is deleted.
+            Err(ReplicaError::Leader(LeaderError::OffsetOutOfRange { log_start, .. })) => {
+                let id = self.brokers[at].id;
+                self.observer.starts_at(partition, id, log_start);
+                (next, skipped) = (log_start, true);
+            }
             Err(_) => {}
         }
         let told = leads && hosted.replica.check_offset_query(OffsetQuery::EndOrTime).is_ok();
@@ -223,6 +235,9 @@ impl World {
             self.observer.exposed(partition, epoch, high_watermark);
         }
         self.observer.read(partition, &records);
+        if skipped {
+            self.seen("a reader's records were deleted");
+        }
         if let Some(error) = failed {
             self.read_failed(at, partition, &error);
         }

@@ -64,6 +64,10 @@ pub struct FaultWeights {
     pub replace_topic: u32,
     /// A bit flips in data at rest on one disk.
     pub rot: u32,
+    /// An operator deletes the oldest records of a partition, or all.
+    pub delete_records: u32,
+    /// An operator changes how many replicas a partition has.
+    pub resize: u32,
 }
 
 /// What one run is like.
@@ -81,6 +85,8 @@ pub struct Settings {
     pub flush: FlushPolicy,
     /// How many producers write to all partitions.
     pub producers: usize,
+    /// How many batches a producer has in flight for a partition. A broker remembers the last five of each.
+    pub in_flight: usize,
     /// How many of the producers, the last ones, are content with the leader's own log (acks=1):
     /// what they are told is stored may be lost, and is never there twice.
     pub leader_acks: usize,
@@ -127,6 +133,7 @@ impl Settings {
             min_insync: 2,
             flush: FlushPolicy::Ack,
             producers: 0,
+            in_flight: 5,
             leader_acks: 0,
             consumers: 0,
             faulty_for: Duration::ZERO,
@@ -149,15 +156,44 @@ impl Settings {
         }
     }
 
-    /// The settings of a seed. What is not drawn from `rng` is drawn from `added`, and may be nothing: it
-    /// came later, and the runs of seeds without it stayed as they were.
+    /// The settings of a seed. What is not drawn from `rng` is drawn from `added`, and then `later`, and may
+    /// be nothing: it came later, and the runs of seeds without it stayed as they were.
     #[must_use]
-    pub fn draw(rng: &mut SplitMix64, added: &mut SplitMix64) -> Self {
+    pub fn draw(rng: &mut SplitMix64, added: &mut SplitMix64, later: &mut SplitMix64) -> Self {
         let mut settings = Self::draw_first(rng);
         if added.below(2) == 0 {
             settings.draw_added(added);
         }
+        match later.below(4) {
+            0 => settings.draw_deletions(later),
+            1 => settings.draw_later(later),
+            _ => {}
+        }
         settings
+    }
+
+    /// Replicas that are copied anew know producers by the records that are still kept, so that a retry may be
+    /// stored twice: the faults that make such copies are left out. So are full disks, on which a log start is
+    /// stored only once there is room: the simulation of storage has those.
+    fn draw_deletions(&mut self, rng: &mut SplitMix64) {
+        self.in_flight = [5, 16][index(rng, 2)];
+        self.faults = FaultWeights {
+            delete_records: [1, 3][index(rng, 2)],
+            full: 0,
+            wipe: 0,
+            restore: 0,
+            reassign: 0,
+            replace_topic: 0,
+            rot: 0,
+            ..self.faults.clone()
+        };
+    }
+
+    fn draw_later(&mut self, rng: &mut SplitMix64) {
+        self.in_flight = 16;
+        // A core is chosen for as many replicas as there were at first.
+        self.heal_core = false;
+        self.faults.resize = [1, 3][index(rng, 2)];
     }
 
     fn draw_added(&mut self, rng: &mut SplitMix64) {
@@ -219,6 +255,7 @@ impl Settings {
             min_insync,
             flush: FlushPolicy::Ack,
             producers: usize::try_from(producers).unwrap_or(1),
+            in_flight: 5,
             leader_acks: usize::try_from(leader_acks).unwrap_or(0),
             consumers: 1,
             faulty_for: Duration::from_secs(pick(&[15, 30, 60])),

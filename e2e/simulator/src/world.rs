@@ -30,6 +30,7 @@ use crate::{
 
 /// What tells the generator of later settings from a seed's first one.
 const ADDED: u64 = 0xADDE_D5E7_7136_0001;
+const LATER: u64 = 0x1A7E_25E7_7136_0002;
 
 /// The broker's clock at the run's start, in milliseconds since 1970.
 const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -145,8 +146,8 @@ impl World {
     pub fn new(seed: u64, settings: Option<Settings>, text: bool) -> Self {
         let mut rng = SplitMix64::new(seed);
         let settings = settings.unwrap_or_else(|| {
-            let mut added = SplitMix64::new(seed ^ ADDED);
-            Settings::draw(&mut rng, &mut added)
+            let (mut added, mut later) = (SplitMix64::new(seed ^ ADDED), SplitMix64::new(seed ^ LATER));
+            Settings::draw(&mut rng, &mut added, &mut later)
         });
         let mut world = Self {
             queue: Queue::new(),
@@ -158,7 +159,7 @@ impl World {
             lanes: (0..settings.producers.max(1))
                 .map(|producer| {
                     let acks_all = producer + settings.leader_acks < settings.producers.max(1);
-                    (0..SLOTS).map(|_| Lane::new(acks_all)).collect()
+                    (0..SLOTS).map(|_| Lane::new(acks_all, settings.in_flight)).collect()
                 })
                 .collect(),
             positions: (0..settings.consumers)

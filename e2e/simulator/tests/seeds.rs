@@ -18,7 +18,7 @@ const DEFAULT_SEEDS: u64 = 300;
 ///
 /// Not here: "log below the floor". That is how an image of the present life is found out, and random
 /// runs restore images of earlier ones only, for above the floor nothing tells the former.
-const TO_BE_MET: [(&str, u64); 16] = [
+const TO_BE_MET: [(&str, u64); 19] = [
     ("logs diverged", 300),
     ("log cut", 300),
     ("leaderless", 300),
@@ -33,6 +33,9 @@ const TO_BE_MET: [(&str, u64); 16] = [
     ("min.insync.replicas altered", 300),
     ("log of a deleted topic set aside", 300),
     ("bit flipped", 300),
+    ("all records deleted", 300),
+    ("a reader's records were deleted", 300),
+    ("replication factor changed", 300),
     // Seldom does somebody read there.
     ("damage found", 2_000),
     // About one run in a hundred.

@@ -84,22 +84,24 @@ fn two_power_cuts_at_once_lose_nothing_while_the_third_lives() {
 /// somebody chooses it.
 #[test]
 fn nobody_leads_after_a_power_cut_of_all() {
-    let mut world = cluster_with_voters(settings());
-    for at in [A, B, C] {
-        world.power_off(at);
+    for flush in [FlushPolicy::Os, FlushPolicy::Interval] {
+        let mut world = cluster_with_voters(Settings { flush, ..settings() });
+        for at in [A, B, C] {
+            world.power_off(at);
+        }
+        for at in [A, B, C] {
+            world.start_process(at);
+        }
+        assert!(world.run_until(seconds(10), |world| [A, B, C].iter().all(|at| world.is_in_service(*at))));
+        world.run_for(seconds(5));
+        assert_eq!(world.violation(), None);
+        assert!(world.is_nobodys(0), "{flush:?} {:?}", world.record(0));
+        assert_eq!(
+            world.record(0).unwrap().last_known_elr.len(),
+            2,
+            "as many as must be in sync"
+        );
     }
-    for at in [A, B, C] {
-        world.start_process(at);
-    }
-    assert!(world.run_until(seconds(10), |world| [A, B, C].iter().all(|at| world.is_in_service(*at))));
-    world.run_for(seconds(5));
-    assert_eq!(world.violation(), None);
-    assert!(world.is_nobodys(0), "{:?}", world.record(0));
-    assert_eq!(
-        world.record(0).unwrap().last_known_elr.len(),
-        2,
-        "as many as must be in sync"
-    );
 }
 
 /// The topic is to wait for disks from now on, and A has not heard of it when its machine loses

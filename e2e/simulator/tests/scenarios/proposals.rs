@@ -31,6 +31,29 @@ fn a_member_counts_until_its_removal_is_confirmed() {
     ends_well(&mut world);
 }
 
+/// The same, and the controller does elect C, which is still a member by its record: nothing that was acknowledged
+/// is missing there (KIP-497).
+#[test]
+fn a_member_that_its_leader_wants_out_may_be_elected_all_the_same() {
+    let mut world = cluster_with_records();
+    world.move_controller(B);
+    world.hold(|message| message.kind() == MessageKind::Proposal);
+    world.cut_link(C, A);
+    let values = world.produce(0);
+    world.run_for(seconds(6));
+    assert!(world.held() > 0 && !world.is_acknowledged(&values));
+    world.kill_process(A);
+    assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
+    world.elect(0, C);
+    assert!(world.run_until(seconds(10), |world| world.believes_to_lead(C, 0)));
+    // The late proposal is of a leader epoch that is over.
+    world.release();
+    world.mend_links();
+    world.start_process(A);
+    ends_well(&mut world);
+    assert!(world.is_acknowledged(&values));
+}
+
 /// The set with C is accepted, and the leader hears neither the answer nor of the metadata. C
 /// counts all the same, for the controller may elect it: what C does not have is not acknowledged,
 /// and nothing is missing when the others die (KIP-841).
