@@ -81,13 +81,6 @@ impl ApiError {
         self
     }
 
-    /// The same error, said in other words.
-    #[must_use]
-    pub fn with_message(mut self, message: impl Into<String>) -> Self {
-        self.message = message.into();
-        self
-    }
-
     /// Says whether the write may still show up.
     #[must_use]
     pub fn outcome(self, outcome: WriteOutcome) -> Self {
