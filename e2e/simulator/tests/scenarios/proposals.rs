@@ -2,21 +2,27 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use millrace_simulator::{MessageKind, Settings};
+use millrace_simulator::{MessageKind, Settings, World};
 
 use crate::{A, B, C, D, cluster_with_records, cluster_with_voters, ends_well, seconds};
 
-/// The leader proposes a set without C; the proposal is under way for long. Until it is known
-/// what became of it C counts: the controller may still elect it (KIP-497).
-#[test]
-fn a_member_counts_until_its_removal_is_confirmed() {
+/// C is heard of by the controller, and not by the leader, whose proposals of a set without C are held back. With a
+/// batch that was sent meanwhile.
+fn proposing_a_set_without_c() -> (World, Vec<u64>) {
     let mut world = cluster_with_records();
-    // C is heard of by the controller, and not by the leader.
     world.move_controller(B);
     world.hold(|message| message.kind() == MessageKind::Proposal);
     world.cut_link(C, A);
     let values = world.produce(0);
     world.run_for(seconds(6));
+    (world, values)
+}
+
+/// The leader proposes a set without C; the proposal is under way for long. Until it is known
+/// what became of it C counts: the controller may still elect it (KIP-497).
+#[test]
+fn a_member_counts_until_its_removal_is_confirmed() {
+    let (mut world, values) = proposing_a_set_without_c();
     assert!(
         !world.is_acknowledged(&values),
         "C is still a member for the controller"
@@ -35,12 +41,7 @@ fn a_member_counts_until_its_removal_is_confirmed() {
 /// is missing there (KIP-497).
 #[test]
 fn a_member_that_its_leader_wants_out_may_be_elected_all_the_same() {
-    let mut world = cluster_with_records();
-    world.move_controller(B);
-    world.hold(|message| message.kind() == MessageKind::Proposal);
-    world.cut_link(C, A);
-    let values = world.produce(0);
-    world.run_for(seconds(6));
+    let (mut world, values) = proposing_a_set_without_c();
     assert!(world.held() > 0 && !world.is_acknowledged(&values));
     world.kill_process(A);
     assert!(world.run_until(seconds(10), |world| world.leader(0).is_some_and(|leader| leader != A)));
