@@ -9,7 +9,7 @@ use millrace_engine::{
     config::FlushPolicy,
     partition::{EpochEnd, EpochView, FetchRequest, Replica},
 };
-use millrace_log::{Log, LogDir};
+use millrace_log::{Log, LogDir, producer::ProducerState};
 use uuid::Uuid;
 
 use crate::{
@@ -67,6 +67,7 @@ pub(crate) struct Hosted {
     pub parked: Vec<(FetchRequest, u64, Duration)>,
     /// What the answer under way brought.
     pub fetched: Bytes,
+    pub producers: Option<ProducerState>,
     pub tick_at: Option<Duration>,
     pub flush_begins: bool,
     /// The first offset at which a read met damage that was not looked at yet.

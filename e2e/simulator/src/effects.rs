@@ -3,8 +3,11 @@
 use millrace_engine::{
     Command,
     cluster::AlterPartitions,
-    partition::{Alarm, Effect, Event as Step, FetchRequest, FetchVerdict, Proposal, ProposalAnswer, ProposalError},
+    partition::{
+        Alarm, Effect, Event as Step, FetchRefusal, FetchRequest, FetchVerdict, Proposal, ProposalAnswer, ProposalError,
+    },
 };
+use millrace_log::producer::snapshot;
 use millrace_proto::v1::ErrorReason;
 
 use crate::{
@@ -204,6 +207,19 @@ impl World {
                 }
             }
             FetchVerdict::Diverged(end) => FetchPayload::Diverged(end),
+            FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange { log_end, .. }) => {
+                match hosted.log.producers_at_start() {
+                    Ok((log_start, producers)) => FetchPayload::OutOfRange {
+                        log_start,
+                        log_end: log_end.max(log_start),
+                        producers: snapshot::decode(&snapshot::encode(&producers)).unwrap_or_default(),
+                    },
+                    Err(error) => {
+                        failed = Some(error);
+                        FetchPayload::Failed
+                    }
+                }
+            }
             FetchVerdict::Refused(refusal) => FetchPayload::Refused(refusal),
         };
         let (request, life, _) = hosted.parked.remove(place);

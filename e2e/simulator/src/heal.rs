@@ -272,7 +272,7 @@ impl World {
                     continue;
                 }
                 let known = producers.get_or_insert_with(|| state.clone());
-                if *known != state && !self.observer.forgot_producers {
+                if *known != state {
                     let differ = known.iter().zip(&state).find(|(one, other)| one != other);
                     let differ = differ.map(|pair| format!("{pair:?}"));
                     let differ = differ.unwrap_or_else(|| format!("{} and {}", known.len(), state.len()));

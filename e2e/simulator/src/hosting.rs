@@ -75,6 +75,7 @@ impl World {
                 waiters: Vec::new(),
                 parked: Vec::new(),
                 fetched: bytes::Bytes::new(),
+                producers: None,
                 tick_at: None,
                 flush_begins: false,
                 damage_met: None,

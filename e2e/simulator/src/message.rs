@@ -5,6 +5,7 @@ use millrace_engine::{
     Command, Outcome, Rejection,
     partition::{EpochEnd, FetchRefusal, FetchRequest},
 };
+use millrace_log::producer::ProducerState;
 
 use crate::{error::Error, sequencer::BatchId};
 
@@ -116,6 +117,12 @@ pub(crate) enum FetchPayload {
         log_start: i64,
     },
     Diverged(EpochEnd),
+    /// Begin anew there, with these producers.
+    OutOfRange {
+        log_start: i64,
+        log_end: i64,
+        producers: ProducerState,
+    },
     Refused(FetchRefusal),
     Failed,
 }

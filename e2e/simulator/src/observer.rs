@@ -86,9 +86,6 @@ pub(crate) struct Observer {
     /// Values whose producer was told that they were surely not written.
     pub refused: BTreeSet<u64>,
     pub violation: Option<Violation>,
-    /// A log has begun anew where records had been deleted: its replica knows only the producers of those that
-    /// are kept. A retry may be stored twice, or be taken for a repeat.
-    pub forgot_producers: bool,
 }
 
 impl Observer {
@@ -227,9 +224,7 @@ impl Observer {
             }
             track.committed.push(entry);
         }
-        if let Some((value, before, offset)) = repeated
-            && !self.forgot_producers
-        {
+        if let Some((value, before, offset)) = repeated {
             self.violate("no record is stored twice", || {
                 format!("partition {partition}: {value:#x} is at {before} and at {offset}")
             });
@@ -287,8 +282,6 @@ impl Observer {
                 Some(offset) => {
                     self.acked.insert(*value, (partition, offset));
                 }
-                // Taken for a repeat because a later one is stored, which came first to who knew nothing of its producer.
-                None if self.forgot_producers => {}
                 None => self.violate("what is acknowledged is committed", || {
                     format!("partition {partition}: {value:#x} acknowledged as a repeat")
                 }),

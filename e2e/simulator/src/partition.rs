@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millrace_engine::partition::{
-    Effect, Event as Step, FetchOutcome, FetchReply, FetchRequest, FetchedBatch, PartitionView,
+    Effect, Event as Step, FetchOutcome, FetchRefusal, FetchReply, FetchRequest, FetchedBatch, PartitionView,
 };
-use millrace_log::AppendError;
+use millrace_log::{AppendError, producer::ProducerState};
 use millrace_proto::batch::batches;
 
 use crate::{
@@ -42,6 +42,7 @@ pub(crate) enum Due {
     },
     TruncateFully {
         start: i64,
+        producers: Option<ProducerState>,
     },
     /// A parked fetch has waited long enough.
     FetchWaited {
@@ -114,7 +115,7 @@ impl World {
             Due::CountWritten => self.flush_or_count(at, partition),
             Due::Append { bytes, leader_epoch } => self.append_fetched(at, partition, &bytes, leader_epoch),
             Due::Truncate { to } => self.truncate(at, partition, to),
-            Due::TruncateFully { start } => self.truncate_fully(at, partition, start),
+            Due::TruncateFully { start, producers } => self.truncate_fully(at, partition, start, producers),
             Due::FetchWaited { sequence } => self.wake_parked(at, partition, Some(sequence)),
         }
     }
@@ -226,14 +227,17 @@ impl World {
         }
     }
 
-    fn truncate_fully(&mut self, at: usize, partition: u32, start: i64) {
+    fn truncate_fully(&mut self, at: usize, partition: u32, start: i64, producers: Option<ProducerState>) {
         let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
             return;
         };
-        match hosted.log.truncate_fully_and_start_at(start) {
+        let begun = match producers {
+            Some(producers) => hosted.log.truncate_fully_and_start_at(start, producers),
+            None => hosted.log.truncate_to(start).map(|_| ()),
+        };
+        match begun {
             Ok(()) => {
                 self.seen("log begun anew");
-                self.observer.forgot_producers |= self.settings.faults.delete_records > 0;
                 self.is_cut(at, partition, i64::MIN);
                 self.brokers[at].disk.shadow(partition).begin_anew(start);
                 self.check_members();
@@ -286,7 +290,12 @@ impl World {
                 self.due(at, partition, Due::Append { bytes, leader_epoch });
             }
             Effect::Truncate { to } => self.due(at, partition, Due::Truncate { to: *to }),
-            Effect::TruncateFully { start } => self.due(at, partition, Due::TruncateFully { start: *start }),
+            Effect::TruncateFully { start } => {
+                let hosted = self.brokers[at].hosted_mut(partition);
+                let producers = hosted.and_then(|hosted| hosted.producers.take());
+                let start = *start;
+                self.due(at, partition, Due::TruncateFully { start, producers });
+            }
             _ => {}
         }
     }
@@ -414,6 +423,20 @@ impl World {
                 }
             }
             FetchPayload::Diverged(end) => FetchOutcome::Diverged(end),
+            FetchPayload::OutOfRange {
+                log_start,
+                log_end,
+                producers,
+            } => {
+                if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
+                    hosted.producers = Some(producers);
+                }
+                FetchOutcome::Refused(FetchRefusal::OffsetOutOfRange {
+                    offset: log_start,
+                    log_start,
+                    log_end,
+                })
+            }
             FetchPayload::Refused(refusal) => FetchOutcome::Refused(refusal),
             FetchPayload::Failed => FetchOutcome::Failed,
         };
@@ -424,6 +447,9 @@ impl World {
             outcome,
         };
         self.step(at, partition, Step::FetchAnswered(reply));
+        if let Some(hosted) = self.brokers[at].hosted_mut(partition) {
+            hosted.producers = None;
+        }
     }
 
     pub(crate) fn answer_fetch(

@@ -234,11 +234,7 @@ impl World {
                         let acked = self.observer.acked.get(value).copied();
                         // Without an offset: it was stored long ago.
                         let somewhere = acked.filter(|place| base_offset < 0 && place.0 == partition);
-                        let forgotten = base_offset < 0 && self.observer.forgot_producers;
                         let offset = somewhere.map_or(offset, |place| place.1);
-                        if somewhere.is_none() && forgotten {
-                            continue;
-                        }
                         self.observer.told.insert(*value, offset);
                         if acked != Some((partition, offset)) {
                             self.observer

@@ -228,6 +228,15 @@ impl LogInner {
         written
     }
 
+    /// As [`LogInner::write_snapshot_below`]; on a full disk with the room that is kept for this.
+    pub(super) fn write_snapshot_in_need(&self, offset: i64, state: &ProducerState) -> std::io::Result<()> {
+        let written = self.write_snapshot_below(offset, state);
+        if written.as_ref().is_err_and(crate::fs::is_disk_full) && self.shared.release_reserve() {
+            return self.write_snapshot_below(offset, state);
+        }
+        written
+    }
+
     /// Bounds what a recovery has to walk: if much was appended since the last time (or `force`), makes the active
     /// segment's indexes and the producer state durable.
     pub(crate) fn checkpoint(&self, force: bool) -> Result<(), FlushError> {

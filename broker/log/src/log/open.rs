@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::recover::{FoundSegment, Known, Recovered, Recovery, note_epoch};
 use super::report::RecoveryReport;
-use super::truncate::MARKER_FILE_NAME;
+use super::truncate::{MARKER_FILE_NAME, Marker};
 use super::{LogInner, Writer};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::checkpoint::leader_epochs::{self, EpochEntry};
@@ -70,7 +70,7 @@ impl LogInner {
         let interval_bytes = open.config.index_interval_bytes;
         let mut created = false;
         let (recovered, report) = if found.is_empty() {
-            let base = marker.unwrap_or(open.log_start).max(0);
+            let base = marker.as_ref().map_or(open.log_start, |marker| marker.offset).max(0);
             let segment = if marker.is_some() {
                 None
             } else {
@@ -134,10 +134,11 @@ impl LogInner {
             gone: AtomicBool::new(false),
             report,
         };
-        if marker.is_some() {
-            let active = inner.start_over(recovered.log_end)?;
+        if let Some(marker) = marker {
+            let active = inner.start_over(&marker)?;
             *inner.segments.write() = Arc::new(vec![active]);
-            inner.log_start.store(recovered.log_end, Ordering::Release);
+            inner.log_start.store(marker.offset, Ordering::Release);
+            inner.writer.lock().begin_with(marker);
             return Ok(Arc::new(inner));
         }
         // Snapshots of offsets that are no more would be taken for those of new records.
@@ -287,22 +288,17 @@ fn new_writer() -> Writer {
     }
 }
 
-/// The offset of a full truncation that a crash interrupted.
-fn read_marker(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<i64>> {
-    match read_whole(fs, &dir.join(MARKER_FILE_NAME), 64) {
-        Ok(bytes) => {
-            let offset = std::str::from_utf8(&bytes)
-                .ok()
-                .and_then(|text| text.trim().parse().ok());
-            match offset.filter(|offset| *offset >= 0) {
-                Some(offset) => Ok(Some(offset)),
-                // It was written atomically, so this is no torn write, and nothing may be removed by guessing.
-                None => Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    format!("{MARKER_FILE_NAME} is damaged"),
-                )),
-            }
-        }
+/// A full truncation that a crash interrupted.
+fn read_marker(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<Marker>> {
+    match read_whole(fs, &dir.join(MARKER_FILE_NAME), 1 << 30) {
+        Ok(bytes) => match Marker::decode(&bytes) {
+            Some(marker) => Ok(Some(marker)),
+            // It was written atomically, so this is no torn write, and nothing may be removed by guessing.
+            None => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{MARKER_FILE_NAME} is damaged"),
+            )),
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

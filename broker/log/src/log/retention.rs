@@ -296,11 +296,7 @@ impl LogInner {
 
     /// Stores the producers as of `end`; gives them back if there is no room before the segments are gone.
     fn keep_producers(&self, end: i64, state: ProducerState) -> Result<Option<ProducerState>, ChangeError> {
-        let mut written = self.write_snapshot_below(end, &state);
-        if written.as_ref().is_err_and(is_disk_full) && self.shared.release_reserve() {
-            written = self.write_snapshot_below(end, &state);
-        }
-        match written {
+        match self.write_snapshot_in_need(end, &state) {
             // To be tried again once the segments are gone.
             Err(error) if is_disk_full(&error) => Ok(Some(state)),
             Err(error) => Err(self.fail("writing a producer snapshot", &error).into()),

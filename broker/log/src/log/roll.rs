@@ -250,25 +250,20 @@ impl LogInner {
             // An earlier attempt came as far as this.
             return Ok(());
         }
+        // Where the disk has no room for it nothing is begun, or a restart would not know them.
+        if !writer.producers.entries().is_empty() {
+            self.write_snapshot_in_need(base_offset, &writer.producers)
+                .map_err(|error| self.shared.refuse_or_fail("writing a producer snapshot", &error))?;
+            writer.snapshot_offset = base_offset;
+        }
         let next = self.create_segment(base_offset)?;
         self.indexed_end.fetch_min(base_offset, Ordering::AcqRel);
         self.touch();
         self.replace_last_segment(writer, &active, next);
-        let state = std::mem::take(&mut writer.producers);
-        // A snapshot above the log's end is no more believed.
-        let written = self.write_snapshot_at(writer, base_offset, &state);
-        writer.producers = state;
-        let moved = match written {
-            Err(error) if is_disk_full(&error) => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => {
-                let path = names::snapshot_path(&self.dir, base_offset);
-                let snapshot = self.shared.fs.open(&path, OpenMode::ReadWrite);
-                snapshot.and_then(|snapshot| snapshot.sync_all())
-            }
-        };
-        moved
-            .and_then(|()| self.remove_segment_files(active.base_offset, false))
+        writer.unsynced_snapshots.retain(|snapshot| *snapshot <= base_offset);
+        self.remove_segment_files(active.base_offset, false)
+            // One that is of a place within the first batch does not know of that.
+            .and_then(|()| self.remove_snapshots_where(|snapshot| snapshot > base_offset))
             .and_then(|()| self.shared.fs.sync_dir(&self.dir))
             .map_err(|error| self.fail("beginning the log lower", &error).into())
     }

@@ -8,13 +8,53 @@ use super::{Log, LogInner, Writer};
 use crate::checkpoint::leader_epochs;
 use crate::error::ChangeError;
 use crate::fs::{OpenMode, temporary_path, write_atomic};
+use crate::producer::{ProducerState, snapshot};
 use crate::segment::{LocateError, Segment, names};
 
-/// Holds the offset at which an emptied log begins, from before the first file goes until after the last one: a crash
-/// in between is finished when the log is opened.
+/// Holds the offset at which an emptied log begins, and the producers that it knows then, from before the first file goes
+/// until after the last one: a crash in between is finished when the log is opened.
 pub(super) const MARKER_FILE_NAME: &str = "truncate-fully";
 
 const COPY_CHUNK: usize = 1 << 20;
+
+/// What an emptied log begins with.
+#[derive(Debug)]
+pub(super) struct Marker {
+    pub offset: i64,
+    pub producers: ProducerState,
+}
+
+impl Marker {
+    /// The marker file: the offset in a line of its own, and a producer snapshot behind it if there is something to
+    /// tell.
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = format!("{}\n", self.offset).into_bytes();
+        if !self.producers.entries().is_empty() {
+            bytes.extend_from_slice(&snapshot::encode(&self.producers));
+        }
+        bytes
+    }
+
+    /// Reads the marker file; `None` if it is damaged.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let line = bytes.iter().position(|byte| *byte == b'\n')?;
+        let offset = std::str::from_utf8(&bytes[..line]).ok()?.parse().ok()?;
+        let producers = match &bytes[line + 1..] {
+            [] => ProducerState::default(),
+            producers => snapshot::decode(producers).ok()?,
+        };
+        (offset >= 0).then_some(Self { offset, producers })
+    }
+}
+
+impl Writer {
+    /// The log has been emptied.
+    pub(super) fn begin_with(&mut self, marker: Marker) {
+        let is_stored = !marker.producers.entries().is_empty();
+        self.snapshot_offset = if is_stored { marker.offset } else { -1 };
+        self.producers = marker.producers;
+    }
+}
 
 /// Raises the truncation counter to odd, and to even again whatever happens in between.
 struct Truncating<'a>(&'a LogInner);
@@ -36,7 +76,7 @@ impl Log {
     /// Removes all records from `offset` on, physically and durably: when this returns nothing of them comes back.
     /// A batch that holds `offset` goes whole, so that the log may end lower. Leader epochs that begin at or after
     /// the new end go too, also if no record is cut (KAFKA-10706). Below the log start everything goes and the log
-    /// begins at `offset`. Returns the new log end.
+    /// begins at `offset`. What records below the new end told of producers stays known. Returns the new log end.
     ///
     /// # Errors
     /// [`ChangeError::Refused`] if the disk is too full to begin; [`ChangeError::OffsetOutOfRange`] for a negative
@@ -55,7 +95,8 @@ impl Log {
             });
         }
         if offset < log_start {
-            inner.truncate_fully(&mut writer, offset)?;
+            let (producers, ..) = inner.producers_at(offset).map_err(ChangeError::from_read)?;
+            inner.truncate_fully(&mut writer, offset, producers)?;
             return Ok(offset);
         }
         if offset >= log_end {
@@ -66,11 +107,12 @@ impl Log {
     }
 
     /// Empties the log; the next record gets `offset`. Log start, durable end and log end move together
-    /// (KAFKA-9491).
+    /// (KAFKA-9491). `producers` is what records below `offset` told ([`Log::producers_at_start`] of the log that this
+    /// one is to follow): without it a retry of what is deleted would be stored once more. As durable as the rest.
     ///
     /// # Errors
     /// As [`Log::truncate_to`].
-    pub fn truncate_fully_and_start_at(&self, offset: i64) -> Result<(), ChangeError> {
+    pub fn truncate_fully_and_start_at(&self, offset: i64, producers: ProducerState) -> Result<(), ChangeError> {
         let inner = &*self.inner;
         let _no_flush = inner.flush_lock.lock();
         let mut writer = inner.writer.lock();
@@ -83,7 +125,7 @@ impl Log {
                 log_end,
             });
         }
-        inner.truncate_fully(&mut writer, offset)
+        inner.truncate_fully(&mut writer, offset, producers)
     }
 }
 
@@ -114,7 +156,8 @@ impl LogInner {
         if new_end < self.log_start() || new_end > offset {
             // The batch that holds the log start is cut, or the log has no batch below: nothing readable is left.
             let log_start = self.log_start();
-            self.truncate_fully(writer, log_start)?;
+            let (producers, ..) = self.producers_at(new_end).map_err(ChangeError::from_read)?;
+            self.truncate_fully(writer, log_start, producers)?;
             return Ok(log_start);
         }
         // Everything that may be refused comes before anything is changed.
@@ -247,15 +290,22 @@ impl LogInner {
         Ok(Segment::open(fs, &self.dir, segment.base_offset, interval, len, false))
     }
 
-    fn truncate_fully(&self, writer: &mut Writer, offset: i64) -> Result<(), ChangeError> {
+    fn truncate_fully(
+        &self,
+        writer: &mut Writer,
+        offset: i64,
+        mut producers: ProducerState,
+    ) -> Result<(), ChangeError> {
+        producers.bound(self.config().max_producer_ids);
         let fs = &*self.shared.fs;
-        let marker = self.dir.join(MARKER_FILE_NAME);
-        write_atomic(fs, &marker, format!("{offset}\n").as_bytes())
+        let path = self.dir.join(MARKER_FILE_NAME);
+        let marker = Marker { offset, producers };
+        write_atomic(fs, &path, &marker.encode())
             .map_err(|error| self.shared.refuse_or_fail("writing the truncation marker", &error))?;
 
         let _truncating = Truncating::begin(self);
         let active = self
-            .start_over(offset)
+            .start_over(&marker)
             .map_err(|error| self.fail("truncating fully", &error))?;
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
@@ -264,8 +314,7 @@ impl LogInner {
         self.note_epochs_stored(writer);
         writer.bytes_since_checkpoint = 0;
         writer.active_since_ms = None;
-        writer.snapshot_offset = -1;
-        writer.producers.clear();
+        writer.begin_with(marker);
         *self.segments.write() = Arc::new(vec![active]);
         self.epochs.write().clear();
         self.damage.write().clear();
@@ -275,15 +324,20 @@ impl LogInner {
         Ok(())
     }
 
-    /// Removes every file of the log and makes an empty segment at `offset`; durable, the marker gone, at the end.
-    pub(super) fn start_over(&self, offset: i64) -> io::Result<Arc<Segment>> {
+    /// Removes every file of the log and makes what the marker says: an empty segment, and the producers' snapshot;
+    /// durable, the marker gone, at the end.
+    pub(super) fn start_over(&self, marker: &Marker) -> io::Result<Arc<Segment>> {
         let fs = &*self.shared.fs;
+        let offset = marker.offset;
         self.durable_end.fetch_min(offset, Ordering::AcqRel);
         self.indexed_end.fetch_min(offset, Ordering::AcqRel);
         remove_all_log_files(fs, &self.dir)?;
         let interval = self.config().index_interval_bytes;
         let active = Segment::create(&self.shared.fs, &self.dir, offset, interval)?;
         active.sync_data()?;
+        if !marker.producers.entries().is_empty() {
+            self.write_snapshot_in_need(offset, &marker.producers)?;
+        }
         fs.sync_dir(&self.dir)?;
         self.shared.lower_flushed(&self.name, 0, 0)?;
         self.shared.store_start(&self.name, offset)?;

@@ -269,11 +269,6 @@ impl ProducerState {
         }
         excess
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.entries.clear();
-    }
 }
 
 /// Whether `sequence` comes before `expected` on the circle of 2^31 sequences: the nearer way round decides.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use millrace_log::checkpoint::flushed::{self, FlushedPoint};
 use millrace_log::fs::OpenMode;
 use millrace_log::fs::faulty::FaultPlan;
+use millrace_log::producer::ProducerState;
 use millrace_log::{AppendError, FollowerAppended, LogConfig, TopicPartition};
 use millrace_proto::batch::{BatchBuilder, Codec, stamp_offset_and_epoch};
 
@@ -207,7 +208,10 @@ fn a_truncation_lets_the_flushed_point_move_again() {
         broker.dir().write_checkpoints().unwrap();
         assert_eq!(stored_point(&broker), 0, "the epochs could not be stored");
         let end = if fully {
-            broker.log().truncate_fully_and_start_at(10).unwrap();
+            broker
+                .log()
+                .truncate_fully_and_start_at(10, ProducerState::default())
+                .unwrap();
             10
         } else {
             broker.log().truncate_to(2).unwrap()
@@ -227,7 +231,10 @@ fn a_truncation_lets_the_flushed_point_move_again() {
 fn a_log_that_begins_lower_than_it_did_lost_nothing() {
     for end in ["crash", "checkpoint, crash", "flush, checkpoint, crash"] {
         let mut broker = Broker::new(LogConfig::default());
-        broker.log().truncate_fully_and_start_at(10).unwrap();
+        broker
+            .log()
+            .truncate_fully_and_start_at(10, ProducerState::default())
+            .unwrap();
         broker.dir().write_checkpoints().unwrap();
         assert_eq!(stored_point(&broker), 10);
         broker.follow(&fetched(8, 4, 10)).unwrap();
@@ -254,7 +261,10 @@ fn a_log_that_begins_lower_than_it_did_lost_nothing() {
 #[test]
 fn a_refused_batch_leaves_an_empty_log_where_it_was() {
     let mut broker = Broker::new(LogConfig::default());
-    broker.log().truncate_fully_and_start_at(10).unwrap();
+    broker
+        .log()
+        .truncate_fully_and_start_at(10, ProducerState::default())
+        .unwrap();
     let ends = |broker: &Broker| (broker.log().log_start_offset(), broker.log().log_end_offset());
     let mut newer = fetched(8, 4, 10).to_vec();
     stamp_offset_and_epoch(&mut newer, 8, 5);

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use millrace_log::checkpoint::flushed;
 use millrace_log::fs::faulty::FaultPlan;
 use millrace_log::{LogConfig, LogDir, OpenLogError};
@@ -35,11 +36,116 @@ fn a_batch_of_another_length_is_not_the_stored_one() {
     }
 }
 
+/// A log that begins where another one does knows of producers what that one knows, also of what is deleted there: its
+/// replica may lead next, and be sent a batch again that only deleted records told of. Nor does a crash take it away.
+#[test]
+fn a_log_that_begins_anew_knows_what_its_leader_knows() {
+    let leader = Broker::new(LogConfig::default());
+    for sequence in 0..6 {
+        leader.append(&batch(1000, 10, Some(sequence))).unwrap();
+    }
+    for _ in 0..3 {
+        leader.append(&records(3, None)).unwrap();
+    }
+    // Within a batch, of a segment whose first batches are not deleted yet.
+    leader.log().advance_log_start(10).unwrap();
+    let (start, producers) = leader.log().producers_at_start().unwrap();
+    assert_eq!((start, producers.entries().len()), (10, 1));
+
+    for end in ["none", "crash", "kill", "close"] {
+        let mut follower = Broker::new(LogConfig::default());
+        follower.append(&batch(1000, 10, None)).unwrap();
+        follower
+            .log()
+            .truncate_fully_and_start_at(start, producers.clone())
+            .unwrap();
+        follower.end(end);
+        assert_eq!(last_sequence(&follower), Some(5), "{end}");
+        let kept = leader.log().read(start, 1 << 20, true, i64::MAX).unwrap();
+        follower.log().append_as_follower(&kept.bytes, 0, 1000).unwrap();
+        follower.log().flush().unwrap();
+        follower.end(end);
+        let retry = follower.append(&batch(1000, 10, Some(5)));
+        assert!(is_duplicate(retry.clone()), "stored twice after {end}: {retry:?}");
+        follower.append(&batch(1000, 10, Some(6))).unwrap();
+    }
+}
+
+/// A log may begin within a batch. What was stored of producers as of there knows nothing of that batch.
+#[test]
+fn a_log_that_begins_within_a_batch_knows_its_producer() {
+    let leader = Broker::new(LogConfig::default());
+    leader.append(&batch(1000, 10, None)).unwrap();
+    leader.append(&records(3, Some(0))).unwrap();
+    leader.log().advance_log_start(2).unwrap();
+    let (start, producers) = leader.log().producers_at_start().unwrap();
+    assert_eq!((start, producers.entries().len()), (2, 0));
+
+    for end in ["crash", "kill", "close"] {
+        let mut follower = Broker::new(LogConfig::default());
+        follower
+            .log()
+            .truncate_fully_and_start_at(start, producers.clone())
+            .unwrap();
+        // Leaves a snapshot of what it knows: nothing.
+        follower.end("close");
+        let kept = leader.log().read(start, 1 << 20, true, i64::MAX).unwrap();
+        follower.log().append_as_follower(&kept.bytes, 0, 1000).unwrap();
+        follower.log().flush().unwrap();
+        follower.end(end);
+        assert_eq!(last_sequence(&follower), Some(2), "{end}");
+    }
+}
+
+/// The batch that holds the log start is cut: nothing readable is left, but what was deleted is not forgotten.
+#[test]
+fn a_log_that_is_cut_to_its_start_knows_the_producers_below() {
+    for end in ["none", "crash", "kill", "close"] {
+        let mut broker = Broker::new(LogConfig::default());
+        broker.append(&batch(1000, 10, Some(0))).unwrap();
+        broker.append(&records(3, None)).unwrap();
+        broker.log().flush().unwrap();
+        broker.log().advance_log_start(2).unwrap();
+        assert_eq!(broker.log().truncate_to(2).unwrap(), 2);
+        broker.end(end);
+        assert_eq!(broker.log().log_start_offset(), 2);
+        assert_eq!(last_sequence(&broker), Some(0), "{end}");
+    }
+}
+
+/// A batch of several records, of producer 7 if a sequence is given.
+fn records(count: usize, sequence: Option<i32>) -> Bytes {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for _ in 0..count {
+        builder.append(1000, None, Some(b"v"), &[]).unwrap();
+    }
+    if let Some(sequence) = sequence {
+        builder.set_producer(7, 0, sequence);
+    }
+    builder.build().unwrap()
+}
+
+fn last_sequence(broker: &Broker) -> Option<i32> {
+    let producers = broker.log().producers();
+    let found = producers.iter().find(|known| known.producer_id == 7);
+    found.map(|known| known.last_sequence)
+}
+
 fn snapshot_path(offset: i64) -> PathBuf {
     Path::new(PARTITION).join(format!("{offset:020}.snapshot"))
 }
 
 impl Broker {
+    /// Ends the process in one of four ways, and begins the next one.
+    fn end(&mut self, how: &str) {
+        match how {
+            "crash" => self.crash(),
+            "kill" => self.kill(),
+            "close" => self.close(),
+            _ => {}
+        }
+    }
+
     /// Opens the log on a disk that can neither sync nor read one of its files.
     fn open_without(&mut self, path: &Path) -> Result<LogDir, OpenLogError> {
         self.log = None;

@@ -1,11 +1,25 @@
 //! Ends of a process: power cut, kill, clean stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use millrace_log::EpochEntry;
+use millrace_log::{EpochEntry, Log};
 
+use crate::model::ModelProducer;
+use crate::operations::has_segment_at;
 use crate::rot::{rot, rot_small_file};
 use crate::world::{DIR, PARTITION_DIR, World};
+
+/// Whether a log's producers are these.
+fn is_known(log: &Log, producers: &BTreeMap<i64, ModelProducer>) -> bool {
+    let last = |known: &ModelProducer| known.batches.last().map_or(-1, |batch| batch.1);
+    let expected = producers.iter().map(|(id, known)| (*id, known.epoch, last(known)));
+    let found = log.producers();
+    let found = found
+        .iter()
+        .map(|known| (known.producer_id, known.producer_epoch, known.last_sequence));
+    found.eq(expected)
+}
 
 /// After a crash the log is a prefix of what was appended, covers all that was reported durable, and begins no lower
 /// than what was stored.
@@ -32,12 +46,14 @@ fn adopt(world: &mut World, what: &str) {
         world.turn_all_faults_off();
         // A log start that a full disk could not store is forgotten, and is no bound then.
         world.model.log_start = world.model.log_start.min(start);
+        let begins_there = has_segment_at(&log, start);
+        let kept = world.model.producers_below(first.from);
         let end = log.truncate_to(first.from.max(start)).unwrap();
         world.lowered_to = 0;
         world.turn_faults_on();
-        if end == start && log.segment_sizes() == [(start, 0)] && log.producers().is_empty() {
+        if end == start && !begins_there && log.segment_sizes() == [(start, 0)] {
             // A deletion that was not answered had moved the log start above all that is left.
-            world.model.empty(start);
+            world.model.empty(start, kept);
         } else {
             world.model.truncate(end);
         }
@@ -54,11 +70,12 @@ fn adopt(world: &mut World, what: &str) {
     if world.model.maybe_emptied_to.is_some() {
         world.lowered_to = 0;
     }
-    if let Some(offset) = world.model.maybe_emptied_to.take()
+    if let Some((offset, producers)) = world.model.maybe_emptied_to.take()
         && (start, end) == (offset, offset)
-        && log.producers().is_empty()
+        && log.epochs().is_empty()
+        && is_known(&log, &producers)
     {
-        world.model.empty(offset);
+        world.model.empty(offset, producers);
         return;
     }
     let model = &mut world.model;

@@ -90,6 +90,7 @@ fn every_seed_keeps_every_invariant() {
             "truncated",
             "truncated sealed",
             "truncated fully",
+            "begun with producers",
             "retention",
             "delete records",
             "checkpoint of all that is durable",

@@ -41,8 +41,10 @@ pub struct Model {
     pub gap_bases: Vec<i64>,
     pub epochs: EpochCache,
     pub producers: BTreeMap<i64, ModelProducer>,
-    /// A full truncation whose outcome is not known: it would have begun at this offset.
-    pub maybe_emptied_to: Option<i64>,
+    /// What was known of producers when the history began.
+    pub known_before: BTreeMap<i64, ModelProducer>,
+    /// A full truncation whose outcome is not known: it would have begun at this offset, with these producers.
+    pub maybe_emptied_to: Option<(i64, BTreeMap<i64, ModelProducer>)>,
 }
 
 impl Model {
@@ -74,7 +76,7 @@ impl Model {
             .filter(|base| *base <= offset)
             .fold(end, i64::max);
         if end < self.log_start {
-            self.empty(self.log_start);
+            self.empty(self.log_start, self.producers_below(offset));
             return self.log_end;
         }
         self.log_end = end;
@@ -94,8 +96,23 @@ impl Model {
         self.gap_bases.push(base);
     }
 
-    pub fn empty(&mut self, offset: i64) {
+    /// The producers as whole batches below `offset` tell.
+    pub fn producers_below(&self, offset: i64) -> BTreeMap<i64, ModelProducer> {
+        let mut producers = self.known_before.clone();
+        for batch in self
+            .history
+            .iter()
+            .take_while(|batch| batch.header.last_offset() < offset)
+        {
+            note_producer(&mut producers, &batch.header);
+        }
+        producers
+    }
+
+    pub fn empty(&mut self, offset: i64, producers: BTreeMap<i64, ModelProducer>) {
         *self = Model {
+            producers: producers.clone(),
+            known_before: producers,
             log_start: offset,
             stored_start: offset,
             durable: offset,
@@ -106,10 +123,7 @@ impl Model {
     }
 
     pub fn replay_producers(&mut self) {
-        self.producers.clear();
-        for batch in &self.history {
-            note_producer(&mut self.producers, &batch.header);
-        }
+        self.producers = self.producers_below(i64::MAX);
     }
 
     /// Batches that a reader may see.

@@ -1,9 +1,13 @@
 //! The operations, drawn at random; each one is done to the log and to the model.
 
-use millrace_log::{AppendError, AppendOptions, ChangeError, FlushError};
+use std::collections::BTreeMap;
+
+use millrace_log::producer::{ProducerEntry, ProducerState, RememberedBatch};
+use millrace_log::{AppendError, AppendOptions, ChangeError, FlushError, Log};
 
 use crate::appends::{append, build, conditional, follow, retry};
 use crate::faults;
+use crate::model::ModelProducer;
 use crate::rot::{rot, rot_small_file};
 use crate::world::{Lie, TOPIC, World};
 
@@ -128,13 +132,15 @@ fn truncate(world: &mut World) {
         world.model.truncate(offset.max(start));
         return;
     }
+    let begins_there = has_segment_at(world.log(), start);
+    let kept = world.model.producers_below(offset.max(start));
     let result = world.log().truncate_to(offset.max(start));
     match changed(world, &format!("truncate to {offset}"), result) {
         Some(new_end) => {
-            let began_anew = world.log().segment_sizes() == [(start, 0)] && world.log().producers().is_empty();
+            let began_anew = !begins_there && world.log().segment_sizes() == [(start, 0)];
             if new_end == start && began_anew {
-                // Nothing readable was left: the log began anew, without producers.
-                world.model.empty(start);
+                // Nothing readable was left.
+                world.model.empty(start, kept);
             }
             assert_eq!(new_end, world.model.truncate(offset.max(start)));
             world.lowered_to = if began_anew { 0 } else { new_end };
@@ -146,7 +152,7 @@ fn truncate(world: &mut World) {
         // Part of it may have happened.
         None if world.offline => {
             let lowest = world.model.clone().truncate(offset.max(start));
-            world.model.maybe_emptied_to = Some(start);
+            world.model.maybe_emptied_to = Some((start, kept));
             world.lowered_to = 0;
             world.model.durable = world.model.durable.min(lowest);
         }
@@ -158,16 +164,64 @@ fn truncate(world: &mut World) {
     }
 }
 
+/// Whether cutting to `offset` leaves an empty segment there without the log beginning anew.
+pub fn has_segment_at(log: &Log, offset: i64) -> bool {
+    log.segment_sizes().iter().any(|(base, _)| *base == offset)
+}
+
+/// What a log that another broker holds tells of producers below an offset.
+fn told_by_another(world: &mut World, offset: i64) -> BTreeMap<i64, ModelProducer> {
+    let mut known = BTreeMap::new();
+    for id in 0..3 {
+        let records = 1 + world.rng.below(5) as i32;
+        let base_offset = offset - i64::from(records) - world.rng.below(3) as i64;
+        if base_offset >= 0 && world.rng.below(2) == 0 {
+            let base_sequence = world.rng.below(20) as i32;
+            let epoch = world.rng.below(3) as i16;
+            let batches = vec![(base_sequence, base_sequence + records - 1, base_offset)];
+            known.insert(id, ModelProducer { epoch, batches });
+        }
+    }
+    known
+}
+
+fn entry_of(known: &ModelProducer) -> ProducerEntry {
+    let batches = known
+        .batches
+        .iter()
+        .map(|(base_sequence, last_sequence, base_offset)| RememberedBatch {
+            base_sequence: *base_sequence,
+            last_sequence: *last_sequence,
+            base_offset: *base_offset,
+            last_offset: base_offset + i64::from(last_sequence - base_sequence),
+            timestamp: 7,
+        });
+    ProducerEntry {
+        epoch: known.epoch,
+        batches: batches.collect(),
+        last_timestamp: 7,
+        last_used_ms: None,
+        coordinator_epoch: -1,
+        transaction_first_offset: -1,
+    }
+}
+
 fn truncate_fully(world: &mut World) {
     let offset = world.model.log_start + world.rng.below(40) as i64;
     world.lowered_to = 0;
-    let result = world.log().truncate_fully_and_start_at(offset);
+    let known = told_by_another(world, offset);
+    let producers = known.iter().map(|(id, known)| (*id, entry_of(known)));
+    let producers = ProducerState::from_entries(producers.collect());
+    let result = world.log().truncate_fully_and_start_at(offset, producers);
     match changed(world, &format!("truncate fully at {offset}"), result) {
         Some(()) => {
-            world.model.empty(offset);
+            if !known.is_empty() {
+                world.reach("begun with producers");
+            }
+            world.model.empty(offset, known);
             world.reach("truncated fully");
         }
-        None if world.offline => world.model.maybe_emptied_to = Some(offset),
+        None if world.offline => world.model.maybe_emptied_to = Some((offset, known)),
         None => {}
     }
 }

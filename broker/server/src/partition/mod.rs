@@ -32,7 +32,7 @@ use millrace_engine::{
     TopicConfig,
     partition::{FetchBound, OffsetQuery},
 };
-use millrace_log::{FlushError, Log, ReadData, ReadError};
+use millrace_log::{FlushError, Log, ReadData, ReadError, producer::snapshot};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -241,6 +241,15 @@ impl Partition {
     pub fn read_for_replica(&self, offset: i64, max_bytes: usize, up_to: i64) -> Result<Bytes, ApiError> {
         let read = self.log.read(offset, max_bytes, true, up_to);
         Ok(read.map_err(|error| self.read_error(error))?.bytes)
+    }
+
+    /// The log start, and a snapshot of the producers as of it, for a replica that begins there.
+    ///
+    /// # Errors
+    /// A failed disk, or a log start that moves again and again.
+    pub fn producers_for_replica(&self) -> Result<(i64, Vec<u8>), ApiError> {
+        let (log_start, producers) = self.log.producers_at_start().map_err(|error| self.read_error(error))?;
+        Ok((log_start, snapshot::encode(&producers)))
     }
 
     /// The first record at or after a time, below `up_to`: its offset, time and epoch.

@@ -20,7 +20,7 @@ use millrace_engine::{
         PartitionView, ProposalAnswer, Replica, ReplicaError,
     },
 };
-use millrace_log::{AppendError, ChangeError, Log};
+use millrace_log::{AppendError, ChangeError, Log, producer::ProducerState};
 
 use super::{Partition, errors, writes::write};
 use crate::{
@@ -35,6 +35,8 @@ pub struct ReplicaCell {
     pub(super) replica: Replica,
     /// The answer that the step in progress was given.
     fetched: Bytes,
+    /// What that answer told of producers, for a log that has to begin anew.
+    producers: Option<ProducerState>,
     /// Fetches that wait for something to tell: at most one of each follower.
     parked: Vec<Parked>,
     /// When the timer will come by: two or three times at most, as one is added only where it is
@@ -72,6 +74,7 @@ impl ReplicaCell {
         Self {
             replica,
             fetched: Bytes::new(),
+            producers: None,
             parked: Vec::new(),
             timer_at: Vec::new(),
             news_at: None,
@@ -343,10 +346,17 @@ impl Partition {
                 Ok(_) => self.truncated(cell),
                 Err(error) => self.change_refused(cell, &error),
             },
-            Job::TruncateFully { start } => match self.log.truncate_fully_and_start_at(*start) {
-                Ok(()) => self.truncated(cell),
-                Err(error) => self.change_refused(cell, &error),
-            },
+            Job::TruncateFully { start } => {
+                let begun = match cell.producers.take() {
+                    Some(producers) => self.log.truncate_fully_and_start_at(*start, producers),
+                    // Below its start, where the logs part: what it knows of producers below there it keeps.
+                    None => self.log.truncate_to(*start).map(|_| ()),
+                };
+                match begun {
+                    Ok(()) => self.truncated(cell),
+                    Err(error) => self.change_refused(cell, &error),
+                }
+            }
             Job::AdvanceLogStart { to } => match self.log.advance_log_start(*to) {
                 Ok(_) => {
                     let log_start = self.log.log_start_offset();
@@ -529,6 +539,18 @@ impl Partition {
         cell.fetched = bytes.clone();
         self.step(&mut cell, Event::FetchAnswered(*reply));
         cell.fetched = Bytes::new();
+    }
+
+    /// The leader has nothing for a log that ends where this one does: it begins elsewhere, and what is known of
+    /// producers there came with its answer.
+    pub fn on_out_of_range(self: &Arc<Self>, reply: &FetchReply<'_>, producers: ProducerState) {
+        if self.is_gone() {
+            return;
+        }
+        let mut cell = self.cell.lock();
+        cell.producers = Some(producers);
+        self.step(&mut cell, Event::FetchAnswered(*reply));
+        cell.producers = None;
     }
 
     /// The controller answered a proposal.

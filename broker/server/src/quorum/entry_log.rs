@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use millrace_log::{FileSystem, Log, LogConfig, LogDir, OpenLogError};
+use millrace_log::{FileSystem, Log, LogConfig, LogDir, OpenLogError, producer::ProducerState};
 use millrace_proto::batch::batches;
 use parking_lot::Mutex;
 use uuid::Uuid;
@@ -307,7 +307,9 @@ impl EntryLog {
     pub(super) fn drop_below(&self, first: u64) -> io::Result<()> {
         let offset = i64::try_from(first).map_err(invalid)?;
         if first > self.end() {
-            self.log.truncate_fully_and_start_at(offset).map_err(io::Error::other)?;
+            self.log
+                .truncate_fully_and_start_at(offset, ProducerState::default())
+                .map_err(io::Error::other)?;
         } else {
             self.log.advance_log_start(offset).map_err(io::Error::other)?;
         }

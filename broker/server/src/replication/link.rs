@@ -8,6 +8,7 @@ use millrace_engine::{
     BrokerId,
     partition::{EpochEnd, FetchOutcome, FetchRefusal, FetchReply, FetchRequest, FetchedBatch},
 };
+use millrace_log::producer::snapshot;
 use millrace_proto::{
     batch::batches,
     internal::v1::{
@@ -287,14 +288,27 @@ impl Link {
                 };
                 self.tell(&partition, epoch, sequence, FetchOutcome::Diverged(end), &none);
             }
-            Some(Outcome::OutOfRange(range)) => {
-                let refusal = FetchRefusal::OffsetOutOfRange {
-                    offset: range.log_start,
-                    log_start: range.log_start,
-                    log_end: range.log_end,
-                };
-                self.tell(&partition, epoch, sequence, FetchOutcome::Refused(refusal), &none);
-            }
+            Some(Outcome::OutOfRange(range)) => match snapshot::decode(&range.producers) {
+                Ok(producers) => {
+                    let refusal = FetchRefusal::OffsetOutOfRange {
+                        offset: range.log_start,
+                        log_start: range.log_start,
+                        log_end: range.log_end,
+                    };
+                    let reply = self.reply(epoch, sequence, FetchOutcome::Refused(refusal));
+                    partition.on_out_of_range(&reply, producers);
+                }
+                Err(problem) => {
+                    tracing::warn!(
+                        leader = self.to,
+                        topic = partition.topic(),
+                        partition = partition.number(),
+                        %problem,
+                        "a leader sent what is no producer snapshot"
+                    );
+                    self.tell(&partition, epoch, sequence, FetchOutcome::Failed, &none);
+                }
+            },
             Some(Outcome::Refused(why)) => {
                 tracing::debug!(
                     leader = self.to,
@@ -317,13 +331,16 @@ impl Link {
         outcome: FetchOutcome<'_>,
         bytes: &Bytes,
     ) {
-        let reply = FetchReply {
+        partition.on_fetch_answer(&self.reply(leader_epoch, sequence, outcome), bytes);
+    }
+
+    fn reply<'a>(&self, leader_epoch: i32, sequence: u64, outcome: FetchOutcome<'a>) -> FetchReply<'a> {
+        FetchReply {
             from: self.to,
             leader_epoch,
             sequence,
             outcome,
-        };
-        partition.on_fetch_answer(&reply, bytes);
+        }
     }
 }
 

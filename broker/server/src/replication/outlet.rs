@@ -65,6 +65,13 @@ pub enum ReadyOutcome {
         /// At most so many bytes a second of this and others like it.
         throttle: Option<NonZeroU64>,
     },
+    /// Nothing that the follower has can go on: where this log begins, and what is known of producers there.
+    OutOfRange {
+        /// Where to ask.
+        partition: Arc<Partition>,
+        /// The log's end.
+        log_end: i64,
+    },
     /// Something else.
     Other(Outcome),
 }
@@ -98,9 +105,10 @@ impl Ready {
                 epoch: end.epoch,
                 end_offset: end.end_offset,
             })),
-            FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange { log_start, log_end, .. }) => {
-                ReadyOutcome::Other(Outcome::OutOfRange(ReplicaOutOfRange { log_start, log_end }))
-            }
+            FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange { log_end, .. }) => ReadyOutcome::OutOfRange {
+                partition: partition.clone(),
+                log_end,
+            },
             FetchVerdict::Refused(refusal) => ReadyOutcome::Other(Outcome::Refused(refusal.to_string())),
         };
         Self {
@@ -115,7 +123,7 @@ impl Ready {
     fn throttle(&self) -> Option<NonZeroU64> {
         match &self.what {
             ReadyOutcome::Read { throttle, .. } => *throttle,
-            ReadyOutcome::Other(_) => None,
+            ReadyOutcome::OutOfRange { .. } | ReadyOutcome::Other(_) => None,
         }
     }
 
@@ -232,12 +240,16 @@ impl Outlet {
         while let Some(ready) = next {
             let (key, throttle) = (ready.key, ready.throttle());
             let answer = answer(ready).await;
-            if let Some(Outcome::Records(records)) = &answer.outcome {
-                let sent = records.records.len();
-                bytes += sent;
-                if let Some(rate) = throttle.filter(|_| sent > 0) {
-                    self.state.lock().throttle.sent(key, sent, rate, Instant::now());
+            match &answer.outcome {
+                Some(Outcome::Records(records)) => {
+                    let sent = records.records.len();
+                    bytes += sent;
+                    if let Some(rate) = throttle.filter(|_| sent > 0) {
+                        self.state.lock().throttle.sent(key, sent, rate, Instant::now());
+                    }
                 }
+                Some(Outcome::OutOfRange(range)) => bytes += range.producers.len(),
+                _ => {}
             }
             answers.push(answer);
             next = if bytes < limits::RESPONSE_BYTES && answers.len() < limits::RESPONSE_ANSWERS {
@@ -253,6 +265,15 @@ impl Outlet {
 async fn answer(ready: Ready) -> ReplicaAnswer {
     let outcome = match ready.what {
         ReadyOutcome::Other(outcome) => outcome,
+        ReadyOutcome::OutOfRange { partition, log_end } => match producers(partition).await {
+            // It may have moved since; then the follower is to begin there.
+            Ok((log_start, producers)) => Outcome::OutOfRange(ReplicaOutOfRange {
+                log_start,
+                log_end: log_end.max(log_start),
+                producers: producers.into(),
+            }),
+            Err(problem) => Outcome::Refused(problem),
+        },
         ReadyOutcome::Read {
             partition,
             offset,
@@ -293,6 +314,17 @@ async fn read(partition: Arc<Partition>, offset: i64, up_to: i64) -> Result<byte
         return reading();
     }
     tokio::task::spawn_blocking(reading)
+        .await
+        .unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// What a replica that begins at the log start must know: from the disk, which must not hold up other tasks.
+async fn producers(partition: Arc<Partition>) -> Result<(i64, Vec<u8>), String> {
+    let making = move || {
+        let made = partition.producers_for_replica();
+        made.map_err(|error| error.to_message().message)
+    };
+    tokio::task::spawn_blocking(making)
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -7,6 +7,7 @@ mod forming;
 mod forwarding;
 mod learner;
 mod node;
+mod producers;
 mod recovery;
 
 use tempfile::TempDir;

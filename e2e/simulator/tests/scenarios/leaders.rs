@@ -333,3 +333,34 @@ fn who_was_in_sync_still_knows_the_producers_of_deleted_records() {
         ends_well(&mut world);
     }
 }
+
+/// A replica has to begin anew where records are deleted that a producer has no answer for: its broker has a new disk.
+/// No kept record tells of that producer, yet its retry is no new batch once that broker leads.
+#[test]
+fn who_begins_anew_knows_the_producers_of_deleted_records() {
+    let mut world = cluster_with_records();
+    world.hold(|message| message.kind() == MessageKind::ProduceAnswer);
+    let values = world.produce(0);
+    assert!(world.run_until(seconds(5), |world| world.are_committed(0, &values)));
+    world.hold(|message| matches!(message.kind(), MessageKind::Produce | MessageKind::ProduceAnswer));
+    let (leader, committed) = (world.leader(0).unwrap(), world.committed(0));
+    world.run_for(seconds(2));
+    world.delete_records(leader, 0, committed);
+    world.run_for(seconds(1));
+    world.replace_disk(B);
+    assert!(world.run_until(seconds(10), |world| !world.is_in_sync(B, 0)));
+    world.permit_disk(B);
+    world.start_process(B);
+    assert!(
+        world.run_until(seconds(30), |world| world.is_in_sync(B, 0)
+            && world.log_end(B, 0) == Some(committed)),
+        "{:?}",
+        world.violation()
+    );
+    assert!(world.times("log begun anew") > 0);
+    world.elect(0, B);
+    assert!(world.run_until(seconds(10), |world| world.believes_to_lead(B, 0)));
+    world.drop_held();
+    assert!(world.run_until(seconds(12), |world| world.times("duplicate recognised") > 0));
+    ends_well(&mut world);
+}
