@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import machine
 import pytest
 import report
 from aims import FSYNC, KAFKA, NATS, NATS_FSYNC, OURS, ROWS, Aim, ratio
+from limits import LIMITS, WAYS
+from peer import MIB, Load
 from results import Results, Run
 
 
@@ -90,6 +95,64 @@ def test_the_table_fits_120_columns(scale: float, disturbed: bool):
     long = [line for line in text.splitlines() if len(line) > report.WIDTH]
     assert not long
     assert "2x K+F or .7 L" in text
+
+
+# A measure's figures that no disk and no network bounds; the legend says so.
+NO_LIMIT = {
+    "produce": {"rss_peak_mib", "rss_typical_mib"},
+    "consume": {"rss_peak_mib", "rss_typical_mib"},
+    "latency": {"rate_held"},
+    "cold-start": {"seconds"},
+    "partitions": {"records_per_second", "mib_per_broker_cpu_second", "rss_peak_mib"},
+    "cluster-produce": {"rss_peak_mib"},
+    "failover": {"longest_wait_seconds"},
+    "failover-metadata": {"longest_wait_seconds"},
+    "planned-restart": {"longest_wait_seconds"},
+    "cluster-partitions": {"cpu_percent", "rss_kib_per_partition", "restart_seconds"},
+}
+
+
+def test_each_row_has_its_limit_beside_it_or_none_that_means_something():
+    for row in ROWS:
+        without = row.figure in NO_LIMIT.get(row.measure, set())
+        assert (row.limit is None) == without, row
+        assert row.limit is None or row.limit in LIMITS, row
+    assert {row.limit for row in ROWS} - {None} == set(LIMITS)
+
+
+OPTIONS = SimpleNamespace(
+    tcp_mib=1000, disk_mib=100, rate=10, latency_seconds=2, recovery=Load(1000, 1024, 1024)
+)  # fmt: skip
+
+
+def test_the_ways_give_each_limit_of_their_measure(monkeypatch: pytest.MonkeyPatch):
+    written = {"bytes": 100 * MIB, "mib_per_second": 300.0, "cpu_seconds": 0.1, "other_cores": 0.5}
+    received = {"send_cpu_seconds": 2.0, "receive_cpu_seconds": 1.0, "bytes": 1000 * MIB}
+    tcp = {"mib_per_second": 4000.0, "other_cores": 0.1, **received}
+    monkeypatch.setattr(machine, "tcp", lambda *_: tcp)
+    monkeypatch.setattr(machine, "write", lambda *_: written)
+    monkeypatch.setattr(machine, "read", lambda *_: {"seconds": 0.3, "other_cores": 0.0})
+    paced = {"p50_ms": 1.0, "p99_ms": 2.0, "p99.9_ms": 3.0, "other_cores": 0.0}
+    monkeypatch.setattr(machine, "paced", lambda *_: paced)
+    given = {measure: way(OPTIONS, Path()) for measure, way in WAYS.items()}
+    for row in ROWS:
+        assert row.limit is None or row.limit in given[row.measure], row
+    # A millisecond of CPU for a MiB received, one to write it, two to send it.
+    assert given["produce"] == {"write": 300.0, "write, CPU": pytest.approx(500.0), "other_cores": 0.5}
+    assert given["consume"] == {"tcp": 4000.0, "tcp, CPU": pytest.approx(500.0), "other_cores": 0.1}
+    assert given["cluster-produce"]["write by 3, CPU"] == pytest.approx(100.0)
+    assert given["cluster-produce"]["write / 3"] == 100.0
+    assert given["recovery"]["read the log"] == 0.3
+
+
+def test_limits_are_listed_with_their_unit_and_what_was_done():
+    results = everything()
+    text = report.table(results)
+    assert "  tcp: 10 on disk, 10 on ram (MiB/s; one loopback connection)" in text
+    results.limits = {"tcp": {"ram": [Run({"value": 5.0}, disturbed=True)]}}
+    text = report.table(results)
+    assert "  tcp: 5* on ram (MiB/s; one loopback connection)" in text
+    assert "  write: " not in text
 
 
 def line_of(text: str, start: str) -> str:
