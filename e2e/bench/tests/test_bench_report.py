@@ -181,6 +181,57 @@ def test_bounds_are_looked_at_in_the_table():
     assert ("failover", "disk") in report.missed(results)
 
 
+def at_rate(results: Results, **held: float):
+    for letter, share in held.items():
+        peer = {"kafka": KAFKA, "fsync": FSYNC, "ours": OURS}[letter]
+        results.runs["latency"]["disk"][peer] = [Run({"p50_ms": 5.0, "p99_ms": 5.0, "rate_held": share})]
+
+
+def p99(results: Results) -> dict[str, object]:
+    return next(r for r in report.rows(results) if r["figure"] == "p99_ms" and r["storage"] == "disk")
+
+
+def test_a_peer_that_did_not_hold_the_rate_is_no_win_and_no_number():
+    results = everything()
+    at_rate(results, kafka=0.8, fsync=1.0, ours=1.0)
+    text = report.table(results)
+    line = line_of(text, "end to end p99, ms")
+    assert line.endswith("n/c")
+    assert " 5! " in line
+    assert "latency on disk: not comparable: Kafka held 80% of the rate only" in text
+    # Not missed: a profile of ours would not tell why.
+    assert ("latency", "disk") not in report.missed(results)
+    row = p99(results)
+    assert (row["met"], row["comparable"], row["fell_behind"]) == (None, False, [KAFKA])
+    # The other peer held it; what was held can be compared all the same.
+    assert (row["ratios"][KAFKA], row["ratios"][FSYNC]) == (None, 1.0)  # type: ignore[index]
+    held = next(r for r in report.rows(results) if r["figure"] == "rate_held" and r["storage"] == "disk")
+    assert held["ratios"][KAFKA] == pytest.approx(1.25)  # type: ignore[index]
+    assert (held["fell_behind"], held["comparable"]) == ([], True)
+
+
+def test_a_peer_that_the_aim_does_not_name_takes_nothing_from_the_verdict():
+    results = everything()
+    at_rate(results, kafka=0.995, fsync=0.5)
+    row = p99(results)
+    # 5 ms of Kafka against our 0.1.
+    assert (row["met"], row["comparable"]) == (True, True)
+    assert row["ratios"] == {KAFKA: 50.0, FSYNC: None, NATS: 10.0, NATS_FSYNC: 10.0}
+    assert "not comparable: Kafka, fsync held 50% of the rate only" in report.table(results)
+
+
+def test_ours_behind_the_rate_is_a_miss_unless_kafka_is_behind_too():
+    results = everything()
+    at_rate(results, kafka=1.0, ours=0.9)
+    row = p99(results)
+    assert (row["met"], row["share_of_limit"], row["ratios"][KAFKA]) == (False, None, None)  # type: ignore[index]
+    assert "not comparable: Millrace held 90% of the rate only" in report.table(results)
+    assert ("latency", "disk") in report.missed(results)
+    at_rate(results, kafka=0.7, ours=0.9)
+    assert p99(results)["comparable"] is False
+    assert line_of(report.table(results), "end to end p99, ms").endswith("n/c")
+
+
 def test_disturbed_rows_are_marked_in_the_table_and_in_the_json_file():
     results = everything()
     results.runs["latency"]["disk"][KAFKA] = [Run({"p99_ms": 1.0}, disturbed=True)]
