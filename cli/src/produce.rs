@@ -20,7 +20,8 @@ use crate::{
     error::UsageError,
     interrupt::{Interrupt, InterruptedError, Interrupts},
     limits, offsets,
-    output::{OutputFormat, duration_ms, plural, print_json, spinner},
+    output::{OutputFormat, duration_ms, plural, print_json},
+    progress::{self, Unit},
     text::{Lines, Splitter, header},
     waiting::Waiting,
 };
@@ -143,9 +144,11 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let mut waiting = Waiting::for_answers(&client, &args.topic);
     let begun = waiting.during(begin(&args, &client)).await;
     let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
+    // Before anything of it is read.
+    let progress = Progress::new();
     let lines = Lines::read(stdin(), limit)?;
     let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
-    let counting = tokio::spawn(count(queue, waiting, progress()));
+    let counting = tokio::spawn(count(queue, waiting, progress));
     let mut interrupts = Interrupts::take()?;
     let (sent, cut_by) = match interrupts.until(send_all(&args, &producer, lines, deliveries)).await {
         Ok(sent) => (sent, None),
@@ -205,7 +208,7 @@ async fn send_all(
     args: &ProduceArgs,
     producer: &Producer,
     mut lines: Lines,
-    deliveries: mpsc::Sender<(u64, Delivery)>,
+    deliveries: mpsc::Sender<Sent>,
 ) -> anyhow::Result<()> {
     let splitter = Splitter::new(args.key_separator.as_deref(), args.ignore_missing_key);
     let headers: Vec<Header> = args
@@ -227,6 +230,8 @@ async fn send_all(
         let Some(chunk) = chunk else { return Ok(()) };
         for line in chunk {
             number += 1;
+            // With its newline.
+            let bytes = line.len() as u64 + 1;
             let (key, value) = splitter.split(line, number)?;
             // First, so that nothing is sent without being counted when this is interrupted.
             let Ok(counted) = deliveries.reserve().await else {
@@ -250,37 +255,72 @@ async fn send_all(
                     })
                     .await
             };
-            counted.send((number, sent.with_context(|| format!("line {number}"))?));
+            let delivery = sent.with_context(|| format!("line {number}"))?;
+            counted.send(Sent {
+                line: number,
+                bytes,
+                delivery,
+            });
         }
     }
 }
 
 /// Counts what is written. At the first failure it takes nothing more, and waits for the rest.
-async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, mut waiting: Waiting, progress: ProgressBar) -> Counted {
+async fn count(mut queue: mpsc::Receiver<Sent>, mut waiting: Waiting, progress: Progress) -> Counted {
     let mut counted = Counted::default();
-    while let Some((line, delivery)) = queue.recv().await {
-        match waiting.during(delivery).await {
+    while let Some(sent) = queue.recv().await {
+        match waiting.during(sent.delivery).await {
             Ok(_) => {
                 counted.written += 1;
-                progress.inc(1);
+                progress.written(sent.bytes);
             }
             Err(error) => {
                 queue.close();
                 counted.unknown += u64::from(error.outcome() != Some(WriteOutcome::NotWritten));
-                counted.failed.get_or_insert((line, error));
+                counted.failed.get_or_insert((sent.line, error));
             }
         }
     }
-    progress.finish_and_clear();
     counted
 }
 
-/// A bar where a person watches, unless that person is typing the lines.
-fn progress() -> ProgressBar {
-    if stdin().is_terminal() {
-        return ProgressBar::hidden();
+/// A line whose message is on its way.
+struct Sent {
+    /// From 1.
+    line: u64,
+    /// Of the input.
+    bytes: u64,
+    delivery: Delivery,
+}
+
+/// A bar where a person watches: of the input's bytes, if it is a file, else of messages. None while that person is
+/// typing the lines.
+struct Progress {
+    bar: ProgressBar,
+    by_bytes: bool,
+}
+
+impl Progress {
+    fn new() -> Self {
+        let total = progress::bytes_left(&stdin());
+        let unit = if total.is_some() {
+            Unit::Bytes
+        } else {
+            Unit::Things("messages written")
+        };
+        Self {
+            bar: if stdin().is_terminal() {
+                ProgressBar::hidden()
+            } else {
+                progress::bar(total, unit)
+            },
+            by_bytes: total.is_some(),
+        }
     }
-    spinner("{spinner} {human_pos} messages written, {rate}")
+
+    fn written(&self, bytes: u64) {
+        self.bar.inc(if self.by_bytes { bytes } else { 1 });
+    }
 }
 
 /// How many messages are written, and of how many more that is not known.

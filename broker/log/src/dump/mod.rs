@@ -18,7 +18,7 @@ use crate::index::{IndexEntry, OffsetEntry, TimeEntry};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::names;
 
-pub use verify::{PartitionReport, Problem, VerifyOptions, verify, verify_partition};
+pub use verify::{PartitionReport, Problem, VerifyOptions, segment_bytes, verify, verify_partition};
 
 /// Why a file can't be shown.
 #[derive(Debug, thiserror::Error)]

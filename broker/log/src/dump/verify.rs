@@ -78,15 +78,52 @@ impl PartitionReport {
 /// Verifies a partition's directory, or every partition of a data directory: directories with a partition's name and
 /// at least one of its files.
 ///
+/// `passed` is told of bytes of segments as they are passed, about [`segment_bytes`] in all.
+///
 /// # Errors
 /// The directory can't be read. What is wrong within is in the reports.
-pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<Vec<PartitionReport>> {
+pub fn verify(
+    fs: &dyn FileSystem,
+    path: &Path,
+    options: &VerifyOptions,
+    passed: &mut dyn FnMut(u64),
+) -> io::Result<Vec<PartitionReport>> {
+    partitions_in(fs, path)?
+        .iter()
+        .map(|partition| verify_watched(fs, partition, options, passed))
+        .collect()
+}
+
+/// Bytes of all segments that [`verify`] looks through: a running broker may change them meanwhile.
+///
+/// # Errors
+/// The directory can't be read.
+pub fn segment_bytes(fs: &dyn FileSystem, path: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for partition in partitions_in(fs, path)? {
+        for (base, _) in files_of(fs, &partition)?
+            .iter()
+            .filter(|(_, kind)| *kind == FileKind::Log)
+        {
+            match fs.metadata(&names::path(&partition, *base, FileKind::Log)) {
+                Ok(about) => bytes += about.len,
+                // Removed by a running broker since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(bytes)
+}
+
+/// A partition's directory itself, or those in a data directory.
+fn partitions_in(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs.read_dir(path)?;
     if entries
         .iter()
         .any(|entry| entry.name.to_str().and_then(names::parse).is_some())
     {
-        return Ok(vec![verify_partition(fs, path, options)?]);
+        return Ok(vec![path.to_owned()]);
     }
     let mut partitions: Vec<PathBuf> = Vec::new();
     for entry in &entries {
@@ -97,10 +134,7 @@ pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::
         }
     }
     partitions.sort();
-    partitions
-        .iter()
-        .map(|partition| verify_partition(fs, partition, options))
-        .collect()
+    Ok(partitions)
 }
 
 /// Whether a directory holds what Millrace or Kafka write into a partition's: its name alone says little, as many
@@ -119,23 +153,38 @@ fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
 /// # Errors
 /// The directory can't be read.
 pub fn verify_partition(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<PartitionReport> {
-    let mut report = PartitionReport {
-        path: path.to_owned(),
-        ..PartitionReport::default()
-    };
-    let mut files: Vec<(i64, FileKind)> = fs
-        .read_dir(path)?
+    verify_watched(fs, path, options, &mut |_| ())
+}
+
+/// Files that belong to a partition's log, in the order of their offsets.
+fn files_of(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<(i64, FileKind)>> {
+    let entries = fs.read_dir(path)?;
+    let mut files: Vec<(i64, FileKind)> = entries
         .iter()
         .filter_map(|entry| names::parse(entry.name.to_str()?))
         .collect();
     files.sort_unstable();
+    Ok(files)
+}
+
+fn verify_watched(
+    fs: &dyn FileSystem,
+    path: &Path,
+    options: &VerifyOptions,
+    passed: &mut dyn FnMut(u64),
+) -> io::Result<PartitionReport> {
+    let mut report = PartitionReport {
+        path: path.to_owned(),
+        ..PartitionReport::default()
+    };
+    let files = files_of(fs, path)?;
     let mut walk = Walk {
         next_offset: None,
         epoch: -1,
         epochs: Vec::new(),
     };
     for (base, _) in files.iter().filter(|(_, kind)| *kind == FileKind::Log) {
-        verify_segment(fs, path, *base, options, &mut walk, &mut report)?;
+        verify_segment(fs, path, *base, options, &mut walk, &mut report, passed)?;
     }
     for (offset, kind) in &files {
         let file = names::path(path, *offset, *kind);
@@ -198,6 +247,7 @@ fn verify_segment(
     options: &VerifyOptions,
     walk: &mut Walk,
     report: &mut PartitionReport,
+    passed: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
     let log = names::path(dir, base, FileKind::Log);
     let index_path = names::path(dir, base, FileKind::OffsetIndex);
@@ -252,6 +302,7 @@ fn verify_segment(
         report.batches += 1;
         report.records += u64::try_from(header.record_count).unwrap_or(0);
         checks.batch(&batch, report);
+        passed(batch.bytes.len() as u64);
         ControlFlow::Continue(())
     });
     let end = match end {
@@ -268,6 +319,7 @@ fn verify_segment(
             end.file_bytes - end.valid_bytes
         );
         report.add(&log, Some(end.valid_bytes), Some(next_offset), text);
+        passed(end.file_bytes.saturating_sub(end.valid_bytes));
     }
     report.bytes += end.file_bytes;
     checks.finish(report);
