@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, Header, Producer, Record, WriteOutcome};
 use serde::Serialize;
@@ -21,7 +20,7 @@ use crate::{
     interrupt::{Interrupt, InterruptedError, Interrupts},
     limits, offsets,
     output::{OutputFormat, duration_ms, plural, print_json},
-    progress::{self, Unit},
+    progress::InputBar,
     text::{Lines, Splitter, header},
     waiting::Waiting,
 };
@@ -145,7 +144,7 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let begun = waiting.during(begin(&args, &client)).await;
     let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
     // Before anything of it is read.
-    let progress = Progress::new();
+    let progress = InputBar::new();
     let lines = Lines::read(stdin(), limit)?;
     let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
     let counting = tokio::spawn(count(queue, waiting, progress));
@@ -266,7 +265,7 @@ async fn send_all(
 }
 
 /// Counts what is written. At the first failure it takes nothing more, and waits for the rest.
-async fn count(mut queue: mpsc::Receiver<Sent>, mut waiting: Waiting, progress: Progress) -> Counted {
+async fn count(mut queue: mpsc::Receiver<Sent>, mut waiting: Waiting, progress: InputBar) -> Counted {
     let mut counted = Counted::default();
     while let Some(sent) = queue.recv().await {
         match waiting.during(sent.delivery).await {
@@ -291,36 +290,6 @@ struct Sent {
     /// Of the input.
     bytes: u64,
     delivery: Delivery,
-}
-
-/// A bar where a person watches: of the input's bytes, if it is a file, else of messages. None while that person is
-/// typing the lines.
-struct Progress {
-    bar: ProgressBar,
-    by_bytes: bool,
-}
-
-impl Progress {
-    fn new() -> Self {
-        let total = progress::bytes_left(&stdin());
-        let unit = if total.is_some() {
-            Unit::Bytes
-        } else {
-            Unit::Things("messages written")
-        };
-        Self {
-            bar: if stdin().is_terminal() {
-                ProgressBar::hidden()
-            } else {
-                progress::bar(total, unit)
-            },
-            by_bytes: total.is_some(),
-        }
-    }
-
-    fn written(&self, bytes: u64) {
-        self.bar.inc(if self.by_bytes { bytes } else { 1 });
-    }
 }
 
 /// How many messages are written, and of how many more that is not known.

@@ -112,9 +112,38 @@ impl Left {
     }
 }
 
+/// A bar for messages that are read from standard input: of its bytes, if it is a file, else of messages. None while
+/// a person types them.
+pub struct InputBar {
+    bar: ProgressBar,
+    by_bytes: bool,
+}
+
+impl InputBar {
+    /// To be called before anything is read.
+    pub fn new() -> Self {
+        let input = io::stdin();
+        let total = bytes_left(&input);
+        let bar = match total {
+            Some(_) => bar(total, Unit::Bytes),
+            None if input.is_terminal() => ProgressBar::hidden(),
+            None => bar(None, Unit::Things("messages written")),
+        };
+        Self {
+            bar,
+            by_bytes: total.is_some(),
+        }
+    }
+
+    /// One more message is written, for which so many bytes of the input stand.
+    pub fn written(&self, bytes: u64) {
+        self.bar.inc(if self.by_bytes { bytes } else { 1 });
+    }
+}
+
 /// The bytes that stand before the end of a regular file, from where it is read on; `None` of anything else, and of a
 /// file that has none or does not say, as those below /proc.
-pub fn bytes_left(input: &impl AsFd) -> Option<u64> {
+fn bytes_left(input: &impl AsFd) -> Option<u64> {
     let mut file = File::from(input.as_fd().try_clone_to_owned().ok()?);
     let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let at = file.stream_position().ok()?;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use millrace_proto::batch::{BatchView, DecodeLimits, NO_TIMESTAMP};
 
+use super::files::{files_of, partitions_in};
 use super::{DumpError, dump_transaction_index};
 use super::{
     DumpedBatch, dump_batches, dump_leader_epochs, dump_offset_index, dump_producer_snapshot, dump_time_index,
 };
-use crate::checkpoint::{leader_epochs, partition_metadata, topic_partition::TopicPartition};
 use crate::fs::FileSystem;
 use crate::segment::names::{self, FileKind};
 
@@ -78,7 +78,7 @@ impl PartitionReport {
 /// Verifies a partition's directory, or every partition of a data directory: directories with a partition's name and
 /// at least one of its files.
 ///
-/// `passed` is told of bytes of segments as they are passed, about [`segment_bytes`] in all.
+/// `passed` is told of bytes of segments as they are passed, about [`segment_bytes`](super::segment_bytes) in all.
 ///
 /// # Errors
 /// The directory can't be read. What is wrong within is in the reports.
@@ -94,59 +94,6 @@ pub fn verify(
         .collect()
 }
 
-/// Bytes of all segments that [`verify`] looks through: a running broker may change them meanwhile.
-///
-/// # Errors
-/// The directory can't be read.
-pub fn segment_bytes(fs: &dyn FileSystem, path: &Path) -> io::Result<u64> {
-    let mut bytes = 0;
-    for partition in partitions_in(fs, path)? {
-        for (base, _) in files_of(fs, &partition)?
-            .iter()
-            .filter(|(_, kind)| *kind == FileKind::Log)
-        {
-            match fs.metadata(&names::path(&partition, *base, FileKind::Log)) {
-                Ok(about) => bytes += about.len,
-                // Removed by a running broker since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bytes)
-}
-
-/// A partition's directory itself, or those in a data directory.
-fn partitions_in(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = fs.read_dir(path)?;
-    if entries
-        .iter()
-        .any(|entry| entry.name.to_str().and_then(names::parse).is_some())
-    {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut partitions: Vec<PathBuf> = Vec::new();
-    for entry in &entries {
-        let named = entry.is_dir && entry.name.to_str().and_then(TopicPartition::parse_dir_name).is_some();
-        let path = path.join(&entry.name);
-        if named && is_partition(fs, &path)? {
-            partitions.push(path);
-        }
-    }
-    partitions.sort();
-    Ok(partitions)
-}
-
-/// Whether a directory holds what Millrace or Kafka write into a partition's: its name alone says little, as many
-/// end with a dash and a number.
-fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
-    Ok(fs.read_dir(path)?.iter().any(|entry| {
-        entry.name.to_str().is_some_and(|name| {
-            names::parse(name).is_some() || [partition_metadata::FILE_NAME, leader_epochs::FILE_NAME].contains(&name)
-        })
-    }))
-}
-
 /// Verifies one partition: CRCs, lengths, rising offsets and epochs, index and time index entries against the
 /// batches they point to, producer snapshots, leader epochs.
 ///
@@ -154,17 +101,6 @@ fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
 /// The directory can't be read.
 pub fn verify_partition(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<PartitionReport> {
     verify_watched(fs, path, options, &mut |_| ())
-}
-
-/// Files that belong to a partition's log, in the order of their offsets.
-fn files_of(fs: &dyn FileSystem, path: &Path) -> io::Result<Vec<(i64, FileKind)>> {
-    let entries = fs.read_dir(path)?;
-    let mut files: Vec<(i64, FileKind)> = entries
-        .iter()
-        .filter_map(|entry| names::parse(entry.name.to_str()?))
-        .collect();
-    files.sort_unstable();
-    Ok(files)
 }
 
 fn verify_watched(
