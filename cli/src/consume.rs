@@ -5,6 +5,7 @@ use std::{
     pin::{Pin, pin},
 };
 
+use indicatif::ProgressBar;
 use millrace_client::{Client, Consumer, FetchedRecords, OffsetReset, Start};
 use tokio::time::{sleep, timeout};
 
@@ -15,6 +16,7 @@ use crate::{
     limits,
     offsets::{self, Ends, PartitionRange},
     output::OutputFormat,
+    progress::{self, Unit},
     text::{RecordFormat, RecordView, RecordWriter, StartAt},
     waiting::Waiting,
 };
@@ -93,6 +95,7 @@ struct Reading {
     left: u64,
     /// With --exit-at-end: the partitions not read to their end yet, with that end.
     ends: Option<Ends>,
+    bar: ProgressBar,
 }
 
 /// Writes them.
@@ -118,6 +121,7 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
         out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
         left: args.max_messages.unwrap_or(u64::MAX),
         ends: args.exit_at_end.then(|| Ends::new(&ranges)),
+        bar: bar(&args, &ranges),
     };
     let mut consumer = consumer(&client, &args, &ranges).await?;
     let mut interrupted = pin!(tokio::signal::ctrl_c());
@@ -186,7 +190,7 @@ impl Reading {
     fn write(&mut self, batch: &FetchedRecords) -> anyhow::Result<()> {
         let partition = batch.partition();
         let end = self.ends.as_ref().map_or(i64::MAX, |ends| ends.end(partition));
-        let mut written = Ok(());
+        let (mut written, before) = (Ok(()), self.left);
         batch.for_each(|record| {
             if self.left == 0 || record.offset >= end || written.is_err() {
                 return;
@@ -203,12 +207,29 @@ impl Reading {
             written = self.writer.write(&mut self.out, &view);
             self.left -= 1;
         })?;
+        self.bar.inc(before - self.left);
         Ok(written.map_err(OutputError)?)
     }
 
     fn flush(&mut self) -> Result<(), OutputError> {
         Ok(self.out.flush()?)
     }
+}
+
+/// A bar where the messages go into a file: anywhere else, in a pipe to `grep` as well, a person may see them.
+fn bar(args: &ConsumeArgs, ranges: &[PartitionRange]) -> ProgressBar {
+    if progress::is_file(&stdout()) {
+        progress::bar(total(args, ranges), Unit::Things("messages"))
+    } else {
+        ProgressBar::hidden()
+    }
+}
+
+/// How many messages will be written, by the offsets that there are; `None` if only an interrupt ends it.
+fn total(args: &ConsumeArgs, ranges: &[PartitionRange]) -> Option<u64> {
+    let there = ranges.iter().map(|range| range.end.abs_diff(range.start)).sum();
+    let there = args.exit_at_end.then_some(there);
+    there.into_iter().chain(args.max_messages).min()
 }
 
 /// Tells a person why nothing comes.
@@ -237,6 +258,28 @@ mod tests {
 
     use super::*;
     use crate::args::{Cli, Command};
+
+    fn args(more: &[&str]) -> ConsumeArgs {
+        let all = ["millrace", "consume", "t"].iter().chain(more);
+        match Cli::try_parse_from(all).unwrap().command {
+            Command::Consume(args) => args,
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn how_much_there_is_to_read_is_known_if_it_has_an_end() {
+        let ranges = [(0, 5, 105), (1, 0, 7)].map(|(partition, start, end)| PartitionRange { partition, start, end });
+        for (more, known) in [
+            (&[][..], None),
+            (&["--exit-at-end"], Some(107)),
+            (&["--max-messages", "20"], Some(20)),
+            (&["--max-messages", "20", "--exit-at-end"], Some(20)),
+            (&["--max-messages", "200", "--exit-at-end"], Some(107)),
+        ] {
+            assert_eq!(total(&args(more), &ranges), known, "{more:?}");
+        }
+    }
 
     #[test]
     fn a_key_separator_means_the_format_that_has_one() {

@@ -22,6 +22,7 @@ mod offsets;
 mod output;
 mod partition;
 mod produce;
+mod progress;
 mod quorum;
 mod text;
 mod topic;

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::{
     limits,
-    output::{TextTable, bytes, count, ids, plural, spinner},
+    output::{TextTable, bytes, count, ids, plural},
+    progress::{Left, Unit},
 };
 
 /// Moves of a plan that a person is shown; programs get all that the broker names.
@@ -131,6 +132,17 @@ struct Replica {
     in_sync: bool,
 }
 
+impl Replica {
+    /// How many percent of the leader's log it has; `None` if that is not known.
+    fn percent(&self, leader_log_end: Option<i64>) -> Option<u64> {
+        match (self.in_sync, self.log_end, leader_log_end) {
+            (true, ..) | (false, Some(_), Some(..=0)) => Some(100),
+            (false, Some(at), Some(end)) => u64::try_from(100 * i128::from(at.clamp(0, end)) / i128::from(end)).ok(),
+            _ => None,
+        }
+    }
+}
+
 impl From<Reassignment> for Move {
     fn from(from: Reassignment) -> Self {
         Self {
@@ -173,13 +185,10 @@ impl Move {
             .iter()
             .map(|replica| {
                 let id = replica.broker_id;
-                match (replica.in_sync, replica.log_end, self.leader_log_end) {
-                    (true, ..) => format!("broker {id}: in sync"),
-                    (false, Some(at), Some(end)) => {
-                        let percent = match end {
-                            ..=0 => 100,
-                            end => 100 * i128::from(at.clamp(0, end)) / i128::from(end),
-                        };
+                let percent = replica.percent(self.leader_log_end);
+                match (percent, replica.log_end.zip(self.leader_log_end)) {
+                    _ if replica.in_sync => format!("broker {id}: in sync"),
+                    (Some(percent), Some((at, end))) => {
                         format!("broker {id}: {percent} % ({} of {})", count(at), count(end))
                     }
                     _ => format!("broker {id}: copying"),
@@ -194,6 +203,23 @@ impl Move {
         }
         replicas.join(", ")
     }
+}
+
+/// How many hundredths of the moves are left, each replica that is copied being one move.
+fn hundredths_left(moves: &[Move]) -> u64 {
+    let left_of = |one: &Move| {
+        let done = one
+            .replicas
+            .iter()
+            .map(|replica| replica.percent(one.leader_log_end).unwrap_or(0));
+        // Where nothing is copied it waits all the same.
+        if one.replicas.is_empty() {
+            100
+        } else {
+            done.map(|percent| 100 - percent).sum()
+        }
+    };
+    moves.iter().map(left_of).sum()
 }
 
 /// Moves as a table.
@@ -215,7 +241,7 @@ pub fn table(moves: &[Move]) -> String {
 /// Waits until a topic's moves are done, or one of its partitions'; shows how far they are where a
 /// person watches.
 pub async fn wait(admin: &Admin, topic: &str, partition: Option<i32>) -> anyhow::Result<()> {
-    let bar = spinner("{spinner} {msg}");
+    let mut bar = Left::new(Unit::Hundredths);
     loop {
         let moves: Vec<Move> = admin
             .list_reassignments(Some(topic))
@@ -224,19 +250,17 @@ pub async fn wait(admin: &Admin, topic: &str, partition: Option<i32>) -> anyhow:
             .filter(|one| partition.is_none_or(|only| only == one.partition))
             .map(Move::from)
             .collect();
-        match &moves[..] {
-            [] => {
-                bar.finish_and_clear();
-                return Ok(());
-            }
-            [one] => bar.set_message(format!("{topic}-{}: {}", one.partition, one.progress())),
-            [first, ..] => bar.set_message(format!(
+        let message = match &moves[..] {
+            [] => return Ok(()),
+            [one] => format!("{topic}-{}: {}", one.partition, one.progress()),
+            [first, ..] => format!(
                 "{} partitions of {topic} move; {topic}-{}: {}",
                 count(moves.len() as i64),
                 first.partition,
                 first.progress()
-            )),
-        }
+            ),
+        };
+        bar.show(hundredths_left(&moves), &message);
         tokio::time::sleep(limits::MOVE_POLL).await;
     }
 }
@@ -304,6 +328,24 @@ mod tests {
         );
         assert!(details.contains("\nand 1,980 more\n"), "{details}");
         assert!(details.ends_with("note: Two racks are too few.\n"), "{details}");
+    }
+
+    #[test]
+    fn what_is_left_is_counted_by_replicas_that_are_copied() {
+        let half = || one(vec![(3, Some(500), false), (4, None, true)], Some(1_000));
+        assert_eq!(hundredths_left(&[half()]), 50, "one has half of it, the other all");
+        assert_eq!(hundredths_left(&[half(), one(vec![(3, None, false)], None)]), 150);
+        assert_eq!(
+            hundredths_left(&[one(vec![(3, Some(0), false)], Some(0))]),
+            0,
+            "an empty log"
+        );
+        assert_eq!(
+            hundredths_left(&[one(vec![], None)]),
+            100,
+            "it waits for replicas in sync"
+        );
+        assert_eq!(hundredths_left(&[]), 0);
     }
 
     #[test]

@@ -2,14 +2,13 @@
 
 use std::{
     ffi::OsString,
-    fmt::{self, Display},
-    io::{self, IsTerminal, Write},
+    fmt::Display,
+    io::{self, Write},
     time::Duration,
 };
 
 use clap::ValueEnum;
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::NOTHING};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
@@ -38,25 +37,6 @@ impl OutputFormat {
         }
         Self::Text
     }
-}
-
-/// A sign that long work goes on, where a person watches; `template` as indicatif writes them, and `{rate}` for what
-/// goes on a second, in whole numbers.
-pub fn spinner(template: &str) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(
-            style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
-                // A bar has nobody to tell what can't be written.
-                let _ = write!(out, "{}/s", count(state.per_sec().round() as u64));
-            }),
-        );
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
 }
 
 /// Writes text to standard output.

@@ -8,7 +8,6 @@ use std::{
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
-use indicatif::ProgressBar;
 use jiff::SignedDuration;
 use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, Header, Producer, Record, WriteOutcome};
 use serde::Serialize;
@@ -20,7 +19,8 @@ use crate::{
     error::UsageError,
     interrupt::{Interrupt, InterruptedError, Interrupts},
     limits, offsets,
-    output::{OutputFormat, duration_ms, plural, print_json, spinner},
+    output::{OutputFormat, duration_ms, plural, print_json},
+    progress::InputBar,
     text::{Lines, Splitter, header},
     waiting::Waiting,
 };
@@ -143,9 +143,11 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let mut waiting = Waiting::for_answers(&client, &args.topic);
     let begun = waiting.during(begin(&args, &client)).await;
     let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
+    // Before anything of it is read.
+    let progress = InputBar::new();
     let lines = Lines::read(stdin(), limit)?;
     let (deliveries, queue) = mpsc::channel(limits::DELIVERIES_AHEAD);
-    let counting = tokio::spawn(count(queue, waiting, progress()));
+    let counting = tokio::spawn(count(queue, waiting, progress));
     let mut interrupts = Interrupts::take()?;
     let (sent, cut_by) = match interrupts.until(send_all(&args, &producer, lines, deliveries)).await {
         Ok(sent) => (sent, None),
@@ -205,7 +207,7 @@ async fn send_all(
     args: &ProduceArgs,
     producer: &Producer,
     mut lines: Lines,
-    deliveries: mpsc::Sender<(u64, Delivery)>,
+    deliveries: mpsc::Sender<Sent>,
 ) -> anyhow::Result<()> {
     let splitter = Splitter::new(args.key_separator.as_deref(), args.ignore_missing_key);
     let headers: Vec<Header> = args
@@ -227,6 +229,8 @@ async fn send_all(
         let Some(chunk) = chunk else { return Ok(()) };
         for line in chunk {
             number += 1;
+            // With its newline.
+            let bytes = line.len() as u64 + 1;
             let (key, value) = splitter.split(line, number)?;
             // First, so that nothing is sent without being counted when this is interrupted.
             let Ok(counted) = deliveries.reserve().await else {
@@ -250,37 +254,42 @@ async fn send_all(
                     })
                     .await
             };
-            counted.send((number, sent.with_context(|| format!("line {number}"))?));
+            let delivery = sent.with_context(|| format!("line {number}"))?;
+            counted.send(Sent {
+                line: number,
+                bytes,
+                delivery,
+            });
         }
     }
 }
 
 /// Counts what is written. At the first failure it takes nothing more, and waits for the rest.
-async fn count(mut queue: mpsc::Receiver<(u64, Delivery)>, mut waiting: Waiting, progress: ProgressBar) -> Counted {
+async fn count(mut queue: mpsc::Receiver<Sent>, mut waiting: Waiting, progress: InputBar) -> Counted {
     let mut counted = Counted::default();
-    while let Some((line, delivery)) = queue.recv().await {
-        match waiting.during(delivery).await {
+    while let Some(sent) = queue.recv().await {
+        match waiting.during(sent.delivery).await {
             Ok(_) => {
                 counted.written += 1;
-                progress.inc(1);
+                progress.written(sent.bytes);
             }
             Err(error) => {
                 queue.close();
                 counted.unknown += u64::from(error.outcome() != Some(WriteOutcome::NotWritten));
-                counted.failed.get_or_insert((line, error));
+                counted.failed.get_or_insert((sent.line, error));
             }
         }
     }
-    progress.finish_and_clear();
     counted
 }
 
-/// A bar where a person watches, unless that person is typing the lines.
-fn progress() -> ProgressBar {
-    if stdin().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    spinner("{spinner} {human_pos} messages written, {rate}")
+/// A line whose message is on its way.
+struct Sent {
+    /// From 1.
+    line: u64,
+    /// Of the input.
+    bytes: u64,
+    delivery: Delivery,
 }
 
 /// How many messages are written, and of how many more that is not known.

@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import clusters
@@ -22,6 +24,7 @@ import profiles
 import report
 from measures import ALSO_ON_RAM, MEASURES, PEERS, Bench, Options
 from peer import MIB, Load, Steady
+from peer_millrace_cluster import MillraceCluster
 from results import Results
 from rounds import Rules
 
@@ -58,8 +61,7 @@ def _arguments() -> argparse.Namespace:
         "--profile",
         choices=("missed", "all", "none"),
         default="missed",
-        help="measures that are run once more under perf, if it is there: those that miss an aim, all, none; "
-        "never those of three brokers",
+        help="measures that are run once more under perf, if it is there: those that miss an aim, all, none",
     )
     parser.add_argument(
         "--idle-partitions", type=int, default=10_000, help="partitions of cluster-partitions (default 10,000)"
@@ -132,13 +134,26 @@ def _profile(bench: Bench, results: Results, measure: str) -> None:
     scratch = Results()
     changed = {**vars(bench.options), "rules": Rules(1, 0, float("inf"), 0, lambda: None, say), "starts": 1}
     alone = Bench(Options(**changed), scratch, f"{bench.kind}-profile", bench.folder)
-    peer = PEERS["millrace"]()
+    peer = MillraceCluster() if measure in clusters.MEASURES else PEERS["millrace"]()
+    brokers = profiles.Brokers(peer)
+
+    @contextmanager
+    def observed() -> Iterator[None]:
+        # Behind the measure nothing runs any more.
+        brokers.look()
+        with profile.recording():
+            yield
+            brokers.look()
 
     def processes() -> dict[str, int]:
         figures = scratch.runs[measure][alone.kind][peer.name][0].figures
         cpu = {k: f", {figures[k]:.2f} CPU seconds" if k in figures else "" for k in
                ("broker_cpu_seconds", "client_cpu_seconds")}  # fmt: skip
-        found = {f"the broker{cpu['broker_cpu_seconds']}": peer.process.pid}
+        # Those of three brokers were not counted apart.
+        found = {
+            f"{title}{cpu['broker_cpu_seconds'] if title == 'the broker' else ''}": pid
+            for title, pid in brokers.titles().items()
+        }
         # Restarts are driven from here: a client there only filled the log.
         if alone.client is not None and measure not in ("cold-start", "recovery"):
             found[f"its client{cpu['client_cpu_seconds']}"] = alone.client.pid
@@ -150,7 +165,7 @@ def _profile(bench: Bench, results: Results, measure: str) -> None:
         results.profiles.setdefault(measure, {})[bench.kind] = f"  no profile: {unavailable}"
         return
     try:
-        alone.observe = profile.recording
+        alone.observe = observed
         MEASURES[measure](alone, only=[peer])
         why = scratch.failure(measure, alone.kind, peer.name)
         text = f"  no profile: {why}" if why else profile.text(processes())
@@ -174,7 +189,7 @@ def _run(args: argparse.Namespace, options: Options, results: Results) -> None:
             if args.profile != "none" and "millrace" in options.peers:
                 missed = [m for m, on in report.missed(results) if on == kind]
                 again = chosen if args.profile == "all" else missed
-                for measure in (m for m in again if m not in clusters.MEASURES):
+                for measure in again:
                     _profile(bench, results, measure)
     results.complete = True
 

@@ -59,7 +59,7 @@ def _until_gone(bench: Bench, peer: ClusterPeer, topic: str, leader: int, go: Ca
     watched = machine.Watched()
     machine.settle()
     # A restarted broker is another process, which is why the peer is asked again.
-    with machine.other_work(lambda: [*peer.processes(), *clients], watched):
+    with bench.observe(), machine.other_work(lambda: [*peer.processes(), *clients], watched):
         client = bench.client_process(peer.steady_producer(topic, steady))
         clients.append(client)
         try:
@@ -189,9 +189,7 @@ def partitions(bench: Bench, only: list[Peer] | None = None) -> None:
         assert isinstance(peer, ClusterPeer)
         peer.wait_whole(600)
 
-    def run(peer: Peer) -> Figures:
-        nonlocal runs
-        assert isinstance(peer, ClusterPeer)
+    def idle(peer: ClusterPeer) -> Figures:
         machine.settle()
         processes = peer.processes()
         before = [process.cpu_seconds() for process in processes]
@@ -200,17 +198,24 @@ def partitions(bench: Bench, only: list[Peer] | None = None) -> None:
             time.sleep(o.idle_seconds)
         used = [process.cpu_seconds() - cpu for process, cpu in zip(processes, before, strict=True)]
         grown = [process.rss_bytes() - rss for process, rss in zip(processes, empty[peer.name], strict=True)]
-        broker = runs % peer.brokers
-        runs += 1
-        seconds, restarted = _restart_seconds(peer, broker)
         # Of the broker that needs most.
         return {
             "cpu_percent": 100 * max(used) / watched.seconds,
             "rss_kib_per_partition": max(grown) / 1024 / o.idle_partitions,
-            "rss_mib": max(process.rss_bytes() for process in processes if process.alive()) / MIB,
-            "restart_seconds": seconds,
-            "other_cores": max(watched.other_cores, restarted.other_cores),
+            "rss_mib": max(process.rss_bytes() for process in processes) / MIB,
+            "other_cores": watched.other_cores,
         }
+
+    def run(peer: Peer) -> Figures:
+        nonlocal runs
+        assert isinstance(peer, ClusterPeer)
+        broker = runs % peer.brokers
+        runs += 1
+        with bench.observe():
+            figures = idle(peer)
+            seconds, restarted = _restart_seconds(peer, broker)
+        figures["other_cores"] = max(figures["other_cores"], restarted.other_cores)
+        return {**figures, "restart_seconds": seconds}
 
     names = ["kafka", "millrace"] if o.idle_kafka else ["millrace"]
     peers = only or _peers(bench, *names)

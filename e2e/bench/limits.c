@@ -3,11 +3,14 @@
  *   limits tcp BYTES CHUNK             one loopback TCP connection, CHUNK bytes a send and receive
  *   limits disk FILE BYTES CHUNK SYNC  sequential writes; SYNC: each (fdatasync after every
  *                                      chunk) or end (one fdatasync behind the last)
+ *   limits read FILE BYTES CHUNK       sequential reads of a file that was just written and synced: from the
+ *                                      page cache, as a log after kill -9
  *   limits paced FILE CHUNKS CHUNK RATE  RATE chunks are due in each second, evenly; all that are due
  *                                      are written and made durable by one fdatasync (group commit)
  *
- * Prints one JSON object: {"bytes":..,"seconds":..,"mib_per_second":..}; paced: {"p50_ms":..,"p99_ms":..}, from
- * when a chunk was due to when it was durable. FILE is removed.
+ * Prints one JSON object: {"bytes":..,"seconds":..,"mib_per_second":..}, disk with "cpu_seconds":.., tcp with
+ * "send_cpu_seconds":.. and "receive_cpu_seconds":..; paced: {"p50_ms":..,"p99_ms":..,"p99.9_ms":..}, from when a
+ * chunk was due to when it was durable. FILE is removed.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -17,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -31,6 +35,18 @@ static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static double cpu_of(const struct rusage *used) {
+    return (double)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) +
+           (double)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) / 1e6;
+}
+
+/* CPU seconds of this process, its children's not among them. */
+static double cpu(void) {
+    struct rusage used;
+    if (getrusage(RUSAGE_SELF, &used)) die("getrusage");
+    return cpu_of(&used);
 }
 
 static uint64_t number(const char *text) {
@@ -58,9 +74,10 @@ static char *filled(size_t chunk) {
     return buffer;
 }
 
-static void report(uint64_t bytes, double seconds) {
-    printf("{\"bytes\":%llu,\"seconds\":%.6f,\"mib_per_second\":%.1f}\n",
-           (unsigned long long)bytes, seconds, (double)bytes / seconds / 1048576.0);
+/* `more`: further members of the object, each with a comma before it. */
+static void report(uint64_t bytes, double seconds, const char *more) {
+    printf("{\"bytes\":%llu,\"seconds\":%.6f,\"mib_per_second\":%.1f%s}\n",
+           (unsigned long long)bytes, seconds, (double)bytes / seconds / 1048576.0, more);
 }
 
 static void send_all(const struct sockaddr_in *to, uint64_t bytes, char *buffer, size_t chunk) {
@@ -88,21 +105,25 @@ static void tcp(uint64_t bytes, size_t chunk) {
     if (child == 0) send_all(&at, bytes, buffer, chunk);
     int c = accept(l, NULL, NULL);
     if (c < 0) die("accept");
-    double start = now();
+    double start = now(), used = cpu();
     uint64_t got = 0;
     ssize_t n;
     while ((n = recv(c, buffer, chunk, 0)) > 0) got += (uint64_t)n;
     double seconds = now() - start;
+    used = cpu() - used;
     int status;
-    if (n < 0 || waitpid(child, &status, 0) < 0 || status != 0 || got != bytes) die("receive");
-    report(got, seconds);
+    struct rusage sender;
+    if (n < 0 || wait4(child, &status, 0, &sender) < 0 || status != 0 || got != bytes) die("receive");
+    char more[128];
+    snprintf(more, sizeof more, ",\"send_cpu_seconds\":%.6f,\"receive_cpu_seconds\":%.6f", cpu_of(&sender), used);
+    report(got, seconds, more);
 }
 
 static void disk(const char *file, uint64_t bytes, size_t chunk, int each) {
     char *buffer = filled(chunk);
     int f = open(file, O_CREAT | O_TRUNC | O_WRONLY, 0600);
     if (f < 0) die(file);
-    double start = now();
+    double start = now(), used = cpu();
     for (uint64_t left = bytes; left > 0;) {
         ssize_t n = write(f, buffer, left < chunk ? (size_t)left : chunk);
         if (n <= 0) die("write");
@@ -111,9 +132,33 @@ static void disk(const char *file, uint64_t bytes, size_t chunk, int each) {
     }
     if (!each && fdatasync(f)) die("fdatasync");
     double seconds = now() - start;
+    used = cpu() - used;
     close(f);
     unlink(file);
-    report(bytes, seconds);
+    char more[64];
+    snprintf(more, sizeof more, ",\"cpu_seconds\":%.6f", used);
+    report(bytes, seconds, more);
+}
+
+static void read_back(const char *file, uint64_t bytes, size_t chunk) {
+    char *buffer = filled(chunk);
+    int f = open(file, O_CREAT | O_TRUNC | O_RDWR, 0600);
+    if (f < 0) die(file);
+    for (uint64_t left = bytes; left > 0;) {
+        ssize_t n = write(f, buffer, left < chunk ? (size_t)left : chunk);
+        if (n <= 0) die("write");
+        left -= (uint64_t)n;
+    }
+    if (fdatasync(f) || lseek(f, 0, SEEK_SET)) die(file);
+    double start = now();
+    uint64_t got = 0;
+    ssize_t n;
+    while ((n = read(f, buffer, chunk)) > 0) got += (uint64_t)n;
+    double seconds = now() - start;
+    if (n < 0 || got != bytes) die("read");
+    close(f);
+    unlink(file);
+    report(got, seconds, "");
 }
 
 static int compare(const void *a, const void *b) {
@@ -146,7 +191,8 @@ static void paced(const char *file, uint64_t chunks, size_t chunk, double rate) 
     close(f);
     unlink(file);
     qsort(waited, chunks, sizeof *waited, compare);
-    printf("{\"p50_ms\":%.3f,\"p99_ms\":%.3f}\n", waited[chunks / 2] * 1e3, waited[chunks - 1 - chunks / 100] * 1e3);
+    printf("{\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p99.9_ms\":%.3f}\n", waited[chunks / 2] * 1e3,
+           waited[chunks - 1 - chunks / 100] * 1e3, waited[chunks - 1 - chunks / 1000] * 1e3);
 }
 
 int main(int argc, char **argv) {
@@ -155,11 +201,13 @@ int main(int argc, char **argv) {
     } else if (argc == 6 && strcmp(argv[1], "disk") == 0 &&
                (strcmp(argv[5], "each") == 0 || strcmp(argv[5], "end") == 0)) {
         disk(argv[2], number(argv[3]), (size_t)number(argv[4]), strcmp(argv[5], "each") == 0);
+    } else if (argc == 5 && strcmp(argv[1], "read") == 0) {
+        read_back(argv[2], number(argv[3]), (size_t)number(argv[4]));
     } else if (argc == 6 && strcmp(argv[1], "paced") == 0) {
         paced(argv[2], number(argv[3]), (size_t)number(argv[4]), (double)number(argv[5]));
     } else {
         fprintf(stderr, "usage: limits tcp BYTES CHUNK | limits disk FILE BYTES CHUNK each|end | "
-                        "limits paced FILE CHUNKS CHUNK RATE\n");
+                        "limits read FILE BYTES CHUNK | limits paced FILE CHUNKS CHUNK RATE\n");
         return 2;
     }
     return 0;

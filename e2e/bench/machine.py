@@ -219,31 +219,38 @@ def storage(kind: str, folder: Path | None, need: int) -> Iterator[Path]:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def _limit(figure: str, *args: str | int | Path) -> Figures:
+def _given(*args: str | int | Path) -> Figures:
+    """All that the limits program says, and `other_cores` while it ran."""
     watched = Watched()
     with other_work(list, watched):
         done = subprocess.run(
             [str(a) for a in (paths.limits(), *args)], capture_output=True, text=True, check=True, timeout=300
         )
-    return {"value": json.loads(done.stdout)[figure], "other_cores": watched.other_cores}
+    return {**json.loads(done.stdout), "other_cores": watched.other_cores}
 
 
-def tcp_limit(mib: int) -> Figures:
-    """`value`: MiB/s of one loopback connection."""
-    return _limit("mib_per_second", "tcp", mib * MIB, MIB)
+def tcp(mib: int, chunk: int) -> Figures:
+    """One loopback connection: `mib_per_second`, `send_cpu_seconds`, `receive_cpu_seconds`."""
+    return _given("tcp", mib * MIB, chunk)
 
 
-def disk_limit(folder: Path, bytes_: int, chunk: int, each: bool) -> Figures:
-    """`value`: MiB/s of sequential writes with fdatasync after each chunk or behind the last."""
+def write(folder: Path, bytes_: int, chunk: int, each: bool) -> Figures:
+    """Sequential writes with fdatasync after each chunk or behind the last: `mib_per_second`, `cpu_seconds`."""
     settle()
-    return _limit("mib_per_second", "disk", folder / "limit", bytes_, chunk, "each" if each else "end")
+    return _given("disk", folder / "limit", bytes_, chunk, "each" if each else "end")
 
 
-def paced_ms(folder: Path, figure: str, records: int, size: int, rate: int) -> Figures:
-    """`value`: milliseconds until records that are due at `rate` a second are on the disk, each fdatasync taking
-    all that are due (group commit); `figure` is p50_ms or p99_ms."""
+def read(folder: Path, bytes_: int) -> Figures:
+    """Sequential reads of a file in the page cache: `seconds`."""
     settle()
-    return _limit(figure, "paced", folder / "limit", records, size, rate)
+    return _given("read", folder / "limit", bytes_, MIB)
+
+
+def paced(folder: Path, records: int, size: int, rate: int) -> Figures:
+    """Milliseconds until records that are due at `rate` a second are on the disk, each fdatasync taking all that are
+    due (group commit): `p50_ms`, `p99_ms`, `p99.9_ms`."""
+    settle()
+    return _given("paced", folder / "limit", records, size, rate)
 
 
 def describe() -> dict[str, object]:

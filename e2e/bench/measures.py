@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import clusters
+import limits
 import machine
 import parse
 import rounds
@@ -18,7 +19,7 @@ from peer import MIB, FullPeer, Load, Peer, Steady
 from peer_kafka import Kafka
 from peer_millrace import Millrace
 from peer_nats import Nats
-from results import Figures, Results
+from results import Figures, Results, Run
 
 from lib.api import ApiError
 from lib.proc import Process
@@ -276,27 +277,16 @@ class Bench:
 
     def limits(self, measure: str) -> None:
         """What the machine itself gives for a measure: taken before and after it."""
-        o = self.options
-        ways: dict[str, dict[str, Callable[[], Figures]]] = {
-            "produce": {"write": lambda: machine.disk_limit(self.folder, o.disk_mib * MIB, MIB, False)},
-            "small-batches": {
-                "write 16 KiB, each synced": lambda: machine.disk_limit(self.folder, o.disk_mib * 16384, 16384, True)
-            },
-            # Each of three brokers writes all of it.
-            "cluster-produce": {
-                "write / 3": lambda: _third(machine.disk_limit(self.folder, o.disk_mib * MIB, MIB, False))
-            },
-            "consume": {"tcp": lambda: machine.tcp_limit(o.tcp_mib)},
-            "latency": {
-                f"on the disk, {part}": partial(
-                    machine.paced_ms, self.folder, f"{part}_ms", o.rate * o.latency_seconds, 1024, o.rate
-                )
-                for part in ("p50", "p99")
-            },
-        }
-        for name, way in ways.get(measure, {}).items():
-            repeats = rounds.Repeats(o.rules.retries, self.results)
-            self.results.add_limit(name, self.kind, rounds.undisturbed(f"limit {name}", way, o.rules, repeats))
+        way = limits.WAYS.get(measure)
+        if way is None:
+            return
+        rules = self.options.rules
+        repeats = rounds.Repeats(rules.retries, self.results)
+        once = partial(way, self.options, self.folder)
+        done = rounds.undisturbed(f"limits of {measure}", once, rules, repeats)
+        for name in limits.LIMITS:
+            if name in done.figures:
+                self.results.add_limit(name, self.kind, Run({"value": done.figures[name]}, done.disturbed))
 
     def measure(self, name: str) -> None:
         """Runs a measure by its name in MEASURES, its limits before and after it."""
@@ -305,10 +295,6 @@ class Bench:
         MEASURES[name](self)
         self.limits(name)
         self.options.rules.say(f"{name} on {self.kind} took {time.monotonic() - started:.0f} s")
-
-
-def _third(limit: Figures) -> Figures:
-    return {**limit, "value": limit["value"] / 3}
 
 
 # In the order of the table.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import machine
 import parse
-from peer import wait_until
+from peer import ClusterPeer, Peer, wait_until
 
 from lib.proc import Process
 
@@ -50,6 +50,32 @@ def _text(title: str, symbols: list[tuple[float, str]]) -> str:
     if sum(share for share, symbol in symbols if "0x0000" in symbol) > 0.3:
         lines.append("    (the binaries are stripped: build them with CARGO_PROFILE_DIST_STRIP=none for names)")
     return "\n".join([f"  {title}:", *lines])
+
+
+class Brokers:
+    """The broker processes of a peer that ran in the block that is recorded, with a title for each."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._looked = False
+        self._titles: dict[int, str] = {}
+
+    def look(self) -> None:
+        """Notes those that run now: called before and behind what is measured, which may start and end some."""
+        single = not isinstance(self._peer, ClusterPeer)
+        for number, process in enumerate(self._peer.processes()):
+            if process.pid in self._titles or not process.alive():
+                continue
+            if single:
+                self._titles = {process.pid: "the broker"}
+            else:
+                title = "a broker that was started meanwhile" if self._looked else f"broker {number}"
+                self._titles[process.pid] = title
+        self._looked = True
+
+    def titles(self) -> dict[str, int]:
+        """Their titles and process ids."""
+        return {title: pid for pid, title in self._titles.items()}
 
 
 class Profile:

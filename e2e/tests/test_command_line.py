@@ -11,6 +11,7 @@ import re
 import signal
 import socket
 import subprocess
+import termios
 import threading
 import time
 from pathlib import Path
@@ -189,21 +190,19 @@ def test_a_million_lines(shared: Broker, name: str, tmp_path: Path, separator: s
     _same_lines(got, path)
 
 
-@pytest.mark.parametrize("watched", [True, False], ids=["terminal", "no-terminal"])
-def test_produce_from_a_file_tells_a_terminal_how_far_it_is(
-    shared: Broker, name: str, tmp_path: Path, watched: bool
-) -> None:
-    """And nothing of it goes where no person watches."""
-    path = tmp_path / "lines"
-    path.write_bytes(b"".join(b"%d\n" % n for n in range(300_000)))
+def _on_terminal(
+    command: list[str | Path], watched: bool, stdin: Path | None = None, stdout: Path | None = None
+) -> tuple[bytes, bytes]:
+    """Runs a command whose standard error is a terminal, or a pipe; gives what the terminal showed, and all that came
+    out elsewhere."""
     terminal, end = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
     shown = bytearray()
-    command = [paths.binary("millrace"), "--bootstrap", shared.address, "produce", name]
-    with open(path, "rb") as lines:
-        produce = subprocess.Popen(
+    with open(stdin or os.devnull, "rb") as source, open(stdout or os.devnull, "wb") as target:
+        process = subprocess.Popen(
             command,
-            stdin=lines,
-            stdout=subprocess.PIPE,
+            stdin=source,
+            stdout=target if stdout else subprocess.PIPE,
             stderr=end if watched else subprocess.PIPE,
             env={**CLEAN_ENV, "TERM": "xterm"},
         )
@@ -211,19 +210,67 @@ def test_produce_from_a_file_tells_a_terminal_how_far_it_is(
     # A terminal that nobody reads would stop the command.
     reader = threading.Thread(target=_read_terminal, args=(terminal, shown), daemon=True)
     reader.start()
-    out, err = produce.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     reader.join(20)
     os.close(terminal)
-    assert produce.returncode == 0, (bytes(shown), err)
-    told = re.findall(rb"([0-9,]+) messages written, ", bytes(shown))
+    assert process.returncode == 0, (bytes(shown), err)
+    return bytes(shown), (out or b"") + (err or b"")
+
+
+def _check_bar(shown: bytes, elsewhere: bytes, watched: bool, total: bytes) -> None:
+    """A bar of `total` where a person watches, and nothing of it anywhere else."""
+    told = re.findall(rb"([0-9]+) % of " + total + rb", [0-9A-Za-z., ]+/s, [0-9a-z]+ left", shown)
     if watched:
-        assert told, f"no progress: {bytes(shown)[:500]!r}"
-        counts = [int(count.replace(b",", b"")) for count in told]
-        assert counts == sorted(counts) and counts[-1] <= 300_000, counts
+        assert told, f"no progress: {shown[:500]!r}"
+        percents = [int(percent) for percent in told]
+        assert percents == sorted(percents) and percents[-1] <= 100, percents
     else:
-        assert not shown and b"messages written, " not in err + out, err + out
+        assert not shown and b" left" not in elsewhere and b"\x1b" not in elsewhere, elsewhere
+
+
+_WATCHED = pytest.mark.parametrize("watched", [True, False], ids=["terminal", "no-terminal"])
+
+
+@_WATCHED
+def test_produce_from_a_file_tells_a_terminal_how_far_it_is(
+    shared: Broker, name: str, tmp_path: Path, watched: bool
+) -> None:
+    """And nothing of it goes where no person watches."""
+    path = tmp_path / "lines"
+    path.write_bytes(b"".join(b"%06d\n" % n for n in range(300_000)))
+    command = [paths.binary("millrace"), "--bootstrap", shared.address, "produce", name]
+    shown, elsewhere = _on_terminal(command, watched, stdin=path)
+    # 2,100,000 bytes.
+    _check_bar(shown, elsewhere, watched, rb"2\.00 MiB")
     # The sum stands where scripts find it, terminal or not.
-    assert b"300000 messages" in (out + (err or b"") + bytes(shown)).replace(b",", b"").replace(b"_", b"")
+    assert b"300,000 messages" in elsewhere + shown
+
+
+@_WATCHED
+def test_consume_to_an_end_into_a_file_tells_a_terminal_how_far_it_is(
+    shared: Broker, name: str, tmp_path: Path, watched: bool
+) -> None:
+    run(shared, "produce", name, stdin=b"some\n" * 12_345).ok()
+    command = [paths.binary("millrace"), "--bootstrap", shared.address, "consume", name]
+    command += ["--from", "beginning", "--exit-at-end"]
+    written = tmp_path / "messages"
+    shown, elsewhere = _on_terminal(command, watched, stdout=written)
+    _check_bar(shown, elsewhere, watched, rb"12,345 messages")
+    assert written.read_bytes() == b"some\n" * 12_345
+    # Into a pipe: what reads it may show the messages on the terminal.
+    shown, elsewhere = _on_terminal(command, watched)
+    assert (shown, elsewhere) == (b"", b"some\n" * 12_345)
+
+
+@_WATCHED
+def test_log_verify_and_bench_tell_a_terminal_how_far_they_are(shared: Broker, name: str, watched: bool) -> None:
+    bench = [paths.binary("millrace"), "--bootstrap", shared.address, "bench", "produce", name, "--records", "4096"]
+    shown, elsewhere = _on_terminal(bench, watched)
+    _check_bar(shown, elsewhere, watched, rb"4,096 records")
+    verify = [paths.binary("millrace"), "log", "verify", shared.partition_dir(name)]
+    shown, elsewhere = _on_terminal(verify, watched)
+    _check_bar(shown, elsewhere, watched, rb"[45]\.[0-9]+ MiB")
+    assert b": sound; offsets 0 to 4095" in elsewhere
 
 
 def _read_terminal(terminal: int, shown: bytearray) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,43 @@ def test_kafkas_dump_tool_reads_a_partition_in_all_codecs(new_broker: Callable[.
     sealed = [path for path in _segment_files(folder, ".index")[:-1] if path.stat().st_size == 0]
     assert sealed == [], "offset indexes of whole segments are empty"
     assert checked.text.count("position:") > len(logs)
+
+
+def test_kafkas_dump_tool_reads_what_our_client_compressed(new_broker: Callable[..., Broker]) -> None:
+    """Batches that the Rust client packs; those of a Publish above are the broker's."""
+    kafka_tools.paths.kafka_lib()
+    broker = new_broker().start()
+    rng = random.Random(7)
+    written: list[tuple[str, bytes, bytes]] = []
+    with Client(broker.address) as client:
+        client.create_topic("packed", segment_bytes=65536, index_interval_bytes=1024)
+    for codec in CODECS:
+        part = []
+        for i in range(600):
+            value = b"%s value %d " % (codec.encode(), i) * (i % 17) + rng.randbytes(40).hex().encode()
+            part.append((codec, b"key-%d" % i, value))
+        lines = b"".join(b"%s\t%s\n" % (key, value) for _, key, value in part)
+        options = ["--key-separator", "\t", "--header", "trace=abc", "--compression", codec]
+        millrace("produce", "packed", *options, bootstrap=broker.address, stdin=lines).ok()
+        written += part
+    folder = broker.partition_dir("packed")
+    assert broker.stop() == 0
+
+    logs = _segment_files(folder, ".log")
+    assert len(logs) >= 2, "too few segments for this test"
+    dump = kafka_tools.dump_log_segments(logs)
+    _check_dump(dump, len(written))
+    found: dict[int, str] = {}
+    codec = ""
+    for line in dump.text.split("\n"):
+        if batch := re.search(r"^(?:\| )?baseOffset: .* compresscodec: (\w+)", line):
+            codec = batch[1].lower()
+        elif record := re.match(r"\| offset: (\d+) .*headerKeys: \[trace\] key: (\S+) payload: (.*)", line):
+            found[int(record[1])] = f"{codec} {record[2]} {record[3]}"
+    expected = {i: f"{codec} {key.decode()} {value.decode()}" for i, (codec, key, value) in enumerate(written)}
+    assert found == expected
+    indexes = _segment_files(folder, ".index") + _segment_files(folder, ".timeindex")
+    assert kafka_tools.dump_log_segments(indexes, print_data=False).complaints == []
 
 
 def test_kafkas_dump_tool_reads_what_a_crash_left(new_broker: Callable[..., Broker]) -> None:

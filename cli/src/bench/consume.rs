@@ -13,7 +13,8 @@ use crate::{
     interrupt::Interrupts,
     limits,
     offsets::{self, Ends},
-    output::{count, plural, print_json, spinner},
+    output::{count, plural, print_json},
+    progress,
     text::StartAt,
 };
 
@@ -61,7 +62,7 @@ pub async fn run(args: BenchConsumeArgs, global: &GlobalArgs) -> anyhow::Result<
     let mut ends = (args.from != StartAt::End).then(|| Ends::new(&ranges));
     let mut interrupts = Interrupts::take()?;
     let (mut warmup, mut records, mut bytes) = (args.warmup_records, 0, 0);
-    let bar = spinner(PROGRESS);
+    let bar = progress::bar(Some(args.records), PROGRESS);
     let mut last_batch = Instant::now();
     let cut = loop {
         if records == args.records {

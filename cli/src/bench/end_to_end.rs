@@ -11,14 +11,15 @@ use millrace_client::{Client, Consumer, Producer, Start};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    ProducerArgs,
+    PROGRESS, ProducerArgs,
     latency::Latencies,
     pace::Pace,
     produce::{rate, wait_until},
+    progress_every,
     report::Stopwatch,
     values::Values,
 };
-use crate::{args::GlobalArgs, connect, limits, offsets, output::print_json, text::StartAt};
+use crate::{args::GlobalArgs, connect, limits, offsets, output::print_json, progress, text::StartAt};
 
 /// Bytes in front of each value: which run, and which record of it.
 const STAMP_BYTES: usize = 16;
@@ -117,10 +118,15 @@ async fn send(
 ) -> anyhow::Result<Stopwatch> {
     let values = Values::new(args.record_size as usize);
     let mut watch = None;
-    for number in 0..run.warmup + run.records {
+    let all = run.warmup + run.records;
+    let (bar, step) = (progress::bar(Some(all), PROGRESS), progress_every(all));
+    for number in 0..all {
         wait_until(run.pace.due(number));
         if number == run.warmup {
             watch = Some(Stopwatch::start());
+        }
+        if number % step == 0 {
+            bar.set_position(number);
         }
         let value = stamped(run.id, number, values.get(number));
         let _delivery = producer.send_to(&args.topic, None, None, Some(&value)).await?;

@@ -18,10 +18,19 @@ use crate::{
     interrupt::{Interrupt, InterruptedError},
     output::{count, plural},
     produce::{AcksArg, CompressionArg},
+    progress::Unit,
 };
 
-/// What is shown while a measurement runs.
-const PROGRESS: &str = "{spinner} {human_pos} records, {rate}";
+/// What a measurement counts while it runs.
+const PROGRESS: Unit = Unit::Things("records");
+
+/// Records between two steps of the progress bar, at most.
+const MOST_PROGRESS_EVERY: u64 = 8_192;
+
+/// Records between two steps of the progress bar, of so many: few enough that a slow rate shows steps.
+fn progress_every(records: u64) -> u64 {
+    (records / 100).clamp(1, MOST_PROGRESS_EVERY)
+}
 
 /// What to measure.
 #[derive(Debug, Subcommand)]

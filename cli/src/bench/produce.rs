@@ -10,17 +10,11 @@ use anyhow::anyhow;
 use millrace_client::{Delivery, Producer};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{PROGRESS, ProducerArgs, interrupted, latency::Latencies, pace::Pace, report::Stopwatch, values::Values};
-use crate::{
-    args::GlobalArgs,
-    connect,
-    interrupt::Interrupts,
-    limits, offsets,
-    output::{print_json, spinner},
+use super::{
+    PROGRESS, ProducerArgs, interrupted, latency::Latencies, pace::Pace, progress_every, report::Stopwatch,
+    values::Values,
 };
-
-/// Records between two steps of the progress bar.
-const PROGRESS_EVERY: u64 = 8_192;
+use crate::{args::GlobalArgs, connect, interrupt::Interrupts, limits, offsets, output::print_json, progress};
 
 /// How long batches wait for more records where nothing is said.
 const DEFAULT_LINGER: Duration = Duration::from_millis(5);
@@ -119,7 +113,10 @@ async fn send(
 ) -> anyhow::Result<()> {
     let pace = args.rate.map(|rate| Pace::new(Instant::now(), rate));
     let sample_every = args.records.div_ceil(limits::LATENCY_SAMPLES).max(1);
-    let bar = spinner(PROGRESS);
+    let (bar, step) = (
+        progress::bar(Some(args.records), PROGRESS),
+        progress_every(args.records),
+    );
     for number in 0..args.records {
         // Where no send has to wait, nobody else can end this loop.
         if interrupts.came() {
@@ -130,7 +127,7 @@ async fn send(
             wait_until(due);
         }
         let value = Some(values.get(number));
-        if number % PROGRESS_EVERY == 0 {
+        if number % step == 0 {
             bar.set_position(number);
         }
         if number % sample_every == 0 {

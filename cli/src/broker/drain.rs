@@ -9,7 +9,8 @@ use crate::{
     args::Throttle,
     limits,
     moves::Planned,
-    output::{OutputFormat, ids, plural, spinner, tell},
+    output::{OutputFormat, ids, plural, tell},
+    progress::{Left, Unit},
 };
 
 /// Move all replicas away from brokers, which get no new ones from then on.
@@ -98,7 +99,7 @@ fn is_taken_from(brokers: &[i32], moves: &[Reassignment]) -> bool {
 /// elsewhere, the drain is planned anew now and then: partitions may have been created, or could not move
 /// at first.
 async fn wait(admin: &Admin, brokers: &[i32]) -> anyhow::Result<()> {
-    let bar = spinner("{spinner} {msg}");
+    let mut bar = Left::new(Unit::Things("replicas"));
     let mut planned_at = Instant::now();
     loop {
         let cluster = admin.describe_cluster().await?;
@@ -109,19 +110,19 @@ async fn wait(admin: &Admin, brokers: &[i32]) -> anyhow::Result<()> {
             .map(|broker| i64::from(broker.partitions))
             .sum();
         if left == 0 {
-            bar.finish_and_clear();
             return Ok(());
         }
         let moving = cluster
             .health
             .and_then(|health| health.moving)
             .map_or(0, |moving| moving.count);
-        bar.set_message(format!(
+        let message = format!(
             "{} left on {}; {} under way in the cluster",
             plural(left.unsigned_abs(), "replica"),
             ids(brokers),
             plural(moving.unsigned_abs(), "move"),
-        ));
+        );
+        bar.show(left.unsigned_abs(), &message);
         if planned_at.elapsed() >= limits::DRAIN_AGAIN {
             if !is_taken_from(brokers, &admin.list_reassignments(None).await?) {
                 admin.drain_brokers(brokers.to_vec()).await?;

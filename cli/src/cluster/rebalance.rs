@@ -11,7 +11,8 @@ use crate::{
     args::{Brokers, Throttle, brokers},
     limits,
     moves::Planned,
-    output::{OutputFormat, plural, spinner, tell},
+    output::{OutputFormat, plural, tell},
+    progress::{Left, Unit},
 };
 
 /// Spread replicas and leaders evenly over racks and brokers.
@@ -89,14 +90,16 @@ fn text(rebalanced: &Rebalanced, waited: bool) -> String {
 /// Waits until none of the plan's moves is under way. Of a plan that is longer than an answer names, all moves in
 /// the cluster are waited for.
 async fn wait(admin: &Admin, planned: &PlannedMoves) -> anyhow::Result<()> {
-    let bar = spinner("{spinner} {msg}");
+    let mut bar = Left::new(Unit::Things("partitions"));
     loop {
         let left = left(planned, &admin.list_reassignments(None).await?);
         if left == 0 {
-            bar.finish_and_clear();
             return Ok(());
         }
-        bar.set_message(format!("{} on their way", plural(left as u64, "partition")));
+        bar.show(
+            left as u64,
+            &format!("{} on their way", plural(left as u64, "partition")),
+        );
         tokio::time::sleep(limits::MOVE_POLL).await;
     }
 }

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use millrace_log::{
     OsFileSystem,
-    dump::{PartitionReport, VerifyOptions, verify},
+    dump::{PartitionReport, VerifyOptions, segment_bytes, verify},
 };
 use serde::Serialize;
 
 use super::no_partition;
-use crate::output::{OutputFormat, bytes, count, plural, print, print_json, spinner};
+use crate::{
+    output::{OutputFormat, bytes, count, plural, print, print_json},
+    progress::{self, Unit},
+};
 
 /// Check all checksums, offsets, epochs, records and indexes of a partition or a data directory.
 ///
@@ -124,10 +127,13 @@ pub fn run(args: &VerifyArgs, format: OutputFormat) -> anyhow::Result<()> {
     let options = VerifyOptions {
         records: !args.batches_only,
     };
-    let bar = spinner("{spinner} checking {msg}, {elapsed}").with_message(args.path.display().to_string());
+    let paths = directories(&args.path);
+    // What can't be read is told below.
+    let total = paths.iter().flat_map(|path| segment_bytes(&*fs, path)).sum();
+    let bar = progress::bar(Some(total), Unit::Bytes);
     let mut reports = Vec::new();
-    for path in directories(&args.path) {
-        let checked = verify(&*fs, &path, &options);
+    for path in paths {
+        let checked = verify(&*fs, &path, &options, &mut |bytes| bar.inc(bytes));
         reports.extend(checked.with_context(|| format!("can't read {}", path.display()))?);
     }
     bar.finish_and_clear();

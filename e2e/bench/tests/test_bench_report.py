@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
+import machine
 import pytest
 import report
 from aims import FSYNC, KAFKA, NATS, NATS_FSYNC, OURS, ROWS, Aim, ratio
+from limits import LIMITS, WAYS
+from peer import MIB, Load
 from results import Results, Run
 
 
@@ -92,6 +97,64 @@ def test_the_table_fits_120_columns(scale: float, disturbed: bool):
     assert "2x K+F or .7 L" in text
 
 
+# A measure's figures that no disk and no network bounds; the legend says so.
+NO_LIMIT = {
+    "produce": {"rss_peak_mib", "rss_typical_mib"},
+    "consume": {"rss_peak_mib", "rss_typical_mib"},
+    "latency": {"rate_held"},
+    "cold-start": {"seconds"},
+    "partitions": {"records_per_second", "mib_per_broker_cpu_second", "rss_peak_mib"},
+    "cluster-produce": {"rss_peak_mib"},
+    "failover": {"longest_wait_seconds"},
+    "failover-metadata": {"longest_wait_seconds"},
+    "planned-restart": {"longest_wait_seconds"},
+    "cluster-partitions": {"cpu_percent", "rss_kib_per_partition", "restart_seconds"},
+}
+
+
+def test_each_row_has_its_limit_beside_it_or_none_that_means_something():
+    for row in ROWS:
+        without = row.figure in NO_LIMIT.get(row.measure, set())
+        assert (row.limit is None) == without, row
+        assert row.limit is None or row.limit in LIMITS, row
+    assert {row.limit for row in ROWS} - {None} == set(LIMITS)
+
+
+OPTIONS = SimpleNamespace(
+    tcp_mib=1000, disk_mib=100, rate=10, latency_seconds=2, recovery=Load(1000, 1024, 1024)
+)  # fmt: skip
+
+
+def test_the_ways_give_each_limit_of_their_measure(monkeypatch: pytest.MonkeyPatch):
+    written = {"bytes": 100 * MIB, "mib_per_second": 300.0, "cpu_seconds": 0.1, "other_cores": 0.5}
+    received = {"send_cpu_seconds": 2.0, "receive_cpu_seconds": 1.0, "bytes": 1000 * MIB}
+    tcp = {"mib_per_second": 4000.0, "other_cores": 0.1, **received}
+    monkeypatch.setattr(machine, "tcp", lambda *_: tcp)
+    monkeypatch.setattr(machine, "write", lambda *_: written)
+    monkeypatch.setattr(machine, "read", lambda *_: {"seconds": 0.3, "other_cores": 0.0})
+    paced = {"p50_ms": 1.0, "p99_ms": 2.0, "p99.9_ms": 3.0, "other_cores": 0.0}
+    monkeypatch.setattr(machine, "paced", lambda *_: paced)
+    given = {measure: way(OPTIONS, Path()) for measure, way in WAYS.items()}
+    for row in ROWS:
+        assert row.limit is None or row.limit in given[row.measure], row
+    # A millisecond of CPU for a MiB received, one to write it, two to send it.
+    assert given["produce"] == {"write": 300.0, "write, CPU": pytest.approx(500.0), "other_cores": 0.5}
+    assert given["consume"] == {"tcp": 4000.0, "tcp, CPU": pytest.approx(500.0), "other_cores": 0.1}
+    assert given["cluster-produce"]["write by 3, CPU"] == pytest.approx(100.0)
+    assert given["cluster-produce"]["write / 3"] == 100.0
+    assert given["recovery"]["read the log"] == 0.3
+
+
+def test_limits_are_listed_with_their_unit_and_what_was_done():
+    results = everything()
+    text = report.table(results)
+    assert "  tcp: 10 on disk, 10 on ram (MiB/s; one loopback connection)" in text
+    results.limits = {"tcp": {"ram": [Run({"value": 5.0}, disturbed=True)]}}
+    text = report.table(results)
+    assert "  tcp: 5* on ram (MiB/s; one loopback connection)" in text
+    assert "  write: " not in text
+
+
 def line_of(text: str, start: str) -> str:
     return next(line for line in text.splitlines() if line.startswith(start))
 
@@ -116,6 +179,57 @@ def test_bounds_are_looked_at_in_the_table():
     # A bound holds without Kafka beside it.
     del results.runs["failover"]["disk"][KAFKA]
     assert ("failover", "disk") in report.missed(results)
+
+
+def at_rate(results: Results, **held: float):
+    for letter, share in held.items():
+        peer = {"kafka": KAFKA, "fsync": FSYNC, "ours": OURS}[letter]
+        results.runs["latency"]["disk"][peer] = [Run({"p50_ms": 5.0, "p99_ms": 5.0, "rate_held": share})]
+
+
+def p99(results: Results) -> dict[str, object]:
+    return next(r for r in report.rows(results) if r["figure"] == "p99_ms" and r["storage"] == "disk")
+
+
+def test_a_peer_that_did_not_hold_the_rate_is_no_win_and_no_number():
+    results = everything()
+    at_rate(results, kafka=0.8, fsync=1.0, ours=1.0)
+    text = report.table(results)
+    line = line_of(text, "end to end p99, ms")
+    assert line.endswith("n/c")
+    assert " 5! " in line
+    assert "latency on disk: not comparable: Kafka held 80% of the rate only" in text
+    # Not missed: a profile of ours would not tell why.
+    assert ("latency", "disk") not in report.missed(results)
+    row = p99(results)
+    assert (row["met"], row["comparable"], row["fell_behind"]) == (None, False, [KAFKA])
+    # The other peer held it; what was held can be compared all the same.
+    assert (row["ratios"][KAFKA], row["ratios"][FSYNC]) == (None, 1.0)  # type: ignore[index]
+    held = next(r for r in report.rows(results) if r["figure"] == "rate_held" and r["storage"] == "disk")
+    assert held["ratios"][KAFKA] == pytest.approx(1.25)  # type: ignore[index]
+    assert (held["fell_behind"], held["comparable"]) == ([], True)
+
+
+def test_a_peer_that_the_aim_does_not_name_takes_nothing_from_the_verdict():
+    results = everything()
+    at_rate(results, kafka=0.995, fsync=0.5)
+    row = p99(results)
+    # 5 ms of Kafka against our 0.1.
+    assert (row["met"], row["comparable"]) == (True, True)
+    assert row["ratios"] == {KAFKA: 50.0, FSYNC: None, NATS: 10.0, NATS_FSYNC: 10.0}
+    assert "not comparable: Kafka, fsync held 50% of the rate only" in report.table(results)
+
+
+def test_ours_behind_the_rate_is_a_miss_unless_kafka_is_behind_too():
+    results = everything()
+    at_rate(results, kafka=1.0, ours=0.9)
+    row = p99(results)
+    assert (row["met"], row["share_of_limit"], row["ratios"][KAFKA]) == (False, None, None)  # type: ignore[index]
+    assert "not comparable: Millrace held 90% of the rate only" in report.table(results)
+    assert ("latency", "disk") in report.missed(results)
+    at_rate(results, kafka=0.7, ours=0.9)
+    assert p99(results)["comparable"] is False
+    assert line_of(report.table(results), "end to end p99, ms").endswith("n/c")
 
 
 def test_disturbed_rows_are_marked_in_the_table_and_in_the_json_file():

@@ -165,5 +165,5 @@ fn goes_on(fs: &Arc<dyn FileSystem>, log: &Log) {
     if log.append_as_leader(&next, epoch, 1000, &AppendOptions::default()).is_ok() {
         log.flush().unwrap();
     }
-    let _ = dump::verify(&**fs, Path::new("/d"), &dump::VerifyOptions { records: true }).unwrap();
+    let _ = dump::verify(&**fs, Path::new("/d"), &dump::VerifyOptions { records: true }, &mut |_| ()).unwrap();
 }

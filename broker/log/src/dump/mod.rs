@@ -1,6 +1,7 @@
 //! What `log dump` and `log verify` show: the contents of a partition's files, and whether they fit each other. Reads
 //! only, needs no lock, and also reads what Apache Kafka wrote.
 
+mod files;
 mod verify;
 
 use std::io;
@@ -18,6 +19,7 @@ use crate::index::{IndexEntry, OffsetEntry, TimeEntry};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::names;
 
+pub use files::segment_bytes;
 pub use verify::{PartitionReport, Problem, VerifyOptions, verify, verify_partition};
 
 /// Why a file can't be shown.

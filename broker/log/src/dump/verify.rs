@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use millrace_proto::batch::{BatchView, DecodeLimits, NO_TIMESTAMP};
 
+use super::files::{files_of, partitions_in};
 use super::{DumpError, dump_transaction_index};
 use super::{
     DumpedBatch, dump_batches, dump_leader_epochs, dump_offset_index, dump_producer_snapshot, dump_time_index,
 };
-use crate::checkpoint::{leader_epochs, partition_metadata, topic_partition::TopicPartition};
 use crate::fs::FileSystem;
 use crate::segment::names::{self, FileKind};
 
@@ -78,39 +78,20 @@ impl PartitionReport {
 /// Verifies a partition's directory, or every partition of a data directory: directories with a partition's name and
 /// at least one of its files.
 ///
+/// `passed` is told of bytes of segments as they are passed, about [`segment_bytes`](super::segment_bytes) in all.
+///
 /// # Errors
 /// The directory can't be read. What is wrong within is in the reports.
-pub fn verify(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<Vec<PartitionReport>> {
-    let entries = fs.read_dir(path)?;
-    if entries
+pub fn verify(
+    fs: &dyn FileSystem,
+    path: &Path,
+    options: &VerifyOptions,
+    passed: &mut dyn FnMut(u64),
+) -> io::Result<Vec<PartitionReport>> {
+    partitions_in(fs, path)?
         .iter()
-        .any(|entry| entry.name.to_str().and_then(names::parse).is_some())
-    {
-        return Ok(vec![verify_partition(fs, path, options)?]);
-    }
-    let mut partitions: Vec<PathBuf> = Vec::new();
-    for entry in &entries {
-        let named = entry.is_dir && entry.name.to_str().and_then(TopicPartition::parse_dir_name).is_some();
-        let path = path.join(&entry.name);
-        if named && is_partition(fs, &path)? {
-            partitions.push(path);
-        }
-    }
-    partitions.sort();
-    partitions
-        .iter()
-        .map(|partition| verify_partition(fs, partition, options))
+        .map(|partition| verify_watched(fs, partition, options, passed))
         .collect()
-}
-
-/// Whether a directory holds what Millrace or Kafka write into a partition's: its name alone says little, as many
-/// end with a dash and a number.
-fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
-    Ok(fs.read_dir(path)?.iter().any(|entry| {
-        entry.name.to_str().is_some_and(|name| {
-            names::parse(name).is_some() || [partition_metadata::FILE_NAME, leader_epochs::FILE_NAME].contains(&name)
-        })
-    }))
 }
 
 /// Verifies one partition: CRCs, lengths, rising offsets and epochs, index and time index entries against the
@@ -119,23 +100,27 @@ fn is_partition(fs: &dyn FileSystem, path: &Path) -> io::Result<bool> {
 /// # Errors
 /// The directory can't be read.
 pub fn verify_partition(fs: &dyn FileSystem, path: &Path, options: &VerifyOptions) -> io::Result<PartitionReport> {
+    verify_watched(fs, path, options, &mut |_| ())
+}
+
+fn verify_watched(
+    fs: &dyn FileSystem,
+    path: &Path,
+    options: &VerifyOptions,
+    passed: &mut dyn FnMut(u64),
+) -> io::Result<PartitionReport> {
     let mut report = PartitionReport {
         path: path.to_owned(),
         ..PartitionReport::default()
     };
-    let mut files: Vec<(i64, FileKind)> = fs
-        .read_dir(path)?
-        .iter()
-        .filter_map(|entry| names::parse(entry.name.to_str()?))
-        .collect();
-    files.sort_unstable();
+    let files = files_of(fs, path)?;
     let mut walk = Walk {
         next_offset: None,
         epoch: -1,
         epochs: Vec::new(),
     };
     for (base, _) in files.iter().filter(|(_, kind)| *kind == FileKind::Log) {
-        verify_segment(fs, path, *base, options, &mut walk, &mut report)?;
+        verify_segment(fs, path, *base, options, &mut walk, &mut report, passed)?;
     }
     for (offset, kind) in &files {
         let file = names::path(path, *offset, *kind);
@@ -198,6 +183,7 @@ fn verify_segment(
     options: &VerifyOptions,
     walk: &mut Walk,
     report: &mut PartitionReport,
+    passed: &mut dyn FnMut(u64),
 ) -> io::Result<()> {
     let log = names::path(dir, base, FileKind::Log);
     let index_path = names::path(dir, base, FileKind::OffsetIndex);
@@ -252,6 +238,7 @@ fn verify_segment(
         report.batches += 1;
         report.records += u64::try_from(header.record_count).unwrap_or(0);
         checks.batch(&batch, report);
+        passed(batch.bytes.len() as u64);
         ControlFlow::Continue(())
     });
     let end = match end {
@@ -268,6 +255,7 @@ fn verify_segment(
             end.file_bytes - end.valid_bytes
         );
         report.add(&log, Some(end.valid_bytes), Some(next_offset), text);
+        passed(end.file_bytes.saturating_sub(end.valid_bytes));
     }
     report.bytes += end.file_bytes;
     checks.finish(report);

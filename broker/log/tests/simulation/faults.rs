@@ -235,7 +235,17 @@ pub fn close_clean(world: &mut World) {
 fn verify_files(world: &World) {
     let fs = world.disk.shared();
     let options = millrace_log::dump::VerifyOptions { records: true };
-    let report = millrace_log::dump::verify_partition(&*fs, Path::new(PARTITION_DIR), &options).unwrap();
+    let dir = Path::new(PARTITION_DIR);
+    let report = millrace_log::dump::verify_partition(&*fs, dir, &options).unwrap();
+    let mut passed = 0;
+    let reports = millrace_log::dump::verify(&*fs, dir, &options, &mut |bytes| passed += bytes).unwrap();
+    assert_eq!(
+        reports,
+        std::slice::from_ref(&report),
+        "told while it goes on, and at its end"
+    );
+    assert_eq!(passed, report.bytes);
+    assert_eq!(millrace_log::dump::segment_bytes(&*fs, dir).unwrap(), passed);
     // A full disk takes no index, and a flipped bit stays until somebody stumbles over it.
     let excused = world.choices.capacity_bytes != u64::MAX || world.choices.flip_derived_files;
     assert!(report.problems.is_empty() || excused, "{:#?}", report.problems);
