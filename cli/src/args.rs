@@ -294,7 +294,7 @@ mod tests {
             &["partition", "elect", "t", "--all"],
             &["partition", "elect", "t", "--to", "1"],
             &["partition", "elect", "t", "0", "--unclean", "--to", "1"],
-            &["partition", "elect", "t", "0", "--unclean", "--accept-data-loss"],
+            &["partition", "elect", "--all", "--unclean", "--accept-data-loss"],
             &["partition", "elect", "t", "0", "--to", "1", "--accept-data-loss"],
             &["broker", "drain"],
             &["broker", "drain", "1", "--wait", "--cancel"],

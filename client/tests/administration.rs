@@ -248,7 +248,7 @@ async fn elections_are_judged_each_on_its_own() {
         ErrorReason::EligibleLeaderNotAvailable
     );
     let unclean = |accept_data_loss| Election::Unclean {
-        broker_id: id,
+        broker_id: Some(id),
         accept_data_loss,
     };
     assert_eq!(
@@ -402,7 +402,7 @@ async fn requests_that_contradict_themselves_name_the_field() {
         election(0, None, true),
         election(v1::ElectionKind::InSync.into(), None, false),
         election(v1::ElectionKind::InSync.into(), Some(id), true),
-        election(v1::ElectionKind::Unclean.into(), None, true),
+        election(v1::ElectionKind::Unclean.into(), None, false),
     ] {
         let status = raw.elect_leaders(request.clone()).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{request:?}");

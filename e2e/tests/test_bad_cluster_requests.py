@@ -89,7 +89,7 @@ ELECT = {
     "in sync, but nobody named": (_elect(kind=IN_SYNC), {INVALID}),
     "in sync with a loss": (_elect(kind=IN_SYNC, broker_id=0, accept_data_loss=True), {INVALID}),
     "in sync, no partitions": (_elect(kind=IN_SYNC, broker_id=0, partitions=[]), {INVALID}),
-    "unclean, but nobody named": (_elect(kind=UNCLEAN, accept_data_loss=True), {INVALID}),
+    "unclean, but nobody named, and no loss accepted": (_elect(kind=UNCLEAN), {INVALID}),
     "unclean without a loss": (_elect(kind=UNCLEAN, broker_id=0), {INVALID}),
     "unclean, no partitions": (_elect(kind=UNCLEAN, broker_id=0, accept_data_loss=True, partitions=[]), {INVALID}),
     "preferred with a broker": (_elect(kind=PREFERRED, broker_id=0), {INVALID}),

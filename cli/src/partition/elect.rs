@@ -24,9 +24,9 @@ pub struct ElectArgs {
     /// The broker that shall lead, from now on: it becomes the first of the replicas. It must be in sync.
     #[arg(long, value_name = "BROKER", requires = "partition")]
     to: Option<i32>,
-    /// Take --to although it is not in sync, where nobody leads. What was acknowledged and it does not
-    /// have is lost for ever.
-    #[arg(long, requires = "to", requires = "accept_data_loss")]
+    /// Take a replica that is not in sync, where nobody leads: --to, or without it the one with the longest
+    /// log among those that answer. What was acknowledged and it does not have is lost for ever.
+    #[arg(long, conflicts_with = "all", requires = "accept_data_loss")]
     unclean: bool,
     /// Say that you know this.
     #[arg(long, requires = "unclean")]
@@ -45,6 +45,12 @@ struct Elected {
     /// After an unclean election: all below was known to be acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     committed_before: Option<i64>,
+    /// After an unclean election: the end of the new leader's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_end: Option<i64>,
+    /// After an unclean election: replicas that did not tell how far their logs reach.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unheard_replicas: Vec<i32>,
     /// Whether the leader is another one now.
     elected: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +71,8 @@ impl From<ElectionResult> for Elected {
             leader: from.leader_id,
             leader_epoch: from.leader_epoch,
             committed_before: from.committed_before,
+            log_end: from.log_end,
+            unheard_replicas: from.unheard_replicas,
             elected: reason.is_none(),
             reason,
             message,
@@ -83,9 +91,9 @@ impl Elected {
 /// Chooses them.
 pub async fn run(args: ElectArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let election = match (args.to, args.unclean) {
-        (None, _) => Election::Preferred,
+        (None, false) => Election::Preferred,
         (Some(broker_id), false) => Election::InSync { broker_id },
-        (Some(broker_id), true) => Election::Unclean {
+        (broker_id, true) => Election::Unclean {
             broker_id,
             accept_data_loss: args.accept_data_loss,
         },
@@ -120,6 +128,20 @@ pub async fn run(args: ElectArgs, admin: &Admin, format: OutputFormat) -> anyhow
     }
 }
 
+/// What an unclean election has cost.
+fn unclean(result: &Elected, floor: i64, dry_run: bool) -> String {
+    let mut text = if dry_run { "would be elected" } else { "elected" }.to_owned();
+    match result.log_end {
+        Some(end) if end < floor => text += &format!("; offsets {end} to {} were acknowledged and are lost", floor - 1),
+        Some(end) => text += &format!("; its log ends at {end}, all below {floor} had been acknowledged, perhaps more"),
+        None => text += &format!("; all below offset {floor} had been acknowledged"),
+    }
+    if !result.unheard_replicas.is_empty() {
+        text += &format!("; brokers {:?} did not tell what they have", result.unheard_replicas);
+    }
+    text
+}
+
 fn text(results: &[Elected], dry_run: bool) -> String {
     if results.is_empty() {
         return "all partitions that can be are led by their preferred leaders\n".to_owned();
@@ -128,7 +150,7 @@ fn text(results: &[Elected], dry_run: bool) -> String {
     for result in results {
         let outcome = match (&result.message, result.committed_before) {
             (Some(message), _) => message.clone(),
-            (None, Some(floor)) => format!("elected; all below offset {floor} had been acknowledged"),
+            (None, Some(floor)) => unclean(result, floor, dry_run),
             (None, None) if dry_run => "would be elected".to_owned(),
             (None, None) => "elected".to_owned(),
         };

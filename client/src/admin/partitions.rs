@@ -56,11 +56,12 @@ pub enum Election {
         /// Which.
         broker_id: i32,
     },
-    /// This broker, whatever it holds, where nobody leads. Acknowledged records that it does not
-    /// have are lost for ever.
+    /// This broker, whatever it holds, where nobody leads; or the one with the longest log.
+    /// Acknowledged records that it does not have are lost for ever.
     Unclean {
-        /// Which.
-        broker_id: i32,
+        /// Which; `None`: of those that are in service and answer, the one with the longest log of the
+        /// latest leader epoch.
+        broker_id: Option<i32>,
         /// Must be true: it says that the loss is known and accepted.
         accept_data_loss: bool,
     },
@@ -138,7 +139,7 @@ impl Admin {
             Election::Unclean {
                 broker_id,
                 accept_data_loss,
-            } => (v1::ElectionKind::Unclean, Some(broker_id), accept_data_loss),
+            } => (v1::ElectionKind::Unclean, broker_id, accept_data_loss),
         };
         let request = v1::ElectLeadersRequest {
             partitions: partitions

@@ -30,6 +30,18 @@ pub const REFUSED_FLOW_KEPT: Duration = Duration::from_secs(60);
 /// Partitions in one call.
 pub const DESCRIBED_AT_ONCE: usize = 5_000;
 
+/// Replicas in one answer of an inventory: about a megabyte.
+pub const INVENTORY_AT_ONCE: usize = 20_000;
+
+/// Topics that an inventory may be asked of by their ids.
+pub const INVENTORY_TOPICS: usize = 1_000;
+
+/// How long a plan waits for what other brokers hold, however often they are asked.
+pub const INVENTORY_WITHIN: Duration = Duration::from_secs(5);
+
+/// A broker that could not be asked is asked again after this time.
+pub const INVENTORY_PAUSE: Duration = Duration::from_millis(100);
+
 /// The longest that a call waits for records.
 pub const NEWS_WAIT_LONGEST: Duration = Duration::from_secs(60);
 

@@ -8,6 +8,8 @@
 //!  Read --> Source --here--> Partition
 //!             `--there--> Peer --Read, Describe--> ForwardService --> Partition
 //! ```
+//! Plans that move replicas, and unclean elections, ask all brokers what they hold (`inventory`).
+//!
 //! A leader's refusal, and a stream that breaks before a batch was sent, are no news for the caller:
 //! the new leader is looked for and asked. Where a batch may have been written, it is sent
 //! again only if its producer id and sequence keep it from being stored twice.
@@ -16,6 +18,7 @@ mod appends;
 mod conversation;
 mod delivery;
 mod flow;
+mod inventory;
 mod limits;
 mod peer;
 mod place;
@@ -37,6 +40,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use delivery::{Batch, Delivery, Stored};
 pub use flow::Flows;
+#[cfg(test)]
+pub use inventory::StoredReplica;
+pub use inventory::{Inventories, Inventory, log_ends, take_inventories};
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
 #[cfg(test)]
 pub use place::delete_here;

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use millrace_engine::BrokerId;
 use millrace_proto::{
     internal::v1::{
         ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse, ForwardDescribePartition, ForwardDescribeRequest,
-        ForwardDescription, ForwardHello, ForwardReadRequest, ForwardReadResponse, forward_client::ForwardClient,
+        ForwardDescription, ForwardHello, ForwardInventoryRequest, ForwardReadRequest, ForwardReadResponse,
+        ForwardReplica, forward_client::ForwardClient,
     },
     v1::ErrorReason,
 };
@@ -16,9 +18,10 @@ use tonic::{
     Response, Status,
     transport::{Channel, Endpoint},
 };
+use uuid::Uuid;
 
-use super::{conversation::Conversation, limits};
-use crate::{error::ApiError, quorum::Quorum};
+use super::{conversation::Conversation, inventory::Inventory, limits};
+use crate::{error::ApiError, quorum::Quorum, replication::Key};
 
 /// The way to one broker.
 pub struct Peer {
@@ -153,6 +156,32 @@ impl Peer {
         match response.error.take() {
             Some(error) => Err(super::wire::error_in(error)),
             None => Ok(response),
+        }
+    }
+
+    /// Asks what its disk holds of some topics, or of all where none is named.
+    ///
+    /// # Errors
+    /// The broker can't be reached, or answers nonsense.
+    pub async fn inventory(&self, topics: &[Uuid]) -> Result<Inventory, ApiError> {
+        let topic_ids: Vec<Bytes> = topics.iter().map(|id| id.as_bytes().to_vec().into()).collect();
+        let (mut told, mut after) = (Inventory::default(), None);
+        loop {
+            let request = ForwardInventoryRequest {
+                hello: Some(self.hello()),
+                topic_ids: topic_ids.clone(),
+                after: after.map(|(topic_id, partition): Key| ForwardReplica {
+                    topic_id: topic_id.as_bytes().to_vec().into(),
+                    partition,
+                    ..ForwardReplica::default()
+                }),
+            };
+            let mut client = self.client()?;
+            let answer = self.answer(client.inventory(request), limits::ANSWER_WITHIN).await?;
+            after = told.take(answer)?;
+            if after.is_none() {
+                return Ok(told);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use millrace_proto::{
     internal::v1::{
         ForwardAppendRequest, ForwardAppendResponse, ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse,
         ForwardDescribePartition, ForwardDescribeRequest, ForwardDescribeResponse, ForwardDescription, ForwardHello,
-        ForwardReadRequest, ForwardReadResponse,
+        ForwardInventoryRequest, ForwardInventoryResponse, ForwardReadRequest, ForwardReadResponse,
         forward_server::{Forward, ForwardServer},
     },
     v1::ErrorReason,
@@ -25,9 +25,11 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
 };
 use tower::Layer as _;
+use uuid::Uuid;
 
 use super::{
     appends::Appends,
+    inventory::Inventory,
     limits,
     place::{Described, delete_here},
     wire,
@@ -167,6 +169,33 @@ impl Forward for ForwardService {
             },
         };
         Ok(Response::new(response))
+    }
+
+    async fn inventory(
+        &self,
+        request: Request<ForwardInventoryRequest>,
+    ) -> Result<Response<ForwardInventoryResponse>, Status> {
+        let broker = self.broker()?;
+        let request = request.into_inner();
+        check(&broker, request.hello.as_ref())?;
+        if request.topic_ids.len() > limits::INVENTORY_TOPICS {
+            return Err(Status::invalid_argument("The request names too many topics."));
+        }
+        let topics: Vec<Uuid> = request
+            .topic_ids
+            .iter()
+            .map(|id| Uuid::from_slice(id))
+            .collect::<Result<_, _>>()
+            .map_err(|_| Status::invalid_argument("A topic's id must have 16 bytes."))?;
+        let after = request
+            .after
+            .map(|after| wire::key_in(&after.topic_id, after.partition));
+        let after = after
+            .transpose()
+            .map_err(|error| Status::invalid_argument(error.message()))?;
+        let telling = tokio::task::spawn_blocking(move || Inventory::of(&broker, &topics).page(after));
+        let answer = telling.await.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(answer))
     }
 }
 

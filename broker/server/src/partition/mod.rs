@@ -168,6 +168,12 @@ impl Partition {
         }
     }
 
+    /// The leader epoch of the last record here; `None` if there is none.
+    #[must_use]
+    pub fn last_record_epoch(&self) -> Option<i32> {
+        self.log.last_record_epoch()
+    }
+
     /// Bytes in its segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {

@@ -15,9 +15,11 @@ use super::{
     moves::{Settled, throttle_field},
     placement,
     quorum::member_of,
+    untold,
 };
 use crate::{
     error::{ApiError, unknown_topic},
+    forward::{Inventories, take_inventories},
     quorum::QuorumStatus,
 };
 
@@ -30,6 +32,21 @@ pub async fn drain(
     service: &AdminService,
     request: v1::DrainBrokersRequest,
 ) -> Result<v1::DrainBrokersResponse, ApiError> {
+    let told = match request.cancel {
+        true => Inventories::new(),
+        false => take_inventories(&service.0, &*service.latest().await?, &[]).await,
+    };
+    // Taken when all have told, which may last.
+    drain_told(service, request, &*service.latest().await?, &told).await
+}
+
+/// The same by what the brokers have told.
+pub async fn drain_told(
+    service: &AdminService,
+    request: v1::DrainBrokersRequest,
+    cluster: &Cluster,
+    told: &Inventories,
+) -> Result<v1::DrainBrokersResponse, ApiError> {
     let throttle = throttle_field(request.throttle_bytes_per_second)?;
     if request.cancel && throttle.is_some() {
         return Err(ApiError::field(
@@ -37,7 +54,6 @@ pub async fn drain(
             "must be 0 where cancel is set",
         ));
     }
-    let cluster = service.latest().await?;
     let brokers = request.broker_ids;
     if brokers.is_empty() {
         return Err(ApiError::field(
@@ -45,19 +61,20 @@ pub async fn drain(
             format!("must name 1 to {MAX_BROKERS} brokers"),
         ));
     }
-    check_brokers(&cluster, &brokers)?;
+    check_brokers(cluster, &brokers)?;
     let settled = if request.cancel {
-        Settled::of_moves(&cluster, moves_away_from(&cluster, &brokers))
+        Settled::of_moves(cluster, moves_away_from(cluster, &brokers))
     } else {
-        let plan = drain_brokers(&placement::view(&cluster, &brokers)?, &Options::default())
-            .map_err(|error| placement::plan_error(&cluster, error))?;
-        let mut settled = Settled::of(&cluster, &plan, throttle);
+        let plan = drain_brokers(&placement::view(cluster, &brokers, told)?, &Options::default())
+            .map_err(|error| untold::refused(cluster, &brokers, told, error))?;
+        let mut settled = Settled::of(cluster, &plan, throttle);
+        settled.notices.extend(untold::notices(cluster, &brokers, told));
         settled
             .notices
-            .extend(votes(&cluster, &service.0.quorum.status(), &brokers));
+            .extend(votes(cluster, &service.0.quorum.status(), &brokers));
         settled
     };
-    let planned = settled.planned(&cluster);
+    let planned = settled.planned(cluster);
     if !request.validate_only {
         // First the marks, so that nothing new comes in between.
         for broker_id in brokers {
@@ -122,6 +139,7 @@ pub fn plan_replication_factor(
     topic: &str,
     factor: i32,
     throttle: Option<NonZeroU64>,
+    told: &Inventories,
 ) -> Result<Settled, ApiError> {
     let factor = usize::try_from(factor)
         .ok()
@@ -129,15 +147,17 @@ pub fn plan_replication_factor(
         .ok_or_else(|| ApiError::field("replication_factor", "must be 1 or more"))?;
     let known = cluster.topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
     let factors = BTreeMap::from([(known.id, factor)]);
-    let plan = change_replication_factor(&placement::view(cluster, &[])?, &factors, &Options::default())
-        .map_err(|error| placement::plan_error(cluster, error))?;
-    Ok(Settled::of(cluster, &plan, throttle))
+    let plan = change_replication_factor(&placement::view(cluster, &[], told)?, &factors, &Options::default())
+        .map_err(|error| untold::refused(cluster, &[], told, error))?;
+    let mut settled = Settled::of(cluster, &plan, throttle);
+    settled.notices.extend(untold::notices(cluster, &[], told));
+    Ok(settled)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{cluster_of, with_topic},
+        super::testing::{cluster_of, roomy, with_topic},
         *,
     };
 
@@ -148,7 +168,7 @@ mod tests {
     #[test]
     fn a_drain_takes_all_and_puts_nothing_on_those_that_leave() {
         let cluster = with_topic(&[1, 2, 3, 4], vec![vec![1, 2], vec![2, 1], vec![2, 3]]);
-        let view = placement::view(&cluster, &[1, 2]).unwrap();
+        let view = placement::view(&cluster, &[1, 2], &roomy(&cluster)).unwrap();
         let plan = drain_brokers(&view, &Options::default()).unwrap();
         let rate = NonZeroU64::new(1 << 20);
         let settled = Settled::of(&cluster, &plan, rate);
@@ -166,7 +186,7 @@ mod tests {
     #[test]
     fn a_drain_that_has_nowhere_to_go_says_which_partition_by_its_name() {
         let cluster = with_topic(&[1, 2], vec![vec![1, 2]]);
-        let view = placement::view(&cluster, &[1]).unwrap();
+        let view = placement::view(&cluster, &[1], &roomy(&cluster)).unwrap();
         let error = drain_brokers(&view, &Options::default()).unwrap_err();
         let error = placement::plan_error(&cluster, error);
         assert_eq!(error.reason(), v1::ErrorReason::NotEnoughBrokers);
@@ -199,21 +219,23 @@ mod tests {
     fn the_replication_factor_grows_where_there_are_brokers_and_shrinks() {
         let cluster = with_topic(&[1, 2, 3], vec![vec![1], vec![2]]);
         let rate = NonZeroU64::new(1 << 20);
-        let moves = plan_replication_factor(&cluster, "t", 3, rate).unwrap().moves;
+        let moves = plan_replication_factor(&cluster, "t", 3, rate, &roomy(&cluster))
+            .unwrap()
+            .moves;
         assert_eq!(moves.len(), 2);
         assert_eq!(moves[0].throttle, rate);
         assert_eq!(moves[0].target.as_ref().unwrap().len(), 3);
         assert_eq!(moves[0].target.as_ref().unwrap()[0], 1, "the leader stays");
-        let same = plan_replication_factor(&cluster, "t", 1, None).unwrap();
+        let same = plan_replication_factor(&cluster, "t", 1, None, &roomy(&cluster)).unwrap();
         assert!(same.moves.is_empty());
         let reason = |factor| {
-            let refused = plan_replication_factor(&cluster, "t", factor, None);
+            let refused = plan_replication_factor(&cluster, "t", factor, None, &roomy(&cluster));
             refused.unwrap_err().reason()
         };
         assert_eq!(reason(4), v1::ErrorReason::NotEnoughBrokers);
         assert_eq!(reason(0), v1::ErrorReason::InvalidRequest);
         assert_eq!(reason(i32::MAX), v1::ErrorReason::NotEnoughBrokers);
-        let unknown = plan_replication_factor(&cluster, "x", 2, None).unwrap_err();
+        let unknown = plan_replication_factor(&cluster, "x", 2, None, &roomy(&cluster)).unwrap_err();
         assert_eq!(unknown.reason(), v1::ErrorReason::UnknownTopic);
     }
 

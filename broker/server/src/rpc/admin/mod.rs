@@ -17,6 +17,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod topics;
+mod untold;
 
 use std::sync::Arc;
 

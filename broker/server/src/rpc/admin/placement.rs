@@ -12,31 +12,53 @@ use millrace_placement::{
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
 
-use crate::error::{ApiError, sentence};
+use super::untold;
+use crate::{
+    error::{ApiError, sentence},
+    forward::{Inventories, Inventory},
+    replication::Key,
+};
 
 /// Moves that an answer names: more than a person reads, and a small message.
 const MAX_NAMED_MOVES: usize = 1_000;
 
-/// Brokers and partitions, with `leaving` brokers as if they were drained already.
-///
-/// Sizes are not known to the metadata, so that all replicas weigh the same and no disk is full.
+/// Brokers and partitions, with `leaving` brokers as if they were drained already, and what `told` says of sizes: how
+/// large replicas are, and how full disks. A broker that has not told keeps what it has and gets nothing.
 ///
 /// # Errors
 /// The metadata contradicts itself.
-pub fn view(cluster: &Cluster, leaving: &[BrokerId]) -> Result<placement::Cluster, ApiError> {
-    view_by(cluster, |known| state(known, leaving.contains(&known.id)))
+pub fn view(cluster: &Cluster, leaving: &[BrokerId], told: &Inventories) -> Result<placement::Cluster, ApiError> {
+    let silent = untold::silent(cluster, leaving, told);
+    let state = |known: &Broker| match silent.contains(&known.id) {
+        true => BrokerState::Fenced,
+        false => state(known, leaving.contains(&known.id)),
+    };
+    view_by(cluster, state, told)
 }
 
-fn view_by(cluster: &Cluster, state: impl Fn(&Broker) -> BrokerState) -> Result<placement::Cluster, ApiError> {
+fn view_by(
+    cluster: &Cluster,
+    state: impl Fn(&Broker) -> BrokerState,
+    told: &Inventories,
+) -> Result<placement::Cluster, ApiError> {
     let brokers = cluster
         .brokers
         .values()
         .map(|known| {
-            placement::Broker::new(known.id)
+            let broker = placement::Broker::new(known.id)
                 .with_rack(known.rack.clone())
-                .with_state(state(known))
+                .with_state(state(known));
+            match told.get(&known.id).and_then(Inventory::disk_bytes) {
+                Some(bytes) => broker.with_disk_bytes(bytes),
+                None => broker,
+            }
         })
         .collect();
+    // The largest is nearest to what a new one will take: others may still be copied.
+    let size = |key: Key| {
+        let sizes = told.values().filter_map(|inventory| inventory.replicas.get(&key));
+        sizes.map(|replica| replica.size_bytes).max().unwrap_or(0)
+    };
     let partitions = cluster
         .partitions()
         .map(|(topic, partition, record)| {
@@ -48,7 +70,7 @@ fn view_by(cluster: &Cluster, state: impl Fn(&Broker) -> BrokerState) -> Result<
                 },
                 leader: record.leader.filter(|leader| replicas.contains(leader)),
                 replicas,
-                bytes: 0,
+                bytes: size((topic.id, partition)),
             }
         })
         .collect();
@@ -56,7 +78,7 @@ fn view_by(cluster: &Cluster, state: impl Fn(&Broker) -> BrokerState) -> Result<
 }
 
 /// Who is drained while it is down is not expected back.
-fn state(broker: &Broker, leaving: bool) -> BrokerState {
+pub(super) fn state(broker: &Broker, leaving: bool) -> BrokerState {
     match (leaving || broker.draining, broker.is_active()) {
         (true, true) => BrokerState::Draining,
         (true, false) => BrokerState::Gone,
@@ -93,10 +115,12 @@ fn is_target(known: &Broker) -> bool {
 /// Too few brokers can take them.
 pub fn place(cluster: &Cluster, topic: Uuid, partitions: usize, factor: usize) -> Result<Vec<Vec<BrokerId>>, ApiError> {
     let awaited = awaited(cluster, factor);
-    let view = view_by(cluster, |known| match awaited.contains(&known.id) {
+    let state = |known: &Broker| match awaited.contains(&known.id) {
         true => BrokerState::Active,
         false => state(known, false),
-    })?;
+    };
+    // Nobody is asked: a topic is made at once, whoever does not answer.
+    let view = view_by(cluster, state, &Inventories::new())?;
     placement::create_partitions(&view, topic, partitions, factor, &Options::default())
         .map(|placed| placed.replicas)
         .map_err(|error| plan_error(cluster, error))
@@ -226,7 +250,11 @@ fn blocked_error(cluster: &Cluster, blocked: &[Blocked]) -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::testing::cluster_of, *};
+    use super::{
+        super::testing::{cluster_of, with_topic},
+        *,
+    };
+    use crate::forward::StoredReplica;
 
     #[test]
     fn brokers_that_are_down_are_taken_only_as_far_as_others_are_lacking() {
@@ -251,6 +279,55 @@ mod tests {
         }
         let error = place(&cluster, 1).unwrap_err();
         assert_eq!(error.metadata()["brokers"], "0", "somebody must lead");
+    }
+
+    #[test]
+    fn sizes_are_the_largest_that_was_told_and_who_is_silent_gets_nothing() {
+        let cluster = with_topic(&[1, 2, 3], vec![vec![1, 2]]);
+        let key = (cluster.topics["t"].id, 0);
+        let inventory = |size_bytes, available_bytes| {
+            let replica = StoredReplica {
+                size_bytes,
+                log_end: 0,
+                last_epoch: None,
+            };
+            Inventory {
+                available_bytes: Some(available_bytes),
+                replicas: BTreeMap::from([(key, replica)]),
+            }
+        };
+        let told = Inventories::from([(1, inventory(700, 300)), (2, inventory(500, 9_500))]);
+        let seen = view(&cluster, &[], &told).unwrap();
+        assert_eq!(seen.partitions()[0].bytes, 700);
+        let broker = |id| seen.broker(id).unwrap();
+        assert_eq!(
+            (broker(1).disk_bytes, broker(2).disk_bytes),
+            (Some(1_000), Some(10_000))
+        );
+        assert_eq!((broker(3).state, broker(3).disk_bytes), (BrokerState::Fenced, None));
+        assert_eq!(broker(1).state, BrokerState::Active);
+        // 2 is drained, 3 is nearly full: there is no place for it.
+        let mut full = told.clone();
+        full.insert(
+            3,
+            Inventory {
+                available_bytes: Some(100),
+                replicas: BTreeMap::new(),
+            },
+        );
+        let drain = |told: &Inventories| {
+            let seen = view(&cluster, &[2], told).unwrap();
+            placement::drain_brokers(&seen, &Options::default()).map_err(|error| plan_error(&cluster, error).reason())
+        };
+        assert_eq!(drain(&full).unwrap_err(), ErrorReason::PlacementBlocked);
+        full.insert(
+            3,
+            Inventory {
+                available_bytes: Some(10_000),
+                replicas: BTreeMap::new(),
+            },
+        );
+        assert_eq!(drain(&full).unwrap().reassignments.len(), 1);
     }
 
     fn sorted(mut ids: Vec<BrokerId>) -> Vec<BrokerId> {

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use millrace_engine::{Broker, Cluster, Command, Outcome, cluster::CreateTopic};
 use uuid::Uuid;
 
-use crate::quorum::{MemberStatus, QuorumStatus};
+use crate::{
+    forward::{Inventories, Inventory},
+    quorum::{MemberStatus, QuorumStatus},
+};
 
 /// The disk of a test's broker.
 pub fn directory_of(broker: i32) -> Uuid {
@@ -54,6 +57,11 @@ pub fn with_topic(brokers: &[i32], assignments: Vec<Vec<i32>>) -> Cluster {
     let done = cluster.apply(100, &Command::CreateTopic(create)).unwrap();
     assert_eq!(done, Outcome::Done);
     cluster
+}
+
+/// All brokers have told, and have room.
+pub fn roomy(cluster: &Cluster) -> Inventories {
+    cluster.brokers.keys().map(|id| (*id, Inventory::default())).collect()
 }
 
 /// A quorum of members (voter id, broker, whether it votes) as its leader sees it, all there.

@@ -7,7 +7,7 @@ use millrace_engine::cluster::{CreateTopic, FenceReason, RegisterBroker};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::*;
+use super::{testing::roomy, *};
 use crate::{RunningBroker, config::BrokerConfig};
 
 /// The brokers that are only registered; the real one is 0.
@@ -134,7 +134,10 @@ impl TestCluster {
             validate_only,
             throttle_bytes_per_second: 0,
         };
-        drain::drain(&self.service, request).await.unwrap().moves.unwrap()
+        let now = self.now();
+        let told = roomy(&now);
+        let drained = drain::drain_told(&self.service, request, &now, &told);
+        drained.await.unwrap().moves.unwrap()
     }
 
     async fn may_restart(&self, broker_id: BrokerId) -> v1::MayRestartResponse {
@@ -462,17 +465,20 @@ async fn a_rebalance_plans_first_and_then_begins_throttled_moves() {
         throttle_bytes_per_second,
         validate_only,
     };
-    let error = rebalance::rebalance(&cluster.service, request(true, 1))
+    // Nobody answers for this broker, which may be full.
+    let error = rebalance::rebalance(&cluster.service, request(true, 1 << 20))
         .await
         .unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::BrokerNotReady, "{error}");
+    assert!(error.message().contains("Broker 3 is in service"), "{error}");
+    let now = cluster.now();
+    let told = roomy(&now);
+    let rebalance = |request| rebalance::rebalance_told(&cluster.service, request, &now, &told);
+    let error = rebalance(request(true, 1)).await.unwrap_err();
     assert_eq!(error.reason(), ErrorReason::InvalidRequest, "{error}");
-    let planned = rebalance::rebalance(&cluster.service, request(true, 1 << 20))
-        .await
-        .unwrap();
+    let planned = rebalance(request(true, 1 << 20)).await.unwrap();
     assert!(cluster.moving().await.is_empty(), "only planned");
-    let begun = rebalance::rebalance(&cluster.service, request(false, 1 << 20))
-        .await
-        .unwrap();
+    let begun = rebalance(request(false, 1 << 20)).await.unwrap();
     assert_eq!(begun, planned);
     let moving = cluster.moving().await;
     assert_eq!(moving.len(), 4, "no broker but the named one is filled: {moving:?}");
@@ -500,19 +506,13 @@ async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
         validate_only,
         replication_factor: Some(3),
     };
-    let planned = topics::alter(&cluster.service, request(true))
-        .await
-        .unwrap()
-        .moves
-        .unwrap();
+    let told = roomy(&cluster.now());
+    let alter = |request| topics::alter_told(&cluster.service, request, &told);
+    let planned = alter(request(true)).await.unwrap().moves.unwrap();
     assert_eq!((planned.partitions, planned.replicas_to_copy), (2, 4));
     assert!(cluster.moving().await.is_empty());
     assert!(!cluster.now().topics["t"].configs.contains_key("retention.ms"));
-    let begun = topics::alter(&cluster.service, request(false))
-        .await
-        .unwrap()
-        .moves
-        .unwrap();
+    let begun = alter(request(false)).await.unwrap().moves.unwrap();
     assert_eq!(begun, planned);
     assert_eq!(cluster.moving().await.len(), 2);
     assert_eq!(cluster.now().topics["t"].configs["retention.ms"], "70000");

@@ -12,7 +12,7 @@ use super::{AdminService, configs, count, drain, moves, moves::throttle_field, p
 use crate::{
     broker::Broker,
     error::ApiError,
-    forward::{self, Target},
+    forward::{self, Inventories, Target, take_inventories},
 };
 
 /// Replicas of a topic that names none, where there are brokers enough.
@@ -233,6 +233,19 @@ fn without_leader(partition: &Partition) -> String {
 /// Nothing to change, an unknown topic or key, a value that is not allowed, a throttle out of bounds, replicas that have no
 /// place to go: nothing is changed.
 pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Result<v1::AlterTopicResponse, ApiError> {
+    let told = match request.replication_factor {
+        Some(_) => take_inventories(&service.0, &*service.latest().await?, &[]).await,
+        None => Inventories::new(),
+    };
+    alter_told(service, request, &told).await
+}
+
+/// The same by what the brokers have told.
+pub async fn alter_told(
+    service: &AdminService,
+    request: v1::AlterTopicRequest,
+    told: &Inventories,
+) -> Result<v1::AlterTopicResponse, ApiError> {
     let (name, set, unset) = (request.name, request.set_configs, request.unset_configs);
     let throttle = throttle_field(request.throttle_bytes_per_second)?;
     let Some(factor) = request.replication_factor else {
@@ -250,7 +263,7 @@ pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Re
         false => Some(configs::command(&name, set, unset)?),
     };
     let cluster = service.latest().await?;
-    let settled = drain::plan_replication_factor(&cluster, &name, factor, throttle)?;
+    let settled = drain::plan_replication_factor(&cluster, &name, factor, throttle, told)?;
     if let Some(settings) = &settings {
         preview(&cluster, settings)?;
     }
