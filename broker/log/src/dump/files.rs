@@ -7,7 +7,7 @@ use crate::checkpoint::{leader_epochs, partition_metadata, topic_partition::Topi
 use crate::fs::FileSystem;
 use crate::segment::names::{self, FileKind};
 
-/// Bytes of all segments that [`verify`] looks through: a running broker may change them meanwhile.
+/// Bytes of all segments that [`verify`](super::verify()) looks through: a running broker may change them meanwhile.
 ///
 /// # Errors
 /// The directory can't be read.
