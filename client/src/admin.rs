@@ -4,6 +4,7 @@
 mod brokers;
 mod leaders;
 mod maintenance;
+mod owners;
 mod partitions;
 mod quorum;
 
@@ -31,6 +32,7 @@ pub struct Admin {
     client: Client,
     validate_only: bool,
     throttle: i64,
+    owner: Option<v1::TopicOwner>,
 }
 
 /// A topic to create.
@@ -40,6 +42,7 @@ pub struct NewTopic {
     partitions: Option<i32>,
     replication_factor: Option<i32>,
     configs: BTreeMap<String, String>,
+    owner: Option<v1::TopicOwner>,
 }
 
 impl NewTopic {
@@ -72,6 +75,13 @@ impl NewTopic {
         self.configs.insert(name.into(), value.into());
         self
     }
+
+    /// Who manages it: no other owner may change or delete it then.
+    #[must_use]
+    pub fn owner(mut self, owner: v1::TopicOwner) -> Self {
+        self.owner = Some(owner);
+        self
+    }
 }
 
 impl Admin {
@@ -80,6 +90,7 @@ impl Admin {
             client,
             validate_only: false,
             throttle: 0,
+            owner: None,
         }
     }
 
@@ -112,6 +123,7 @@ impl Admin {
             replication_factor: topic.replication_factor,
             configs: entries(topic.configs),
             validate_only: self.validate_only,
+            owner: topic.owner,
         };
         let created = self
             .change(|mut admin| async move { Ok(admin.create_topic(request).await?.into_inner()) })
@@ -139,6 +151,7 @@ impl Admin {
             name: name.to_owned(),
             topic_id: bytes::Bytes::new(),
             validate_only: self.validate_only,
+            as_owner: self.owner.clone(),
         };
         self.change(|mut admin| async move { Ok(admin.delete_topic(request).await?) })
             .await?;
@@ -225,6 +238,7 @@ impl Admin {
             validate_only: self.validate_only,
             replication_factor,
             throttle_bytes_per_second: replication_factor.map_or(0, |_| self.throttle),
+            as_owner: self.owner.clone(),
         };
         let answer = self
             .change(|mut admin| async move { Ok(admin.alter_topic(request).await?.into_inner()) })
@@ -349,6 +363,7 @@ impl Admin {
             name: topic.to_owned(),
             partitions,
             validate_only: self.validate_only,
+            as_owner: self.owner.clone(),
         };
         let answer = self
             .change(|mut admin| async move { Ok(admin.create_partitions(request).await?.into_inner()) })

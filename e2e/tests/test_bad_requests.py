@@ -251,6 +251,30 @@ DESCRIBE_CONFIGS = {
     "negative broker": (admin_pb2.DescribeConfigsRequest(broker_id=-1), {"UNKNOWN_BROKER", INVALID}),
     "bad name": (admin_pb2.DescribeConfigsRequest(topic="a/b"), {"INVALID_TOPIC_NAME"}),
 }
+OWNER = admin_pb2.TopicOwner(namespace="shop", name="orders", uid="1")
+BAD_OWNERS = {
+    "of nobody": admin_pb2.TopicOwner(),
+    "of a long name": admin_pb2.TopicOwner(namespace="shop", name="n" * 254, uid="1"),
+    "of a name with a slash": admin_pb2.TopicOwner(namespace="shop", name="a/b", uid="1"),
+    "of a name that is no ASCII": admin_pb2.TopicOwner(namespace="shop", name="bücher", uid="1"),
+}
+CLAIM = {
+    "no owner": (admin_pb2.ClaimTopicRequest(name="good", adopt=True), {INVALID}),
+    "unknown topic": (admin_pb2.ClaimTopicRequest(name="unknown", owner=OWNER, adopt=True), {"UNKNOWN_TOPIC"}),
+    "bad name": (admin_pb2.ClaimTopicRequest(name="a/b", owner=OWNER, adopt=True), {"INVALID_TOPIC_NAME"}),
+    "short id": (admin_pb2.ClaimTopicRequest(name="good", topic_id=b"1", owner=OWNER, adopt=True), {INVALID}),
+    "another's id": (
+        admin_pb2.ClaimTopicRequest(name="good", topic_id=b"1" * 16, owner=OWNER, adopt=True),
+        {"UNKNOWN_TOPIC"},
+    ),
+    "nobody's, not to be adopted": (admin_pb2.ClaimTopicRequest(name="good", owner=OWNER), {"TOPIC_OWNED"}),
+    **{n: (admin_pb2.ClaimTopicRequest(name="good", owner=o, adopt=True), {INVALID}) for n, o in BAD_OWNERS.items()},
+}
+RELEASE = {
+    "no owner": (admin_pb2.ReleaseTopicRequest(name="good"), {INVALID}),
+    "unknown topic": (admin_pb2.ReleaseTopicRequest(name="unknown", owner=OWNER), {"UNKNOWN_TOPIC"}),
+    **{n: (admin_pb2.ReleaseTopicRequest(name="good", owner=o), {INVALID}) for n, o in BAD_OWNERS.items()},
+}
 UNARY = {
     ("messaging", "Publish"): PUBLISH,
     ("messaging", "Read"): READ,
@@ -263,6 +287,8 @@ UNARY = {
     ("admin", "CreatePartitions"): PARTITIONS,
     ("admin", "DeleteMessages"): DELETE_MESSAGES,
     ("admin", "DescribeConfigs"): DESCRIBE_CONFIGS,
+    ("admin", "ClaimTopic"): CLAIM,
+    ("admin", "ReleaseTopic"): RELEASE,
 }
 
 

@@ -212,7 +212,8 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::ElectionNotNeeded
         | R::EligibleLeaderNotAvailable
         | R::BrokerState
-        | R::PlacementBlocked => Code::FailedPrecondition,
+        | R::PlacementBlocked
+        | R::TopicOwned => Code::FailedPrecondition,
         R::DamagedLog => Code::DataLoss,
         R::Internal | R::Unspecified => Code::Internal,
     }
@@ -304,6 +305,10 @@ impl From<Rejection> for ApiError {
             Rejection::UnknownTopic { name } => unknown_topic(&name),
             Rejection::OtherTopicId { .. } => Self::new(ErrorReason::UnknownTopic, message),
             Rejection::TopicExists { .. } => Self::new(ErrorReason::TopicExists, message),
+            Rejection::TopicOwned { owner, .. } => Self::new(ErrorReason::TopicOwned, message).with("owner", owner),
+            Rejection::TopicNotOwned { .. } => Self::new(ErrorReason::TopicOwned, message),
+            Rejection::NotAnOwnersCommand { .. } => Self::new(ErrorReason::InvalidRequest, message),
+            Rejection::InvalidOwner { field, reason } => Self::field(format!("owner.{field}"), reason),
             Rejection::InvalidTopicName { .. } => Self::new(ErrorReason::InvalidTopicName, message),
             Rejection::InvalidConfig { key, .. } => Self::new(ErrorReason::InvalidConfig, message).with("key", key),
             Rejection::InvalidPartitionCount { reason } | Rejection::InvalidAssignment { reason } => {

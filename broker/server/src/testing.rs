@@ -93,6 +93,7 @@ impl TestBroker {
             assignments: vec![replicas.to_vec()],
             configs,
             now_ms: 0,
+            owner: None,
         };
         let broker = self.broker();
         broker.submit(Command::CreateTopic(create)).await.unwrap();

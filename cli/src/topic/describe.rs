@@ -31,6 +31,9 @@ pub struct DescribeArgs {
 struct Topic {
     name: String,
     topic_id: String,
+    /// The object that manages it, as namespace/name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_by: Option<String>,
     replication_factor: i32,
     /// A sentence; the two numbers below say the same.
     survives: String,
@@ -151,6 +154,7 @@ fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> To
     Topic {
         name,
         topic_id: uuid(&summary.topic_id),
+        managed_by: summary.owner.map(|owner| format!("{}/{}", owner.namespace, owner.name)),
         replication_factor: summary.replication_factor,
         survives: survival.text,
         brokers_lost_without_loss: survival.brokers_lost_without_loss,
@@ -175,9 +179,11 @@ fn topic(name: String, described: DescribeTopicResponse, min_in_sync: i32) -> To
 
 fn text(topic: &Topic) -> String {
     let unknown = || "unknown".to_owned();
-    let mut text = fields(&[
-        ("Name", topic.name.clone()),
-        ("Topic id", topic.topic_id.clone()),
+    let mut known = vec![("Name", topic.name.clone()), ("Topic id", topic.topic_id.clone())];
+    if let Some(owner) = &topic.managed_by {
+        known.push(("Managed by", format!("Topic {owner}, which puts back what it decides")));
+    }
+    known.extend([
         ("Partitions", topic.partitions.len().to_string()),
         ("Replication factor", topic.replication_factor.to_string()),
         ("Durability", topic.survives.clone()),
@@ -188,6 +194,7 @@ fn text(topic: &Topic) -> String {
             topic.size_bytes.map_or_else(unknown, |size| bytes(size.unsigned_abs())),
         ),
     ]);
+    let mut text = fields(&known);
     if !topic.all_settings.is_empty() {
         text.push_str("Settings:\n");
         for item in &topic.all_settings {
@@ -321,6 +328,7 @@ mod tests {
                 topic_id: vec![0; 16].into(),
                 partitions: 2,
                 replication_factor: 1,
+                owner: None,
             }),
             partitions: vec![partition(0, Some(15)), partition(1, high_watermark)],
             configs: vec![ConfigEntry {

@@ -240,6 +240,7 @@ impl World {
             assignments: (0..self.settings.partitions).map(replicas).collect(),
             configs: self.topic_configs(),
             now_ms: self.now_ms(),
+            owner: None,
         });
         self.propose(create, None);
     }

@@ -51,11 +51,14 @@ impl Cluster {
         self.clone().apply(self.version.saturating_add(1), command).map(|_| ())
     }
 
-    fn dispatch(&mut self, index: u64, command: &Command) -> Result<Applied, Rejection> {
+    pub(super) fn dispatch(&mut self, index: u64, command: &Command) -> Result<Applied, Rejection> {
         match command {
             Command::RegisterBroker(registration) => self.register_broker(index, registration),
             Command::CreateTopic(create) => self.create_topic(create),
             Command::DeleteTopic { name, id } => self.delete_topic(name, *id),
+            Command::ClaimTopic { name, id, owner, adopt } => self.claim_topic(name, *id, owner, *adopt),
+            Command::ReleaseTopic { name, owner } => self.release_topic(name, owner),
+            Command::AsOwner { name, owner, command } => self.as_owner(index, name, owner, command),
             Command::AlterTopicConfigs { name, change } => self.alter_topic_configs(index, name, change),
             Command::AlterTopicDefaults { change } => self.alter_topic_defaults(index, change),
             Command::CreatePartitions { name, present, added } => self.create_partitions(name, *present, added),

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, num::NonZeroU64};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::state::{BrokerId, ExpectedDirectory, FenceReason};
+use super::{
+    owner::TopicOwner,
+    state::{BrokerId, ExpectedDirectory, FenceReason},
+};
 
 /// A change to the metadata, as it stands in the metadata log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -22,6 +25,33 @@ pub enum Command {
         name: String,
         /// Only if it has this id.
         id: Option<Uuid>,
+    },
+    /// Make a topic an owner's.
+    ClaimTopic {
+        /// Its name.
+        name: String,
+        /// Only if it has this id.
+        id: Option<Uuid>,
+        /// Whose it shall be.
+        owner: TopicOwner,
+        /// Also if nobody owns it.
+        adopt: bool,
+    },
+    /// Leave a topic, with its data, to nobody.
+    ReleaseTopic {
+        /// Its name.
+        name: String,
+        /// Who owns it.
+        owner: TopicOwner,
+    },
+    /// Delete a topic, grow it, change its settings or move its replicas, only if it has this owner.
+    AsOwner {
+        /// Its name.
+        name: String,
+        /// Who must own it.
+        owner: TopicOwner,
+        /// What to do with it; of no other topic.
+        command: Box<Command>,
     },
     /// Change a topic's settings.
     AlterTopicConfigs {
@@ -382,6 +412,9 @@ pub struct CreateTopic {
     pub configs: BTreeMap<String, String>,
     /// The time, in milliseconds since 1970.
     pub now_ms: i64,
+    /// Who manages it; `None`: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<TopicOwner>,
 }
 
 /// A change of settings.

@@ -23,6 +23,7 @@ mod limits;
 mod maintenance;
 mod offline;
 mod outcome;
+mod owner;
 mod partition;
 mod queries;
 mod reassignment;
@@ -50,6 +51,7 @@ pub use limits::{
     MAX_VOTERS, PRODUCER_ID_BLOCK,
 };
 pub use outcome::{Altered, Elected, ListedPartition, Outcome, PartitionList, ProducerIdBlock, ShutdownProgress};
+pub use owner::{OwnerError, TopicOwner};
 pub use partition::{CommittedFloor, Partition};
 pub use queries::{BrokerLoad, Health, Survival};
 pub use refusal::{

@@ -43,6 +43,11 @@ pub enum Outcome {
         /// Partitions that stop for the time, as their replication factor leaves no choice.
         exempt: PartitionList,
     },
+    /// The topic is the owner's.
+    Claimed {
+        /// Nobody owned it before.
+        adopted: bool,
+    },
     /// The voter id of that broker and disk.
     Voter {
         /// Never given out before, or to this disk.

@@ -32,6 +32,36 @@ pub enum Rejection {
         /// The name.
         name: String,
     },
+    /// Somebody else manages the topic.
+    #[error("topic {name:?} belongs to {owner}, which alone may change it in its owner's name")]
+    TopicOwned {
+        /// The topic's name.
+        name: String,
+        /// Who, as `namespace/name/uid`.
+        owner: String,
+    },
+    /// Nobody manages the topic.
+    #[error(
+        "topic {name:?} belongs to nobody: claim it, with adoption permitted, before it is changed in an owner's name"
+    )]
+    TopicNotOwned {
+        /// The topic's name.
+        name: String,
+    },
+    /// A command that no owner of a topic may give, or that is about another topic.
+    #[error("the owner of topic {name:?} may delete, grow, configure and move that topic, and nothing else")]
+    NotAnOwnersCommand {
+        /// The topic's name.
+        name: String,
+    },
+    /// These can't be an owner's names.
+    #[error("{reason}")]
+    InvalidOwner {
+        /// Which of them.
+        field: String,
+        /// Why.
+        reason: String,
+    },
     /// The name breaks a rule.
     #[error("{reason}")]
     InvalidTopicName {

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::partition::Partition;
+use super::{owner::TopicOwner, partition::Partition};
 use crate::config;
 
 /// A broker's number; in Kubernetes the pod's ordinal.
@@ -204,6 +204,9 @@ pub struct Topic {
     /// was not so before; 0: since it was created, or not at all.
     #[serde(default)]
     pub flushes_since: u64,
+    /// Who manages it; `None`: nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<TopicOwner>,
 }
 
 /// A time at which a topic got more partitions.

@@ -37,6 +37,9 @@ impl Cluster {
                 name: create.name.clone(),
             });
         }
+        if let Some(owner) = &create.owner {
+            owner.check()?;
+        }
         for (key, value) in &create.configs {
             config::check(key, value)?;
         }
@@ -49,6 +52,7 @@ impl Cluster {
             created_at_ms: create.now_ms,
             growth: Vec::new(),
             flushes_since: 0,
+            owner: create.owner.clone(),
         };
         self.topics.insert(topic.name.clone(), Arc::new(topic));
         Ok(Applied::changed(Outcome::Done))
@@ -162,7 +166,7 @@ impl Cluster {
         })))
     }
 
-    fn topic(&self, name: &str) -> Result<&Arc<Topic>, Rejection> {
+    pub(super) fn topic(&self, name: &str) -> Result<&Arc<Topic>, Rejection> {
         self.topics.get(name).ok_or_else(|| Rejection::UnknownTopic {
             name: name.chars().take(250).collect(),
         })

@@ -125,6 +125,7 @@ mod tests {
             assignments: vec![vec![0, 1, 2]],
             configs: BTreeMap::new(),
             now_ms: 0,
+            owner: None,
         };
         apply(&mut cluster, Command::CreateTopic(create));
         cluster

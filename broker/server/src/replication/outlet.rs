@@ -127,8 +127,13 @@ impl Ready {
         }
     }
 
+    /// Whether no producer waits for it: a follower that is told where to begin anew lacks everything, and what it is
+    /// told may have to be read from far back.
     fn is_copy(&self) -> bool {
-        matches!(self.what, ReadyOutcome::Read { is_copy: true, .. })
+        matches!(
+            self.what,
+            ReadyOutcome::Read { is_copy: true, .. } | ReadyOutcome::OutOfRange { .. }
+        )
     }
 
     /// The answer with its records left out: the follower learns the rest, and asks again.
@@ -364,7 +369,13 @@ mod tests {
             log_start: 0,
             at_once: true,
         };
+        let begin_anew = FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange {
+            offset: 0,
+            log_start: 5,
+            log_end: 10,
+        });
         for sequence in [101, 102, 1, 2, 103, 3] {
+            let verdict = if sequence == 102 { begin_anew } else { verdict };
             let ready = Ready::of(&partition, &request(sequence), verdict, sequence > 100, None);
             state.push(ready, begun);
         }

@@ -105,6 +105,7 @@ async fn answers(at: &Node) -> Vec<Option<String>> {
         name: topic(),
         partitions: 1,
         validate_only: false,
+        as_owner: None,
     };
     let delete = DeleteMessagesRequest {
         topic: topic(),

@@ -24,6 +24,7 @@ fn topic(name: &str, assignments: &[&[BrokerId]]) -> Command {
         assignments: assignments.iter().map(|replicas| replicas.to_vec()).collect(),
         configs: BTreeMap::new(),
         now_ms: 2,
+        owner: None,
     })
 }
 

@@ -202,6 +202,7 @@ fn a_delta_tells_what_changed_for_one_broker() {
         assignments: vec![vec![0]],
         configs: [].into(),
         now_ms: 0,
+        owner: None,
     }));
     let delta = between(&before, &log, 0);
     assert_eq!(kinds(&delta), [("u".into(), 0, K::Deleted), ("u".into(), 0, K::Added)]);

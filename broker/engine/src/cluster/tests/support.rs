@@ -311,5 +311,6 @@ pub(super) fn create(name: &str, assignments: &[&[BrokerId]]) -> Command {
         assignments: assignments.iter().map(|replicas| replicas.to_vec()).collect(),
         configs: BTreeMap::new(),
         now_ms: 2,
+        owner: None,
     })
 }

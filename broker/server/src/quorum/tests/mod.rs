@@ -79,6 +79,7 @@ pub fn create_topic(number: u64) -> Command {
         assignments: vec![vec![0]],
         configs: BTreeMap::new(),
         now_ms: 1,
+        owner: None,
     })
 }
 

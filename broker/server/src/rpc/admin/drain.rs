@@ -81,7 +81,7 @@ pub async fn drain_told(
             let draining = !request.cancel;
             service.submit(Command::DrainBroker { broker_id, draining }).await?;
         }
-        moves::carry_out(service, settled.moves).await?;
+        moves::carry_out(service, settled.moves, Ok).await?;
     }
     Ok(v1::DrainBrokersResponse { moves: Some(planned) })
 }

@@ -7,6 +7,7 @@ mod drain;
 mod elections;
 mod maintenance;
 mod moves;
+mod owners;
 mod placement;
 mod quorum;
 mod reassign;
@@ -175,6 +176,20 @@ impl Admin for AdminService {
         request: Request<v1::AlterTopicRequest>,
     ) -> Result<Response<v1::AlterTopicResponse>, Status> {
         answer!(self, topics::alter(self, request.into_inner()))
+    }
+
+    async fn claim_topic(
+        &self,
+        request: Request<v1::ClaimTopicRequest>,
+    ) -> Result<Response<v1::ClaimTopicResponse>, Status> {
+        answer!(self, owners::claim(self, request.into_inner()))
+    }
+
+    async fn release_topic(
+        &self,
+        request: Request<v1::ReleaseTopicRequest>,
+    ) -> Result<Response<v1::ReleaseTopicResponse>, Status> {
+        answer!(self, owners::release(self, request.into_inner()))
     }
 
     async fn list_topics(

@@ -98,16 +98,19 @@ impl Settled {
     }
 }
 
-/// Has moves made, in parts.
+/// Has moves made, in parts; each part's command as `wrap` makes it, in an owner's name, say.
 ///
 /// # Errors
 /// The metadata quorum refuses a part, or does not answer: what was begun before goes on, and
 /// the same request plans the rest.
-pub async fn carry_out(service: &AdminService, moves: Vec<Move>) -> Result<(), ApiError> {
+pub async fn carry_out(
+    service: &AdminService,
+    moves: Vec<Move>,
+    wrap: impl Fn(Command) -> Result<Command, ApiError>,
+) -> Result<(), ApiError> {
     for part in moves.chunks(MOVES_PER_COMMAND) {
-        service
-            .submit(Command::ReassignPartitions { moves: part.to_vec() })
-            .await?;
+        let command = wrap(Command::ReassignPartitions { moves: part.to_vec() })?;
+        service.submit(command).await?;
     }
     service.0.wait_until_current().await
 }

@@ -39,7 +39,7 @@ pub async fn rebalance_told(
     let settled = settled(cluster, &request.broker_ids, throttle, told)?;
     let planned = settled.planned(cluster);
     if !request.validate_only {
-        moves::carry_out(service, settled.moves).await?;
+        moves::carry_out(service, settled.moves, Ok).await?;
     }
     Ok(v1::RebalanceResponse { moves: Some(planned) })
 }

@@ -53,6 +53,7 @@ pub fn with_topic(brokers: &[i32], assignments: Vec<Vec<i32>>) -> Cluster {
         assignments,
         configs: BTreeMap::new(),
         now_ms: 0,
+        owner: None,
     };
     let done = cluster.apply(100, &Command::CreateTopic(create)).unwrap();
     assert_eq!(done, Outcome::Done);

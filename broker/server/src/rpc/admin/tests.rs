@@ -68,6 +68,7 @@ impl TestCluster {
                 value: min_in_sync.to_string(),
             }],
             validate_only: false,
+            owner: None,
         };
         topics::create(&cluster.service, request).await.unwrap();
         cluster
@@ -81,6 +82,7 @@ impl TestCluster {
             assignments: vec![vec![broker]],
             configs: BTreeMap::new(),
             now_ms: 0,
+            owner: None,
         };
         self.submit(Command::CreateTopic(create)).await;
     }
@@ -184,6 +186,7 @@ async fn new_replicas_are_spread_and_avoid_who_may_not_get_any() {
         name: "t".into(),
         partitions,
         validate_only: false,
+        as_owner: None,
     };
     topics::create_partitions(&cluster.service, request(6)).await.unwrap();
     assert_eq!(cluster.held_by(1), 3);
@@ -458,6 +461,7 @@ async fn a_rebalance_plans_first_and_then_begins_throttled_moves() {
         assignments: vec![vec![0]; 8],
         configs: BTreeMap::new(),
         now_ms: 0,
+        owner: None,
     };
     cluster.submit(Command::CreateTopic(create)).await;
     let request = |validate_only, throttle_bytes_per_second| v1::RebalanceRequest {
@@ -503,6 +507,7 @@ async fn the_replication_factor_grows_by_moves_and_settings_come_with_it() {
         }],
         unset_configs: Vec::new(),
         throttle_bytes_per_second: 0,
+        as_owner: None,
         validate_only,
         replication_factor: Some(3),
     };

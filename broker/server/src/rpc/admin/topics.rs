@@ -8,7 +8,12 @@ use millrace_engine::{
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
 
-use super::{AdminService, configs, count, drain, moves, moves::throttle_field, page_size, placement, preview};
+use super::{
+    AdminService, configs, count, drain, moves,
+    moves::throttle_field,
+    owners::{in_name_of, owner_in, owner_out},
+    page_size, placement, preview,
+};
 use crate::{
     broker::Broker,
     error::ApiError,
@@ -51,6 +56,7 @@ pub async fn create(
         assignments: placement::place(&cluster, id, partitions, factor)?,
         configs,
         now_ms: broker.now_ms(),
+        owner: request.owner.map(owner_in).transpose()?,
     };
     service
         .change(Command::CreateTopic(create), request.validate_only)
@@ -70,7 +76,10 @@ fn partition_count(field: &str, count: i32) -> Result<usize, ApiError> {
 }
 
 /// 16 bytes as an id; none if empty.
-fn topic_id(bytes: &[u8]) -> Result<Option<Uuid>, ApiError> {
+///
+/// # Errors
+/// Another number of bytes.
+pub fn topic_id(bytes: &[u8]) -> Result<Option<Uuid>, ApiError> {
     if bytes.is_empty() {
         return Ok(None);
     }
@@ -89,9 +98,9 @@ pub async fn delete(
 ) -> Result<v1::DeleteTopicResponse, ApiError> {
     let id = topic_id(&request.topic_id)?;
     check_topic_name(&request.name)?;
-    service
-        .change(Command::DeleteTopic { name: request.name, id }, request.validate_only)
-        .await?;
+    let name = request.name.clone();
+    let delete = in_name_of(request.as_owner, &request.name, Command::DeleteTopic { name, id })?;
+    service.change(delete, request.validate_only).await?;
     Ok(v1::DeleteTopicResponse {})
 }
 
@@ -101,6 +110,7 @@ fn summary(topic: &Topic) -> v1::TopicSummary {
         topic_id: topic.id.as_bytes().to_vec().into(),
         partitions: count(topic.partitions.len()),
         replication_factor: count(topic.replication_factor()),
+        owner: topic.owner.as_ref().map(owner_out),
     }
 }
 
@@ -247,6 +257,7 @@ pub async fn alter_told(
     told: &Inventories,
 ) -> Result<v1::AlterTopicResponse, ApiError> {
     let (name, set, unset) = (request.name, request.set_configs, request.unset_configs);
+    let owner = request.as_owner;
     let throttle = throttle_field(request.throttle_bytes_per_second)?;
     let Some(factor) = request.replication_factor else {
         if throttle.is_some() {
@@ -255,14 +266,21 @@ pub async fn alter_told(
                 "must be 0 where replication_factor is not to change",
             ));
         }
-        configs::alter(service, &name, set, unset, request.validate_only).await?;
+        let settings = in_name_of(owner, &name, configs::command(&name, set, unset)?)?;
+        service.change(settings, request.validate_only).await?;
         return Ok(v1::AlterTopicResponse::default());
     };
     let settings = match set.is_empty() && unset.is_empty() {
         true => None,
-        false => Some(configs::command(&name, set, unset)?),
+        false => Some(in_name_of(owner.clone(), &name, configs::command(&name, set, unset)?)?),
     };
+    let in_its_name = |command| in_name_of(owner.clone(), &name, command);
     let cluster = service.latest().await?;
+    // Also where no replica has to move: who is not the owner learns it.
+    preview(
+        &cluster,
+        &in_its_name(Command::ReassignPartitions { moves: Vec::new() })?,
+    )?;
     let settled = drain::plan_replication_factor(&cluster, &name, factor, throttle, told)?;
     if let Some(settings) = &settings {
         preview(&cluster, settings)?;
@@ -272,7 +290,7 @@ pub async fn alter_told(
         if let Some(settings) = settings {
             service.submit(settings).await?;
         }
-        moves::carry_out(service, settled.moves).await?;
+        moves::carry_out(service, settled.moves, in_its_name).await?;
     }
     Ok(v1::AlterTopicResponse { moves: Some(planned) })
 }
@@ -299,10 +317,11 @@ pub async fn create_partitions(
         .with("partitions", present)
     })?;
     let command = Command::CreatePartitions {
-        name: request.name,
+        name: request.name.clone(),
         present: u32::try_from(present).unwrap_or(u32::MAX),
         added: placement::place(&cluster, topic.id, added, topic.replication_factor())?,
     };
+    let command = in_name_of(request.as_owner, &request.name, command)?;
     service.change(command, request.validate_only).await?;
     Ok(v1::CreatePartitionsResponse {
         partitions: count(wanted),

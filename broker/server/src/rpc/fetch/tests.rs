@@ -20,6 +20,7 @@ async fn unclean(test: &TestBroker) {
         assignments: vec![vec![PHANTOM, 0]],
         configs: Default::default(),
         now_ms: 0,
+        owner: None,
     };
     broker.submit(Command::CreateTopic(create)).await.unwrap();
     test.set_isr("t", &[PHANTOM], &[0], 5).await;
