@@ -103,10 +103,18 @@ pub async fn run(args: ElectArgs, admin: &Admin, format: OutputFormat) -> anyhow
         (Some(topic), Some(partition)) => vec![(topic, partition)],
         (Some(topic), None) => {
             let described = admin.describe_topic(&topic).await?;
-            let numbers = described.partitions.iter().map(|partition| partition.partition);
-            numbers.map(|number| (topic.clone(), number)).collect()
+            // An unclean election is for partitions that nobody leads.
+            let meant = described
+                .partitions
+                .iter()
+                .filter(|partition| !args.unclean || partition.leader_id.is_none());
+            meant.map(|partition| (topic.clone(), partition.partition)).collect()
         }
     };
+    if args.unclean && partitions.is_empty() {
+        let none: [Elected; 0] = [];
+        return tell(format, "all partitions have a leader: nothing to give up\n", &none);
+    }
     let changing = admin.clone().validate_only(args.dry_run);
     let results: Vec<Elected> = changing
         .elect_leaders(partitions, election)
@@ -132,8 +140,17 @@ pub async fn run(args: ElectArgs, admin: &Admin, format: OutputFormat) -> anyhow
 fn unclean(result: &Elected, floor: i64, dry_run: bool) -> String {
     let mut text = if dry_run { "would be elected" } else { "elected" }.to_owned();
     match result.log_end {
-        Some(end) if end < floor => text += &format!("; offsets {end} to {} were acknowledged and are lost", floor - 1),
-        Some(end) => text += &format!("; its log ends at {end}, all below {floor} had been acknowledged, perhaps more"),
+        Some(end) if end < floor => {
+            text += &format!(
+                "; its log ends at {end}: offsets {end} to {} were acknowledged and are lost, perhaps more",
+                floor - 1
+            );
+        }
+        Some(end) => {
+            text += &format!(
+                "; its log ends at {end}: all below {floor} had been acknowledged, what came behind may be lost"
+            );
+        }
         None => text += &format!("; all below offset {floor} had been acknowledged"),
     }
     if !result.unheard_replicas.is_empty() {

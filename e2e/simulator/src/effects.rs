@@ -208,16 +208,11 @@ impl World {
             }
             FetchVerdict::Diverged(end) => FetchPayload::Diverged(end),
             FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange { log_end, .. }) => {
-                match hosted.log.producers_at_start() {
-                    Ok((log_start, producers)) => FetchPayload::OutOfRange {
-                        log_start,
-                        log_end: log_end.max(log_start),
-                        producers: snapshot::decode(&snapshot::encode(&producers)).unwrap_or_default(),
-                    },
-                    Err(error) => {
-                        failed = Some(error);
-                        FetchPayload::Failed
-                    }
+                let (log_start, producers) = hosted.log.producers_at_start();
+                FetchPayload::OutOfRange {
+                    log_start,
+                    log_end: log_end.max(log_start),
+                    producers: snapshot::decode(&snapshot::encode(&producers)).unwrap_or_default(),
                 }
             }
             FetchVerdict::Refused(refusal) => FetchPayload::Refused(refusal),

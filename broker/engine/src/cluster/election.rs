@@ -20,20 +20,34 @@ use super::{
 pub struct ReplicaLogEnd {
     /// Who answers.
     pub broker_id: BrokerId,
-    /// The leader epoch of its last record; -1 if it has none.
-    pub last_epoch: i32,
+    /// The latest leader epoch that its log knows; `None` if it knows none, as a log that was begun
+    /// anew and got nothing since.
+    pub last_epoch: Option<i32>,
     /// Its log end offset.
     pub log_end: i64,
+    /// Whether some of its records can't be read.
+    pub is_damaged: bool,
 }
 
-/// Whom to choose in an unclean recovery: the longest log of the latest epoch, the lowest number
-/// among equals (KIP-966). `None` if nobody answered: that is not the same as nobody having data.
+/// Whom to choose in an unclean recovery: the longest log of the latest epoch; among equals one that
+/// is whole, then the lowest number (KIP-966). `None` if nobody answered: that is not the same as
+/// nobody having data.
+///
+/// A log without an epoch is empty. If it ends at or above `floor` all that was committed below was
+/// deleted before it was begun there, by a leader that had it: it is as late as the floor. Where
+/// everything is deleted the ends are all that is left to compare.
 #[must_use]
-pub fn longest_log(answers: &[ReplicaLogEnd]) -> Option<BrokerId> {
-    answers
-        .iter()
-        .max_by_key(|answer| (answer.last_epoch, answer.log_end, std::cmp::Reverse(answer.broker_id)))
-        .map(|answer| answer.broker_id)
+pub fn longest_log(answers: &[ReplicaLogEnd], floor: CommittedFloor) -> Option<BrokerId> {
+    let epoch_of = |answer: &ReplicaLogEnd| match answer.last_epoch {
+        Some(epoch) => epoch,
+        None if answer.log_end >= floor.offset => floor.leader_epoch,
+        None => -1,
+    };
+    let order = |answer: &&ReplicaLogEnd| {
+        let number = std::cmp::Reverse(answer.broker_id);
+        (epoch_of(answer), answer.log_end, !answer.is_damaged, number)
+    };
+    answers.iter().max_by_key(order).map(|answer| answer.broker_id)
 }
 
 impl Cluster {

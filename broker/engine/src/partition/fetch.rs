@@ -250,8 +250,8 @@ impl Leader {
     /// that records that were never committed would stay readable at the follower. But one that was
     /// found equal up to there before the records were deleted is equal now; and so is one whose
     /// last record has an epoch that goes on here, or is this leader's own, who wrote all of it.
-    /// Others have to begin anew. With their logs they forget the producers, which must not happen
-    /// to who is in sync: it may lead next, and would store a retry twice.
+    /// Others have to begin anew: they fetch everything once more, which must not happen to who is in
+    /// sync.
     fn knows_deleted(&self, at: usize, start: i64, epoch: i32, epochs: &impl EpochView) -> bool {
         let was_equal = self.followers[at].durable_end.is_some_and(|end| end >= start);
         let goes_on = || {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::recover::{FoundSegment, Known, Recovered, Recovery, note_epoch};
 use super::report::RecoveryReport;
-use super::truncate::{MARKER_FILE_NAME, Marker};
+use super::truncate::{MARKER_FILE_NAME, Marker, PRODUCERS_FILE_NAME};
 use super::{LogInner, Writer};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::checkpoint::leader_epochs::{self, EpochEntry};
@@ -135,10 +135,12 @@ impl LogInner {
             report,
         };
         if let Some(marker) = marker {
-            let active = inner.start_over(&marker)?;
+            let active = inner.start_over(marker)?;
             *inner.segments.write() = Arc::new(vec![active]);
             inner.log_start.store(marker.offset, Ordering::Release);
-            inner.writer.lock().begin_with(marker);
+            let mut writer = new_writer();
+            inner.report.replayed_batches = inner.reload_producers(&mut writer, marker.offset)?;
+            *inner.writer.lock() = writer;
             return Ok(Arc::new(inner));
         }
         // Snapshots of offsets that are no more would be taken for those of new records.
@@ -290,7 +292,7 @@ fn new_writer() -> Writer {
 
 /// A full truncation that a crash interrupted.
 fn read_marker(fs: &dyn FileSystem, dir: &Path) -> io::Result<Option<Marker>> {
-    match read_whole(fs, &dir.join(MARKER_FILE_NAME), 1 << 30) {
+    match read_whole(fs, &dir.join(MARKER_FILE_NAME), 64) {
         Ok(bytes) => match Marker::decode(&bytes) {
             Some(marker) => Ok(Some(marker)),
             // It was written atomically, so this is no torn write, and nothing may be removed by guessing.
@@ -309,7 +311,7 @@ fn list_segments(fs: &dyn FileSystem, dir: &Path) -> io::Result<Vec<FoundSegment
     let mut found = Vec::new();
     for entry in fs.read_dir(dir)? {
         let Some(name) = entry.name.to_str() else { continue };
-        if names::is_leftover(name) {
+        if names::is_leftover(name) || name == PRODUCERS_FILE_NAME {
             remove_if_exists(fs, &dir.join(name))?;
         } else if let Some((base_offset, names::FileKind::Log)) = names::parse(name) {
             found.push(FoundSegment {

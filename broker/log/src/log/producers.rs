@@ -1,15 +1,7 @@
 //! Looking at the producers of a partition, and forgetting idle ones.
 
-use std::io;
-use std::sync::atomic::Ordering;
-
-use super::{Log, LogInner};
-use crate::error::ReadError;
+use super::Log;
 use crate::producer::ProducerState;
-use crate::segment::LocateError;
-
-/// So often the producers are made out anew if the log start moves meanwhile, or the log is cut.
-const START_ATTEMPTS: usize = 8;
 
 /// One active producer, as Kafka's DescribeProducers shows it (KIP-664).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,44 +53,17 @@ impl Log {
         self.inner.writer.lock().producers.clone()
     }
 
-    /// The log start, and the producers as of it: of whole batches below it, which may be deleted. With them a log that
-    /// begins at that start, and gets all batches from there on, knows of all producers what this one knows.
+    /// The log start, and what is known of producers by batches that end below it, which may be deleted. A log that
+    /// begins there with it, and gets all batches from there on, knows of all producers what this one knows. Costs a
+    /// look at each producer, and nothing of the disk.
     ///
-    /// May read the headers of a whole segment.
-    ///
-    /// # Errors
-    /// See [`ReadError`]; [`ReadError::Io`] also if the log start moves again and again meanwhile.
-    pub fn producers_at_start(&self) -> Result<(i64, ProducerState), ReadError> {
-        let inner = &*self.inner;
-        for _ in 0..START_ATTEMPTS {
-            inner.check_read()?;
-            let seen = || (inner.log_start(), inner.truncations.load(Ordering::SeqCst));
-            let before = seen();
-            let made = inner.producers_below(before.0);
-            // What retention or a truncation removes meanwhile is missed.
-            if before.1.is_multiple_of(2) && seen() == before {
-                return Ok((before.0, made?));
-            }
-            std::thread::yield_now();
-        }
-        Err(io::Error::new(io::ErrorKind::WouldBlock, "the log start is moving: try again").into())
-    }
-}
-
-impl LogInner {
-    /// The producers as of the batch that holds `start`, or comes first behind it.
-    fn producers_below(&self, start: i64) -> io::Result<ProducerState> {
-        let segments = self.segments();
-        let at = segments
-            .partition_point(|segment| segment.base_offset <= start)
-            .saturating_sub(1);
-        let segment = &segments[at];
-        let end = match segment.locate(start, &self.resume_points(segment.base_offset)) {
-            Ok(Some(found)) => found.header.base_offset.min(start),
-            Ok(None) => start,
-            Err(LocateError::Bad { next_offset, .. }) => next_offset.min(start),
-            Err(LocateError::Io(error)) => return Err(error),
-        };
-        Ok(self.producers_at(end)?.0)
+    /// Of a producer of which no remembered batch ends below the log start kept batches tell; only where its sequences
+    /// stood before them is among it.
+    #[must_use]
+    pub fn producers_at_start(&self) -> (i64, ProducerState) {
+        // Both under the lock under which batches are added; the start may rise meanwhile, which then is asked for anew.
+        let writer = self.inner.writer.lock();
+        let start = self.inner.log_start();
+        (start, writer.producers.below(start))
     }
 }

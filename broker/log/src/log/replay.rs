@@ -12,12 +12,15 @@ impl LogInner {
     /// Newer snapshots must be gone. Returns how many batches were replayed.
     pub(super) fn reload_producers(&self, writer: &mut Writer, end: i64) -> io::Result<u64> {
         let (state, from, replayed) = self.producers_at(end)?;
+        // Between the one that was sound and the end there are damaged ones only.
+        self.remove_snapshots_where(|offset| offset <= end && from.is_none_or(|from| offset > from))?;
         writer.producers = state;
         writer.snapshot_offset = from.unwrap_or(-1);
         Ok(replayed)
     }
 
-    /// The producer state as of `end`, the snapshot it was made from, and how many batches were replayed.
+    /// The producer state as of `end`, the snapshot it was made from, and how many batches were replayed. Damaged
+    /// snapshots are passed over.
     pub(super) fn producers_at(&self, end: i64) -> io::Result<(ProducerState, Option<i64>, u64)> {
         let fs = &*self.shared.fs;
         let mut state = ProducerState::default();
@@ -37,8 +40,7 @@ impl LogInner {
                     break;
                 }
                 Ok(Err(reason)) => {
-                    tracing::warn!(path = %path.display(), %reason, "a damaged producer snapshot is removed");
-                    crate::fs::remove_if_exists(fs, &path)?;
+                    tracing::warn!(path = %path.display(), %reason, "a producer snapshot is damaged");
                 }
                 Err(error) => return Err(error),
             }

@@ -11,48 +11,49 @@ use crate::fs::{OpenMode, temporary_path, write_atomic};
 use crate::producer::{ProducerState, snapshot};
 use crate::segment::{LocateError, Segment, names};
 
-/// Holds the offset at which an emptied log begins, and the producers that it knows then, from before the first file goes
-/// until after the last one: a crash in between is finished when the log is opened.
+/// Holds the offset at which an emptied log begins, from before the first file goes until after the last one: a crash
+/// in between is finished when the log is opened.
 pub(super) const MARKER_FILE_NAME: &str = "truncate-fully";
+
+/// What an emptied log knows of producers, a snapshot that gets its name when the other files are gone. Durable before
+/// the marker is written; without a marker it means nothing.
+pub(super) const PRODUCERS_FILE_NAME: &str = "truncate-fully-producers";
+
+/// Stands behind the offset in the marker where there is such a file.
+const WITH_PRODUCERS: &str = "producers";
 
 const COPY_CHUNK: usize = 1 << 20;
 
 /// What an emptied log begins with.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Marker {
     pub offset: i64,
-    pub producers: ProducerState,
+    /// There is a snapshot of producers.
+    pub knows_producers: bool,
 }
 
 impl Marker {
-    /// The marker file: the offset in a line of its own, and a producer snapshot behind it if there is something to
-    /// tell.
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = format!("{}\n", self.offset).into_bytes();
-        if !self.producers.entries().is_empty() {
-            bytes.extend_from_slice(&snapshot::encode(&self.producers));
+    /// The marker file, one line.
+    fn encode(self) -> String {
+        match self.knows_producers {
+            true => format!("{} {WITH_PRODUCERS}\n", self.offset),
+            false => format!("{}\n", self.offset),
         }
-        bytes
     }
 
     /// Reads the marker file; `None` if it is damaged.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let line = bytes.iter().position(|byte| *byte == b'\n')?;
-        let offset = std::str::from_utf8(&bytes[..line]).ok()?.parse().ok()?;
-        let producers = match &bytes[line + 1..] {
-            [] => ProducerState::default(),
-            producers => snapshot::decode(producers).ok()?,
+        let text = std::str::from_utf8(bytes).ok()?.trim();
+        let (offset, knows_producers) = match text.split_once(' ') {
+            None => (text, false),
+            Some((offset, WITH_PRODUCERS)) => (offset, true),
+            Some(_) => return None,
         };
-        (offset >= 0).then_some(Self { offset, producers })
-    }
-}
-
-impl Writer {
-    /// The log has been emptied.
-    pub(super) fn begin_with(&mut self, marker: Marker) {
-        let is_stored = !marker.producers.entries().is_empty();
-        self.snapshot_offset = if is_stored { marker.offset } else { -1 };
-        self.producers = marker.producers;
+        let offset = offset.parse().ok().filter(|offset| *offset >= 0)?;
+        Some(Self {
+            offset,
+            knows_producers,
+        })
     }
 }
 
@@ -76,7 +77,7 @@ impl Log {
     /// Removes all records from `offset` on, physically and durably: when this returns nothing of them comes back.
     /// A batch that holds `offset` goes whole, so that the log may end lower. Leader epochs that begin at or after
     /// the new end go too, also if no record is cut (KAFKA-10706). Below the log start everything goes and the log
-    /// begins at `offset`. What records below the new end told of producers stays known. Returns the new log end.
+    /// begins at `offset`. What kept records below the new end told of producers stays known. Returns the new log end.
     ///
     /// # Errors
     /// [`ChangeError::Refused`] if the disk is too full to begin; [`ChangeError::OffsetOutOfRange`] for a negative
@@ -297,15 +298,16 @@ impl LogInner {
         mut producers: ProducerState,
     ) -> Result<(), ChangeError> {
         producers.bound(self.config().max_producer_ids);
-        let fs = &*self.shared.fs;
-        let path = self.dir.join(MARKER_FILE_NAME);
-        let marker = Marker { offset, producers };
-        write_atomic(fs, &path, &marker.encode())
+        let marker = Marker {
+            offset,
+            knows_producers: !producers.entries().is_empty(),
+        };
+        self.announce_truncation(marker, &producers)
             .map_err(|error| self.shared.refuse_or_fail("writing the truncation marker", &error))?;
 
         let _truncating = Truncating::begin(self);
         let active = self
-            .start_over(&marker)
+            .start_over(marker)
             .map_err(|error| self.fail("truncating fully", &error))?;
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
@@ -314,7 +316,8 @@ impl LogInner {
         self.note_epochs_stored(writer);
         writer.bytes_since_checkpoint = 0;
         writer.active_since_ms = None;
-        writer.begin_with(marker);
+        writer.snapshot_offset = if marker.knows_producers { offset } else { -1 };
+        writer.producers = producers;
         *self.segments.write() = Arc::new(vec![active]);
         self.epochs.write().clear();
         self.damage.write().clear();
@@ -324,20 +327,36 @@ impl LogInner {
         Ok(())
     }
 
-    /// Removes every file of the log and makes what the marker says: an empty segment, and the producers' snapshot;
-    /// durable, the marker gone, at the end.
-    pub(super) fn start_over(&self, marker: &Marker) -> io::Result<Arc<Segment>> {
+    /// From when this returns the log is emptied, sooner or later. Nothing is left of it if there was no room.
+    fn announce_truncation(&self, marker: Marker, producers: &ProducerState) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        let (path, known) = (self.dir.join(MARKER_FILE_NAME), self.dir.join(PRODUCERS_FILE_NAME));
+        let announced = (|| {
+            if marker.knows_producers {
+                write_atomic(fs, &known, &snapshot::encode(producers))?;
+            }
+            write_atomic(fs, &path, marker.encode().as_bytes())
+        })();
+        // A marker that has its name counts, even if that could not be made durable.
+        if announced.as_ref().is_err_and(crate::fs::is_disk_full) && fs.metadata(&path).is_err() {
+            for leftover in [temporary_path(&path), temporary_path(&known), known] {
+                let _ = crate::fs::remove_if_exists(fs, &leftover);
+            }
+        }
+        announced
+    }
+
+    /// Removes every file of the log and makes what the marker says: an empty segment, and the producers' snapshot,
+    /// which takes no room that it did not have before; durable, the marker gone, at the end.
+    pub(super) fn start_over(&self, marker: Marker) -> io::Result<Arc<Segment>> {
         let fs = &*self.shared.fs;
         let offset = marker.offset;
         self.durable_end.fetch_min(offset, Ordering::AcqRel);
         self.indexed_end.fetch_min(offset, Ordering::AcqRel);
-        remove_all_log_files(fs, &self.dir)?;
+        self.remove_all_but_producers(marker)?;
         let interval = self.config().index_interval_bytes;
         let active = Segment::create(&self.shared.fs, &self.dir, offset, interval)?;
         active.sync_data()?;
-        if !marker.producers.entries().is_empty() {
-            self.write_snapshot_in_need(offset, &marker.producers)?;
-        }
         fs.sync_dir(&self.dir)?;
         self.shared.lower_flushed(&self.name, 0, 0)?;
         self.shared.store_start(&self.name, offset)?;
@@ -347,6 +366,30 @@ impl LogInner {
         self.indexed_end.store(offset, Ordering::Release);
         self.touch();
         Ok(active)
+    }
+
+    /// Removes the log's files. The producers' snapshot has its name then.
+    fn remove_all_but_producers(&self, marker: Marker) -> io::Result<()> {
+        let fs = &*self.shared.fs;
+        let (known, named) = (
+            self.dir.join(PRODUCERS_FILE_NAME),
+            names::snapshot_path(&self.dir, marker.offset),
+        );
+        if !marker.knows_producers {
+            return remove_all_log_files(fs, &self.dir, None);
+        }
+        // If a crash came after the renaming, the name is the right one's already.
+        let is_renamed = match fs.metadata(&known) {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        remove_all_log_files(fs, &self.dir, is_renamed.then_some(&*named))?;
+        if !is_renamed {
+            fs.rename(&known, &named)?;
+            fs.sync_dir(&self.dir)?;
+        }
+        Ok(())
     }
 
     /// The offsets of all producer snapshots, rising.
@@ -381,13 +424,44 @@ impl LogInner {
     }
 }
 
-/// Removes segments, indexes, snapshots and the epoch checkpoint.
-pub(super) fn remove_all_log_files(fs: &dyn crate::fs::FileSystem, dir: &std::path::Path) -> io::Result<()> {
+/// Removes segments, indexes, snapshots and the epoch checkpoint, all but one file.
+pub(super) fn remove_all_log_files(
+    fs: &dyn crate::fs::FileSystem,
+    dir: &std::path::Path,
+    kept: Option<&std::path::Path>,
+) -> io::Result<()> {
     for entry in fs.read_dir(dir)? {
         let Some(name) = entry.name.to_str() else { continue };
-        if names::parse(name).is_some() || names::is_leftover(name) || name == leader_epochs::FILE_NAME {
-            crate::fs::remove_if_exists(fs, &dir.join(name))?;
+        let path = dir.join(name);
+        let is_ours = names::parse(name).is_some() || names::is_leftover(name) || name == leader_epochs::FILE_NAME;
+        if is_ours && kept != Some(&*path) {
+            crate::fs::remove_if_exists(fs, &path)?;
         }
     }
     fs.sync_dir(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_is_read_as_it_was_written() {
+        for knows_producers in [false, true] {
+            let marker = Marker {
+                offset: 77,
+                knows_producers,
+            };
+            assert_eq!(Marker::decode(marker.encode().as_bytes()), Some(marker));
+        }
+        // As former versions wrote it.
+        let plain = Marker {
+            offset: 5,
+            knows_producers: false,
+        };
+        assert_eq!(Marker::decode(b"5\n"), Some(plain));
+        for bad in [&b""[..], b"-1\n", b"x\n", b"5 people\n", b"5 \xff\n", b"producers\n"] {
+            assert_eq!(Marker::decode(bad), None, "{bad:?}");
+        }
+    }
 }

@@ -57,6 +57,31 @@ impl ProducerEntry {
         self.batches.back()
     }
 
+    /// The entry without batches that end at `offset` or above; `None` if nothing is known from before.
+    fn below(&self, offset: i64) -> Option<Self> {
+        let mut below = self.clone();
+        below.batches.retain(|batch| batch.last_offset < offset);
+        if below.batches.is_empty() {
+            below.batches.push_back(self.forgotten_before(offset)?);
+        }
+        below.last_timestamp = below.batches.back()?.timestamp;
+        Some(below)
+    }
+
+    /// The end of what came before the first remembered batch, if something did: sequences go on without a gap. Where the
+    /// remembered ones are cut, what is sent next must still not leave one.
+    fn forgotten_before(&self, offset: i64) -> Option<RememberedBatch> {
+        let first = self.batches.front().filter(|first| first.base_sequence > 0)?;
+        let last_offset = first.base_offset.min(offset) - 1;
+        (last_offset >= 0).then_some(RememberedBatch {
+            base_sequence: first.base_sequence - 1,
+            last_sequence: first.base_sequence - 1,
+            base_offset: last_offset,
+            last_offset,
+            timestamp: first.timestamp,
+        })
+    }
+
     /// Sequence of the last record, or -1.
     #[must_use]
     pub fn last_sequence(&self) -> i32 {
@@ -236,6 +261,17 @@ impl ProducerState {
             last_offset: header.last_offset(),
             timestamp: header.max_timestamp,
         });
+    }
+
+    /// What batches that end below `offset` have told, as far as it is remembered.
+    #[must_use]
+    pub fn below(&self, offset: i64) -> Self {
+        let entries = self.entries.iter();
+        Self {
+            entries: entries
+                .filter_map(|(id, entry)| Some((*id, entry.below(offset)?)))
+                .collect(),
+        }
     }
 
     /// Forgets producers that were not used since `expiration_ms` before `now_ms`; returns how many. Never because

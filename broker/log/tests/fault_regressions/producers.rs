@@ -49,7 +49,7 @@ fn a_log_that_begins_anew_knows_what_its_leader_knows() {
     }
     // Within a batch, of a segment whose first batches are not deleted yet.
     leader.log().advance_log_start(10).unwrap();
-    let (start, producers) = leader.log().producers_at_start().unwrap();
+    let (start, producers) = leader.log().producers_at_start();
     assert_eq!((start, producers.entries().len()), (10, 1));
 
     for end in ["none", "crash", "kill", "close"] {
@@ -78,7 +78,7 @@ fn a_log_that_begins_within_a_batch_knows_its_producer() {
     leader.append(&batch(1000, 10, None)).unwrap();
     leader.append(&records(3, Some(0))).unwrap();
     leader.log().advance_log_start(2).unwrap();
-    let (start, producers) = leader.log().producers_at_start().unwrap();
+    let (start, producers) = leader.log().producers_at_start();
     assert_eq!((start, producers.entries().len()), (2, 0));
 
     for end in ["crash", "kill", "close"] {

@@ -25,8 +25,12 @@ pub struct StoredReplica {
     pub size_bytes: u64,
     /// The end of its log, also of what is not committed.
     pub log_end: i64,
-    /// The leader epoch of its last record; `None` if it has none.
+    /// The latest leader epoch that its log knows; `None` if it knows none.
     pub last_epoch: Option<i32>,
+    /// Whether some of its records can't be read.
+    pub is_damaged: bool,
+    /// Whether its disk has failed.
+    pub is_offline: bool,
 }
 
 /// What one broker's disk holds.
@@ -96,7 +100,9 @@ impl StoredReplica {
         Self {
             size_bytes: partition.size_bytes(),
             log_end: partition.offsets().log_end,
-            last_epoch: partition.last_record_epoch(),
+            last_epoch: partition.latest_epoch(),
+            is_damaged: partition.is_damaged(),
+            is_offline: partition.is_offline(),
         }
     }
 
@@ -107,6 +113,8 @@ impl StoredReplica {
             size_bytes: self.size_bytes,
             log_end: self.log_end,
             last_epoch: self.last_epoch,
+            is_damaged: self.is_damaged,
+            is_offline: self.is_offline,
         }
     }
 
@@ -115,6 +123,8 @@ impl StoredReplica {
             size_bytes: told.size_bytes,
             log_end: told.log_end,
             last_epoch: told.last_epoch,
+            is_damaged: told.is_damaged,
+            is_offline: told.is_offline,
         }
     }
 }
@@ -150,6 +160,11 @@ pub async fn take_inventories(broker: &Broker, cluster: &Cluster, topics: &[Uuid
     told
 }
 
+/// For plans that fill no disk: nobody is asked, and nobody counts as silent.
+pub fn unasked(cluster: &Cluster) -> Inventories {
+    cluster.brokers.keys().map(|id| (*id, Inventory::default())).collect()
+}
+
 /// Asks until there is an answer, for so long at most. A try may fail and the next one not: a broker that has just come
 /// back is asked on the connection to the process before it, or does not serve yet.
 ///
@@ -177,15 +192,17 @@ where
     }
 }
 
-/// How far the logs of a partition's replicas reach, as far as brokers have told.
+/// How far the logs of a partition's replicas reach, as far as brokers have told. Nothing counts of a broker that could
+/// not open its log, or whose disk has failed.
 pub fn log_ends(told: &Inventories, key: Key) -> Vec<ReplicaLogEnd> {
     told.iter()
         .filter_map(|(broker_id, inventory)| {
-            let replica = inventory.replicas.get(&key)?;
+            let replica = inventory.replicas.get(&key).filter(|replica| !replica.is_offline)?;
             Some(ReplicaLogEnd {
                 broker_id: *broker_id,
-                last_epoch: replica.last_epoch.unwrap_or(-1),
+                last_epoch: replica.last_epoch,
                 log_end: replica.log_end,
+                is_damaged: replica.is_damaged,
             })
         })
         .collect()
@@ -206,6 +223,8 @@ mod tests {
             size_bytes,
             log_end: 7,
             last_epoch: Some(3),
+            is_damaged: size_bytes.is_multiple_of(3),
+            is_offline: size_bytes.is_multiple_of(5),
         }
     }
 

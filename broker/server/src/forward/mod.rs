@@ -42,7 +42,7 @@ pub use delivery::{Batch, Delivery, Stored};
 pub use flow::Flows;
 #[cfg(test)]
 pub use inventory::StoredReplica;
-pub use inventory::{Inventories, Inventory, log_ends, take_inventories};
+pub use inventory::{Inventories, Inventory, log_ends, take_inventories, unasked};
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
 #[cfg(test)]
 pub use place::delete_here;

@@ -200,10 +200,7 @@ impl Peer {
     fn unreachable(&self, problem: &str) -> ApiError {
         ApiError::new(
             ErrorReason::LeaderNotAvailable,
-            format!(
-                "The partition's leader, broker {}, can't be reached ({problem}): try again.",
-                self.to
-            ),
+            format!("Broker {} can't be reached ({problem}): try again.", self.to),
         )
         .with("leader_id", self.to)
     }

@@ -174,6 +174,26 @@ impl Partition {
         self.log.last_record_epoch()
     }
 
+    /// The latest leader epoch that its log knows: of its last record, or if all are deleted, of the last one that was.
+    #[must_use]
+    pub fn latest_epoch(&self) -> Option<i32> {
+        self.log
+            .last_record_epoch()
+            .or_else(|| self.log.latest_epoch().map(|entry| entry.epoch))
+    }
+
+    /// Whether some of its records can't be read.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.cell.lock().replica.damaged_from().is_some() || !self.log.damage().is_empty()
+    }
+
+    /// Whether its disk has failed.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.log.offline().is_some()
+    }
+
     /// Bytes in its segments.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -250,12 +270,10 @@ impl Partition {
     }
 
     /// The log start, and a snapshot of the producers as of it, for a replica that begins there.
-    ///
-    /// # Errors
-    /// A failed disk, or a log start that moves again and again.
-    pub fn producers_for_replica(&self) -> Result<(i64, Vec<u8>), ApiError> {
-        let (log_start, producers) = self.log.producers_at_start().map_err(|error| self.read_error(error))?;
-        Ok((log_start, snapshot::encode(&producers)))
+    #[must_use]
+    pub fn producers_for_replica(&self) -> (i64, Vec<u8>) {
+        let (log_start, producers) = self.log.producers_at_start();
+        (log_start, snapshot::encode(&producers))
     }
 
     /// The first record at or after a time, below `up_to`: its offset, time and epoch.

@@ -127,8 +127,7 @@ impl Ready {
         }
     }
 
-    /// Whether no producer waits for it: a follower that is told where to begin anew lacks everything, and what it is
-    /// told may have to be read from far back.
+    /// Whether no producer waits for it: a follower that is told where to begin anew lacks everything.
     fn is_copy(&self) -> bool {
         matches!(
             self.what,
@@ -270,15 +269,15 @@ impl Outlet {
 async fn answer(ready: Ready) -> ReplicaAnswer {
     let outcome = match ready.what {
         ReadyOutcome::Other(outcome) => outcome,
-        ReadyOutcome::OutOfRange { partition, log_end } => match producers(partition).await {
-            // It may have moved since; then the follower is to begin there.
-            Ok((log_start, producers)) => Outcome::OutOfRange(ReplicaOutOfRange {
+        ReadyOutcome::OutOfRange { partition, log_end } => {
+            // The start may have moved since; then the follower is to begin there.
+            let (log_start, producers) = partition.producers_for_replica();
+            Outcome::OutOfRange(ReplicaOutOfRange {
                 log_start,
                 log_end: log_end.max(log_start),
                 producers: producers.into(),
-            }),
-            Err(problem) => Outcome::Refused(problem),
-        },
+            })
+        }
         ReadyOutcome::Read {
             partition,
             offset,
@@ -319,17 +318,6 @@ async fn read(partition: Arc<Partition>, offset: i64, up_to: i64) -> Result<byte
         return reading();
     }
     tokio::task::spawn_blocking(reading)
-        .await
-        .unwrap_or_else(|error| Err(error.to_string()))
-}
-
-/// What a replica that begins at the log start must know: from the disk, which must not hold up other tasks.
-async fn producers(partition: Arc<Partition>) -> Result<(i64, Vec<u8>), String> {
-    let making = move || {
-        let made = partition.producers_for_replica();
-        made.map_err(|error| error.to_message().message)
-    };
-    tokio::task::spawn_blocking(making)
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
 }

@@ -335,15 +335,45 @@ fn leaders_are_chosen_on_request_only_among_those_in_sync() {
 fn an_unclean_recovery_takes_the_longest_log_of_the_latest_epoch() {
     let answer = |broker_id, last_epoch, log_end| ReplicaLogEnd {
         broker_id,
-        last_epoch,
+        last_epoch: Some(last_epoch),
         log_end,
+        is_damaged: false,
     };
-    assert_eq!(longest_log(&[]), None);
-    assert_eq!(
-        longest_log(&[answer(0, 3, 90), answer(1, 4, 10), answer(2, 4, 9)]),
-        Some(1)
-    );
-    assert_eq!(longest_log(&[answer(2, 4, 10), answer(1, 4, 10)]), Some(1));
+    let longest = |answers: &[ReplicaLogEnd]| longest_log(answers, CommittedFloor::default());
+    assert_eq!(longest(&[]), None);
+    assert_eq!(longest(&[answer(0, 3, 90), answer(1, 4, 10), answer(2, 4, 9)]), Some(1));
+    assert_eq!(longest(&[answer(2, 4, 10), answer(1, 4, 10)]), Some(1));
+    let damaged = ReplicaLogEnd {
+        is_damaged: true,
+        ..answer(1, 4, 10)
+    };
+    assert_eq!(longest(&[answer(2, 4, 10), damaged]), Some(2));
+    assert_eq!(longest(&[answer(2, 4, 9), damaged]), Some(1), "it lacks less");
+}
+
+/// All records are deleted at who was in sync, so that its log tells no epoch. One that was away for weeks has old
+/// records: it must not be taken for having more.
+#[test]
+fn an_unclean_recovery_takes_no_old_log_for_one_of_which_all_is_deleted() {
+    let floor = CommittedFloor {
+        offset: 1_000,
+        leader_epoch: 6,
+    };
+    let emptied = |log_end| ReplicaLogEnd {
+        broker_id: 1,
+        last_epoch: None,
+        log_end,
+        is_damaged: false,
+    };
+    let away = ReplicaLogEnd {
+        broker_id: 0,
+        last_epoch: Some(2),
+        log_end: 500,
+        is_damaged: false,
+    };
+    assert_eq!(longest_log(&[emptied(1_000), away], floor), Some(1));
+    // One that was begun anew far below knows nothing of what was committed since.
+    assert_eq!(longest_log(&[emptied(400), away], floor), Some(0));
 }
 
 #[test]

@@ -188,3 +188,32 @@ fn expiry_by_last_use_and_bound_by_least_recent_use() {
     );
     assert!(!state.entries().contains_key(&99));
 }
+
+#[test]
+fn below_an_offset_only_what_ends_there_is_known() {
+    // Offsets 0-9, 10-19, 20-29, 30-39.
+    let state = applied(&[(3, 0, 10), (3, 10, 10), (3, 20, 10), (3, 30, 10)]);
+    let last = |offset| {
+        let below = state.below(offset);
+        below
+            .entries()
+            .get(&7)
+            .map(|entry| (entry.batches.len(), entry.last_sequence()))
+    };
+    assert_eq!(last(40), Some((4, 39)));
+    assert_eq!(last(20), Some((2, 19)));
+    assert_eq!(last(15), Some((1, 9)), "the batch that holds the offset is kept");
+    assert_eq!(last(5), None, "nothing came before the first");
+}
+
+/// Seven batches, of which five are remembered: all of these are kept, the two before are deleted. Were the kept ones
+/// cut, a later one must not be taken for the producer's next.
+#[test]
+fn below_the_remembered_batches_it_is_known_where_sequences_stood() {
+    let batches: Vec<_> = (0..7).map(|at| (3, at * 10, 10)).collect();
+    let below = applied(&batches).below(20);
+    let check = |sequence| below.check(&header(3, sequence, 10, 99), SequenceRule::Contiguous);
+    assert_eq!(check(20), Ok(SequenceCheck::Fresh));
+    assert!(matches!(check(30), Err(SequenceError::OutOfOrder { expected: 20, .. })));
+    assert!(matches!(check(10), Err(SequenceError::Duplicate { .. })));
+}

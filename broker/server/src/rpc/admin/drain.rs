@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, num::NonZeroU64};
 
 use millrace_engine::{
-    BrokerId, Cluster, Command,
+    BrokerId, Cluster, Command, Topic,
     cluster::{MAX_BROKERS, Move},
 };
 use millrace_placement::{Options, change_replication_factor, drain_brokers};
@@ -32,9 +32,11 @@ pub async fn drain(
     service: &AdminService,
     request: v1::DrainBrokersRequest,
 ) -> Result<v1::DrainBrokersResponse, ApiError> {
+    let cluster = service.latest().await?;
+    check(&request, &cluster)?;
     let told = match request.cancel {
         true => Inventories::new(),
-        false => take_inventories(&service.0, &*service.latest().await?, &[]).await,
+        false => take_inventories(&service.0, &cluster, &[]).await,
     };
     // Taken when all have told, which may last.
     drain_told(service, request, &*service.latest().await?, &told).await
@@ -47,21 +49,8 @@ pub async fn drain_told(
     cluster: &Cluster,
     told: &Inventories,
 ) -> Result<v1::DrainBrokersResponse, ApiError> {
-    let throttle = throttle_field(request.throttle_bytes_per_second)?;
-    if request.cancel && throttle.is_some() {
-        return Err(ApiError::field(
-            "throttle_bytes_per_second",
-            "must be 0 where cancel is set",
-        ));
-    }
+    let throttle = check(&request, cluster)?;
     let brokers = request.broker_ids;
-    if brokers.is_empty() {
-        return Err(ApiError::field(
-            "broker_ids",
-            format!("must name 1 to {MAX_BROKERS} brokers"),
-        ));
-    }
-    check_brokers(cluster, &brokers)?;
     let settled = if request.cancel {
         Settled::of_moves(cluster, moves_away_from(cluster, &brokers))
     } else {
@@ -84,6 +73,25 @@ pub async fn drain_told(
         moves::carry_out(service, settled.moves, Ok).await?;
     }
     Ok(v1::DrainBrokersResponse { moves: Some(planned) })
+}
+
+/// The fields, before anybody is asked for anything; the bound on the moves.
+fn check(request: &v1::DrainBrokersRequest, cluster: &Cluster) -> Result<Option<NonZeroU64>, ApiError> {
+    let throttle = throttle_field(request.throttle_bytes_per_second)?;
+    if request.cancel && throttle.is_some() {
+        return Err(ApiError::field(
+            "throttle_bytes_per_second",
+            "must be 0 where cancel is set",
+        ));
+    }
+    if request.broker_ids.is_empty() {
+        return Err(ApiError::field(
+            "broker_ids",
+            format!("must name 1 to {MAX_BROKERS} brokers"),
+        ));
+    }
+    check_brokers(cluster, &request.broker_ids)?;
+    Ok(throttle)
 }
 
 /// That each is known and named once.
@@ -141,17 +149,26 @@ pub fn plan_replication_factor(
     throttle: Option<NonZeroU64>,
     told: &Inventories,
 ) -> Result<Settled, ApiError> {
-    let factor = usize::try_from(factor)
-        .ok()
-        .filter(|factor| *factor > 0)
-        .ok_or_else(|| ApiError::field("replication_factor", "must be 1 or more"))?;
-    let known = cluster.topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
+    let (known, factor) = check_factor(cluster, topic, factor)?;
     let factors = BTreeMap::from([(known.id, factor)]);
     let plan = change_replication_factor(&placement::view(cluster, &[], told)?, &factors, &Options::default())
         .map_err(|error| untold::refused(cluster, &[], told, error))?;
     let mut settled = Settled::of(cluster, &plan, throttle);
     settled.notices.extend(untold::notices(cluster, &[], told));
     Ok(settled)
+}
+
+/// The topic, and how many replicas its partitions shall have.
+///
+/// # Errors
+/// An unknown topic, or no replicas.
+pub fn check_factor<'a>(cluster: &'a Cluster, topic: &str, factor: i32) -> Result<(&'a Topic, usize), ApiError> {
+    let factor = usize::try_from(factor)
+        .ok()
+        .filter(|factor| *factor > 0)
+        .ok_or_else(|| ApiError::field("replication_factor", "must be 1 or more"))?;
+    let known = cluster.topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
+    Ok((known, factor))
 }
 
 #[cfg(test)]

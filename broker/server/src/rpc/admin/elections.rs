@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 
 use millrace_engine::{
     BrokerId, Cluster, Command, Outcome,
-    cluster::{Elected, Election, ElectionError, ElectionKind, MAX_CHANGES, PartitionRef, longest_log},
+    cluster::{
+        Broker, Elected, Election, ElectionError, ElectionKind, MAX_CHANGES, PartitionRef, ReplicaLogEnd, longest_log,
+    },
 };
 use millrace_proto::v1::{self, ErrorReason};
 use uuid::Uuid;
 
-use super::{AdminService, number, partition_ref, preview};
+use super::{AdminService, id_list, number, partition_ref, preview};
 use crate::{
     error::ApiError,
     forward::{Inventories, log_ends, take_inventories},
@@ -91,12 +93,24 @@ enum Asked {
 /// Of the replicas whose brokers are in service and have told, the one with the longest log (KIP-966).
 ///
 /// # Errors
-/// None has told, which does not mean that none has records.
+/// A broker in service has not told: it may have the longest. Or none has told, which does not mean that none has records.
 fn longest(cluster: &Cluster, partition: &PartitionRef, told: &Inventories) -> Result<ElectionKind, ApiError> {
     let (_, record) = cluster.find_partition(partition)?;
+    let in_service = |id: &BrokerId| cluster.brokers.get(id).is_some_and(Broker::is_active);
     let mut ends = log_ends(told, (partition.topic_id, partition.partition));
-    ends.retain(|end| record.replicas.contains(&end.broker_id));
-    longest_log(&ends)
+    ends.retain(|end| record.replicas.contains(&end.broker_id) && in_service(&end.broker_id));
+    let unheard = unheard(&record.replicas, &ends);
+    let silent: Vec<BrokerId> = unheard.into_iter().filter(in_service).collect();
+    if !silent.is_empty() {
+        return Err(ApiError::new(
+            ErrorReason::BrokerNotReady,
+            format!(
+                "Brokers {silent:?} are in service and do not tell how far their logs of {partition} reach; one may have more than the others. Try again, see in their logs why, or name the broker that shall lead."
+            ),
+        )
+        .with("broker_ids", id_list(&silent)));
+    }
+    longest_log(&ends, record.floor)
         .map(|replica| ElectionKind::Unclean { replica })
         .ok_or_else(|| {
             ApiError::new(
@@ -107,6 +121,12 @@ fn longest(cluster: &Cluster, partition: &PartitionRef, told: &Inventories) -> R
                 ),
             )
         })
+}
+
+/// The replicas of which is not known how far their logs reach.
+fn unheard(replicas: &[BrokerId], ends: &[ReplicaLogEnd]) -> Vec<BrokerId> {
+    let has_told = |id: &BrokerId| ends.iter().any(|end| end.broker_id == *id);
+    replicas.iter().copied().filter(|id| !has_told(id)).collect()
 }
 
 type Named = (v1::PartitionName, Result<PartitionRef, ApiError>);
@@ -202,13 +222,16 @@ fn result(
             let ends = log_ends(told, (at.topic_id, at.partition));
             let of_leader = ends.iter().find(|end| Some(end.broker_id) == elected.partition.leader);
             let unclean = elected.floor_before.is_some();
-            let unheard = |id: &BrokerId| unclean && !told.contains_key(id);
+            let unheard = match unclean {
+                true => unheard(&elected.partition.replicas, &ends),
+                false => Vec::new(),
+            };
             v1::ElectionResult {
                 leader_id: elected.partition.leader,
                 leader_epoch: Some(elected.partition.leader_epoch),
                 committed_before: elected.floor_before.map(|floor| floor.offset),
                 log_end: of_leader.filter(|_| unclean).map(|end| end.log_end),
-                unheard_replicas: elected.partition.replicas.iter().copied().filter(unheard).collect(),
+                unheard_replicas: unheard,
                 ..result
             }
         }
@@ -293,6 +316,8 @@ mod tests {
                     size_bytes: 0,
                     log_end,
                     last_epoch: Some(last_epoch),
+                    is_damaged: false,
+                    is_offline: false,
                 };
                 Inventory {
                     available_bytes: None,
@@ -304,11 +329,29 @@ mod tests {
                 .collect()
         };
         // 4 holds a copy that the metadata does not know: an old one.
-        let ends = told(&[(1, 100, 3), (2, 90, 4), (4, 200, 9)]);
+        let mut ends = told(&[(1, 100, 3), (2, 90, 4), (3, 10, 1), (4, 200, 9)]);
         assert_eq!(
             longest(&cluster, &partition, &ends),
             Ok(ElectionKind::Unclean { replica: 2 })
         );
+        // One that could not open its log, or whose disk has failed, may have more.
+        let key = (partition.topic_id, 0);
+        ends.get_mut(&3).unwrap().replicas.get_mut(&key).unwrap().is_offline = true;
+        let silent = longest(&cluster, &partition, &ends).unwrap_err();
+        assert_eq!(silent.reason(), ErrorReason::BrokerNotReady);
+        assert_eq!(silent.metadata()["broker_ids"], "3");
+        ends.get_mut(&3).unwrap().replicas.clear();
+        assert_eq!(longest(&cluster, &partition, &ends), Err(silent));
+        // One that is down is not waited for.
+        let mut cluster = cluster;
+        cluster.brokers.get_mut(&3).unwrap().fenced = true;
+        assert_eq!(
+            longest(&cluster, &partition, &ends),
+            Ok(ElectionKind::Unclean { replica: 2 })
+        );
+        for id in [1, 2] {
+            cluster.brokers.get_mut(&id).unwrap().fenced = true;
+        }
         let nobody = longest(&cluster, &partition, &told(&[(4, 200, 9)])).unwrap_err();
         assert_eq!(nobody.reason(), ErrorReason::EligibleLeaderNotAvailable);
     }

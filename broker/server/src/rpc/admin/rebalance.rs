@@ -24,7 +24,10 @@ pub async fn rebalance(
     service: &AdminService,
     request: v1::RebalanceRequest,
 ) -> Result<v1::RebalanceResponse, ApiError> {
-    let told = take_inventories(&service.0, &*service.latest().await?, &[]).await;
+    let cluster = service.latest().await?;
+    throttle_field(request.throttle_bytes_per_second)?;
+    drain::check_brokers(&cluster, &request.broker_ids)?;
+    let told = take_inventories(&service.0, &cluster, &[]).await;
     rebalance_told(service, request, &*service.latest().await?, &told).await
 }
 

@@ -6,7 +6,7 @@ use millrace_engine::{Broker, Cluster, Command, Outcome, cluster::CreateTopic};
 use uuid::Uuid;
 
 use crate::{
-    forward::{Inventories, Inventory},
+    forward::{Inventories, unasked},
     quorum::{MemberStatus, QuorumStatus},
 };
 
@@ -62,7 +62,7 @@ pub fn with_topic(brokers: &[i32], assignments: Vec<Vec<i32>>) -> Cluster {
 
 /// All brokers have told, and have room.
 pub fn roomy(cluster: &Cluster) -> Inventories {
-    cluster.brokers.keys().map(|id| (*id, Inventory::default())).collect()
+    unasked(cluster)
 }
 
 /// A quorum of members (voter id, broker, whether it votes) as its leader sees it, all there.

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::ApiError,
-    forward::{self, Inventories, Target, take_inventories},
+    forward::{self, Inventories, Target, take_inventories, unasked},
 };
 
 /// Replicas of a topic that names none, where there are brokers enough.
@@ -243,8 +243,18 @@ fn without_leader(partition: &Partition) -> String {
 /// Nothing to change, an unknown topic or key, a value that is not allowed, a throttle out of bounds, replicas that have no
 /// place to go: nothing is changed.
 pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Result<v1::AlterTopicResponse, ApiError> {
+    throttle_field(request.throttle_bytes_per_second)?;
     let told = match request.replication_factor {
-        Some(_) => take_inventories(&service.0, &*service.latest().await?, &[]).await,
+        Some(factor) => {
+            let cluster = service.latest().await?;
+            let (topic, factor) = drain::check_factor(&cluster, &request.name, factor)?;
+            if factor > topic.replication_factor() {
+                take_inventories(&service.0, &cluster, &[]).await
+            } else {
+                // No disk gets anything: that a broker is slow to tell must not cost it its replicas.
+                unasked(&cluster)
+            }
+        }
         None => Inventories::new(),
     };
     alter_told(service, request, &told).await

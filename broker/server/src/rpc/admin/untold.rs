@@ -5,7 +5,10 @@ use millrace_engine::{BrokerId, Cluster};
 use millrace_placement::{BlockReason, BrokerState, PlanError};
 use millrace_proto::v1::ErrorReason;
 
-use super::placement::{plan_error, state};
+use super::{
+    id_list,
+    placement::{plan_error, state},
+};
 use crate::{error::ApiError, forward::Inventories};
 
 /// The brokers that would get replicas if they had told what they hold.
@@ -45,7 +48,6 @@ pub fn refused(cluster: &Cluster, leaving: &[BrokerId], told: &Inventories, erro
     }
     let message = plan_error(cluster, error).message().to_owned();
     let named: Vec<String> = silent.iter().copied().map(gets_nothing).collect();
-    let ids: Vec<String> = silent.iter().map(ToString::to_string).collect();
     ApiError::new(
         ErrorReason::BrokerNotReady,
         format!(
@@ -53,7 +55,7 @@ pub fn refused(cluster: &Cluster, leaving: &[BrokerId], told: &Inventories, erro
             named.join(" ")
         ),
     )
-    .with("broker_ids", ids.join(","))
+    .with("broker_ids", id_list(&silent))
 }
 
 /// Whether there might be a plan if these brokers, which get nothing, could get replicas.
