@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
-    pin::{Pin, pin},
+    pin::pin,
 };
 
 use indicatif::ProgressBar;
@@ -13,9 +13,10 @@ use crate::{
     args::GlobalArgs,
     connect,
     error::{OutputError, UsageError},
+    interrupt::{InterruptedError, Interrupts},
     limits,
     offsets::{self, Ends, PartitionRange},
-    output::OutputFormat,
+    output::{OutputFormat, plural},
     progress::{self, Unit},
     text::{RecordFormat, RecordView, RecordWriter, StartAt},
     waiting::Waiting,
@@ -93,6 +94,8 @@ struct Reading {
     out: BufWriter<StdoutLock<'static>>,
     /// Messages that may still be written.
     left: u64,
+    /// How many were written.
+    read: u64,
     /// With --exit-at-end: the partitions not read to their end yet, with that end.
     ends: Option<Ends>,
     bar: ProgressBar,
@@ -120,16 +123,26 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
         writer: RecordWriter::new(format, args.key_separator.as_deref().unwrap_or("\t")),
         out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
         left: args.max_messages.unwrap_or(u64::MAX),
+        read: 0,
         ends: args.exit_at_end.then(|| Ends::new(&ranges)),
         bar: bar(&args, &ranges),
     };
     let mut consumer = consumer(&client, &args, &ranges).await?;
-    let mut interrupted = pin!(tokio::signal::ctrl_c());
+    let mut interrupts = Interrupts::take()?;
     while !reading.is_done(&consumer) {
-        match next(&mut consumer, &mut reading, &mut waiting, interrupted.as_mut()).await? {
-            Event::Batch(batch) => reading.write(&batch)?,
-            Event::Idle => {}
-            Event::Interrupted => break,
+        let event = interrupts.until(next(&mut consumer, &mut reading, &mut waiting)).await;
+        match event {
+            Ok(event) => {
+                if let Event::Batch(batch) = event? {
+                    reading.write(&batch)?;
+                }
+            }
+            Err(by) => {
+                // Between two batches: none is cut in the middle.
+                reading.flush()?;
+                let done = format!("{} read", plural(reading.read, "message"));
+                return Err(InterruptedError { by, done }.into());
+            }
         }
     }
     reading.flush()?;
@@ -159,16 +172,10 @@ enum Event {
     Batch(FetchedRecords),
     /// Nothing came for a while.
     Idle,
-    Interrupted,
 }
 
 /// The next batch. What was written before is shown as soon as there is nothing more to read.
-async fn next(
-    consumer: &mut Consumer,
-    reading: &mut Reading,
-    waiting: &mut Waiting,
-    interrupted: Pin<&mut impl Future<Output = io::Result<()>>>,
-) -> anyhow::Result<Event> {
+async fn next(consumer: &mut Consumer, reading: &mut Reading, waiting: &mut Waiting) -> anyhow::Result<Event> {
     let mut batch = pin!(consumer.next_batch());
     if let Ok(batch) = timeout(limits::OUTPUT_IDLE, batch.as_mut()).await {
         return Ok(Event::Batch(batch?));
@@ -176,7 +183,6 @@ async fn next(
     reading.flush()?;
     tokio::select! {
         batch = waiting.during(batch) => Ok(Event::Batch(batch?)),
-        Ok(()) = interrupted => Ok(Event::Interrupted),
         () = sleep(limits::END_CHECK_INTERVAL), if reading.ends.is_some() => Ok(Event::Idle),
     }
 }
@@ -207,6 +213,7 @@ impl Reading {
             written = self.writer.write(&mut self.out, &view);
             self.left -= 1;
         })?;
+        self.read += before - self.left;
         self.bar.inc(before - self.left);
         Ok(written.map_err(OutputError)?)
     }

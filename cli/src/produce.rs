@@ -5,13 +5,16 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 use jiff::SignedDuration;
 use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, Header, Producer, Record, WriteOutcome};
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     args::GlobalArgs,
@@ -138,10 +141,12 @@ struct Counted {
 
 /// Writes all lines.
 pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
+    let begun_at = Instant::now();
     let client = connect::patient_client(global, args.timeout).await?;
-    offsets::partitions(&client, &args.topic, args.partition).await?;
     let mut waiting = Waiting::for_answers(&client, &args.topic);
-    let begun = waiting.during(begin(&args, &client)).await;
+    // All that has to be asked first together, as each has the client's patience for itself.
+    let begun = timeout_at(begun_at + args.timeout, waiting.during(begin(&args, &client))).await;
+    let begun = begun.unwrap_or_else(|_| Err(unanswered(&client, args.timeout)));
     let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
     // Before anything of it is read.
     let progress = InputBar::new();
@@ -175,6 +180,7 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
 
 /// What is needed before the first line is read: the producer, and the most bytes that a line may have.
 async fn begin(args: &ProduceArgs, client: &Client) -> anyhow::Result<(Producer, usize)> {
+    offsets::partitions(client, &args.topic, args.partition).await?;
     let limit = message_limit(client, &args.topic).await?;
     let producer = client
         .producer()
@@ -192,6 +198,15 @@ async fn begin(args: &ProduceArgs, client: &Client) -> anyhow::Result<(Producer,
         _ => limits::MAX_LINE_BYTES,
     };
     Ok((producer, line_limit))
+}
+
+/// Nothing could be begun in time.
+fn unanswered(client: &Client, timeout: Duration) -> anyhow::Error {
+    let timeout = duration_ms(timeout.as_millis() as i64);
+    match client.last_retried() {
+        Some((_, error)) => anyhow!("no answer (--timeout {timeout}); the last attempt failed: {error}"),
+        None => anyhow!("no answer (--timeout {timeout}); see millrace cluster describe"),
+    }
 }
 
 /// The most bytes that a message of the topic may have, in the form in which the broker judges it.

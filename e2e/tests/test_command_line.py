@@ -327,7 +327,7 @@ def test_consume_follows_until_it_is_interrupted(shared: Broker, name: str, tmp_
                 assert time.monotonic() < deadline, consume.out() + consume.err()
                 time.sleep(0.02)
         os.kill(consume.pid, signal.SIGINT)
-        assert consume.wait(10) in (0, 130, -signal.SIGINT)
+        assert consume.wait(30) == 130, consume.err()
     finally:
         consume.kill()
 
@@ -382,7 +382,7 @@ def test_input_that_is_cut_is_told_with_what_was_written(
 
 def test_a_broker_that_falls_silent_is_told_and_what_is_not_known_of(broker: Broker, tmp_path: Path) -> None:
     run(broker, "topic", "create", "silent").ok()
-    produce = _fed(broker, tmp_path, "produce", "silent", "--timeout", "15s")
+    produce = _fed(broker, tmp_path, "produce", "silent", "--timeout", "7s")
     try:
         _feed(produce, b"one\n")
         run(broker, "consume", "silent", "--from", "beginning", "--max-messages", "1").ok()
@@ -390,14 +390,15 @@ def test_a_broker_that_falls_silent_is_told_and_what_is_not_known_of(broker: Bro
         _feed(produce, b"two\n")
         produce.stdin.close()
         produce.wait_for_error("millrace: waiting: ", 30)
-        assert produce.wait(60) == 1
+        # Nor does it wait for the answer to what it has given up, which a broker has 30 s for.
+        assert produce.wait(25) == 1
     finally:
         produce.kill()
         os.kill(broker.process.pid, signal.SIGCONT)
     text = produce.err().splitlines()[-1]
     assert text.startswith(
         'millrace: failed after 1 message written to "silent"; '
-        "of 1 more message it is not known whether it is written: line 2 (--timeout 15s): "
+        "of 1 more message it is not known whether it is written: line 2 (--timeout 7s): "
     ), text
 
 

@@ -77,6 +77,13 @@ impl Health {
         }
     }
 
+    fn count_led(&self, cluster: &Cluster, broker: BrokerId) {
+        let led = Led::of(cluster, broker);
+        self.metrics.led_partitions.set(led.all);
+        self.metrics.under_replicated_partitions.set(led.under_replicated);
+        self.metrics.under_min_isr_partitions.set(led.under_min_isr);
+    }
+
     fn refresh_gauges(&self) {
         if let Phase::Ready(broker) = &*self.state.read() {
             let status = broker.quorum.status();
@@ -84,7 +91,30 @@ impl Health {
             self.metrics.metadata_applied_index.set(index.unwrap_or(-1));
             self.metrics.metadata_has_leader.set(i64::from(status.leader.is_some()));
             self.metrics.memory.show(&broker.memory);
+            self.count_led(&broker.quorum.cluster(), broker.config.node_id);
         }
+    }
+}
+
+/// What is wrong with partitions that a broker leads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Led {
+    all: i64,
+    under_replicated: i64,
+    under_min_isr: i64,
+}
+
+impl Led {
+    fn of(cluster: &Cluster, broker: BrokerId) -> Self {
+        let mut led = Self::default();
+        let partitions = cluster.partitions();
+        for (topic, _, partition) in partitions.filter(|(_, _, partition)| partition.leader == Some(broker)) {
+            let in_sync = partition.isr.len();
+            led.all += 1;
+            led.under_replicated += i64::from(in_sync < partition.original().len());
+            led.under_min_isr += i64::from(in_sync < partition.required(cluster.min_insync_replicas(topic)));
+        }
+        led
     }
 }
 

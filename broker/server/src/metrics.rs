@@ -54,6 +54,12 @@ pub struct Metrics {
     pub partitions: Gauge,
     /// Partitions held that can't be used.
     pub offline_partitions: Gauge,
+    /// Partitions led here.
+    pub led_partitions: Gauge,
+    /// Of these, those with replicas that are not in sync.
+    pub under_replicated_partitions: Gauge,
+    /// Of these, those that take no writes with acks=all.
+    pub under_min_isr_partitions: Gauge,
     /// Bytes free on the disk.
     pub disk_available_bytes: FloatGauge,
     /// Bytes of all logs.
@@ -90,6 +96,9 @@ impl Default for Metrics {
             memory: MemoryGauges::default(),
             partitions: Gauge::default(),
             offline_partitions: Gauge::default(),
+            led_partitions: Gauge::default(),
+            under_replicated_partitions: Gauge::default(),
+            under_min_isr_partitions: Gauge::default(),
             disk_available_bytes: FloatGauge::default(),
             log_bytes: FloatGauge::default(),
             recovery_seconds: FloatGauge::default(),
@@ -154,6 +163,21 @@ impl Metrics {
             "offline_partitions",
             "Partitions held by this broker that can't be used",
             self.offline_partitions.clone(),
+        );
+        registry.register(
+            "led_partitions",
+            "Partitions that this broker leads",
+            self.led_partitions.clone(),
+        );
+        registry.register(
+            "under_replicated_partitions",
+            "Partitions that this broker leads and that have replicas out of sync",
+            self.under_replicated_partitions.clone(),
+        );
+        registry.register(
+            "under_min_isr_partitions",
+            "Partitions that this broker leads and that have too few replicas in sync for acks=all",
+            self.under_min_isr_partitions.clone(),
         );
         registry.register_with_unit(
             "disk_available",

@@ -121,6 +121,11 @@ impl Broker {
         state
     }
 
+    /// Whether a vote in the metadata quorum is its present disk's.
+    pub fn casts_vote_of(&self, broker_id: i32) -> bool {
+        self.broker_id == broker_id && self.is_voter
+    }
+
     fn vote(&self) -> String {
         match (self.voter_id, self.is_voter) {
             (None, _) => "-".to_owned(),

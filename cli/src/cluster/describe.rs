@@ -195,6 +195,15 @@ fn state(cluster: &Cluster) -> String {
         let brokers = plural(cluster.brokers.len() as u64, "broker");
         faults.push(format!("{fenced} of {brokers} {verb} not available"));
     }
+    let votes: Vec<i32> = cluster.quorum.iter().flat_map(|quorum| quorum.voters.clone()).collect();
+    let casts = |id: &i32| cluster.brokers.iter().any(|broker| broker.casts_vote_of(*id));
+    let dead: Vec<i32> = votes.into_iter().filter(|id| !casts(id)).collect();
+    if !dead.is_empty() {
+        faults.push(format!(
+            "nobody casts the votes of {}, whose disks have gone: millrace quorum describe tells them",
+            ids(&dead)
+        ));
+    }
     if cluster.quorum.as_ref().is_none_or(|quorum| quorum.leader.is_none()) {
         let heard = cluster.quorum.as_ref().and_then(|quorum| quorum.leader_last_heard_ms);
         let since = heard.map_or_else(
@@ -243,6 +252,7 @@ mod tests {
             brokers: vec![Broker::from(BrokerDescription {
                 address: "h:9650".into(),
                 available: true,
+                is_voter: true,
                 ..BrokerDescription::default()
             })],
             maintenance: None,
@@ -275,6 +285,14 @@ mod tests {
             "1 partition has too few replicas in sync to be written; 1 partition has fewer replicas in sync than they \
              should"
         );
+    }
+
+    /// Its broker came back with another disk, whose vote is another one.
+    #[test]
+    fn a_vote_that_nobody_casts_is_told() {
+        let mut replaced = cluster();
+        replaced.quorum.as_mut().unwrap().voters = vec![0, 2];
+        assert!(state(&replaced).starts_with("nobody casts the votes of [2], whose disks have gone"));
     }
 
     #[test]

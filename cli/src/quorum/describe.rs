@@ -5,6 +5,10 @@ use serde::Serialize;
 
 use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, millis, plural, tell};
 
+/// A voter that the leader has not heard for so long counts as down, as for the brokers themselves: twice what it takes them
+/// to look for another leader.
+const UNHEARD_AFTER_MS: i64 = 2_000;
+
 #[derive(Serialize)]
 struct Quorum {
     leader_broker_id: Option<i32>,
@@ -71,6 +75,7 @@ fn text(quorum: &Quorum) -> String {
         ("Term", quorum.term.to_string()),
         ("Committed index", quorum.committed_index.to_string()),
         ("Survives", survives(&quorum.members)),
+        ("At the moment", now(quorum)),
     ]);
     let header = ["VOTER", "BROKER", "ADDRESS", "ROLE", "LAG", "LAST HEARD"];
     let mut table = TextTable::new(&header).right(&[0, 1, 4, 5]);
@@ -106,6 +111,32 @@ fn survives(members: &[Member]) -> String {
     }
 }
 
+/// How many more voters may be lost as things stand.
+fn now(quorum: &Quorum) -> String {
+    if quorum.leader_voter_id.is_none() {
+        return "metadata stands still: no leader is known; start the brokers that vote and are down".to_owned();
+    }
+    let voters: Vec<&Member> = quorum.members.iter().filter(|member| member.votes).collect();
+    let is_heard = |member: &Member| member.leads || member.last_heard_ms.is_some_and(|ms| ms <= UNHEARD_AFTER_MS);
+    let (heard, silent): (Vec<&Member>, Vec<&Member>) = voters.iter().partition(|member| is_heard(member));
+    let spare = heard.len().saturating_sub(voters.len() / 2 + 1);
+    let goes_on = match spare {
+        0 => "metadata stands still when one more is down".to_owned(),
+        more => format!("metadata goes on with {more} more of them down"),
+    };
+    if silent.is_empty() {
+        return format!("all of them are heard; {}", goes_on.replace(" more", ""));
+    }
+    let named: Vec<String> = silent
+        .iter()
+        .map(|member| match member.broker_id {
+            Some(id) => format!("broker {id}"),
+            None => format!("voter {}", member.voter_id),
+        })
+        .collect();
+    format!("{} not heard: {goes_on}", named.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use millrace_client::v1::QuorumMember;
@@ -137,6 +168,34 @@ mod tests {
         assert_eq!(survives(2), "2 voters: metadata stands still when one of them is down");
         assert_eq!(survives(3), "3 voters: metadata goes on with 1 of them down");
         assert_eq!(survives(5), "5 voters: metadata goes on with 2 of them down");
+    }
+
+    #[test]
+    fn it_says_how_many_more_may_go_now() {
+        let now = |heard: &[i64]| {
+            let mut quorum = quorum(i64::try_from(heard.len()).unwrap(), Some(0));
+            for (member, ms) in quorum.members.iter_mut().zip(heard) {
+                member.last_heard_ms = Some(*ms);
+            }
+            super::now(&quorum)
+        };
+        assert_eq!(
+            now(&[0, 100, 90]),
+            "all of them are heard; metadata goes on with 1 of them down"
+        );
+        assert_eq!(
+            now(&[0]),
+            "all of them are heard; metadata stands still when one is down"
+        );
+        assert_eq!(
+            now(&[0, 2_127, 90]),
+            "voter 1 not heard: metadata stands still when one more is down"
+        );
+        assert_eq!(
+            now(&[0, 90, 90, 90, 60_000]),
+            "voter 4 not heard: metadata goes on with 1 more of them down"
+        );
+        assert!(super::now(&quorum(3, None)).starts_with("metadata stands still: no leader"));
     }
 
     #[test]

@@ -225,7 +225,11 @@ impl ProducerBuilder {
             linger: self.linger,
             buffer_bytes: self.buffer_bytes,
             delivery_timeout: self.delivery_timeout,
-            request_timeout: self.request_timeout,
+            // A broker that is asked to wait for longer answers when nobody is interested any more.
+            request_timeout: self
+                .request_timeout
+                .min(self.delivery_timeout)
+                .max(Duration::from_millis(1)),
             partitioner: self.partitioner.clone(),
         })
     }

@@ -45,10 +45,14 @@ impl Sender {
     /// without acknowledgement count as done before that.
     pub(super) async fn end_links(mut self) {
         self.refuse_late_records();
+        // All that is still in flight was given up: nobody is interested in an answer.
+        let given_up: Vec<u64> = self.in_flight.values().map(|request| request.stream).collect();
         let mut open = 0;
         for (_, link) in self.links.drain() {
-            if matches!(link, Link::Up { .. }) {
-                open += 1;
+            match link {
+                Link::Up { stream, task, .. } if given_up.contains(&stream) => task.abort(),
+                Link::Up { .. } => open += 1,
+                _ => {}
             }
         }
         let ended = async {

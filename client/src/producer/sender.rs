@@ -285,7 +285,8 @@ impl Sender {
 
     /// Deadlines, and what nothing else wakes.
     fn tick(&mut self, now: Instant) {
-        let mut busy = !self.in_flight.is_empty();
+        // A producer that is being closed does not wait for answers to what was given up.
+        let mut busy = !self.in_flight.is_empty() && !self.shared.is_closing();
         for (id, slot) in &mut self.slots {
             if slot.expire(now, &self.shared) {
                 busy = true;
@@ -299,7 +300,7 @@ impl Sender {
     fn has_work(&mut self, now: Instant) -> bool {
         let shared = self.shared.clone();
         let told = !shared.mailbox.partitions.lock().is_empty();
-        told || !self.in_flight.is_empty() || self.slots.values_mut().any(|slot| slot.expire(now, &shared))
+        told || self.slots.values_mut().any(|slot| slot.expire(now, &shared))
     }
 
     /// Sends what can be sent: one batch per partition and request, as many rounds as needed.

@@ -209,7 +209,7 @@ impl Partition {
         self.log
             .damage()
             .first()
-            .map(|range| format!("offsets {} to {} are damaged and not served", range.from, range.to))
+            .map(|range| format!("offsets {} to {} are damaged and not served", range.from, range.to - 1))
     }
 
     /// Checks a caller's leader epoch.
