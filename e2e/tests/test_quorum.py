@@ -62,6 +62,32 @@ def test_a_broker_without_the_quorums_leader_says_so(cluster: Cluster) -> None:
     assert "\nmillrace_metadata_has_leader 1\n" in survivor.http("/metrics")[2]
 
 
+def _gauge(broker: Broker, name: str) -> int:
+    (line,) = [line for line in broker.http("/metrics")[2].splitlines() if line.startswith(f"millrace_{name} ")]
+    return int(line.split()[1])
+
+
+def test_what_is_left_with_a_voter_down_is_told(cluster: Cluster) -> None:
+    cluster.millrace("topic", "create", "t", "--partitions", "4", "--replication-factor", "3").ok()
+    cluster.wait_in_sync(["t"])
+    assert sum(_gauge(broker, "led_partitions") for broker in cluster.brokers.values()) == 4
+    assert sum(_gauge(broker, "under_replicated_partitions") for broker in cluster.brokers.values()) == 0
+    text = cluster.millrace("quorum", "describe").ok().decode()
+    assert "all of them are heard; metadata goes on with 1 of them down" in text, text
+    down = (cluster.quorum().leader_broker_id + 1) % 3
+    cluster.brokers[down].kill()
+    left = [broker_id for broker_id in range(3) if broker_id != down]
+    deadline = time.monotonic() + 30
+    expected = f"broker {down} not heard: metadata stands still when one more is down"
+    while expected not in (text := cluster.millrace("quorum", "describe", ids=left).ok().decode()):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.2)
+    while sum(_gauge(cluster.brokers[broker_id], "under_replicated_partitions") for broker_id in left) != 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert sum(_gauge(cluster.brokers[broker_id], "under_min_isr_partitions") for broker_id in left) == 0
+
+
 def test_a_voter_may_not_restart_where_all_are_needed(cluster: Cluster) -> None:
     assert cluster.millrace("broker", "may-restart", "0").ok() == b"broker/0 may restart\n"
     cluster.millrace("quorum", "remove", "1").ok()

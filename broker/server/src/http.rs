@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use millrace_engine::cluster::FenceReason;
+use millrace_engine::{BrokerId, Cluster, cluster::FenceReason};
 use parking_lot::RwLock;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
