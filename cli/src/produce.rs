@@ -141,11 +141,13 @@ struct Counted {
 
 /// Writes all lines.
 pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
-    let begun_at = Instant::now();
+    let deadline = Instant::now() + args.timeout;
     let client = connect::patient_client(global, args.timeout).await?;
+    // What has to be asked first has one deadline together: each call has the client's patience for itself.
+    let known = timeout_at(deadline, offsets::partitions(&client, &args.topic, args.partition)).await;
+    known.unwrap_or_else(|_| Err(unanswered(&client, args.timeout)))?;
     let mut waiting = Waiting::for_answers(&client, &args.topic);
-    // All that has to be asked first together, as each has the client's patience for itself.
-    let begun = timeout_at(begun_at + args.timeout, waiting.during(begin(&args, &client))).await;
+    let begun = timeout_at(deadline, waiting.during(begin(&args, &client))).await;
     let begun = begun.unwrap_or_else(|_| Err(unanswered(&client, args.timeout)));
     let (producer, limit) = begun.with_context(|| format!("failed after {}", what(&args, &Counted::default())))?;
     // Before anything of it is read.
@@ -180,7 +182,6 @@ pub async fn run(args: ProduceArgs, global: &GlobalArgs) -> anyhow::Result<()> {
 
 /// What is needed before the first line is read: the producer, and the most bytes that a line may have.
 async fn begin(args: &ProduceArgs, client: &Client) -> anyhow::Result<(Producer, usize)> {
-    offsets::partitions(client, &args.topic, args.partition).await?;
     let limit = message_limit(client, &args.topic).await?;
     let producer = client
         .producer()

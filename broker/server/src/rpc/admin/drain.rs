@@ -168,7 +168,7 @@ pub fn check_factor<'a>(cluster: &'a Cluster, topic: &str, factor: i32) -> Resul
         .filter(|factor| *factor > 0)
         .ok_or_else(|| ApiError::field("replication_factor", "must be 1 or more"))?;
     let known = cluster.topics.get(topic).ok_or_else(|| unknown_topic(topic))?;
-    Ok((known, factor))
+    Ok((&**known, factor))
 }
 
 #[cfg(test)]
