@@ -1,7 +1,7 @@
 //! `millrace consume`.
 
 use std::{
-    io::{self, BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
+    io::{BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
     pin::pin,
 };
 

@@ -122,8 +122,8 @@ impl Broker {
     }
 
     /// Whether a vote in the metadata quorum is its present disk's.
-    pub fn casts_vote_of(&self, broker_id: i32) -> bool {
-        self.broker_id == broker_id && self.is_voter
+    pub fn casts_vote_of(&self, broker_id: i64) -> bool {
+        i64::from(self.broker_id) == broker_id && self.is_voter
     }
 
     fn vote(&self) -> String {

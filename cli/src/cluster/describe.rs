@@ -195,9 +195,9 @@ fn state(cluster: &Cluster) -> String {
         let brokers = plural(cluster.brokers.len() as u64, "broker");
         faults.push(format!("{fenced} of {brokers} {verb} not available"));
     }
-    let votes: Vec<i32> = cluster.quorum.iter().flat_map(|quorum| quorum.voters.clone()).collect();
-    let casts = |id: &i32| cluster.brokers.iter().any(|broker| broker.casts_vote_of(*id));
-    let dead: Vec<i32> = votes.into_iter().filter(|id| !casts(id)).collect();
+    let votes: Vec<i64> = cluster.quorum.iter().flat_map(|quorum| quorum.voters.clone()).collect();
+    let casts = |id: &i64| cluster.brokers.iter().any(|broker| broker.casts_vote_of(*id));
+    let dead: Vec<i64> = votes.into_iter().filter(|id| !casts(id)).collect();
     if !dead.is_empty() {
         faults.push(format!(
             "nobody casts the votes of {}, whose disks have gone: millrace quorum describe tells them",

@@ -168,12 +168,6 @@ impl Partition {
         }
     }
 
-    /// The leader epoch of the last record here; `None` if there is none.
-    #[must_use]
-    pub fn last_record_epoch(&self) -> Option<i32> {
-        self.log.last_record_epoch()
-    }
-
     /// The latest leader epoch that its log knows: of its last record, or if all are deleted, of the last one that was.
     #[must_use]
     pub fn latest_epoch(&self) -> Option<i32> {

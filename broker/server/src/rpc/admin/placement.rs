@@ -290,6 +290,8 @@ mod tests {
                 size_bytes,
                 log_end: 0,
                 last_epoch: None,
+                is_damaged: false,
+                is_offline: false,
             };
             Inventory {
                 available_bytes: Some(available_bytes),

@@ -192,6 +192,7 @@ mod tests {
                 created_at_ms: 0,
                 growth: Vec::new(),
                 flushes_since: 0,
+                owner: None,
             };
             cluster.topics.insert(name.into(), Arc::new(topic));
         }
