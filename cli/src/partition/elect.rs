@@ -25,7 +25,7 @@ pub struct ElectArgs {
     #[arg(long, value_name = "BROKER", requires = "partition")]
     to: Option<i32>,
     /// Take a replica that is not in sync, where nobody leads: --to, or without it the one with the longest
-    /// log among those that answer. What was acknowledged and it does not have is lost for ever.
+    /// log among those in service, which must all tell. What was acknowledged and it does not have is lost for ever.
     #[arg(long, conflicts_with = "all", requires = "accept_data_loss")]
     unclean: bool,
     /// Say that you know this.
