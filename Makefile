@@ -6,7 +6,7 @@ SEEDS ?= 300
 QUORUM_SEEDS ?= 20
 SECONDS ?= 60
 
-.PHONY: help build demo test test-rust test-e2e test-long verify fix bench simulate mutants fuzz clean
+.PHONY: help build demo test test-rust test-e2e test-long verify fix crds bench simulate mutants fuzz clean
 
 help: ## This list.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -37,11 +37,15 @@ verify: ## Format, lints, documentation; writes nothing.
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	./e2e/lint.sh
+	git apply --check e2e/simulator/mutants/*.patch e2e/simulator/quorum-mutants/*.patch
 
 fix: ## Formats and mends what lints can mend.
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	./e2e/lint.sh --fix
+
+crds: ## The Kubernetes definitions in crds/yaml, from the Rust types.
+	UPDATE=1 $(CARGO) test --locked -p millrace-crds --test definitions generated_yaml_is_fresh
 
 bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of ratios.
 	CARGO_PROFILE_DIST_STRIP=none $(CARGO) build --locked --profile dist --bins

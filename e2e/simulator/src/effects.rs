@@ -208,11 +208,17 @@ impl World {
             }
             FetchVerdict::Diverged(end) => FetchPayload::Diverged(end),
             FetchVerdict::Refused(FetchRefusal::OffsetOutOfRange { log_end, .. }) => {
-                let (log_start, producers) = hosted.log.producers_at_start();
-                FetchPayload::OutOfRange {
-                    log_start,
-                    log_end: log_end.max(log_start),
-                    producers: snapshot::decode(&snapshot::encode(&producers)).unwrap_or_default(),
+                match hosted.log.producers_at_start(hosted.replica.high_watermark()) {
+                    Ok((log_start, producers)) => FetchPayload::OutOfRange {
+                        log_start,
+                        log_end: log_end.max(log_start),
+                        producers: snapshot::decode(&snapshot::encode(&producers))
+                            .expect("what was just encoded can be decoded"),
+                    },
+                    Err(error) => {
+                        failed = Some(error);
+                        FetchPayload::Failed
+                    }
                 }
             }
             FetchVerdict::Refused(refusal) => FetchPayload::Refused(refusal),

@@ -245,8 +245,8 @@ impl World {
                     .producer_state()
                     .entries()
                     .iter()
-                    // A snapshot keeps only the last batch of each (Kafka's format).
-                    .map(|(id, entry)| (*id, entry.epoch, entry.last_batch().copied()))
+                    // A snapshot keeps only the last batch of each (Kafka's format), or even only where it ended.
+                    .map(|(id, entry)| (*id, entry.epoch, entry.last_sequence()))
                     .collect();
                 let committed: Vec<(i64, i32, u64)> = (0i64..)
                     .zip(&self.observer.tracks[number as usize].committed)

@@ -172,21 +172,24 @@ impl Settings {
         settings
     }
 
-    /// Replicas that are copied anew know producers by the records that are still kept, so that a retry may be
-    /// stored twice: the faults that make such copies are left out. So are full disks, on which a log start is
-    /// stored only once there is room: the simulation of storage has those.
+    /// Deletions, also where replicas are copied anew for lost disks and moves, or are added and taken away. Full disks
+    /// are left out, on which a log start is stored only once there is room, and disks that have it from before: the
+    /// simulation of storage has those.
     fn draw_deletions(&mut self, rng: &mut SplitMix64) {
         self.in_flight = [5, 16][index(rng, 2)];
         self.faults = FaultWeights {
             delete_records: [1, 3][index(rng, 2)],
             full: 0,
-            wipe: 0,
+            wipe: [0, 1][index(rng, 2)],
             restore: 0,
-            reassign: 0,
+            reassign: [0, 0, 1, 3][index(rng, 4)],
             replace_topic: 0,
             rot: 0,
             ..self.faults.clone()
         };
+        if rng.below(4) == 0 {
+            self.draw_later(rng);
+        }
     }
 
     fn draw_later(&mut self, rng: &mut SplitMix64) {

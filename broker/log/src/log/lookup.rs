@@ -1,5 +1,6 @@
 //! Finding records by time, and batches by producer.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use millrace_proto::batch::{BatchHeader, BatchView, DecodeLimits, TimestampType}
 use super::{Log, LogInner};
 use crate::error::ReadError;
 use crate::segment::scan::{Chain, Scan};
-use crate::segment::{LocateError, Segment};
+use crate::segment::{LocateError, Located, Segment};
 
 /// The first record at or after a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,14 @@ impl Log {
             }
             Ok(None)
         })
+    }
+
+    /// The first batch from `offset` on of each of these producers, which all have one.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; also if one is missing.
+    pub(crate) fn first_batches(&self, offset: i64, producers: &BTreeSet<i64>) -> Result<Vec<BatchHeader>, ReadError> {
+        self.stable(|inner| inner.first_batches(offset, producers.clone()))
     }
 
     /// Runs a search again if a truncation came in between.
@@ -168,6 +177,54 @@ impl LogInner {
         self.search_time_from(segment, from, timestamp, log_start, bound)
     }
 
+    fn first_batches(&self, offset: i64, mut missing: BTreeSet<i64>) -> Result<Vec<BatchHeader>, ReadError> {
+        let segments = self.segments();
+        let holding = segments.partition_point(|segment| segment.base_offset <= offset);
+        let mut found = Vec::new();
+        for segment in &segments[holding.saturating_sub(1)..] {
+            let from = offset.max(segment.base_offset);
+            let Some(located) = self.locate(segment, from)? else {
+                continue;
+            };
+            let file = segment.file()?;
+            let mut chain = Chain::at(located.header.base_offset);
+            let mut scan = Scan::new(&*file, located.position, segment.size());
+            loop {
+                let header = match scan.next_header(segment.base_offset, &mut chain)? {
+                    Ok(Some((_, header))) => header,
+                    Ok(None) => break,
+                    Err(reason) => {
+                        return Err(self.corrupt(segment, scan.position(), chain.next_offset, &reason)?);
+                    }
+                };
+                if !header.is_control() && missing.remove(&header.producer_id) {
+                    found.push(header);
+                    if missing.is_empty() {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
+        // They were there a moment ago: the log was cut.
+        Err(ReadError::OffsetOutOfRange {
+            offset,
+            log_start: self.log_start(),
+            log_end: self.log_end(),
+        })
+    }
+
+    fn locate(&self, segment: &Segment, offset: i64) -> Result<Option<Located>, ReadError> {
+        match segment.locate(offset, &self.resume_points(segment.base_offset)) {
+            Ok(located) => Ok(located),
+            Err(LocateError::Io(error)) => Err(error.into()),
+            Err(LocateError::Bad {
+                position,
+                next_offset,
+                reason,
+            }) => Err(self.corrupt(segment, position, next_offset, &reason)?),
+        }
+    }
+
     fn search_time_from(
         &self,
         segment: &Segment,
@@ -176,17 +233,9 @@ impl LogInner {
         log_start: i64,
         bound: i64,
     ) -> Result<Option<FoundOffset>, ReadError> {
-        let resume = self.resume_points(segment.base_offset);
-        let located = match segment.locate(from.max(log_start), &resume) {
-            Ok(located) => located,
-            Err(LocateError::Io(error)) => return Err(error.into()),
-            Err(LocateError::Bad {
-                position,
-                next_offset,
-                reason,
-            }) => return Err(self.corrupt(segment, position, next_offset, &reason)?),
+        let Some(located) = self.locate(segment, from.max(log_start))? else {
+            return Ok(None);
         };
-        let Some(located) = located else { return Ok(None) };
         let file = segment.file()?;
         let mut chain = Chain::at(located.header.base_offset);
         let mut scan = Scan::new(&*file, located.position, segment.size());

@@ -1,6 +1,7 @@
 //! Looking at the producers of a partition, and forgetting idle ones.
 
 use super::Log;
+use crate::error::ReadError;
 use crate::producer::ProducerState;
 
 /// One active producer, as Kafka's DescribeProducers shows it (KIP-664).
@@ -54,16 +55,32 @@ impl Log {
     }
 
     /// The log start, and what is known of producers by batches that end below it, which may be deleted. A log that
-    /// begins there with it, and gets all batches from there on, knows of all producers what this one knows. Costs a
-    /// look at each producer, and nothing of the disk.
+    /// begins there with it, and gets all batches from there on, knows of all producers what this one knows.
     ///
-    /// Of a producer of which no remembered batch ends below the log start kept batches tell; only where its sequences
-    /// stood before them is among it.
-    #[must_use]
-    pub fn producers_at_start(&self) -> (i64, ProducerState) {
-        // Both under the lock under which batches are added; the start may rise meanwhile, which then is asked for anew.
-        let writer = self.inner.writer.lock();
-        let start = self.inner.log_start();
-        (start, writer.producers.below(start))
+    /// Kept batches below `committed`, the high watermark, are cut nowhere: of a producer of which one is remembered they
+    /// tell, and it is left out. Of one of which only later ones are remembered it is looked up which of them is the
+    /// first, since that tells where sequences stood before it should all of them be cut. That reads headers from
+    /// `committed` on; without such a producer nothing of the disk is asked.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; also if what was remembered is cut meanwhile, as no leader's is.
+    pub fn producers_at_start(&self, committed: i64) -> Result<(i64, ProducerState), ReadError> {
+        let (start, mut known, uncommitted) = {
+            // Both under the lock under which batches are added; the start may rise meanwhile, which then is asked anew.
+            let writer = self.inner.writer.lock();
+            let start = self.inner.log_start();
+            let producers = &writer.producers;
+            (
+                start,
+                producers.below(start),
+                producers.remembered_from(committed.max(start)),
+            )
+        };
+        if !uncommitted.is_empty() {
+            for first in self.first_batches(committed.max(start), &uncommitted)? {
+                known.stood_before(&first, start);
+            }
+        }
+        Ok((start, known))
     }
 }

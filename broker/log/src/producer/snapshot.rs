@@ -6,7 +6,8 @@
 //!        | coordinator epoch i32 | first offset of the open transaction i64 (-1: none)
 //! ```
 //!
-//! Only a producer's last batch is kept, as in Kafka.
+//! Only a producer's last batch is kept, as in Kafka. An offset delta of -1, of a batch without records, says that only
+//! where the producer's sequences stood is known ([`RememberedBatch::position`]).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -100,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<ProducerState, FormatError> {
         let transaction_first_offset = i64::from_be_bytes(reader.take()?);
         let mut batches = VecDeque::new();
         if last_offset >= 0 {
-            if delta < 0 || i64::from(delta) > last_offset || last_sequence < 0 {
+            if delta < -1 || i64::from(delta) > last_offset || last_sequence < 0 {
                 return Err(FormatError::new(format!(
                     "producer {producer_id} has an impossible last batch"
                 )));

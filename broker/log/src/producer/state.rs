@@ -1,6 +1,6 @@
 //! Producer state and the rules of sequence numbers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use millrace_proto::batch::{BatchHeader, advance_sequence};
 
@@ -32,6 +32,27 @@ pub struct RememberedBatch {
     pub timestamp: i64,
 }
 
+impl RememberedBatch {
+    /// Where a producer's sequences stood, without the batch that told it: it has no records, and is no retry's
+    /// original. `timestamp` is that of what came next.
+    #[must_use]
+    pub fn position(last_sequence: i32, last_offset: i64, timestamp: i64) -> Self {
+        Self {
+            base_sequence: advance_sequence(last_sequence, 1),
+            last_sequence,
+            base_offset: last_offset + 1,
+            last_offset,
+            timestamp,
+        }
+    }
+
+    /// Whether it tells only where sequences stood.
+    #[must_use]
+    pub fn is_position(&self) -> bool {
+        self.base_offset > self.last_offset
+    }
+}
+
 /// What is known of one producer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProducerEntry {
@@ -57,29 +78,17 @@ impl ProducerEntry {
         self.batches.back()
     }
 
-    /// The entry without batches that end at `offset` or above; `None` if nothing is known from before.
+    /// The entry without batches that end at `offset` or above; `None` if none is remembered that ends below it.
     fn below(&self, offset: i64) -> Option<Self> {
         let mut below = self.clone();
         below.batches.retain(|batch| batch.last_offset < offset);
-        if below.batches.is_empty() {
-            below.batches.push_back(self.forgotten_before(offset)?);
+        // A bare marker has told of the epoch.
+        if let Some(last) = below.batches.back() {
+            below.last_timestamp = last.timestamp;
+        } else if !self.batches.is_empty() {
+            return None;
         }
-        below.last_timestamp = below.batches.back()?.timestamp;
         Some(below)
-    }
-
-    /// The end of what came before the first remembered batch, if something did: sequences go on without a gap. Where the
-    /// remembered ones are cut, what is sent next must still not leave one.
-    fn forgotten_before(&self, offset: i64) -> Option<RememberedBatch> {
-        let first = self.batches.front().filter(|first| first.base_sequence > 0)?;
-        let last_offset = first.base_offset.min(offset) - 1;
-        (last_offset >= 0).then_some(RememberedBatch {
-            base_sequence: first.base_sequence - 1,
-            last_sequence: first.base_sequence - 1,
-            base_offset: last_offset,
-            last_offset,
-            timestamp: first.timestamp,
-        })
     }
 
     /// Sequence of the last record, or -1.
@@ -185,6 +194,7 @@ impl ProducerState {
         }
         // Batches of this epoch: the retry of one that is remembered is answered as that one.
         let same = |batch: &&RememberedBatch| match rule {
+            _ if batch.is_position() => false,
             SequenceRule::Contiguous => {
                 batch.base_sequence == sequence && batch.last_sequence == header.last_sequence()
             }
@@ -224,8 +234,18 @@ impl ProducerState {
                     })
                 }
             }
-            SequenceRule::Increasing if sequence > last.base_sequence => Ok(SequenceCheck::Fresh),
-            SequenceRule::Increasing => Err(duplicate),
+            SequenceRule::Increasing => {
+                let newest = if last.is_position() {
+                    last.last_sequence
+                } else {
+                    last.base_sequence
+                };
+                if sequence > newest {
+                    Ok(SequenceCheck::Fresh)
+                } else {
+                    Err(duplicate)
+                }
+            }
         }
     }
 
@@ -251,7 +271,7 @@ impl ProducerState {
         if header.is_control() {
             return;
         }
-        if entry.batches.len() == REMEMBERED_BATCHES {
+        if entry.batches.back().is_some_and(RememberedBatch::is_position) || entry.batches.len() == REMEMBERED_BATCHES {
             entry.batches.pop_front();
         }
         entry.batches.push_back(RememberedBatch {
@@ -263,7 +283,8 @@ impl ProducerState {
         });
     }
 
-    /// What batches that end below `offset` have told, as far as it is remembered.
+    /// What batches that end below `offset` have told, as far as it is remembered. Of a producer of which no such batch
+    /// is remembered nothing is in it.
     #[must_use]
     pub fn below(&self, offset: i64) -> Self {
         let entries = self.entries.iter();
@@ -272,6 +293,36 @@ impl ProducerState {
                 .filter_map(|(id, entry)| Some((*id, entry.below(offset)?)))
                 .collect(),
         }
+    }
+
+    /// The producers of which only batches from `offset` on are remembered.
+    pub(crate) fn remembered_from(&self, offset: i64) -> BTreeSet<i64> {
+        let first = |entry: &ProducerEntry| entry.batches.front().map(|batch| batch.base_offset);
+        self.entries
+            .iter()
+            .filter(|(_, entry)| first(entry).is_some_and(|first| first >= offset))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Notes that a producer's sequences stood right before this batch, the first that is kept of it, where the log
+    /// begins at `start`. They go on without a gap, so that only where the first one was 0 nothing came before it.
+    pub(crate) fn stood_before(&mut self, first: &BatchHeader, start: i64) {
+        if start == 0 || first.base_sequence <= 0 {
+            return;
+        }
+        let position = RememberedBatch::position(first.base_sequence - 1, start - 1, first.max_timestamp);
+        self.entries.insert(
+            first.producer_id,
+            ProducerEntry {
+                epoch: first.producer_epoch,
+                batches: VecDeque::from([position]),
+                last_timestamp: first.max_timestamp,
+                last_used_ms: None,
+                coordinator_epoch: -1,
+                transaction_first_offset: -1,
+            },
+        );
     }
 
     /// Forgets producers that were not used since `expiration_ms` before `now_ms`; returns how many. Never because

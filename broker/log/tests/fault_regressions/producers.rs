@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use millrace_log::checkpoint::flushed;
 use millrace_log::fs::faulty::FaultPlan;
-use millrace_log::{LogConfig, LogDir, OpenLogError};
+use millrace_log::{AppendError, Appended, LogConfig, LogDir, OpenLogError};
 use millrace_proto::batch::{BatchBuilder, Codec};
 
 use super::flushed_point::stored_point;
@@ -49,7 +49,7 @@ fn a_log_that_begins_anew_knows_what_its_leader_knows() {
     }
     // Within a batch, of a segment whose first batches are not deleted yet.
     leader.log().advance_log_start(10).unwrap();
-    let (start, producers) = leader.log().producers_at_start();
+    let (start, producers) = leader.log().producers_at_start(leader.log().log_end_offset()).unwrap();
     assert_eq!((start, producers.entries().len()), (10, 1));
 
     for end in ["none", "crash", "kill", "close"] {
@@ -71,6 +71,63 @@ fn a_log_that_begins_anew_knows_what_its_leader_knows() {
     }
 }
 
+/// Of more batches than are remembered none is committed, and all before them are deleted. If all of them are cut, what is
+/// sent again must neither be stored a second time nor pass for stored when it is not.
+#[test]
+fn a_log_that_begins_anew_knows_where_sequences_stood_before_what_may_be_cut() {
+    for end in ["none", "close"] {
+        let mut leader = Broker::new(LogConfig::default());
+        for sequence in 0..12 {
+            leader.append(&batch(1000, 10, Some(sequence))).unwrap();
+        }
+        // A snapshot holds one batch of each producer.
+        leader.end(end);
+        leader.log().advance_log_start(2).unwrap();
+        let (start, producers) = leader.log().producers_at_start(2).unwrap();
+        let follower = Broker::new(LogConfig::default());
+        follower.log().truncate_fully_and_start_at(start, producers).unwrap();
+        let kept = leader.log().read(start, 1 << 20, true, i64::MAX).unwrap();
+        follower.log().append_as_follower(&kept.bytes, 0, 1000).unwrap();
+        follower.log().flush().unwrap();
+        follower.log().truncate_to(2).unwrap();
+        assert_eq!(last_sequence(&follower), Some(1), "{end}");
+        let again = follower.append(&batch(1000, 10, Some(1)));
+        assert!(
+            matches!(again, Err(AppendError::DuplicateSequence { .. })),
+            "its offset is not known: {again:?}"
+        );
+        let ahead = follower.append(&batch(1000, 10, Some(3)));
+        assert!(
+            matches!(ahead, Err(AppendError::OutOfOrderSequence { .. })),
+            "{ahead:?}"
+        );
+        follower.append(&batch(1000, 10, Some(2))).unwrap();
+    }
+}
+
+/// What is committed is cut nowhere: kept batches tell, and nothing is invented that a retry could be taken for.
+#[test]
+fn a_retry_of_what_is_kept_gets_its_own_offsets() {
+    let mut leader = Broker::new(LogConfig::default());
+    for sequence in 0..3 {
+        leader.append(&batch(1000, 10, Some(sequence))).unwrap();
+    }
+    leader.end("close");
+    leader.log().advance_log_start(1).unwrap();
+    for committed in [1, 2, 3] {
+        let (start, producers) = leader.log().producers_at_start(committed).unwrap();
+        let follower = Broker::new(LogConfig::default());
+        follower.log().truncate_fully_and_start_at(start, producers).unwrap();
+        let kept = leader.log().read(start, 1 << 20, true, i64::MAX).unwrap();
+        follower.log().append_as_follower(&kept.bytes, 0, 1000).unwrap();
+        let retry = follower.append(&batch(1000, 10, Some(1))).unwrap();
+        assert!(
+            matches!(retry, Appended::Duplicate { base_offset: 1, .. }),
+            "committed {committed}: {retry:?}"
+        );
+    }
+}
+
 /// A log may begin within a batch. What was stored of producers as of there knows nothing of that batch.
 #[test]
 fn a_log_that_begins_within_a_batch_knows_its_producer() {
@@ -78,7 +135,7 @@ fn a_log_that_begins_within_a_batch_knows_its_producer() {
     leader.append(&batch(1000, 10, None)).unwrap();
     leader.append(&records(3, Some(0))).unwrap();
     leader.log().advance_log_start(2).unwrap();
-    let (start, producers) = leader.log().producers_at_start();
+    let (start, producers) = leader.log().producers_at_start(leader.log().log_end_offset()).unwrap();
     assert_eq!((start, producers.entries().len()), (2, 0));
 
     for end in ["crash", "kill", "close"] {

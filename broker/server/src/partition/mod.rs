@@ -264,10 +264,13 @@ impl Partition {
     }
 
     /// The log start, and a snapshot of the producers as of it, for a replica that begins there.
-    #[must_use]
-    pub fn producers_for_replica(&self) -> (i64, Vec<u8>) {
-        let (log_start, producers) = self.log.producers_at_start();
-        (log_start, snapshot::encode(&producers))
+    ///
+    /// # Errors
+    /// Damage, or a failed disk: what is not known must not be given as nothing.
+    pub fn producers_for_replica(&self) -> Result<(i64, Vec<u8>), ApiError> {
+        let known = self.log.producers_at_start(self.high_watermark.load(Ordering::Acquire));
+        let (log_start, producers) = known.map_err(|error| self.read_error(error))?;
+        Ok((log_start, snapshot::encode(&producers)))
     }
 
     /// The first record at or after a time, below `up_to`: its offset, time and epoch.

@@ -269,15 +269,15 @@ impl Outlet {
 async fn answer(ready: Ready) -> ReplicaAnswer {
     let outcome = match ready.what {
         ReadyOutcome::Other(outcome) => outcome,
-        ReadyOutcome::OutOfRange { partition, log_end } => {
+        ReadyOutcome::OutOfRange { partition, log_end } => match producers(partition).await {
             // The start may have moved since; then the follower is to begin there.
-            let (log_start, producers) = partition.producers_for_replica();
-            Outcome::OutOfRange(ReplicaOutOfRange {
+            Ok((log_start, producers)) => Outcome::OutOfRange(ReplicaOutOfRange {
                 log_start,
                 log_end: log_end.max(log_start),
                 producers: producers.into(),
-            })
-        }
+            }),
+            Err(problem) => Outcome::Refused(problem),
+        },
         ReadyOutcome::Read {
             partition,
             offset,
@@ -320,6 +320,17 @@ async fn read(partition: Arc<Partition>, offset: i64, up_to: i64) -> Result<byte
     tokio::task::spawn_blocking(reading)
         .await
         .unwrap_or_else(|error| Err(error.to_string()))
+}
+
+/// The log start, and a snapshot of the producers there: of up to 100,000 of them, and some may have to be looked up.
+async fn producers(partition: Arc<Partition>) -> Result<(i64, Vec<u8>), String> {
+    tokio::task::spawn_blocking(move || {
+        partition
+            .producers_for_replica()
+            .map_err(|error| error.to_message().message)
+    })
+    .await
+    .unwrap_or_else(|error| Err(error.to_string()))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use millrace_proto::batch::Attributes;
 
 use super::*;
+use crate::producer::snapshot;
 
 fn header(epoch: i16, base_sequence: i32, count: i32, base_offset: i64) -> BatchHeader {
     BatchHeader {
@@ -206,14 +207,53 @@ fn below_an_offset_only_what_ends_there_is_known() {
     assert_eq!(last(5), None, "nothing came before the first");
 }
 
-/// Seven batches, of which five are remembered: all of these are kept, the two before are deleted. Were the kept ones
-/// cut, a later one must not be taken for the producer's next.
+/// Where sequences stood before the first kept batch: what comes next is known, and what came before, but no batch that a
+/// retry could be taken for, by either rule.
 #[test]
-fn below_the_remembered_batches_it_is_known_where_sequences_stood() {
-    let batches: Vec<_> = (0..7).map(|at| (3, at * 10, 10)).collect();
-    let below = applied(&batches).below(20);
-    let check = |sequence| below.check(&header(3, sequence, 10, 99), SequenceRule::Contiguous);
-    assert_eq!(check(20), Ok(SequenceCheck::Fresh));
-    assert!(matches!(check(30), Err(SequenceError::OutOfOrder { expected: 20, .. })));
-    assert!(matches!(check(10), Err(SequenceError::Duplicate { .. })));
+fn where_sequences_stood_is_no_batch() {
+    let mut state = ProducerState::default();
+    state.stood_before(&header(3, 20, 10, 45), 15);
+    let state = snapshot::decode(&snapshot::encode(&state)).unwrap();
+    let check = |sequence, count, rule| state.check(&header(3, sequence, count, 99), rule);
+    for rule in [SequenceRule::Contiguous, SequenceRule::Increasing] {
+        assert_eq!(check(20, 10, rule), Ok(SequenceCheck::Fresh), "{rule:?}");
+        assert_eq!(check(20, 1, rule), Ok(SequenceCheck::Fresh), "{rule:?}");
+        for sequence in [10, 19] {
+            let checked = check(sequence, 1, rule);
+            assert!(
+                matches!(checked, Err(SequenceError::Duplicate { .. })),
+                "{rule:?} {checked:?}"
+            );
+        }
+    }
+    let ahead = check(30, 1, SequenceRule::Contiguous);
+    assert!(
+        matches!(ahead, Err(SequenceError::OutOfOrder { expected: 20, .. })),
+        "{ahead:?}"
+    );
+
+    let mut next = state.clone();
+    next.apply(&header(3, 20, 10, 45), None);
+    let known: Vec<_> = next.entries()[&7]
+        .batches
+        .iter()
+        .map(|batch| batch.base_offset)
+        .collect();
+    assert_eq!(known, [45], "the batch takes its place");
+}
+
+#[test]
+fn nothing_stood_before_a_first_sequence_or_a_whole_log() {
+    let mut state = ProducerState::default();
+    state.stood_before(&header(3, 0, 10, 45), 15);
+    state.stood_before(&header(3, 20, 10, 45), 0);
+    assert_eq!(state, ProducerState::default());
+}
+
+#[test]
+fn whose_remembered_batches_are_all_late_is_told() {
+    let state = applied(&[(3, 0, 10), (3, 10, 10), (3, 20, 10)]);
+    assert_eq!(state.remembered_from(0), BTreeSet::from([7]));
+    assert_eq!(state.remembered_from(1), BTreeSet::new());
+    assert_eq!(ProducerState::default().remembered_from(0), BTreeSet::new());
 }
