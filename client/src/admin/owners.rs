@@ -6,8 +6,9 @@ use super::Admin;
 use crate::error::Result;
 
 impl Admin {
-    /// The same, but a topic is changed, grown or deleted only if this is its owner: TOPIC_OWNED if another is, or
-    /// nobody.
+    /// The same, but a topic is altered, grown or deleted ([`Admin::alter_topic`], [`Admin::create_partitions`],
+    /// [`Admin::delete_topic`]) only if this is its owner: TOPIC_OWNED if another is, or nobody. Other calls do not ask
+    /// who owns it.
     #[must_use]
     pub fn in_name_of(mut self, owner: v1::TopicOwner) -> Self {
         self.owner = Some(owner);

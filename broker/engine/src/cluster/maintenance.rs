@@ -8,7 +8,7 @@ use super::{
     outcome::{Outcome, PartitionList},
     refusal::MaintenanceError,
     rejection::Rejection,
-    state::{BrokerId, Cluster, MaintenanceSlot},
+    state::{Broker, BrokerId, Cluster, MaintenanceSlot},
 };
 
 impl Cluster {
@@ -19,8 +19,9 @@ impl Cluster {
         self.maintenance.as_ref().filter(|slot| slot.until_ms > now_ms)
     }
 
-    /// Gives the permission if nobody has it and writes go on without the broker. Who has it may
-    /// have it longer: the broker may be down by then, which is no reason to refuse.
+    /// Gives the permission if nobody has it and writes go on without the broker. Who has it may have it longer: while
+    /// the broker serves, if writes still go on without it; another may have failed since. That it is down by then, or on
+    /// its way, is no reason to refuse.
     pub(super) fn acquire_maintenance(&mut self, wish: &AcquireMaintenance) -> Result<Applied, Rejection> {
         let id = wish.broker_id;
         if wish.holder.is_empty() || wish.holder.len() > MAX_TEXT_BYTES {
@@ -31,22 +32,20 @@ impl Cluster {
         }
         self.check_broker_epoch(id, wish.broker_epoch)?;
         let present = self.maintenance_at(wish.now_ms);
-        let mut exempt = PartitionList::default();
-        match present {
-            Some(slot) if slot.holder == wish.holder && slot.broker_id == id => {}
-            Some(slot) => {
-                return Err(MaintenanceError::Taken {
-                    holder: slot.holder.clone(),
-                    broker_id: slot.broker_id,
-                }
-                .into());
+        if let Some(slot) = present.filter(|slot| slot.holder != wish.holder || slot.broker_id != id) {
+            return Err(MaintenanceError::Taken {
+                holder: slot.holder.clone(),
+                broker_id: slot.broker_id,
             }
-            None => {
-                exempt = self
-                    .may_restart(id)
-                    .map_err(|partitions| MaintenanceError::Needed { id, partitions })?;
-            }
+            .into());
         }
+        let serves = self.brokers.get(&id).is_some_and(Broker::is_active);
+        let exempt = if serves || present.is_none() {
+            self.may_restart(id)
+                .map_err(|partitions| MaintenanceError::Needed { id, partitions })?
+        } else {
+            PartitionList::default()
+        };
         let slot = MaintenanceSlot {
             holder: wish.holder.clone(),
             broker_id: id,

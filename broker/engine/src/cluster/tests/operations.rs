@@ -176,6 +176,19 @@ fn one_broker_at_a_time_may_be_taken_down_and_only_for_a_time() {
     log.ok(&acquire(&log, "drain", 1, 11_500));
 }
 
+/// Who held it may have been away for a while, and another broker may have failed.
+#[test]
+fn while_the_broker_serves_a_slot_is_had_longer_only_if_writes_go_on_without_it() {
+    let mut log = Log::with_partition();
+    log.ok(&acquire(&log, "roll", 0, 0));
+    log.fence(2);
+    let refused = log.run(&acquire(&log, "roll", 0, 100));
+    assert!(matches!(
+        refused,
+        Err(Rejection::Maintenance(MaintenanceError::Needed { id: 0, .. }))
+    ));
+}
+
 #[test]
 fn a_slot_is_given_back_by_its_holder() {
     let mut log = Log::with_partition();

@@ -50,6 +50,12 @@ pub async fn elect(
             take_inventories(&service.0, &cluster, &topics.into_iter().collect::<Vec<_>>()).await
         }
     };
+    // Who has come into service while the others were asked has not told, and may have the longest log.
+    let cluster = if asked == Asked::LongestLog {
+        service.latest().await?
+    } else {
+        cluster
+    };
     let partitions: Vec<(v1::PartitionName, Result<Election, ApiError>)> = partitions
         .into_iter()
         .map(|(named, found)| {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millrace_engine::{
     BrokerId, Cluster, Command, Outcome,
-    cluster::{AcquireMaintenance, MAX_MAINTENANCE_MS, MAX_TEXT_BYTES},
+    cluster::{AcquireMaintenance, Broker, MAX_MAINTENANCE_MS, MAX_TEXT_BYTES},
 };
 use millrace_proto::v1::{self, ErrorReason};
 
@@ -170,11 +170,12 @@ pub async fn acquire(
         .with("broker_epoch", epoch));
     }
     let now_ms = service.0.now_ms();
-    // Who has it may have it longer: the broker may be down by now.
-    let renewed =
+    // Who has it may have it longer if the broker is down by now, or on its way: then there is nothing to judge.
+    let is_held =
         current_slot(&cluster, now_ms).is_some_and(|slot| slot.broker_id == id && slot.holder == request.holder);
+    let serves = cluster.brokers.get(&id).is_some_and(Broker::is_active);
     let mut notices = Vec::new();
-    if !renewed {
+    if serves || !is_held {
         match quorum_without(&cluster, &service.0.quorum.status(), id)? {
             Quorum::GoesOn => {}
             Quorum::HasNoChoice(notice) => notices.push(notice),

@@ -6,11 +6,11 @@ use millrace_proto::v1;
 use super::{AdminService, preview, topics::topic_id, unexpected};
 use crate::error::ApiError;
 
-/// An owner as the metadata has it.
+/// An owner as the metadata has it, of the field with that name.
 ///
 /// # Errors
 /// A part that is empty, too long, or has characters that are not allowed.
-pub fn owner_in(owner: v1::TopicOwner) -> Result<TopicOwner, ApiError> {
+pub fn owner_in(field: &str, owner: v1::TopicOwner) -> Result<TopicOwner, ApiError> {
     let owner = TopicOwner {
         namespace: owner.namespace,
         name: owner.name,
@@ -18,7 +18,7 @@ pub fn owner_in(owner: v1::TopicOwner) -> Result<TopicOwner, ApiError> {
     };
     match owner.check() {
         Ok(()) => Ok(owner),
-        Err(error) => Err(ApiError::field(format!("owner.{}", error.field), error.to_string())),
+        Err(error) => Err(ApiError::field(format!("{field}.{}", error.field), error.to_string())),
     }
 }
 
@@ -31,6 +31,19 @@ pub fn owner_out(owner: &TopicOwner) -> v1::TopicOwner {
     }
 }
 
+/// The field of requests that change a topic.
+const AS_OWNER: &str = "as_owner";
+
+/// Checks in whose name a request is, where that is used only after other work.
+///
+/// # Errors
+/// As of [`owner_in`].
+pub fn check_as_owner(owner: Option<&v1::TopicOwner>) -> Result<(), ApiError> {
+    owner
+        .cloned()
+        .map_or(Ok(()), |owner| owner_in(AS_OWNER, owner).map(drop))
+}
+
 /// A command about a topic, to be carried out only if the topic has the owner that the request names.
 ///
 /// # Errors
@@ -39,7 +52,7 @@ pub fn in_name_of(owner: Option<v1::TopicOwner>, topic: &str, command: Command) 
     let Some(owner) = owner else { return Ok(command) };
     Ok(Command::AsOwner {
         name: topic.to_owned(),
-        owner: owner_in(owner)?,
+        owner: owner_in(AS_OWNER, owner)?,
         command: Box::new(command),
     })
 }
@@ -86,5 +99,5 @@ pub async fn release(
 }
 
 fn required(owner: Option<v1::TopicOwner>) -> Result<TopicOwner, ApiError> {
-    owner_in(owner.ok_or_else(|| ApiError::field("owner", "must be set"))?)
+    owner_in("owner", owner.ok_or_else(|| ApiError::field("owner", "must be set"))?)
 }

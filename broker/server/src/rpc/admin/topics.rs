@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     AdminService, configs, count, drain, moves,
     moves::throttle_field,
-    owners::{in_name_of, owner_in, owner_out},
+    owners::{check_as_owner, in_name_of, owner_in, owner_out},
     page_size, placement, preview,
 };
 use crate::{
@@ -56,7 +56,7 @@ pub async fn create(
         assignments: placement::place(&cluster, id, partitions, factor)?,
         configs,
         now_ms: broker.now_ms(),
-        owner: request.owner.map(owner_in).transpose()?,
+        owner: request.owner.map(|owner| owner_in("owner", owner)).transpose()?,
     };
     service
         .change(Command::CreateTopic(create), request.validate_only)
@@ -244,11 +244,16 @@ fn without_leader(partition: &Partition) -> String {
 /// place to go: nothing is changed.
 pub async fn alter(service: &AdminService, request: v1::AlterTopicRequest) -> Result<v1::AlterTopicResponse, ApiError> {
     throttle_field(request.throttle_bytes_per_second)?;
+    check_as_owner(request.as_owner.as_ref())?;
     let told = match request.replication_factor {
         Some(factor) => {
             let cluster = service.latest().await?;
             let (topic, factor) = drain::check_factor(&cluster, &request.name, factor)?;
-            if factor > topic.replication_factor() {
+            if topic
+                .partitions
+                .iter()
+                .any(|partition| partition.original().len() < factor)
+            {
                 take_inventories(&service.0, &cluster, &[]).await
             } else {
                 // No disk gets anything: that a broker is slow to tell must not cost it its replicas.
