@@ -1,12 +1,21 @@
 //! Ctrl-C and SIGTERM where a command ends what it has begun, and tells how far it came.
 
-use std::{future::Future, io};
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use thiserror::Error;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
+
+use crate::limits;
 
 /// What ends a command from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +46,14 @@ pub struct InterruptedError {
     pub done: String,
 }
 
-/// Interrupts as they come, to each clone for itself. From its making on they do not end the process by themselves.
+/// Interrupts as they come, to each clone for itself. From its making on they do not end the process by themselves,
+/// unless nobody asks for them: a command whose output nobody reads stands in a write.
 #[derive(Clone)]
-pub struct Interrupts(watch::Receiver<Option<Interrupt>>);
+pub struct Interrupts {
+    came: watch::Receiver<Option<Interrupt>>,
+    /// Whether the last one was told.
+    is_told: Arc<AtomicBool>,
+}
 
 impl Interrupts {
     /// Begins to take them; within a runtime.
@@ -48,7 +62,9 @@ impl Interrupts {
     /// The system takes no handler.
     pub fn take() -> io::Result<Self> {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let (sender, receiver) = watch::channel(None);
+        let (sender, came) = watch::channel(None);
+        let taken = Self::of(came);
+        let is_told = taken.is_told.clone();
         tokio::spawn(async move {
             loop {
                 let by = tokio::select! {
@@ -56,17 +72,31 @@ impl Interrupts {
                     Some(()) = terminate.recv() => Interrupt::Terminated,
                     else => return,
                 };
+                is_told.store(false, Ordering::Release);
                 if sender.send(Some(by)).is_err() {
                     return;
                 }
+                tokio::time::sleep(limits::INTERRUPT_UNTOLD).await;
+                if !is_told.load(Ordering::Acquire) {
+                    std::process::exit(by.exit_code().into());
+                }
             }
         });
-        Ok(Self(receiver))
+        Ok(taken)
+    }
+
+    fn of(came: watch::Receiver<Option<Interrupt>>) -> Self {
+        let is_told = Arc::new(AtomicBool::new(false));
+        Self { came, is_told }
     }
 
     /// Whether one came that was not told yet. Cheap enough for each record.
     pub fn came(&self) -> bool {
-        self.0.has_changed().unwrap_or(false)
+        let came = self.came.has_changed().unwrap_or(false);
+        if came {
+            self.is_told.store(true, Ordering::Release);
+        }
+        came
     }
 
     /// The work's result, or what interrupted it.
@@ -83,8 +113,9 @@ impl Interrupts {
 
     /// The next one; one that came before and was not told yet counts.
     pub async fn next(&mut self) -> Interrupt {
-        while self.0.changed().await.is_ok() {
-            if let Some(by) = *self.0.borrow_and_update() {
+        while self.came.changed().await.is_ok() {
+            if let Some(by) = *self.came.borrow_and_update() {
+                self.is_told.store(true, Ordering::Release);
                 return by;
             }
         }
@@ -99,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn work_ends_with_its_result_or_with_the_interrupt() {
         let (sender, receiver) = watch::channel(None);
-        let mut interrupts = Interrupts(receiver);
+        let mut interrupts = Interrupts::of(receiver);
         assert_eq!(interrupts.until(async { 7 }).await, Ok(7));
         assert!(!interrupts.came());
         sender.send(Some(Interrupt::Terminated)).unwrap();

@@ -66,6 +66,9 @@ pub const DRAIN_AGAIN: Duration = Duration::from_secs(5);
 /// How long a write or a read may wait before it is looked at why: leaders change in less.
 pub const WAIT_UNTOLD: Duration = Duration::from_secs(2);
 
+/// How long an interrupt waits until the command takes notice; after that the process ends.
+pub const INTERRUPT_UNTOLD: Duration = Duration::from_secs(2);
+
 /// When it is told that a write waits although nothing is known to be wrong: a flush to a slow disk takes less.
 pub const WAIT_UNANSWERED: Duration = Duration::from_secs(5);
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -11,10 +12,12 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import termios
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -338,6 +341,32 @@ def test_consume_into_a_closed_pipe_ends_quietly(shared: Broker, name: str) -> N
     done = subprocess.run(["bash", "-c", f"{consume} | head -n 1"], capture_output=True, timeout=60)
     assert done.stdout == b"x" * 100 + b"\n"
     assert b"panicked" not in done.stderr and len(done.stderr.splitlines()) <= 1, done.stderr.decode()
+
+
+def _bytes_in(pipe: IO[bytes]) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_consume_whose_output_nobody_reads_can_be_interrupted(
+    shared: Broker, name: str, number: int, code: int
+) -> None:
+    """It stands in a write to a full pipe: a signal is all that reaches it."""
+    run(shared, "produce", name, stdin=b"".join(b"%d\n" % i for i in range(100_000))).ok()
+    command = [paths.binary("millrace"), "--bootstrap", shared.address, "consume", name, "--from", "beginning"]
+    consume = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert consume.stdout is not None
+        room = fcntl.fcntl(consume.stdout, fcntl.F_GETPIPE_SZ)
+        deadline = time.monotonic() + 30
+        while _bytes_in(consume.stdout) < room:
+            assert time.monotonic() < deadline and consume.poll() is None
+            time.sleep(0.01)
+        consume.send_signal(number)
+        assert consume.wait(30) == code
+    finally:
+        consume.kill()
+        consume.communicate()
 
 
 def _fed(broker: Broker, folder: Path, *args: str) -> Process:

@@ -44,6 +44,9 @@ def test_only_the_owner_changes_a_topic_in_an_owners_name(client: Client, shared
     for method, request in _changes(name, SECOND).items():
         error = expect_error(getattr(client.admin, method), request)
         assert (error.reason, error.metadata["owner"]) == ("TOPIC_OWNED", "shop/orders/uid-1"), (method, error)
+    nobody = admin_pb2.TopicOwner(namespace="shop", name="orders")
+    for method, request in _changes(name, nobody).items():
+        assert expect_error(getattr(client.admin, method), request).bad_fields == ["as_owner.uid"], method
     same_factor = admin_pb2.AlterTopicRequest(name=name, replication_factor=1, as_owner=SECOND)
     assert expect_error(client.admin.AlterTopic, same_factor).reason == "TOPIC_OWNED"
     release = admin_pb2.ReleaseTopicRequest(name=name, owner=SECOND)

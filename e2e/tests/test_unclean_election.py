@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,20 +98,3 @@ def test_a_broker_in_service_that_does_not_tell_is_not_passed_over(cluster: Clus
     # By name it is possible all the same.
     (elected,) = json.loads(_elect(cluster, idle, "--to", str(away)).ok())
     assert (elected["leader"], elected["unheard_replicas"]) == (away, [whole]), elected
-
-
-def test_of_a_frozen_broker_is_told_that_it_did_not_answer(cluster: Cluster) -> None:
-    away, whole = _lose_the_clean_one(cluster)
-    (idle,) = {0, 1, 2} - {away, whole}
-    process = cluster.brokers[away].process
-    assert process is not None
-    os.kill(process.pid, signal.SIGSTOP)
-    try:
-        # Its lease may be over before it is asked: then nobody is left, which is no better.
-        refused = _elect(cluster, idle, "--dry-run")
-        assert b'"elected": true' not in refused.out, refused.out
-    finally:
-        os.kill(process.pid, signal.SIGCONT)
-    cluster.wait_available(away, True)
-    (elected,) = json.loads(_elect(cluster, idle).ok())
-    assert elected["leader"] == away, elected
