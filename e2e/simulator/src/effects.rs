@@ -84,6 +84,7 @@ impl World {
         let Some(hosted) = self.brokers[at].hosted(partition) else {
             return;
         };
+        let epoch = hosted.replica.leader_epoch();
         let leads = hosted.replica.leader().is_some();
         let enough = hosted
             .replica
@@ -98,7 +99,7 @@ impl World {
         let shadow = self.brokers[at].disk.shadows[partition as usize]
             .take()
             .unwrap_or_default();
-        self.observer.watermark(partition, id, leads, to, &shadow);
+        self.observer.watermark(partition, (id, epoch), leads, to, &shadow);
         self.brokers[at].disk.shadows[partition as usize] = Some(shadow);
         // Of a topic that is deleted nothing is promised any more.
         if leads && to > before && self.may_be_there(partition) {

@@ -20,6 +20,8 @@ pub struct Violation {
 pub(crate) struct Track {
     /// What was ever below a leader's high watermark.
     pub committed: Vec<Entry>,
+    /// In which leader epoch each of them came below it.
+    committed_in: Vec<i32>,
     /// The chain of every record that was ever in a log, by offset and epoch.
     places: BTreeMap<(i64, i32), u64>,
     /// The highest watermark that a client was told, by leader epoch.
@@ -133,10 +135,15 @@ impl Observer {
     }
 
     /// A sound log loses its end from `to` on, or all of it: never what is committed, unless somebody has
-    /// asked for its deletion.
-    pub(crate) fn cut(&mut self, partition: u32, broker: BrokerId, shadow: &Shadow, to: i64) {
+    /// asked for its deletion. What a later leader has committed since, of whom the replica has not heard in its `epoch`,
+    /// it may lose: it does not count for that one.
+    pub(crate) fn cut(&mut self, partition: u32, (broker, epoch): (BrokerId, i32), shadow: &Shadow, to: i64) {
         let track = &self.tracks[partition as usize];
-        let (kept, deleted) = (track.agrees_up_to(shadow), track.deleted_below);
+        let by_then = track.committed_in.iter().take_while(|known| **known <= epoch).count();
+        let kept = track
+            .agrees_up_to(shadow)
+            .min(i64::try_from(by_then).unwrap_or(i64::MAX));
+        let deleted = track.deleted_below;
         let lost = kept > to.max(shadow.start) && kept > deleted;
         if lost && !shadow.unsure {
             self.violate("nothing committed is cut from a sound log", || {
@@ -191,7 +198,14 @@ impl Observer {
     }
 
     /// A replica moved its high watermark.
-    pub(crate) fn watermark(&mut self, partition: u32, broker: BrokerId, leads: bool, to: i64, shadow: &Shadow) {
+    pub(crate) fn watermark(
+        &mut self,
+        partition: u32,
+        (broker, epoch): (BrokerId, i32),
+        leads: bool,
+        to: i64,
+        shadow: &Shadow,
+    ) {
         let track = &mut self.tracks[partition as usize];
         let shared = to.min(track.end());
         let same = shared <= shadow.start
@@ -223,6 +237,7 @@ impl Observer {
                 repeated = Some((entry.value, before, offset));
             }
             track.committed.push(entry);
+            track.committed_in.push(epoch);
         }
         if let Some((value, before, offset)) = repeated {
             self.violate("no record is stored twice", || {

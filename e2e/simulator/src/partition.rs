@@ -259,8 +259,11 @@ impl World {
         let broker = &mut self.brokers[at];
         if !broker.disk.damaged && !broker.lost_data {
             let id = broker.id;
+            let epoch = broker
+                .hosted(partition)
+                .map_or(i32::MAX, |hosted| hosted.replica.leader_epoch());
             let shadow = broker.disk.shadow(partition);
-            self.observer.cut(partition, id, shadow, to);
+            self.observer.cut(partition, (id, epoch), shadow, to);
         }
     }
 

@@ -10,7 +10,7 @@ use millrace_engine::{
     },
     partition::Event as Step,
 };
-use millrace_log::{DirOptions, FileSystem, LogDir};
+use millrace_log::{DirOptions, FileSystem, LogDir, OpenDirError};
 use uuid::Uuid;
 
 use crate::{
@@ -57,6 +57,10 @@ impl World {
             Err(error) => {
                 self.seen("disk refused by the process");
                 self.note([30, at as u64, 0], || format!("broker {at} does not start: {error}"));
+                // The mark of a clean stop may be gone by then.
+                if matches!(error, OpenDirError::Io { .. }) {
+                    self.ended_uncleanly(at);
+                }
                 return;
             }
         };

@@ -3,17 +3,17 @@
 use std::{path::Path, time::Duration};
 
 use millrace_engine::{
-    Command, Partition,
-    cluster::{Election, ElectionKind, ExpectedDirectory, Move, ReportOfflineReplicas},
+    Command, Outcome, Partition,
+    cluster::{Altered, Election, ElectionKind, ExpectedDirectory, Move, ReportOfflineReplicas},
     partition::{Alarm, Event as Step},
 };
 
 use crate::{
     disk::DIR,
-    message::Envelope,
+    message::{Body, Call, Envelope, MessageKind},
     observer::Violation,
     quorum::index_of,
-    slots::{TOPIC, number_of, record_of, reference},
+    slots::{TOPIC, number_of, record_of, reference, required},
     world::World,
 };
 
@@ -193,6 +193,35 @@ impl World {
         let envelope = self.held.remove(0);
         self.deliver(envelope);
         true
+    }
+
+    /// A controller that was deposed, and does not know it, takes the proposals that are held back, and tells success, with
+    /// the record as it is. How many those were; they are lost.
+    pub fn answer_as_deposed(&mut self) -> usize {
+        let (proposals, others) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|message: &Envelope| message.kind() == MessageKind::Proposal);
+        self.held = others;
+        let answered: Vec<Envelope> = proposals;
+        for proposal in &answered {
+            let Body::Command { life, call, .. } = &proposal.body else {
+                continue;
+            };
+            let Call::Proposal { partition, .. } = *call else {
+                continue;
+            };
+            let altered = self.record(partition).map(|record| Altered {
+                partition: record.clone(),
+                required: required(self.quorum.cluster(), partition),
+            });
+            let answer = Body::CommandAnswer {
+                life: *life,
+                call: *call,
+                result: Ok(Outcome::Altered(altered.into_iter().map(Ok).collect())),
+            };
+            self.send(proposal.to, proposal.from, answer);
+        }
+        answered.len()
     }
 
     /// Holds nothing back any more; what was held is lost.

@@ -142,6 +142,35 @@ fn the_controller_moves_while_a_proposal_is_under_way() {
     ends_well(&mut world);
 }
 
+/// A controller that does not know that it is deposed tells success, with the record as it was. The leader goes on to
+/// count whom it wants out, and proposes the same to the next one (KAFKA-14154).
+#[test]
+fn the_success_of_a_deposed_controller_is_not_acted_on() {
+    let mut world = cluster_with_records();
+    world.move_controller(B);
+    world.hold(|message| message.kind() == MessageKind::Proposal);
+    world.cut_link(C, A);
+    let committed = world.committed(0);
+    let batch = world.produce(0);
+    assert!(world.run_until(seconds(6), |world| world.held() > 0));
+    assert!(world.answer_as_deposed() > 0);
+    assert!(
+        world.run_until(seconds(6), |world| world.held() > 0),
+        "it proposes again"
+    );
+    assert_eq!(world.violation(), None);
+    assert_eq!(
+        world.committed(0),
+        committed,
+        "without C, which is in sync by the record"
+    );
+    assert!(world.is_in_sync(C, 0) && !world.is_acknowledged(&batch));
+    assert!(world.release() > 0);
+    assert!(world.run_until(seconds(6), |world| world.is_acknowledged(&batch)));
+    world.mend_links();
+    ends_well(&mut world);
+}
+
 /// Below the required number nothing is committed and nothing acknowledged. Whoever left then is
 /// as good as the last one: when that one loses power, the other leads at once, and lacks nothing
 /// (KIP-966).
