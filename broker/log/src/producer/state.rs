@@ -297,10 +297,10 @@ impl ProducerState {
 
     /// The producers of which only batches from `offset` on are remembered.
     pub(crate) fn remembered_from(&self, offset: i64) -> BTreeSet<i64> {
-        let first = |entry: &ProducerEntry| entry.batches.front().map(|batch| batch.base_offset);
+        let is_late = |first: &RememberedBatch| first.base_offset >= offset && !first.is_position();
         self.entries
             .iter()
-            .filter(|(_, entry)| first(entry).is_some_and(|first| first >= offset))
+            .filter(|(_, entry)| entry.batches.front().is_some_and(is_late))
             .map(|(id, _)| *id)
             .collect()
     }

@@ -91,6 +91,11 @@ fn a_log_that_begins_anew_knows_where_sequences_stood_before_what_may_be_cut() {
         follower.log().flush().unwrap();
         follower.log().truncate_to(2).unwrap();
         assert_eq!(last_sequence(&follower), Some(1), "{end}");
+        // Nor is it lost on the next one that begins anew.
+        let (start, producers) = follower.log().producers_at_start(2).unwrap();
+        let next = Broker::new(LogConfig::default());
+        next.log().truncate_fully_and_start_at(start, producers).unwrap();
+        assert_eq!(last_sequence(&next), Some(1), "{end}");
         let again = follower.append(&batch(1000, 10, Some(1)));
         assert!(
             matches!(again, Err(AppendError::DuplicateSequence { .. })),

@@ -256,4 +256,12 @@ fn whose_remembered_batches_are_all_late_is_told() {
     assert_eq!(state.remembered_from(0), BTreeSet::from([7]));
     assert_eq!(state.remembered_from(1), BTreeSet::new());
     assert_eq!(ProducerState::default().remembered_from(0), BTreeSet::new());
+    let mut position = ProducerState::default();
+    position.stood_before(&header(3, 20, 10, 45), 15);
+    assert_eq!(
+        position.remembered_from(0),
+        BTreeSet::new(),
+        "there is no batch to look for"
+    );
+    assert_eq!(position.below(15), position);
 }
