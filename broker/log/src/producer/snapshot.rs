@@ -101,7 +101,7 @@ pub fn decode(bytes: &[u8]) -> Result<ProducerState, FormatError> {
         let transaction_first_offset = i64::from_be_bytes(reader.take()?);
         let mut batches = VecDeque::new();
         if last_offset >= 0 {
-            if delta < -1 || i64::from(delta) > last_offset || last_sequence < 0 {
+            if delta < -1 || i64::from(delta) > last_offset || last_offset == i64::MAX || last_sequence < 0 {
                 return Err(FormatError::new(format!(
                     "producer {producer_id} has an impossible last batch"
                 )));
@@ -164,6 +164,24 @@ mod tests {
             decode(&encode(&ProducerState::default())).unwrap(),
             ProducerState::default()
         );
+    }
+
+    #[test]
+    fn a_position_behind_the_last_offset_of_all_is_impossible() {
+        let mut entries = state().entries().clone();
+        for offset in [0, i64::MAX - 1] {
+            let position = RememberedBatch::position(7, offset, 99);
+            entries.get_mut(&1).unwrap().batches = VecDeque::from([position]);
+            let state = ProducerState::from_entries(entries.clone());
+            assert_eq!(decode(&encode(&state)).unwrap(), state, "{offset}");
+        }
+        let mut bytes = encode(&ProducerState::from_entries(entries));
+        // The first entry's last offset, which no checksum protects from whoever makes a new one.
+        let at = HEAD_SIZE + 8 + 2 + 4;
+        bytes[at..at + 8].copy_from_slice(&i64::MAX.to_be_bytes());
+        let crc = crc32c(&bytes[6..]);
+        bytes[2..6].copy_from_slice(&crc.to_be_bytes());
+        assert!(decode(&bytes).unwrap_err().to_string().contains("impossible"));
     }
 
     #[test]
