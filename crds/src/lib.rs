@@ -31,6 +31,32 @@ pub use topic::{
 pub const GROUP: &str = "millrace.dev";
 
 /// The definitions of all resources, sorted by name.
+///
+/// A field that may be left out may not be `null`: the rules ask `has()`, which `null` passes, and the API server takes
+/// a `null` that is not allowed for a field that was left out.
+///
+/// # Panics
+/// Never: a definition can be written as JSON and read back.
 pub fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![Cluster::crd(), Topic::crd()]
+    [Cluster::crd(), Topic::crd()]
+        .into_iter()
+        .map(|definition| {
+            let mut value = serde_json::to_value(definition).expect("a definition is JSON");
+            take_nullable_out(&mut value);
+            serde_json::from_value(value).expect("the same definition")
+        })
+        .collect()
+}
+
+fn take_nullable_out(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            if fields.get("nullable").is_some_and(serde_json::Value::is_boolean) {
+                fields.remove("nullable");
+            }
+            fields.values_mut().for_each(take_nullable_out);
+        }
+        serde_json::Value::Array(elements) => elements.iter_mut().for_each(take_nullable_out),
+        _ => {}
+    }
 }

@@ -32,15 +32,16 @@ impl std::fmt::Display for TemplateError {
 impl std::error::Error for TemplateError {}
 
 /// The lists of a pod that are keyed by a field, as in Kubernetes' own schema (`x-kubernetes-list-map-keys`).
-const KEYED: [(&str, &str); 8] = [
-    ("containers", "name"),
-    ("initContainers", "name"),
-    ("volumes", "name"),
-    ("env", "name"),
-    ("volumeMounts", "mountPath"),
-    ("ports", "name"),
-    ("imagePullSecrets", "name"),
-    ("hostAliases", "ip"),
+/// Ports may be named by their numbers, too: that is their key in Kubernetes, and the names are ours.
+const KEYED: [(&str, &[&str]); 8] = [
+    ("containers", &["name"]),
+    ("initContainers", &["name"]),
+    ("volumes", &["name"]),
+    ("env", &["name"]),
+    ("volumeMounts", &["mountPath"]),
+    ("ports", &["name", "port", "containerPort"]),
+    ("imagePullSecrets", &["name"]),
+    ("hostAliases", &["ip"]),
 ];
 
 impl Template {
@@ -71,7 +72,7 @@ fn merge<'a>(object: &mut Value, over: &'a Value, path: &mut Vec<Cow<'a, str>>) 
                 match fields.get_mut(name) {
                     Some(field) => merge(field, value, path)?,
                     None => {
-                        fields.insert(name.clone(), value.clone());
+                        fields.insert(name.clone(), without_nulls(value));
                     }
                 }
                 path.pop();
@@ -82,11 +83,11 @@ fn merge<'a>(object: &mut Value, over: &'a Value, path: &mut Vec<Cow<'a, str>>) 
             let key = path
                 .last()
                 .and_then(|name| KEYED.iter().find(|(list, _)| list == name))
-                .map(|(_, key)| *key);
+                .map(|(_, keys)| *keys);
             match key {
-                Some(key) => merge_list(elements, more, key, path),
+                Some(keys) => merge_list(elements, more, keys, path),
                 None => {
-                    elements.clone_from(more);
+                    *elements = more.iter().map(without_nulls).collect();
                     Ok(())
                 }
             }
@@ -103,27 +104,50 @@ fn merge<'a>(object: &mut Value, over: &'a Value, path: &mut Vec<Cow<'a, str>>) 
     }
 }
 
-/// Elements with the same key are merged; others are added at the end, in their order.
+/// What is written where there was nothing before: there is no field to take away.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.clone(), without_nulls(value)))
+            .collect(),
+        Value::Array(elements) => elements.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Elements with the same key, the first of `keys` that the element has, are merged; others are added at the end, in
+/// their order.
 fn merge_list<'a>(
     elements: &mut Vec<Value>,
     more: &'a [Value],
-    key: &str,
+    keys: &[&str],
     path: &mut Vec<Cow<'a, str>>,
 ) -> Result<(), TemplateError> {
     for value in more {
+        let key = keys
+            .iter()
+            .find(|key| value.get(**key).is_some())
+            .copied()
+            .unwrap_or(keys[0]);
         let known = value
             .get(key)
             .and_then(|wanted| elements.iter_mut().find(|element| element.get(key) == Some(wanted)));
         match known {
             Some(element) => {
-                path.push(format!("[{key}={}]", value[key].as_str().unwrap_or_default()).into());
+                path.push(format!("[{key}={}]", text(&value[key])).into());
                 merge(element, value, path)?;
                 path.pop();
             }
-            None => elements.push(value.clone()),
+            None => elements.push(without_nulls(value)),
         }
     }
     Ok(())
+}
+
+fn text(value: &Value) -> Cow<'_, str> {
+    value.as_str().map_or_else(|| value.to_string().into(), Cow::Borrowed)
 }
 
 fn kind(value: &Value) -> &'static str {
@@ -194,6 +218,30 @@ mod tests {
                 },
                 {"name": "sidecar", "image": "s"},
             ]}})
+        );
+    }
+
+    #[test]
+    fn ports_are_known_by_name_or_number() {
+        let service = json!({"spec": {"ports": [{"name": "client", "port": 9650}]}});
+        for named in [
+            json!({"name": "client", "nodePort": 30000}),
+            json!({"port": 9650, "nodePort": 30000}),
+        ] {
+            assert_eq!(
+                merged(service.clone(), json!({"spec": {"ports": [named]}})).unwrap(),
+                json!({"spec": {"ports": [{"name": "client", "port": 9650, "nodePort": 30000}]}})
+            );
+        }
+    }
+
+    #[test]
+    fn nulls_never_reach_an_object() {
+        let template =
+            json!({"spec": {"nodeSelector": {"a": null, "b": "c"}, "containers": [{"name": "s", "env": null}]}});
+        assert_eq!(
+            merged(json!({"spec": {"containers": []}}), template).unwrap(),
+            json!({"spec": {"nodeSelector": {"b": "c"}, "containers": [{"name": "s"}]}})
         );
     }
 

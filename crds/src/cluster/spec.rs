@@ -123,7 +123,8 @@ pub struct ClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumSpec>,
 
-    /// What topics get that do not say it themselves. Topics that exist are not changed.
+    /// What Topics get that do not say it themselves, when they are made. Topics that exist are not changed, and those
+    /// that clients make go by config: num.partitions, default.replication.factor and topic.default.*.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<Defaults>,
 
@@ -153,8 +154,7 @@ pub struct ClusterSpec {
     pub deletion_protection: bool,
 
     /// Fields of the brokers' pods, merged over the operator's: maps field by field, containers, volumes, env and the
-    /// like by their names, all else replaced; null takes a field away. Who may write this may run anything in the
-    /// brokers' pods.
+    /// like by their names, all else replaced. Who may write this may run anything in the brokers' pods.
     #[serde(default, skip_serializing_if = "Template::is_empty")]
     pub pod_template: Template,
 
@@ -245,8 +245,8 @@ pub struct Defaults {
     #[schemars(range(min = 1, max = 32))]
     pub replication_factor: Option<i32>,
 
-    /// How many replicas must have a record before it is acknowledged; 2 if there are three replicas or more and it is
-    /// not said, otherwise 1.
+    /// How many replicas must have a record before it is acknowledged. If it is not said, the cluster's default for all
+    /// topics counts: 2, or the number of replicas if that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 32))]
     pub min_in_sync_replicas: Option<i32>,

@@ -140,8 +140,6 @@ pub struct PartitionCounts {
 pub struct Moves {
     /// Partitions that are being moved.
     pub active: i32,
-    /// Bytes that are left to copy, rounded.
-    pub bytes_remaining: i64,
 }
 
 /// A restart of brokers one by one.
