@@ -146,10 +146,18 @@ impl Admin {
     /// # Errors
     /// UNKNOWN_TOPIC, and those of any call.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        self.delete_topic_with_id(name, bytes::Bytes::new()).await
+    }
+
+    /// The same, but only if the topic has this id, 16 bytes: another one of that name stays.
+    ///
+    /// # Errors
+    /// UNKNOWN_TOPIC also for another id, and those of any call.
+    pub async fn delete_topic_with_id(&self, name: &str, topic_id: bytes::Bytes) -> Result<()> {
         let before = self.client.cluster().topics.get(name).cloned();
         let request = v1::DeleteTopicRequest {
             name: name.to_owned(),
-            topic_id: bytes::Bytes::new(),
+            topic_id,
             validate_only: self.validate_only,
             as_owner: self.owner.clone(),
         };

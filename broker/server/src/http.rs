@@ -1,6 +1,9 @@
 //! The HTTP port: `/livez`, `/readyz` and `/metrics`.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use axum::{
     Router,
@@ -21,6 +24,9 @@ use crate::{broker::Broker, handles::SHARES, limits, metrics::Metrics, watched::
 pub struct Health {
     metrics: Arc<Metrics>,
     state: Arc<RwLock<Phase>>,
+    /// Whether all replicas of this broker have been in sync at once since it started. It stays so: a broker that falls
+    /// behind later still serves, and one that says it does not would be taken for one that can be restarted.
+    caught_up: Arc<AtomicBool>,
 }
 
 /// How far the broker is.
@@ -39,6 +45,7 @@ impl Health {
         Self {
             metrics,
             state: Arc::new(RwLock::new(starting)),
+            caught_up: Arc::default(),
         }
     }
 
@@ -71,6 +78,13 @@ impl Health {
                 }
                 if !broker.quorum.has_leader() {
                     return Err("the metadata quorum has no leader\n".into());
+                }
+                if !self.caught_up.load(Ordering::Relaxed) {
+                    let behind = behind(&broker.quorum.cluster(), broker.config.node_id);
+                    if behind > 0 {
+                        return Err(format!("catching up: {behind} partitions are not in sync yet\n"));
+                    }
+                    self.caught_up.store(true, Ordering::Relaxed);
                 }
                 Ok("ok\n".into())
             }
@@ -116,6 +130,17 @@ impl Led {
         }
         led
     }
+}
+
+/// Partitions that the broker shall hold and is not in sync with. One without a leader has nobody to catch up with, and
+/// one that a move adds is waited for by the move.
+fn behind(cluster: &Cluster, broker: BrokerId) -> usize {
+    cluster
+        .partitions()
+        .filter(|(_, _, partition)| {
+            partition.leader.is_some() && partition.original().contains(&broker) && !partition.isr.contains(&broker)
+        })
+        .count()
 }
 
 /// Why the broker is out of service, as far as its metadata tells.
@@ -165,5 +190,30 @@ pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToke
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "the health and metrics port failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::admin::testing::with_topic;
+
+    fn changed(mut cluster: Cluster, change: impl FnOnce(&mut millrace_engine::Partition)) -> Cluster {
+        let topic = cluster.topics.get_mut("t").unwrap();
+        change(&mut Arc::make_mut(topic).partitions[0]);
+        cluster
+    }
+
+    #[test]
+    fn a_broker_is_behind_with_what_it_shall_hold_and_is_not_in_sync_with() {
+        let cluster = with_topic(&[0, 1, 2], vec![vec![0, 1, 2], vec![2, 0, 1]]);
+        assert_eq!(behind(&cluster, 2), 0, "all are in sync");
+        let cluster = changed(cluster, |partition| partition.isr = vec![0, 1]);
+        assert_eq!(behind(&cluster, 2), 1);
+        assert_eq!(behind(&cluster, 1), 0);
+        let added = changed(cluster.clone(), |partition| partition.adding = vec![2]);
+        assert_eq!(behind(&added, 2), 0, "a move waits for what it adds");
+        let headless = changed(cluster, |partition| partition.leader = None);
+        assert_eq!(behind(&headless, 2), 0, "there is nobody to catch up with");
     }
 }

@@ -14,7 +14,7 @@ mod reassign;
 mod rebalance;
 mod refusals;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod topics;
