@@ -1,0 +1,190 @@
+//! From a Cluster's spec and what is known of it to what its objects are made of.
+
+use std::collections::BTreeMap;
+
+use super::{
+    scale::Scale,
+    seen::{OperatorDefaults, Seen, Told},
+    wishes::Wishes,
+};
+use crate::{
+    names,
+    record::Record,
+    render::{self, Blueprint, Kind, RenderError},
+};
+
+/// What is known of the cluster: what its ConfigMap says. Where that is gone, all that shows that there once was a
+/// cluster forbids to begin one.
+#[must_use]
+pub fn record(seen: &Seen) -> Record {
+    let status = seen.cluster.status.as_ref();
+    if let Some(map) = seen.objects.get(&Kind::ConfigMap) {
+        let annotations = &map["metadata"]["annotations"];
+        let annotations: BTreeMap<String, String> = serde_json::from_value(annotations.clone()).unwrap_or_default();
+        return Record::read(&annotations);
+    }
+    let known = status.and_then(|status| status.cluster_id.clone());
+    let was_there = known.is_some()
+        || !seen.claims.is_empty()
+        || !seen.pods.is_empty()
+        || seen.objects.contains_key(&Kind::StatefulSet);
+    Record {
+        forming: (!was_there).then(|| seen.cluster.metadata.uid.clone().unwrap_or_default()),
+        cluster_id: known,
+        version: status.and_then(|status| status.version.clone()),
+        // Those that the quorum knows have their share or are filled by hand: better one move too few.
+        balanced: seen
+            .brokers
+            .told()
+            .map(|told| told.cluster.brokers.iter().map(|broker| broker.broker_id).collect())
+            .unwrap_or_default(),
+        image: live_image(seen),
+        renderer: status.and_then(|status| status.renderer_revision),
+        ..Record::default()
+    }
+}
+
+/// The image of the StatefulSet that there is.
+fn live_image(seen: &Seen) -> Option<String> {
+    let set = seen.objects.get(&Kind::StatefulSet)?;
+    let image = set.pointer("/spec/template/spec/containers/0/image")?;
+    seen.cluster
+        .spec
+        .image
+        .is_none()
+        .then(|| image.as_str().map(str::to_owned))?
+}
+
+/// What the objects are made of.
+///
+/// # Errors
+/// If the user's templates don't fit.
+pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Result<Blueprint, RenderError> {
+    let spec = &seen.cluster.spec;
+    let mut record = record.clone();
+    let version = spec.version.clone();
+    let version = version.or_else(|| record.version.clone());
+    let version = version.unwrap_or_else(|| seen.operator.version.clone());
+    let image = match (&record.image, &record.version) {
+        // Kept: a newer operator has another one and restarts nobody.
+        (Some(image), Some(known)) if *known == version => image.clone(),
+        _ => image_of(&seen.operator, &version),
+    };
+    record.version = Some(version);
+    record.image = Some(image.clone());
+
+    let annotation = |name: &str| {
+        let annotations = seen.cluster.metadata.annotations.as_ref();
+        annotations.and_then(|all| all.get(name)).cloned()
+    };
+    let mut blueprint = Blueprint {
+        key: seen.key.clone(),
+        uid: seen.cluster.metadata.uid.clone().unwrap_or_default(),
+        revision: record.renderer.unwrap_or(render::NEWEST),
+        image: spec.image.clone().unwrap_or(image),
+        image_pull_policy: seen.operator.image_pull_policy.clone(),
+        image_pull_secrets: seen.operator.image_pull_secrets.clone(),
+        config: wishes.settings.clone(),
+        auto_voters: wishes.voters.min(3),
+        replicas: scale.replicas,
+        storage_size: spec.storage.size.clone(),
+        storage_class: spec.storage.storage_class_name.clone(),
+        disruptions: disruptions(seen, wishes, scale),
+        restarted_at: annotation(names::RESTARTED_AT),
+        pod_template: spec.pod_template.clone(),
+        service_template: spec.service_template.clone(),
+        record,
+    };
+    let adopted = annotation(names::ADOPT_RENDERER).and_then(|value| value.parse().ok());
+    blueprint.revision = revision(&blueprint, live_hash(seen), adopted)?;
+    blueprint.record.renderer = Some(blueprint.revision);
+    Ok(blueprint)
+}
+
+/// The operator's own image with the tag of a version.
+fn image_of(operator: &OperatorDefaults, version: &str) -> String {
+    let image = &operator.image;
+    if version == operator.version {
+        return image.clone();
+    }
+    let image = image.split('@').next().unwrap_or(image);
+    // A colon before the last slash is a port.
+    let (path, last) = image.rsplit_once('/').map_or(("", image), |(path, last)| (path, last));
+    let name = last.split(':').next().unwrap_or(last);
+    if path.is_empty() {
+        format!("{name}:{version}")
+    } else {
+        format!("{path}/{name}:{version}")
+    }
+}
+
+/// The hash of the template that pods are made from now.
+fn live_hash(seen: &Seen) -> Option<&str> {
+    let set = seen.objects.get(&Kind::StatefulSet)?;
+    Some(render::template_hash(&set["spec"]["template"])).filter(|hash| !hash.is_empty())
+}
+
+/// The revision to use: the one that the cluster has, until its pods are restarted anyway or its user takes a newer one.
+fn revision(blueprint: &Blueprint, live: Option<&str>, adopted: Option<i32>) -> Result<i32, RenderError> {
+    let has = blueprint.revision.clamp(1, render::NEWEST);
+    if let Some(adopted) = adopted {
+        return Ok(adopted.clamp(has, render::NEWEST));
+    }
+    let Some(live) = live else {
+        return Ok(render::NEWEST);
+    };
+    let same = Blueprint {
+        revision: has,
+        ..blueprint.clone()
+    };
+    let template = render::pod_template(&same)?;
+    Ok(if render::template_hash(&template) == live {
+        has
+    } else {
+        render::NEWEST
+    })
+}
+
+/// How many brokers a drain of nodes may take: none while the quorum says that none may go. With a pod that is not ready
+/// Kubernetes itself refuses to evict another one, and must let that one go. Not asked, not changed.
+fn disruptions(seen: &Seen, wishes: &Wishes, scale: &Scale) -> Option<i32> {
+    if wishes.replicas.max(scale.replicas) < 2 {
+        return None;
+    }
+    let live = seen.objects.get(&Kind::DisruptionBudget);
+    let live = live.and_then(|budget| budget["spec"]["maxUnavailable"].as_i64());
+    let live = live.map_or(1, |live| i32::from(live != 0));
+    if seen.pods.values().any(|pod| !pod.is_ready()) {
+        return Some(1);
+    }
+    Some(seen.brokers.told().map_or(live, |told| i32::from(may_any_go(told))))
+}
+
+/// Whether one broker more may go.
+fn may_any_go(told: &Told) -> bool {
+    told.endangered() == (0, 0) && told.quorum_leader().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_another_tag_of_the_same_image() {
+        for (image, wanted) in [
+            ("millrace/millrace:0.1.0", "millrace/millrace:0.2.0"),
+            ("registry:5000/a/millrace", "registry:5000/a/millrace:0.2.0"),
+            ("registry:5000/millrace:0.1.0@sha256:00", "registry:5000/millrace:0.2.0"),
+            ("millrace", "millrace:0.2.0"),
+        ] {
+            let operator = OperatorDefaults {
+                version: "0.1.0".into(),
+                image: image.into(),
+                image_pull_policy: String::new(),
+                image_pull_secrets: Vec::new(),
+            };
+            assert_eq!(image_of(&operator, "0.2.0"), wanted);
+            assert_eq!(image_of(&operator, "0.1.0"), image);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What is to be done with a cluster: pure, from what was seen. All rules of one concern are in a file of their own;
+//! here they are put together, in the order of what matters most. No rule waits for another one that may wait for it
+//! (pingcap/tidb-operator#865), and nothing that repairs waits for health.
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use millrace_client::v1;
+
+use super::{
+    balance, blueprint, quorum,
+    roll::{self, Roll},
+    scale::{self, Scale},
+    seen::{Seen, Told},
+    wishes::Wishes,
+};
+use crate::{
+    names::{APPLIED_HASH, NUDGED_AT},
+    record::Record,
+    render::{self, Blueprint, Kind, Object},
+};
+
+/// So long a missing pod is the StatefulSet's controller's business alone.
+const NUDGE_EVERY: SignedDuration = SignedDuration::from_secs(10);
+
+/// One thing to do. Each may be done twice.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Make or change an object.
+    Apply(Object),
+    /// Take the disruption budget away: one broker has nothing to share.
+    DeleteBudget,
+    /// Touch the StatefulSet, so that its controller looks at it.
+    Nudge,
+    /// Permit the number of a removed broker to be used again.
+    PermitNumber(i32),
+    /// Set and unset defaults of all topics.
+    AlterTopicDefaults {
+        /// These are set.
+        set: Vec<(String, String)>,
+        /// These go back to what is built in.
+        unset: Vec<String>,
+    },
+    /// Give a broker a vote.
+    AddVoter(i32),
+    /// Take a broker's vote away.
+    RemoveVoter(i32),
+    /// Move all replicas away from brokers.
+    Drain(Vec<i32>),
+    /// They may have replicas again.
+    CancelDrain(Vec<i32>),
+    /// Give new brokers their share.
+    Rebalance(Vec<i32>),
+    /// Let a broker that is gone, and held nothing, go for good.
+    RemoveBroker(i32),
+    /// Delete the claim of a broker that is gone, and held nothing.
+    DeleteClaim(i32),
+    /// Restart one of these brokers, the first that may.
+    Restart {
+        /// In this order.
+        candidates: Vec<i32>,
+        /// The template that they are to come back with.
+        hash: String,
+    },
+    /// Evict a pod whose broker does not run, so that it is made from the new template.
+    Replace {
+        /// Whose pod.
+        broker: i32,
+        /// The template that it is to come back with.
+        hash: String,
+    },
+}
+
+/// What is to be done, and what there is to say.
+#[derive(Clone, Debug, Default)]
+pub struct Decision {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// How the roll stands.
+    pub roll: Roll,
+    /// How scaling stands.
+    pub scale: Scale,
+    /// What is wrong with the spec.
+    pub problems: Vec<String>,
+    /// Why nothing is done.
+    pub hold: Option<Hold>,
+    /// What is known of the cluster for the next pass.
+    pub record: Record,
+    /// Whether the first broker is about to begin the cluster.
+    pub forming: bool,
+}
+
+/// Why nothing is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Its user wants it so.
+    Paused,
+    /// Objects of these names belong to somebody else.
+    Foreign(String),
+    /// The brokers are of another cluster than the one known.
+    OtherCluster {
+        /// The one known.
+        known: String,
+        /// What the brokers say.
+        found: String,
+    },
+}
+
+/// Decides.
+#[must_use]
+pub fn decide(seen: &Seen) -> Decision {
+    let wishes = Wishes::of(&seen.cluster);
+    let before = blueprint::record(seen);
+    let mut decision = Decision {
+        record: before.clone(),
+        forming: before.is_forming(),
+        ..Decision::default()
+    };
+    if let Some(owner) = foreign(seen) {
+        decision.hold = Some(Hold::Foreign(owner));
+        return decision;
+    }
+    if wishes.paused {
+        decision.hold = Some(Hold::Paused);
+        return decision;
+    }
+    let told = seen.brokers.told();
+    if let (Some(known), Some(told)) = (&before.cluster_id, told)
+        && *known != told.cluster.cluster_id
+    {
+        decision.hold = Some(Hold::OtherCluster {
+            known: known.clone(),
+            found: told.cluster.cluster_id.clone(),
+        });
+        return decision;
+    }
+    decision.problems = wishes.problems(told.map_or(&Default::default(), |told| &told.settings));
+    if !decision.problems.is_empty() {
+        return decision;
+    }
+
+    decision.scale = scale::plan(seen, &wishes, &before);
+    let defaults = told
+        .map(|told| topic_defaults(told, &wishes, &before))
+        .unwrap_or_default();
+    let balance = told.and_then(|told| balance::new_brokers(seen, told, &wishes, &before));
+    let record = next_record(seen, &wishes, &before, &decision.scale, &defaults);
+
+    let wanted = match blueprint::make(seen, &wishes, &record, &decision.scale) {
+        Ok(wanted) => wanted,
+        Err(error) => {
+            decision.problems.push(format!("{error}."));
+            return decision;
+        }
+    };
+    match render::render(&wanted) {
+        Ok(objects) => decision.steps.extend(changes(seen, objects, &wanted)),
+        Err(error) => {
+            decision.problems.push(format!("{error}."));
+            return decision;
+        }
+    }
+    decision.record = wanted.record.clone();
+    decision.forming = wanted.record.is_forming();
+
+    decision.steps.extend(nudge(seen));
+    decision.steps.extend(decision.scale.before.iter().cloned());
+    decision.steps.extend(defaults.step());
+    if let Some(told) = told {
+        decision.steps.extend(quorum::step(seen, told, &wishes));
+    }
+    let template_hash = render::pod_template(&wanted).map(|template| render::template_hash(&template).to_owned());
+    decision.roll = roll::plan(seen, &wishes, template_hash.unwrap_or_default());
+    let shrinks = decision.steps.iter().any(|step| shrinks(seen, step));
+    if !shrinks {
+        // One act that takes something away in each pass.
+        decision.steps.extend(decision.roll.step.clone());
+    }
+    decision.steps.extend(decision.scale.after.iter().cloned());
+    if let Some(onto) = balance {
+        let mut balanced = wanted.clone();
+        balanced.record.balanced.extend(&onto);
+        decision.steps.push(Step::Rebalance(onto));
+        // Written when it has begun: whoever dies between the two asks for a plan again, which is then empty.
+        decision.steps.extend(config_map(&balanced));
+        decision.record = balanced.record;
+    }
+    decision
+}
+
+/// Whose an object of one of our names is, if it is not this Cluster's.
+fn foreign(seen: &Seen) -> Option<String> {
+    let uid = seen.cluster.metadata.uid.as_deref().unwrap_or_default();
+    seen.objects.iter().find_map(|(kind, object)| {
+        let owners = object["metadata"]["ownerReferences"].as_array();
+        let ours = owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid));
+        let (_, _, name, _) = kind.api();
+        (!ours).then(|| format!("{name} {}", kind.name(&seen.key)))
+    })
+}
+
+/// What is to be known the next time.
+fn next_record(seen: &Seen, wishes: &Wishes, before: &Record, scale: &Scale, defaults: &DefaultsChange) -> Record {
+    let mut record = before.clone();
+    if let Some(told) = seen.brokers.told() {
+        if before.is_forming() {
+            // Those that join now share what there is from the beginning.
+            record.balanced = (0..wishes.replicas).collect();
+        }
+        record.forming = None;
+        record.cluster_id = Some(told.cluster.cluster_id.clone());
+    }
+    record.leaving.clone_from(&scale.leaving);
+    record
+        .balanced
+        .retain(|id| *id < wishes.replicas && !scale.leaving.contains(id));
+    record.topic_defaults.clone_from(&defaults.ours);
+    record
+}
+
+/// Pods are missing although nothing stands in their way any more. The StatefulSet's controller waits longer and longer
+/// after each failure, minutes in the end, and hears nothing when the cause is gone: a pod of a StatefulSet of the same
+/// name that was deleted, a quota.
+fn nudge(seen: &Seen) -> Option<Step> {
+    let set = seen.objects.get(&Kind::StatefulSet)?;
+    let replicas = set["spec"]["replicas"]
+        .as_i64()
+        .and_then(|replicas| i32::try_from(replicas).ok())?;
+    if (0..replicas).all(|id| seen.pods.contains_key(&id)) {
+        return None;
+    }
+    let metadata = &set["metadata"];
+    let time = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let touched = time(&metadata["annotations"][NUDGED_AT]).or_else(|| time(&metadata["creationTimestamp"]));
+    touched
+        .is_some_and(|touched| seen.now.duration_since(touched) >= NUDGE_EVERY)
+        .then_some(Step::Nudge)
+}
+
+/// The objects that are not as they are wanted.
+fn changes(seen: &Seen, objects: Vec<Object>, wanted: &Blueprint) -> Vec<Step> {
+    let mut steps: Vec<Step> = objects
+        .into_iter()
+        .filter(|object| seen.objects.get(&object.kind).is_none_or(|live| differs(object, live)))
+        .map(Step::Apply)
+        .collect();
+    if wanted.disruptions.is_none() && seen.objects.contains_key(&Kind::DisruptionBudget) {
+        steps.push(Step::DeleteBudget);
+    }
+    steps
+}
+
+/// Whether an object is not as it is wanted: what was applied last was something else, or somebody has changed it
+/// since. Only what the API server keeps as it was written is compared.
+fn differs(wanted: &Object, live: &serde_json::Value) -> bool {
+    let applied = |value: &serde_json::Value| value["metadata"]["annotations"][APPLIED_HASH].clone();
+    if applied(&wanted.value) != applied(live) {
+        return true;
+    }
+    let compared: &[&str] = match wanted.kind {
+        Kind::ServiceAccount => &["/automountServiceAccountToken"],
+        Kind::ConfigMap => &["/data", "/metadata/annotations"],
+        Kind::HeadlessService => &["/spec"],
+        // The rest may be the user's, in forms that the API server writes in its own way.
+        Kind::BootstrapService => &["/spec/selector"],
+        Kind::NetworkPolicy | Kind::DisruptionBudget => &["/spec"],
+        Kind::StatefulSet => &[
+            "/spec/replicas",
+            "/spec/updateStrategy",
+            "/spec/persistentVolumeClaimRetentionPolicy",
+            "/spec/template/metadata",
+            "/spec/template/spec/containers/0/image",
+            "/spec/template/spec/containers/0/command",
+        ],
+    };
+    compared.iter().any(|path| {
+        let wanted = wanted.value.pointer(path);
+        wanted.is_some_and(|wanted| live.pointer(path).is_none_or(|live| !contains(live, wanted)))
+    })
+}
+
+/// Whether all that is wanted is there; the API server adds fields of its own.
+fn contains(live: &serde_json::Value, wanted: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match (live, wanted) {
+        (Value::Object(live), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(name, wanted)| live.get(name).is_some_and(|live| contains(live, wanted))),
+        (Value::Array(live), Value::Array(wanted)) => {
+            live.len() == wanted.len() && live.iter().zip(wanted).all(|(live, wanted)| contains(live, wanted))
+        }
+        (live, wanted) => live == wanted,
+    }
+}
+
+/// Whether a step takes a pod away by way of the StatefulSet.
+fn shrinks(seen: &Seen, step: &Step) -> bool {
+    let Step::Apply(object) = step else {
+        return false;
+    };
+    let replicas = |value: &serde_json::Value| value["spec"]["replicas"].as_i64();
+    object.kind == Kind::StatefulSet
+        && seen
+            .objects
+            .get(&Kind::StatefulSet)
+            .is_some_and(|live| replicas(live) > replicas(&object.value))
+}
+
+/// The ConfigMap of a blueprint.
+fn config_map(wanted: &Blueprint) -> Option<Step> {
+    let objects = render::render(wanted).ok()?;
+    let map = objects.into_iter().find(|object| object.kind == Kind::ConfigMap);
+    map.map(Step::Apply)
+}
+
+/// How the topics' defaults differ from what is wanted.
+#[derive(Clone, Debug, Default)]
+struct DefaultsChange {
+    set: Vec<(String, String)>,
+    unset: Vec<String>,
+    /// Those that are set by the Cluster, or are about to be unset.
+    ours: std::collections::BTreeSet<String>,
+}
+
+impl DefaultsChange {
+    fn step(&self) -> Option<Step> {
+        (!self.set.is_empty() || !self.unset.is_empty()).then(|| Step::AlterTopicDefaults {
+            set: self.set.clone(),
+            unset: self.unset.clone(),
+        })
+    }
+}
+
+fn topic_defaults(told: &Told, wishes: &Wishes, before: &Record) -> DefaultsChange {
+    let set = wishes
+        .topic_defaults
+        .iter()
+        .filter(|(name, value)| told.topic_defaults.get(*name) != Some(value))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    // What somebody else has set stays as it is.
+    let unset: Vec<String> = before
+        .topic_defaults
+        .iter()
+        .filter(|name| !wishes.topic_defaults.contains_key(*name) && told.topic_defaults.contains_key(*name))
+        .cloned()
+        .collect();
+    let ours = wishes.topic_defaults.keys().chain(&unset).cloned().collect();
+    DefaultsChange { set, unset, ours }
+}
+
+/// A broker that may hold replicas and lead.
+pub(super) fn is_serving(broker: &v1::BrokerDescription) -> bool {
+    broker.available && !broker.draining && !broker.shutting_down
+}

@@ -1,0 +1,19 @@
+//! Clusters: brokers, their disks, and their changes one by one.
+
+mod act;
+mod balance;
+mod blueprint;
+pub mod controller;
+pub mod decide;
+mod observe;
+mod quorum;
+mod racks;
+mod report;
+pub mod roll;
+pub mod scale;
+pub mod seen;
+pub mod wishes;
+#[cfg(test)]
+mod world;
+
+pub use controller::run;

@@ -1,0 +1,366 @@
+//! What a Cluster's status says: pure, from what was seen, decided and done.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Time,
+    jiff::{SignedDuration, Timestamp},
+};
+use millrace_crds::{BrokerStatus, ClusterStatus, Moves, PartitionCounts, QuorumStatus, RolloutStatus};
+
+use super::{
+    act::Outcome,
+    decide::{Decision, Hold},
+    racks,
+    scale::named,
+    seen::{Reach, Seen, Told},
+    wishes::Wishes,
+};
+use crate::{
+    conditions::{self, Wanted, whole_seconds},
+    options::VERSION,
+};
+
+/// More brokers than these are not listed.
+const MAX_BROKERS: usize = 200;
+/// After so long without a broker that answers a new cluster is told to be stuck.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// All of it.
+#[must_use]
+pub fn status(seen: &Seen, decision: &Decision, outcome: &Outcome, error: Option<&str>) -> ClusterStatus {
+    let wishes = Wishes::of(&seen.cluster);
+    let before = seen.cluster.status.clone().unwrap_or_default();
+    let told = seen.brokers.told();
+    let generation = seen.cluster.metadata.generation;
+    let wanted = Report {
+        seen,
+        decision,
+        outcome,
+        error,
+        wishes: &wishes,
+        told,
+    };
+    let rollout = wanted.rollout(before.rollout.as_ref());
+    let conditions = conditions::merge(&before.conditions, &wanted.conditions(), generation, seen.now);
+    let pods = i32::try_from(seen.pods.len()).ok();
+    let ready = seen.pods.values().filter(|pod| pod.is_ready()).count();
+    let updated = seen.pods.values().filter(|pod| pod.hash == decision.roll.hash).count();
+    ClusterStatus {
+        observed_generation: generation,
+        conditions,
+        replicas: pods,
+        ready_replicas: i32::try_from(ready).ok(),
+        updated_replicas: if decision.roll.hash.is_empty() {
+            before.updated_replicas
+        } else {
+            i32::try_from(updated).ok()
+        },
+        selector: Some(seen.key.selector()),
+        version: decision.record.version.clone().or(before.version),
+        cluster_id: decision.record.cluster_id.clone().or(before.cluster_id),
+        bootstrap: Some(seen.key.bootstrap_address()),
+        quorum: told.map(quorum),
+        brokers: brokers(seen, told),
+        partitions: told.map(partitions).or(before.partitions),
+        moves: told.map(moves),
+        rollout,
+        renderer_revision: decision.record.renderer.or(before.renderer_revision),
+        operator_version: Some(VERSION.to_owned()),
+    }
+}
+
+fn quorum(told: &Told) -> QuorumStatus {
+    QuorumStatus {
+        leader: told.quorum_leader(),
+        voters: told.voters().into_iter().collect(),
+    }
+}
+
+fn brokers(seen: &Seen, told: Option<&Told>) -> Vec<BrokerStatus> {
+    let mut all: BTreeMap<i32, BrokerStatus> = BTreeMap::new();
+    for (id, pod) in &seen.pods {
+        let broker = all.entry(*id).or_default();
+        broker.pod = Some(pod.name.clone());
+        broker.ready = pod.is_ready();
+    }
+    for known in told.iter().flat_map(|told| &told.cluster.brokers) {
+        let broker = all.entry(known.broker_id).or_default();
+        broker.rack = Some(known.rack.clone()).filter(|rack| !rack.is_empty());
+        broker.version = Some(known.version.clone()).filter(|version| !version.is_empty());
+        broker.in_sync = known.available && told.is_some_and(|told| !told.out_of_sync.contains(&known.broker_id));
+    }
+    all.into_iter()
+        .take(MAX_BROKERS)
+        .map(|(id, broker)| BrokerStatus { id, ..broker })
+        .collect()
+}
+
+fn partitions(told: &Told) -> PartitionCounts {
+    let (under_min_isr, _) = told.endangered();
+    PartitionCounts {
+        total: told.cluster.partitions,
+        under_replicated: told.cluster.under_replicated_partitions,
+        under_min_isr: i32::try_from(under_min_isr).unwrap_or(i32::MAX),
+        offline: told.cluster.offline_partitions,
+    }
+}
+
+fn moves(told: &Told) -> Moves {
+    Moves {
+        active: i32::try_from(told.moves.len()).unwrap_or(i32::MAX),
+    }
+}
+
+struct Report<'a> {
+    seen: &'a Seen,
+    decision: &'a Decision,
+    outcome: &'a Outcome,
+    error: Option<&'a str>,
+    wishes: &'a Wishes,
+    told: Option<&'a Told>,
+}
+
+impl Report<'_> {
+    fn conditions(&self) -> Vec<Wanted> {
+        let mut all = vec![self.ready()];
+        all.extend(self.reconciling());
+        all.extend(self.stalled());
+        all.push(self.up_to_date());
+        all.push(self.replicas_in_sync());
+        all.push(racks::condition(self.seen));
+        all.push(self.storage_ready());
+        all
+    }
+
+    fn is_invalid(&self) -> bool {
+        !self.decision.problems.is_empty()
+    }
+
+    fn ready(&self) -> Wanted {
+        let no = |reason, text: String| Wanted::no("Ready", reason, text);
+        let wanted = self.wishes.replicas;
+        let ready = self
+            .seen
+            .pods
+            .iter()
+            .filter(|(id, pod)| **id < wanted && pod.is_ready())
+            .count();
+        let enough = usize::try_from(wanted).unwrap_or(usize::MAX);
+        if self.is_invalid() && self.seen.objects.is_empty() {
+            return no("InvalidSpec", self.decision.problems.join(" "));
+        }
+        let created =
+            self.decision.record.cluster_id.is_some() && self.seen.cluster.status.as_ref().is_some_and(was_ready);
+        let told = match &self.seen.brokers {
+            Reach::Reached(told) => told,
+            Reach::Unasked | Reach::Unreachable(_) if !created => {
+                let text = format!("{ready} of {wanted} brokers are ready{}", self.patience());
+                return no("Creating", text);
+            }
+            Reach::Unasked => return no("BrokersUnready", "no broker runs".into()),
+            Reach::Unreachable(why) => return no("BrokersUnready", format!("no broker answers: {why}")),
+        };
+        if told.quorum_leader().is_none() {
+            return no(
+                "QuorumLost",
+                "the metadata quorum has no leader: most of its voters must run".into(),
+            );
+        }
+        if told.cluster.offline_partitions > 0 {
+            let text = format!("{} partitions have no leader", told.cluster.offline_partitions);
+            return no("PartitionsOffline", text);
+        }
+        let rolling = !self.decision.roll.outdated.is_empty() || self.decision.roll.current.is_some();
+        let spare = usize::from(rolling && enough > 1);
+        if ready + spare < enough {
+            let reason = if created { "BrokersUnready" } else { "Creating" };
+            let missing = named(&self.decision.scale.coming);
+            return no(
+                reason,
+                format!("{ready} of {wanted} brokers are ready; not yet: {missing}"),
+            );
+        }
+        Wanted::yes("Ready", "Ready", format!("{ready} of {wanted} brokers serve"))
+    }
+
+    /// What a person may do about a cluster that does not begin.
+    fn patience(&self) -> String {
+        let created = self.seen.cluster.metadata.creation_timestamp.as_ref();
+        let late = created.is_some_and(|created| self.seen.now.duration_since(created.0) > PATIENCE);
+        let may_begin = self.decision.record.is_forming();
+        if late && !may_begin && self.decision.record.cluster_id.is_none() {
+            return format!(
+                "; there were claims of this name when it was made, so no new cluster is begun: if what is on them is not \
+                 wanted, delete this Cluster, then `kubectl delete pvc -n {} -l {}`, and make it again",
+                self.seen.key.namespace,
+                self.seen.key.selector()
+            );
+        }
+        String::new()
+    }
+
+    fn reconciling(&self) -> Option<Wanted> {
+        let yes = |reason, text: String| Some(Wanted::yes("Reconciling", reason, text));
+        if self.decision.hold.is_some() || self.is_invalid() {
+            return None;
+        }
+        if self.decision.forming {
+            return yes(
+                "Creating",
+                "the first broker begins the cluster, the others join it".into(),
+            );
+        }
+        let roll = &self.decision.roll;
+        if !roll.outdated.is_empty() {
+            let waits = self
+                .roll_waits()
+                .map(|text| format!("; waiting: {text}"))
+                .unwrap_or_default();
+            return yes("Rolling", format!("to be restarted: {}{waits}", named(&roll.outdated)));
+        }
+        if let Some(waiting) = &self.decision.scale.waiting {
+            return yes("Draining", waiting.clone());
+        }
+        if !self.decision.scale.coming.is_empty() {
+            let coming = &self.decision.scale.coming;
+            let text = format!("waiting for {} to become ready", named(coming));
+            let is_new = |id: &i32| self.told.is_some_and(|told| told.broker(*id).is_none());
+            let reason = match roll.current {
+                Some(_) => "Rolling",
+                None if coming.iter().any(is_new) => "ScalingOut",
+                None => "Recovering",
+            };
+            return yes(reason, text);
+        }
+        let moves = self.told.map_or(0, |told| told.moves.len());
+        if moves > 0 {
+            return yes("MovingReplicas", format!("{moves} partitions are being moved"));
+        }
+        self.error.and_then(|error| yes("Retrying", error.to_owned()))
+    }
+
+    fn stalled(&self) -> Option<Wanted> {
+        let yes = |reason, text: String| Some(Wanted::yes("Stalled", reason, text));
+        match &self.decision.hold {
+            Some(Hold::Paused) => return yes("Paused", "paused: nothing is changed until that is taken back".into()),
+            Some(Hold::Foreign(what)) => {
+                let text = format!("{what} belongs to somebody else: delete it, or give this Cluster another name");
+                return yes("NameTaken", text);
+            }
+            Some(Hold::OtherCluster { known, found }) => {
+                let text = format!(
+                    "the brokers are of cluster {found}, and this is {known}: their disks were exchanged; bring the right ones back"
+                );
+                return yes("OtherCluster", text);
+            }
+            None => {}
+        }
+        if self.is_invalid() {
+            return yes("InvalidSpec", self.decision.problems.join(" "));
+        }
+        if let Some(refused) = self.outcome.refused.first() {
+            return yes(refused.reason, refused.text.clone());
+        }
+        let (_, stuck) = self.decision.roll.stuck.first_key_value()?;
+        yes(stuck.reason, stuck.text.clone())
+    }
+
+    fn up_to_date(&self) -> Wanted {
+        let outdated = &self.decision.roll.outdated;
+        if self.decision.roll.hash.is_empty() {
+            return Wanted::unknown(
+                "UpToDate",
+                "NotLooked",
+                "nothing is compared while nothing may be changed",
+            );
+        }
+        if outdated.is_empty() {
+            return Wanted::yes("UpToDate", "UpToDate", "all brokers run what is wanted");
+        }
+        let approval = self
+            .decision
+            .roll
+            .waiting
+            .as_ref()
+            .filter(|waiting| waiting.gate == "approval");
+        match approval {
+            Some(waiting) => Wanted::no("UpToDate", "AwaitingApproval", waiting.text.clone()),
+            None => Wanted::no(
+                "UpToDate",
+                "RestartPending",
+                format!("to be restarted: {}", named(outdated)),
+            ),
+        }
+    }
+
+    fn replicas_in_sync(&self) -> Wanted {
+        let Some(told) = self.told else {
+            return Wanted::unknown("ReplicasInSync", "Unreachable", "no broker can be asked");
+        };
+        let counts = partitions(told);
+        if counts.under_min_isr > 0 {
+            let text = format!("{} partitions take no records with acks=all", counts.under_min_isr);
+            return Wanted::no("ReplicasInSync", "UnderMinISR", text);
+        }
+        if counts.under_replicated > 0 {
+            let text = format!(
+                "{} partitions have replicas that are not in sync",
+                counts.under_replicated
+            );
+            return Wanted::no("ReplicasInSync", "UnderReplicated", text);
+        }
+        Wanted::yes("ReplicasInSync", "InSync", "all replicas of all partitions are in sync")
+    }
+
+    fn storage_ready(&self) -> Wanted {
+        let unbound: Vec<i32> = self
+            .seen
+            .claims
+            .iter()
+            .filter(|(_, claim)| !claim.bound)
+            .map(|(id, _)| *id)
+            .collect();
+        if !unbound.is_empty() {
+            let text = format!("no volume yet for the claim of {}", named(&unbound));
+            return Wanted::no("StorageReady", "Binding", text);
+        }
+        if self.seen.claims.is_empty() {
+            return Wanted::unknown("StorageReady", "NoClaims", "there are no claims yet");
+        }
+        Wanted::yes("StorageReady", "Bound", "each claim has its volume")
+    }
+
+    fn roll_waits(&self) -> Option<String> {
+        if let Some((_, text)) = &self.outcome.held {
+            return Some(text.clone());
+        }
+        self.decision.roll.waiting.as_ref().map(|waiting| waiting.text.clone())
+    }
+
+    fn rollout(&self, before: Option<&RolloutStatus>) -> Option<RolloutStatus> {
+        let roll = &self.decision.roll;
+        if roll.outdated.is_empty() && roll.current.is_none() {
+            return None;
+        }
+        let waiting_for = self.roll_waits();
+        let same = before.filter(|before| before.current == roll.current && before.waiting_for == waiting_for);
+        let since = same.and_then(|before| before.since_time.clone());
+        Some(RolloutStatus {
+            template_hash: roll.hash.clone(),
+            current: roll.current,
+            waiting_for,
+            since_time: Some(since.unwrap_or(Time(now(self.seen.now)))),
+        })
+    }
+}
+
+fn now(now: Timestamp) -> Timestamp {
+    whole_seconds(now)
+}
+
+/// Whether it has served before: then a broker that is missing is no part of its creation.
+fn was_ready(status: &ClusterStatus) -> bool {
+    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.is_some_and(|ready| ready.reason != "Creating" && ready.reason != "InvalidSpec")
+}

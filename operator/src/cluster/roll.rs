@@ -1,0 +1,224 @@
+//! Restarting brokers one by one, for another template: who is next, and what it waits for. Nothing is remembered: a
+//! pod that carries another hash is outdated, and who is being restarted has the maintenance slot in the metadata.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::jiff::SignedDuration;
+
+use super::{
+    decide::Step,
+    scale::named,
+    seen::{Pod, Seen, Told},
+    wishes::Wishes,
+};
+use crate::names;
+
+/// How a roll stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Roll {
+    /// The hash that pods are to have.
+    pub hash: String,
+    /// Brokers that run something else.
+    pub outdated: Vec<i32>,
+    /// The broker that is on its way back.
+    pub current: Option<i32>,
+    /// What it waits for, in words.
+    pub waiting: Option<Waiting>,
+    /// What is to be done.
+    pub step: Option<Step>,
+    /// Brokers that do not come back, each with the reason and what to do.
+    pub stuck: BTreeMap<i32, Stuck>,
+}
+
+/// Why nothing is restarted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which check it is, for metrics.
+    pub gate: &'static str,
+    /// In words.
+    pub text: String,
+}
+
+/// Why a broker does not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    /// For the condition: `BrokerCrashLooping`.
+    pub reason: &'static str,
+    /// In words, and what to do.
+    pub text: String,
+}
+
+/// Plans.
+#[must_use]
+pub fn plan(seen: &Seen, wishes: &Wishes, hash: String) -> Roll {
+    let mut roll = Roll {
+        outdated: outdated(seen, &hash),
+        hash,
+        stuck: stuck(seen, wishes),
+        ..Roll::default()
+    };
+    roll.current = current(seen);
+    if roll.outdated.is_empty() {
+        return roll;
+    }
+    match next(seen, wishes, &roll) {
+        Ok(step) => roll.step = Some(step),
+        Err(waiting) => roll.waiting = Some(waiting),
+    }
+    roll
+}
+
+/// The brokers that run something else. Those that leave are not restarted: they go.
+fn outdated(seen: &Seen, hash: &str) -> Vec<i32> {
+    let pods = seen.pods.iter().filter(|(id, _)| **id < seen.cluster.spec.replicas);
+    pods.filter(|(_, pod)| pod.hash != hash).map(|(id, _)| *id).collect()
+}
+
+/// The broker that is being restarted: the slot's, or one whose pod goes or comes.
+fn current(seen: &Seen) -> Option<i32> {
+    let slot = seen.brokers.told().and_then(|told| told.cluster.maintenance.as_ref());
+    let ours = slot.filter(|slot| slot.holder == holder(seen));
+    let ours = ours.map(|slot| slot.broker_id);
+    ours.or_else(|| seen.pods.iter().find(|(_, pod)| pod.terminating).map(|(id, _)| *id))
+}
+
+/// What the slot is asked for with: whichever operator goes on, it is the same for a Cluster.
+#[must_use]
+pub fn holder(seen: &Seen) -> String {
+    let uid = seen.cluster.metadata.uid.as_deref().unwrap_or_default();
+    format!("{} {uid}", names::MANAGED_BY)
+}
+
+fn wait(gate: &'static str, text: impl Into<String>) -> Waiting {
+    Waiting {
+        gate,
+        text: text.into(),
+    }
+}
+
+/// What to do next, or what stands in its way.
+fn next(seen: &Seen, wishes: &Wishes, roll: &Roll) -> Result<Step, Waiting> {
+    if wishes.rolls_when_approved && !is_approved(seen, &roll.hash) {
+        let text = format!("annotate the Cluster with {}={} to begin", names::APPROVE, roll.hash);
+        return Err(wait("approval", text));
+    }
+    if let Some((id, _)) = seen.pods.iter().find(|(_, pod)| pod.terminating) {
+        return Err(wait("terminating", format!("broker {id} stops")));
+    }
+    let pod = |id: &i32| seen.pods.get(id).cloned().unwrap_or_default();
+    // What does not run takes nothing away when it goes: nobody need be asked, and nobody may be there to ask. A pod
+    // that is stuck must never keep a newer template from taking its place (kubernetes/kubernetes#67250).
+    if let Some(id) = roll.outdated.iter().find(|id| !pod(id).running && !pod(id).is_ready()) {
+        return Ok(Step::Replace {
+            broker: *id,
+            hash: roll.hash.clone(),
+        });
+    }
+    let Some(told) = seen.brokers.told() else {
+        return Err(wait(
+            "unreachable",
+            "the brokers do not answer, and only they know who may be restarted",
+        ));
+    };
+    if told.quorum_leader().is_none() {
+        return Err(wait("quorum", "the metadata quorum has no leader"));
+    }
+    let restart = |candidates| Step::Restart {
+        candidates,
+        hash: roll.hash.clone(),
+    };
+    let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
+        .filter(|id| !seen.pods.get(id).is_some_and(Pod::is_ready))
+        .collect();
+    let (outdated_unready, others): (Vec<i32>, Vec<i32>) =
+        unready.into_iter().partition(|id| roll.outdated.contains(id));
+    if let Some(id) = outdated_unready.first() {
+        // First those that are not well: a restart may be what mends them.
+        return if others.is_empty() && outdated_unready.len() == 1 {
+            Ok(restart(vec![*id]))
+        } else {
+            let text = format!(
+                "more than one is not ready: {}",
+                named(&[outdated_unready.clone(), others].concat())
+            );
+            Err(wait("unready", text))
+        };
+    }
+    if let Some(id) = others.first() {
+        return Err(match seen.pods.get(id) {
+            // A pod without a node could lose its place to one that is restarted (strimzi/proposals, pull 236).
+            Some(pod) if !pod.scheduled => wait("unscheduled", format!("broker {id} has no node yet")),
+            Some(_) => wait("unready", format!("broker {id} catches up")),
+            None => wait("missing", format!("the pod of broker {id} is not there yet")),
+        });
+    }
+    Ok(restart(order(told, &roll.outdated)))
+}
+
+/// Followers of the metadata first, then voters, its leader last: each handing over is done once (Strimzi's
+/// `KafkaRoller` defers the active controller likewise).
+fn order(told: &Told, outdated: &[i32]) -> Vec<i32> {
+    let voters = told.voters();
+    let mut order = outdated.to_vec();
+    order.sort_by_key(|id| (told.quorum_leader() == Some(*id), voters.contains(id), *id));
+    if order.len() > 1 {
+        order.retain(|id| told.quorum_leader() != Some(*id));
+    }
+    order
+}
+
+fn is_approved(seen: &Seen, hash: &str) -> bool {
+    let annotations = seen.cluster.metadata.annotations.as_ref();
+    annotations
+        .and_then(|all| all.get(names::APPROVE))
+        .is_some_and(|approved| approved == hash)
+}
+
+/// Brokers that will not come by themselves.
+fn stuck(seen: &Seen, wishes: &Wishes) -> BTreeMap<i32, Stuck> {
+    seen.pods
+        .iter()
+        .filter(|(_, pod)| !pod.is_ready() && !pod.terminating)
+        .filter_map(|(id, pod)| Some((*id, why_stuck(seen, wishes, *id, pod)?)))
+        .collect()
+}
+
+fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> {
+    let stuck = |reason, text: String| Some(Stuck { reason, text });
+    if let Some(words) = &pod.unschedulable {
+        return stuck(
+            "Unschedulable",
+            format!("broker {id} finds no node: {words} Add nodes, or change podTemplate.spec."),
+        );
+    }
+    if let Some((reason, message)) = &pod.waiting {
+        match reason.as_str() {
+            "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
+                return stuck(
+                    "ImagePullFailed",
+                    format!("broker {id} has no image: {message} Mend spec.image or spec.version."),
+                );
+            }
+            "CrashLoopBackOff" | "RunContainerError" | "CreateContainerConfigError" | "CreateContainerError" => {
+                let said = pod.last_end.as_ref().unwrap_or(message).trim();
+                return stuck(
+                    "BrokerCrashLooping",
+                    format!("broker {id} ends again and again: {said}"),
+                );
+            }
+            _ => {}
+        }
+    }
+    let deadline = SignedDuration::from_secs(wishes.rollout_deadline_seconds.into());
+    let late = pod
+        .created
+        .is_some_and(|created| seen.now.duration_since(created) > deadline);
+    if late && pod.running {
+        let text = format!(
+            "broker {id} is not ready after {} s: see `kubectl logs {}`",
+            wishes.rollout_deadline_seconds, pod.name
+        );
+        return stuck("BrokerNotReady", text);
+    }
+    None
+}

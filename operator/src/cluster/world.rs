@@ -1,0 +1,677 @@
+//! A toy Kubernetes and a toy cluster of brokers, so that what is decided is seen to lead where it should, whenever the
+//! operator dies: a pass ends after any of its steps, and the next one begins from what is there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use millrace_client::v1;
+use millrace_crds::Cluster;
+use serde_json::{Value, json};
+
+use super::{
+    decide::{Decision, Step, decide},
+    seen::{Claim, OperatorDefaults, Pod, Reach, Seen, Told},
+};
+use crate::{
+    names::{ClusterKey, NUDGED_AT},
+    render::{Kind, template_hash},
+};
+
+/// How many runs of each kind.
+const SEEDS: u64 = 30;
+
+/// Numbers from a seed: each run can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Broker {
+    replicas: BTreeSet<u32>,
+    draining: bool,
+    votes: bool,
+}
+
+/// All there is.
+pub struct World {
+    dice: Dice,
+    now: Timestamp,
+    cluster: Cluster,
+    objects: BTreeMap<Kind, Value>,
+    pods: BTreeMap<i32, Pod>,
+    claims: BTreeMap<i32, Claim>,
+    /// Which broker a claim's disk belongs to, once it was formatted.
+    disks: BTreeMap<i32, bool>,
+    brokers: BTreeMap<i32, Broker>,
+    removed: BTreeSet<i32>,
+    permitted: BTreeSet<i32>,
+    began: u32,
+    moves: Vec<(u32, i32, i32)>,
+    uids: u32,
+    /// Templates with this in their image never start.
+    bad_image: &'static str,
+    leader: i32,
+    slot: Option<i32>,
+    partitions: u32,
+    /// Pods that were evicted while another one was away.
+    unsafe_evictions: u32,
+    restarts: u32,
+}
+
+impl World {
+    fn new(seed: u64, spec: Value) -> Self {
+        Self {
+            dice: Dice(seed.wrapping_add(1)),
+            now: Timestamp::from_second(1_000_000).unwrap(),
+            cluster: serde_json::from_value(json!({
+                "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster",
+                "metadata": { "name": "orders", "namespace": "demo", "uid": "cluster-uid", "generation": 1 },
+                "spec": spec,
+            }))
+            .unwrap(),
+            objects: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            brokers: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            permitted: BTreeSet::new(),
+            began: 0,
+            moves: Vec::new(),
+            uids: 0,
+            bad_image: "bad",
+            leader: 0,
+            slot: None,
+            partitions: 0,
+            unsafe_evictions: 0,
+            restarts: 0,
+        }
+    }
+
+    fn edit(&mut self, change: impl FnOnce(&mut Value)) {
+        let mut value = serde_json::to_value(&self.cluster).unwrap();
+        change(&mut value["spec"]);
+        self.cluster = serde_json::from_value(value).unwrap();
+    }
+
+    fn seen(&self) -> Seen {
+        Seen {
+            now: self.now,
+            key: ClusterKey::new("demo", "orders"),
+            cluster: self.cluster.clone(),
+            operator: OperatorDefaults {
+                version: "0.1.0".into(),
+                image: "millrace:0.1.0".into(),
+                image_pull_policy: "IfNotPresent".into(),
+                image_pull_secrets: Vec::new(),
+            },
+            objects: self.objects.clone(),
+            pods: self.pods.clone(),
+            claims: self.claims.clone(),
+            brokers: self.reach(),
+        }
+    }
+
+    fn serves(&self, id: i32) -> bool {
+        self.pods.get(&id).is_some_and(Pod::is_ready) && self.brokers.contains_key(&id)
+    }
+
+    fn reach(&self) -> Reach {
+        if !self.pods.values().any(|pod| pod.running) {
+            return Reach::Unasked;
+        }
+        let voters = self.brokers.iter().filter(|(_, broker)| broker.votes);
+        let alive = voters.clone().filter(|(id, _)| self.serves(**id)).count();
+        if alive * 2 <= voters.count() {
+            return Reach::Unreachable("no majority".into());
+        }
+        let describe = |(id, broker): (&i32, &Broker)| v1::BrokerDescription {
+            broker_id: *id,
+            available: self.serves(*id),
+            draining: broker.draining,
+            partitions: i32::try_from(broker.replicas.len()).unwrap(),
+            rack: format!("zone-{}", id % 3),
+            is_voter: broker.votes,
+            ..v1::BrokerDescription::default()
+        };
+        let member = |(id, broker): (&i32, &Broker)| v1::QuorumMember {
+            broker_id: Some(*id),
+            is_voter: broker.votes,
+            lag_entries: Some(0),
+            ..v1::QuorumMember::default()
+        };
+        let moved = |(_, from, to): &(u32, i32, i32)| v1::Reassignment {
+            original_replicas: vec![*from],
+            target_replicas: vec![*to],
+            ..v1::Reassignment::default()
+        };
+        Reach::Reached(Box::new(Told {
+            cluster: v1::DescribeClusterResponse {
+                cluster_id: format!("cluster-{}", self.began),
+                brokers: self.brokers.iter().map(describe).collect(),
+                quorum: Some(v1::QuorumDescription {
+                    leader_id: Some(self.leader.into()),
+                    ..v1::QuorumDescription::default()
+                }),
+                ..v1::DescribeClusterResponse::default()
+            },
+            members: self.brokers.iter().map(member).collect(),
+            moves: self.moves.iter().map(moved).collect(),
+            ..Told::default()
+        }))
+    }
+
+    /// One pass of the operator, which dies after some of its steps if `dies`.
+    fn pass(&mut self, dies: bool) -> Decision {
+        let decision = decide(&self.seen());
+        let steps = decision.steps.len() as u64;
+        let until = if dies { self.dice.roll(steps + 1) } else { steps };
+        let disruptive = |step: &&Step| {
+            matches!(
+                step,
+                Step::Restart { .. } | Step::Replace { .. } | Step::DeleteClaim(_) | Step::RemoveBroker(_)
+            ) || self.shrinks(step)
+        };
+        let acts = decision.steps.iter().filter(disruptive).count();
+        assert!(acts <= 1, "one act that takes away in each pass: {:?}", decision.steps);
+        for step in decision.steps.iter().take(usize::try_from(until).unwrap()) {
+            self.act(step);
+        }
+        decision
+    }
+
+    fn shrinks(&self, step: &Step) -> bool {
+        let Step::Apply(object) = step else { return false };
+        let live = self
+            .objects
+            .get(&Kind::StatefulSet)
+            .and_then(|set| set["spec"]["replicas"].as_i64());
+        object.kind == Kind::StatefulSet && live > object.value["spec"]["replicas"].as_i64()
+    }
+
+    fn act(&mut self, step: &Step) {
+        match step {
+            Step::Apply(object) => {
+                if self.shrinks(step) {
+                    let left = object.value["spec"]["replicas"].as_i64().unwrap();
+                    for (id, broker) in self.brokers.iter().filter(|(id, _)| i64::from(**id) >= left) {
+                        assert!(
+                            broker.replicas.is_empty(),
+                            "broker {id} still holds {:?}",
+                            broker.replicas
+                        );
+                        assert!(!broker.votes, "broker {id} still votes");
+                    }
+                }
+                self.objects.insert(object.kind, object.value.clone());
+            }
+            Step::DeleteBudget => {
+                self.objects.remove(&Kind::DisruptionBudget);
+            }
+            Step::Nudge => {}
+            Step::PermitNumber(id) => {
+                if self.removed.contains(id) {
+                    self.permitted.insert(*id);
+                }
+            }
+            Step::AlterTopicDefaults { .. } => {}
+            Step::AddVoter(id) => self.brokers.get_mut(id).unwrap().votes = true,
+            Step::RemoveVoter(id) => {
+                self.brokers.get_mut(id).unwrap().votes = false;
+                if self.leader == *id {
+                    self.leader = *self.brokers.iter().find(|(_, broker)| broker.votes).unwrap().0;
+                }
+            }
+            Step::Drain(ids) => {
+                for id in ids {
+                    self.brokers.get_mut(id).unwrap().draining = true;
+                }
+                self.plan_drain();
+            }
+            Step::CancelDrain(ids) => {
+                for id in ids {
+                    self.brokers.get_mut(id).unwrap().draining = false;
+                }
+                self.moves.retain(|(_, from, _)| !ids.contains(from));
+            }
+            Step::Rebalance(onto) => self.plan_share(onto),
+            Step::RemoveBroker(id) => {
+                let broker = self.brokers.remove(id).unwrap();
+                assert!(broker.replicas.is_empty() && !broker.votes && !self.pods.contains_key(id));
+                self.removed.insert(*id);
+            }
+            Step::DeleteClaim(id) => {
+                assert!(
+                    !self.brokers.contains_key(id),
+                    "the claim of a broker that is still known"
+                );
+                self.claims.remove(id);
+                self.disks.remove(id);
+            }
+            Step::Restart { candidates, hash } => self.restart(candidates, hash),
+            Step::Replace { broker, hash } => {
+                if self.live_hash() == *hash {
+                    assert!(!self.pods[broker].running, "asked nobody about a broker that runs");
+                    self.pods.remove(broker);
+                }
+            }
+        }
+    }
+
+    fn live_hash(&self) -> String {
+        let set = self.objects.get(&Kind::StatefulSet);
+        set.map(|set| template_hash(&set["spec"]["template"]).to_owned())
+            .unwrap_or_default()
+    }
+
+    fn restart(&mut self, candidates: &[i32], hash: &str) {
+        if self.live_hash() != hash {
+            return;
+        }
+        // As the quorum's leader answers: only if all others are in sync.
+        let away = self
+            .brokers
+            .keys()
+            .filter(|id| !self.serves(**id) && !candidates.contains(id))
+            .count();
+        if away > 0 {
+            return;
+        }
+        let id = candidates[0];
+        let others_away = self
+            .pods
+            .iter()
+            .filter(|(other, pod)| **other != id && !pod.is_ready())
+            .count();
+        self.unsafe_evictions += u32::from(others_away > 0);
+        self.restarts += 1;
+        self.slot = Some(id);
+        self.pods.remove(&id);
+        if self.leader == id {
+            let next = self
+                .brokers
+                .iter()
+                .find(|(other, broker)| broker.votes && **other != id);
+            self.leader = next.map_or(id, |(other, _)| *other);
+        }
+    }
+
+    fn plan_drain(&mut self) {
+        let stay: Vec<i32> = self
+            .brokers
+            .iter()
+            .filter(|(_, broker)| !broker.draining)
+            .map(|(id, _)| *id)
+            .collect();
+        let leaving: Vec<(i32, Vec<u32>)> = self
+            .brokers
+            .iter()
+            .filter(|(_, broker)| broker.draining)
+            .map(|(id, broker)| (*id, broker.replicas.iter().copied().collect()))
+            .collect();
+        for (id, replicas) in leaving {
+            for replica in replicas {
+                if self
+                    .moves
+                    .iter()
+                    .any(|(moved, from, _)| *moved == replica && *from == id)
+                {
+                    continue;
+                }
+                let to = stay[usize::try_from(self.dice.roll(stay.len() as u64)).unwrap()];
+                self.moves.push((replica, id, to));
+            }
+        }
+    }
+
+    fn plan_share(&mut self, onto: &[i32]) {
+        let total: usize = self.brokers.values().map(|broker| broker.replicas.len()).sum();
+        let share = total / self.brokers.len();
+        for to in onto {
+            let coming = self.moves.iter().filter(|(_, _, known)| known == to).count();
+            for _ in self.brokers[to].replicas.len() + coming..share {
+                let from = self
+                    .brokers
+                    .iter()
+                    .filter(|(id, _)| !onto.contains(id))
+                    .max_by_key(|(id, broker)| {
+                        broker.replicas.len() - self.moves.iter().filter(|(_, from, _)| from == *id).count()
+                    });
+                let Some((from, broker)) = from else { return };
+                let replica = broker
+                    .replicas
+                    .iter()
+                    .find(|replica| !self.moves.iter().any(|(moved, by, _)| moved == *replica && by == from));
+                if let Some(replica) = replica {
+                    self.moves.push((*replica, *from, *to));
+                }
+            }
+        }
+    }
+
+    /// What Kubernetes and the brokers do by themselves, some of it.
+    fn tick(&mut self) {
+        self.now = self.now.checked_add(SignedDuration::from_secs(20)).unwrap();
+        if let Some(set) = self.objects.get(&Kind::StatefulSet) {
+            let replicas = i32::try_from(set["spec"]["replicas"].as_i64().unwrap()).unwrap();
+            let hash = template_hash(&set["spec"]["template"]).to_owned();
+            self.pods.retain(|id, _| *id < replicas);
+            for id in 0..replicas {
+                if !self.pods.contains_key(&id) && self.dice.roll(3) > 0 {
+                    self.uids += 1;
+                    let pod = Pod {
+                        name: format!("orders-broker-{id}"),
+                        uid: format!("pod-{}", self.uids),
+                        hash: hash.clone(),
+                        created: Some(self.now),
+                        scheduled: true,
+                        ..Pod::default()
+                    };
+                    self.pods.insert(id, pod);
+                    self.claims.entry(id).or_insert_with(|| Claim {
+                        name: format!("data-orders-broker-{id}"),
+                        bound: true,
+                        ..Claim::default()
+                    });
+                }
+            }
+        }
+        for id in self.pods.keys().copied().collect::<Vec<_>>() {
+            if self.dice.roll(3) > 0 {
+                self.start(id);
+            }
+        }
+        self.vote();
+        for _ in 0..self.dice.roll(4) {
+            if let Some((replica, from, to)) = self.moves.pop()
+                && self.brokers.contains_key(&to)
+                && self.brokers.contains_key(&from)
+            {
+                self.brokers.get_mut(&from).unwrap().replicas.remove(&replica);
+                self.brokers.get_mut(&to).unwrap().replicas.insert(replica);
+            }
+        }
+        if self.slot.is_some_and(|id| self.serves(id)) {
+            self.slot = None;
+        }
+    }
+
+    fn start(&mut self, id: i32) {
+        let (Some(set), Some(map)) = (self.objects.get(&Kind::StatefulSet), self.objects.get(&Kind::ConfigMap)) else {
+            // Without its settings a pod does not start.
+            return;
+        };
+        let image = set
+            .pointer("/spec/template/spec/containers/0/image")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let is_bad = image.contains(self.bad_image) && self.pods[&id].hash == self.live_hash();
+        let config = map["data"]["broker.properties"].as_str().unwrap().to_owned();
+        let has_seeds = config.contains("\nseeds=");
+        let pod = self.pods.get_mut(&id).unwrap();
+        if is_bad {
+            pod.waiting = Some(("ImagePullBackOff".into(), "no such image".into()));
+            return;
+        }
+        pod.running = true;
+        let formatted = self.disks.get(&id).copied().unwrap_or_default();
+        if !formatted && !has_seeds {
+            self.began += 1;
+            assert_eq!((id, self.began), (0, 1), "a second cluster was begun");
+            self.brokers.insert(
+                0,
+                Broker {
+                    votes: true,
+                    ..Broker::default()
+                },
+            );
+            self.disks.insert(0, true);
+        } else if !self.brokers.contains_key(&id) {
+            // With or without its old disk.
+            if self.began == 0 || (self.removed.contains(&id) && !self.permitted.remove(&id)) {
+                return;
+            }
+            self.removed.remove(&id);
+            self.brokers.entry(id).or_default();
+            self.disks.insert(id, true);
+        }
+        if self.brokers.contains_key(&id) {
+            let now = self.now;
+            self.pods.get_mut(&id).unwrap().ready_since.get_or_insert(now);
+        }
+    }
+
+    /// The first three voters come by themselves.
+    fn vote(&mut self) {
+        let able: Vec<i32> = self.brokers.keys().copied().filter(|id| self.serves(*id)).collect();
+        let able: Vec<i32> = able.into_iter().filter(|id| !self.brokers[id].draining).collect();
+        let voters = self.brokers.values().filter(|broker| broker.votes).count();
+        if voters == 1 && able.len() >= 3 && self.cluster.spec.replicas >= 3 {
+            for id in able.iter().take(3) {
+                self.brokers.get_mut(id).unwrap().votes = true;
+            }
+        }
+    }
+
+    fn fill(&mut self, partitions: u32) {
+        self.partitions = partitions;
+        let ids: Vec<i32> = self.brokers.keys().copied().collect();
+        for partition in 0..partitions {
+            let id = ids[partition as usize % ids.len()];
+            self.brokers.get_mut(&id).unwrap().replicas.insert(partition);
+        }
+    }
+
+    /// Until nothing is left to do.
+    fn settle(&mut self, dies: bool) -> Decision {
+        for _ in 0..600 {
+            let dies = dies && self.dice.roll(3) == 0;
+            self.pass(dies);
+            self.tick();
+            let last = decide(&self.seen());
+            let ready = self.pods.len() == usize::try_from(self.cluster.spec.replicas).unwrap()
+                && self.pods.values().all(Pod::is_ready);
+            if last.steps.is_empty() && ready && self.moves.is_empty() && last.roll.outdated.is_empty() {
+                self.check();
+                return last;
+            }
+        }
+        let last = decide(&self.seen());
+        panic!("does not settle: {last:#?}\n{:#?}\n{:#?}", self.pods, self.brokers);
+    }
+
+    fn check(&self) {
+        let held: usize = self.brokers.values().map(|broker| broker.replicas.len()).sum();
+        assert_eq!(held, self.partitions as usize, "replicas were lost or doubled");
+        assert_eq!(self.began, 1);
+        assert_eq!(self.unsafe_evictions, 0);
+        let ids: Vec<i32> = self.brokers.keys().copied().collect();
+        assert_eq!(ids, (0..self.cluster.spec.replicas).collect::<Vec<_>>());
+    }
+
+    fn voters(&self) -> Vec<i32> {
+        let voters = self.brokers.iter().filter(|(_, broker)| broker.votes);
+        voters.map(|(id, _)| *id).collect()
+    }
+}
+
+fn created(seed: u64, replicas: i32) -> World {
+    let mut world = World::new(seed, json!({ "replicas": replicas, "storage": { "size": "10Gi" } }));
+    world.settle(true);
+    world
+}
+
+#[test]
+fn a_cluster_is_begun_once_whenever_the_operator_dies() {
+    for seed in 0..SEEDS {
+        for replicas in [1, 2, 3, 5] {
+            let mut world = created(seed, replicas);
+            for _ in 0..20 {
+                // Voters beyond the third wait until their brokers have been ready for a while.
+                world.pass(false);
+                world.tick();
+            }
+            let wanted = [1, 1, 1, 3, 3, 5][usize::try_from(replicas).unwrap()];
+            assert_eq!(world.voters().len(), wanted, "{replicas} brokers");
+        }
+    }
+}
+
+#[test]
+fn brokers_come_and_go_with_all_that_they_hold() {
+    for seed in 0..SEEDS {
+        let mut world = created(seed, 3);
+        world.fill(30);
+        for replicas in [5, 3, 4, 3] {
+            world.edit(|spec| spec["replicas"] = json!(replicas));
+            world.settle(true);
+            let fewest = world
+                .brokers
+                .values()
+                .map(|broker| broker.replicas.len())
+                .min()
+                .unwrap();
+            assert!(fewest > 0, "each broker has a share: {:?}", world.brokers);
+            assert_eq!(world.claims.len(), usize::try_from(replicas).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_change_of_mind_in_the_middle_ends_as_if_it_had_been_the_first() {
+    for seed in 0..SEEDS {
+        let mut world = created(seed, 5);
+        world.fill(40);
+        world.edit(|spec| spec["replicas"] = json!(3));
+        for _ in 0..world.dice.roll(12) {
+            world.pass(true);
+            world.tick();
+        }
+        world.edit(|spec| spec["replicas"] = json!(5));
+        world.settle(true);
+        assert!(
+            world.brokers.values().all(|broker| !broker.draining),
+            "drained for ever: {:?}",
+            world.brokers
+        );
+    }
+}
+
+#[test]
+fn a_roll_restarts_each_broker_once_and_one_at_a_time() {
+    for seed in 0..SEEDS {
+        let mut world = created(seed, 3);
+        world.fill(9);
+        let before: BTreeSet<String> = world.pods.values().map(|pod| pod.uid.clone()).collect();
+        world.restarts = 0;
+        world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
+        world.settle(true);
+        let after: BTreeSet<String> = world.pods.values().map(|pod| pod.uid.clone()).collect();
+        assert!(before.is_disjoint(&after));
+        assert_eq!(world.restarts, 3);
+    }
+}
+
+#[test]
+fn a_bad_image_takes_one_broker_and_a_good_one_brings_it_back() {
+    for seed in 0..SEEDS {
+        let mut world = created(seed, 3);
+        world.fill(9);
+        world.edit(|spec| spec["image"] = json!("bad:1"));
+        for _ in 0..40 {
+            world.pass(true);
+            world.tick();
+            let away = world.pods.values().filter(|pod| !pod.is_ready()).count();
+            assert!(away <= 1, "one at a time: {:?}", world.pods);
+        }
+        let stuck = decide(&world.seen());
+        assert_eq!(stuck.roll.stuck.len(), 1);
+        world.edit(|spec| spec["image"] = json!("good:1"));
+        world.settle(true);
+    }
+}
+
+#[test]
+fn whoever_scales_the_statefulset_by_hand_loses_nothing() {
+    for seed in 0..SEEDS / 2 {
+        for by_hand in [1, 2, 4, 6] {
+            let mut world = created(seed, 3);
+            world.fill(9);
+            world.objects.get_mut(&Kind::StatefulSet).unwrap()["spec"]["replicas"] = json!(by_hand);
+            world.tick();
+            world.settle(true);
+        }
+    }
+}
+
+#[test]
+fn what_is_deleted_comes_again_and_no_second_cluster() {
+    for seed in 0..SEEDS / 2 {
+        for kind in Kind::ALL {
+            let mut world = created(seed, 3);
+            world.fill(9);
+            world.objects.remove(&kind);
+            if kind == Kind::StatefulSet {
+                world.pods.clear();
+            }
+            world.settle(true);
+        }
+        let mut world = created(seed, 3);
+        world.fill(9);
+        world.objects.clear();
+        world.pods.clear();
+        world.settle(true);
+    }
+}
+
+#[test]
+fn a_broker_that_lost_its_disk_begins_no_cluster() {
+    for lost in 0..3 {
+        let mut world = created(lost, 3);
+        world.claims.remove(&i32::try_from(lost).unwrap());
+        world.disks.remove(&i32::try_from(lost).unwrap());
+        world.pods.remove(&i32::try_from(lost).unwrap());
+        for _ in 0..20 {
+            world.pass(false);
+            world.tick();
+        }
+        assert_eq!(world.began, 1);
+    }
+}
+
+#[test]
+fn pods_that_do_not_come_are_asked_for_again() {
+    let mut world = created(3, 3);
+    world.pods.remove(&2);
+    let set = world.objects.get_mut(&Kind::StatefulSet).unwrap();
+    let at = |world: &World, seconds: i64| {
+        let then = world.now.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+        json!(then.to_string())
+    };
+    set["metadata"]["creationTimestamp"] = json!("1970-01-01T00:00:00Z");
+    assert!(decide(&world.seen()).steps.contains(&Step::Nudge));
+    let lately = at(&world, 5);
+    world.objects.get_mut(&Kind::StatefulSet).unwrap()["metadata"]["annotations"][NUDGED_AT] = lately;
+    assert!(!decide(&world.seen()).steps.contains(&Step::Nudge), "not all the time");
+    let before = at(&world, 11);
+    world.objects.get_mut(&Kind::StatefulSet).unwrap()["metadata"]["annotations"][NUDGED_AT] = before;
+    assert!(decide(&world.seen()).steps.contains(&Step::Nudge));
+}
+
+#[test]
+fn nothing_is_done_for_what_is_as_it_should_be() {
+    let mut world = created(7, 3);
+    for _ in 0..50 {
+        world.tick();
+        let decision = world.pass(false);
+        assert_eq!(decision.steps, []);
+    }
+}

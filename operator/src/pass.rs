@@ -1,0 +1,80 @@
+//! What is around each pass over an object: its time, its errors, and when the next one comes.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use kube::runtime::controller::Action;
+
+use crate::{context::Context, http::Life};
+
+/// After an error the object is looked at again so soon.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// A pass that takes longer is given up: an API server or a broker does not answer.
+const PASS_WITHIN: Duration = Duration::from_secs(120);
+
+/// Runs one pass over one object.
+pub async fn run(
+    context: &Context,
+    life: &Arc<Life>,
+    kind: &'static str,
+    namespace: &str,
+    name: &str,
+    pass: impl Future<Output = anyhow::Result<Action>>,
+) -> Action {
+    context.metrics.running(kind, namespace, name, Some(since_epoch()));
+    let began = Instant::now();
+    let result = tokio::time::timeout(PASS_WITHIN, pass).await;
+    let failed = !matches!(result, Ok(Ok(_)));
+    context.metrics.running(kind, namespace, name, None);
+    context.metrics.passed(kind, began.elapsed(), failed, since_epoch());
+    match result {
+        Ok(Ok(action)) => {
+            life.sign();
+            action
+        }
+        Ok(Err(error)) => {
+            // The API server has answered, or the error is known: the operator itself lives.
+            life.sign();
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                error = in_words(&error),
+                "a pass failed and is repeated"
+            );
+            Action::requeue(RETRY_AFTER)
+        }
+        Err(_) => {
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                "a pass took longer than {PASS_WITHIN:?} and was given up"
+            );
+            Action::requeue(RETRY_AFTER)
+        }
+    }
+}
+
+/// An error with its causes. Of the API server's answers only what it says: their debug form is a page long.
+#[must_use]
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        if let Some(kube::Error::Api(status)) = cause.downcast_ref() {
+            words.push(status.message.clone());
+            break;
+        }
+        words.push(cause.to_string());
+    }
+    words.join(": ")
+}
+
+fn since_epoch() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
