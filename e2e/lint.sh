@@ -15,8 +15,8 @@ if [ ! -e "$venv/.complete" ]; then
 fi
 cd "$here"
 if [ "${1:-}" = --fix ]; then
-  "$venv/bin/ruff" check --fix .
-  exec "$venv/bin/ruff" format .
+  "$venv/bin/ruff" check --config ruff.toml --fix . ../charts ../image
+  exec "$venv/bin/ruff" format --config ruff.toml . ../charts ../image
 fi
-"$venv/bin/ruff" check .
-exec "$venv/bin/ruff" format --check .
+"$venv/bin/ruff" check --config ruff.toml . ../charts ../image
+exec "$venv/bin/ruff" format --config ruff.toml --check . ../charts ../image

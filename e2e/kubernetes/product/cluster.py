@@ -1,0 +1,156 @@
+"""A Cluster object and all that belongs to it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kube_machine import Failed, Kubectl
+
+_API = "millrace.dev/v1alpha1"
+
+
+class Cluster:
+    """A Cluster in a namespace of a test."""
+
+    def __init__(self, kubectl: Kubectl, name: str = "orders") -> None:
+        self.kubectl, self.name = kubectl, name
+        self.selector = f"millrace.dev/cluster={name},app.kubernetes.io/component=broker"
+        self.bootstrap = f"{name}-bootstrap.{kubectl.namespace}.svc:9650"
+
+    # --- the object ---
+
+    def create(self, **spec: Any) -> Cluster:
+        """Makes it, by default of three brokers."""
+        self.kubectl.apply(self.body(**spec))
+        return self
+
+    def body(self, **spec: Any) -> dict[str, Any]:
+        """The object as a user writes it."""
+        spec.setdefault("storage", {"size": "1Gi"})
+        return {"apiVersion": _API, "kind": "Cluster", "metadata": {"name": self.name}, "spec": spec}
+
+    def patch(self, **spec: Any) -> None:
+        """Changes fields of its spec; None takes one away."""
+        self.kubectl("patch", "cluster", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def annotate(self, **annotations: str) -> None:
+        """Sets annotations of the group millrace.dev."""
+        pairs = [f"millrace.dev/{name}={value}" for name, value in annotations.items()]
+        self.kubectl("annotate", "cluster", self.name, "--overwrite", *pairs)
+
+    def get(self) -> dict[str, Any]:
+        """The object as it is."""
+        return self.kubectl.json("cluster", self.name)
+
+    def status(self) -> dict[str, Any]:
+        """What the operator says of it."""
+        return self.get().get("status", {})
+
+    def condition(self, kind: str, status: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A condition; empty if it is not there."""
+        conditions = (self.status() if status is None else status).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def until(self, what: str, holds: Callable[[dict[str, Any]], Any], timeout: float = 120) -> Any:
+        """Waits until something holds of its status; says what it was otherwise."""
+        last: list[Any] = [None]
+
+        def look() -> Any:
+            last[0] = self.status()
+            return holds(last[0])
+
+        try:
+            return self.kubectl.until(what, look, timeout)
+        except Failed as failed:
+            raise Failed(f"{failed}\nits status: {json.dumps(last[0], indent=1)}") from None
+
+    def until_condition(self, kind: str, reason: str, status: str = "True", timeout: float = 120) -> str:
+        """Waits until a condition has a reason; gives its message."""
+
+        def holds(told: dict[str, Any]) -> str | None:
+            found = self.condition(kind, told)
+            fits = found.get("status") == status and found.get("reason") == reason
+            return (found["message"] or " ") if fits else None
+
+        return self.until(f"condition {kind}={status}/{reason}", holds, timeout)
+
+    def wait_ready(self, timeout: float = 180) -> None:
+        """All of it is as its spec says: Ready, of its generation, with nothing under way."""
+        generation = self.get()["metadata"]["generation"]
+
+        def whole(told: dict[str, Any]) -> bool:
+            conditions = {each["type"]: each["status"] for each in told.get("conditions", [])}
+            return (
+                told.get("observedGeneration", 0) >= generation
+                and all(conditions.get(each) == "True" for each in ("Ready", "UpToDate", "ReplicasInSync"))
+                and "Reconciling" not in conditions
+                and "Stalled" not in conditions
+                and all(broker["ready"] for broker in told["brokers"])
+            )
+
+        self.until(f"{self.name} is ready", whole, timeout)
+
+    # --- what belongs to it ---
+
+    def pods(self) -> dict[int, dict[str, Any]]:
+        """Its brokers' pods by their number."""
+        items = self.kubectl.json("pods", "-l", self.selector)["items"]
+        return {int(pod["metadata"]["name"].rpartition("-")[2]): pod for pod in items}
+
+    def pod_uids(self) -> dict[int, str]:
+        """Which pods they are."""
+        return {number: pod["metadata"]["uid"] for number, pod in self.pods().items()}
+
+    def nodes(self) -> dict[int, str]:
+        """Where they run."""
+        return {number: pod["spec"].get("nodeName", "") for number, pod in self.pods().items()}
+
+    def claims(self) -> dict[str, str]:
+        """The uids of its claims by their names."""
+        items = self.kubectl.json("pvc", "-l", self.selector)["items"]
+        return {claim["metadata"]["name"]: claim["metadata"]["uid"] for claim in items}
+
+    def objects(self) -> dict[str, str]:
+        """The resourceVersions of all that the operator makes and of the object itself, by kind and name."""
+        kinds = "statefulsets,services,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,pvc"
+        items = self.kubectl.json(kinds, "-l", f"millrace.dev/cluster={self.name}")["items"]
+        items += self.kubectl.json("clusters,topics")["items"]
+        return {f"{i['kind']}/{i['metadata']['name']}": i["metadata"]["resourceVersion"] for i in items}
+
+    # --- its brokers ---
+
+    def millrace(self, *arguments: str, broker: int | None = None, timeout: float = 60) -> str:
+        """The command, in a broker's pod: one that is ready if none is named."""
+        if broker is None:
+            ready = [broker["id"] for broker in self.status().get("brokers", []) if broker["ready"]]
+            broker = ready[0] if ready else 0
+        command = ["millrace", "--bootstrap", "localhost:9650", *arguments]
+        return self.kubectl("exec", f"{self.name}-broker-{broker}", "--", *command, timeout=timeout)
+
+    def ask(self, *arguments: str, broker: int | None = None) -> Any:
+        """What the command answers to programs."""
+        return json.loads(self.millrace(*arguments, "--output", "json", broker=broker))
+
+    def create_topic(self, name: str, partitions: int = 3, replicas: int = 3) -> None:
+        """Makes a topic by the command."""
+        self.millrace("topic", "create", name, f"--partitions={partitions}", f"--replication-factor={replicas}")
+
+    def partitions(self, topic: str) -> list[dict[str, Any]]:
+        """Each partition's leader, replicas and in-sync replicas."""
+        return self.ask("topic", "describe", topic)["partitions"]
+
+    def delete(self, timeout: float = 120) -> None:
+        """Deletes the object and waits until its pods are gone."""
+        self.kubectl.delete("cluster", self.name, timeout=timeout)
+        self.kubectl.until("its pods are gone", lambda: not self.pods(), timeout)
+
+    def rest(self, seconds: float, holds: Callable[[], Any], what: str) -> None:
+        """Fails if something stops to hold within some time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not holds():
+                raise Failed(f"{what}: not any more; its status: {json.dumps(self.status(), indent=1)}")
+            time.sleep(1)

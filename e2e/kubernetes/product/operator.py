@@ -1,0 +1,151 @@
+"""The operator as a Helm release."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kube_machine import Failed, Helm, Kubectl, Machine
+
+from product.images import Images
+
+CHART = Path(__file__).resolve().parents[3] / "charts" / "millrace"
+_READS = ("get", "list", "watch")
+
+
+def now() -> str:
+    """A time as the audit writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Operator:
+    """A release of the chart: its operator is started, stopped and killed, and what it asks for is looked at."""
+
+    name = "millrace-operator"
+
+    def __init__(
+        self, helm: Helm, kubectl: Kubectl, machine: Machine | None, images: Images, namespace: str = "millrace-system"
+    ) -> None:
+        self._helm, self._machine, self._images = helm, machine, images
+        self.namespace = namespace
+        self.release = "millrace"
+        self.kubectl = kubectl.within(namespace)
+        # When helm was called.
+        self.began = 0.0
+
+    # --- the release ---
+
+    def install(self, *arguments: str, wait: bool = True) -> None:
+        """Installs the chart with the tests' image; a release that is there becomes as a new one would be."""
+        repository, _, tag = self._images.product.rpartition(":")
+        values = {"image.repository": repository, "image.tag": tag, "image.pullPolicy": self._images.pull_policy}
+        sets = [f"--set={key}={value}" for key, value in values.items()]
+        self.began = time.monotonic()
+        waits = ["--wait", "--timeout=120s"] if wait else []
+        where = [f"--namespace={self.namespace}", "--create-namespace"]
+        self._helm("upgrade", "--install", self.release, str(CHART), *where, *sets, *arguments, *waits, timeout=150)
+
+    def uninstall(self) -> None:
+        """`helm uninstall`, with what the chart does before."""
+        self._helm("uninstall", self.release, f"--namespace={self.namespace}", "--wait", "--timeout=120s", timeout=150)
+
+    # --- its pods ---
+
+    def pods(self) -> list[dict[str, Any]]:
+        """The operator's pods."""
+        return self.kubectl.json("pods", "-l", f"app.kubernetes.io/name={self.name}")["items"]
+
+    def scale(self, replicas: int) -> None:
+        """Starts or stops it; waits until it is so."""
+        self.kubectl("scale", f"deployment/{self.name}", f"--replicas={replicas}")
+        if replicas:
+            self.kubectl.rollout(f"deployment/{self.name}")
+        self.kubectl.until("the operator's pods", lambda: len(self.pods()) == replicas)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Does without it for a while."""
+        self.scale(0)
+        try:
+            yield
+        finally:
+            self.scale(1)
+
+    def kill(self) -> None:
+        """Ends it at once, in whatever it is doing; the Deployment starts another one."""
+        for pod in self.pods():
+            self.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0", "--wait=false")
+
+    def restart(self) -> None:
+        """Ends it in order and waits for its successor."""
+        self.kubectl("rollout", "restart", f"deployment/{self.name}")
+        self.kubectl.rollout(f"deployment/{self.name}")
+        self.kubectl.until("one operator", lambda: len(self.pods()) == 1)
+
+    def log(self) -> str:
+        """What its pods said."""
+        names = [pod["metadata"]["name"] for pod in self.pods()]
+        return "".join(self.kubectl.logs(name, "--tail=-1") for name in names)
+
+    # --- what it asked for ---
+
+    def requests(self, since: str) -> list[dict[str, Any]]:
+        """All that it asked the API server for since a time."""
+        if self._machine is None:
+            raise Failed("there is no audit of a cluster that is not ours")
+        user = f"system:serviceaccount:{self.namespace}:{self.name}"
+        return [
+            entry
+            for entry in self._machine.audit()
+            if entry["user"]["username"] == user and entry["requestReceivedTimestamp"] >= since
+        ]
+
+    def writes(self, since: str, namespace: str | None = None) -> list[str]:
+        """What it wrote since a time, but for Leases and Events: `patch services/orders-broker: 200`."""
+        return [
+            f"{entry['verb']} {_object(entry)}: {entry.get('responseStatus', {}).get('code')}"
+            for entry in self.requests(since)
+            if entry["verb"] not in _READS
+            and entry["objectRef"]["resource"] not in ("leases", "events")
+            and (namespace is None or entry["objectRef"].get("namespace") == namespace)
+        ]
+
+    def refusals(self, since: str) -> list[str]:
+        """What it was not allowed."""
+        return [
+            f"{entry['verb']} {_object(entry)}"
+            for entry in self.requests(since)
+            if entry.get("responseStatus", {}).get("code") in (401, 403)
+        ]
+
+    def evictions(self, since: str) -> list[dict[str, Any]]:
+        """The evictions that were admitted, with their options."""
+        return [
+            entry
+            for entry in self.requests(since)
+            if entry["objectRef"].get("subresource") == "eviction" and entry["responseStatus"]["code"] == 201
+        ]
+
+    def wait_quiet(self, seconds: float = 5, timeout: float = 60, namespace: str | None = None) -> None:
+        """Waits until it has written nothing for some time."""
+        deadline = time.monotonic() + timeout
+        while True:
+            mark = now()
+            time.sleep(seconds)
+            found = self.writes(mark, namespace)
+            if not found:
+                return
+            if time.monotonic() > deadline:
+                raise Failed(f"the operator does not come to rest; in {seconds} s it wrote {json.dumps(found)}")
+
+
+def _object(entry: dict[str, Any]) -> str:
+    reference = entry["objectRef"]
+    parts = [reference["resource"], reference.get("subresource", "")]
+    kind = "/".join(part for part in parts if part)
+    return f"{kind} {reference.get('namespace', '')}/{reference.get('name', '')}"

@@ -1,0 +1,156 @@
+"""What is deleted by somebody comes again, and data goes with nothing but its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from kube_machine import Kubectl
+from product import Cluster, Images, Load, Operator
+
+Loaded = Callable[..., tuple[Cluster, Load]]
+
+# A StatefulSet takes its pods along, so that all brokers are down for a while.
+_OBJECTS = [
+    "configmap/orders-broker",
+    "service/orders-broker",
+    "service/orders-bootstrap",
+    "poddisruptionbudget/orders-broker",
+    "networkpolicy/orders-broker",
+    "serviceaccount/orders-broker",
+    "pod/orders-broker-1",
+    "statefulset/orders-broker",
+]
+
+
+def _uid(kubectl: Kubectl, what: str) -> str:
+    return kubectl("get", what, "-o", "jsonpath={.metadata.uid}")
+
+
+def test_what_is_deleted_comes_again(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    home, cluster_id, claims = cluster.kubectl, cluster.status()["clusterID"], cluster.claims()
+    for what in _OBJECTS:
+        uid = _uid(home, what)
+        home("delete", what, "--wait=false")
+        home.until(f"{what} comes again", lambda w=what, u=uid: _uid(home, w) not in (u, ""), timeout=120)
+        if what.startswith("pod"):
+            cluster.wait_ready()
+            load.goes_on()
+    cluster.wait_ready(300)
+    assert cluster.status()["clusterID"] == cluster_id
+    assert cluster.claims() == claims
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_what_is_deleted_while_there_is_no_operator_comes_again(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    home, cluster_id, claims = cluster.kubectl, cluster.status()["clusterID"], cluster.claims()
+    for what in [*_OBJECTS, "everything"]:
+        names = _OBJECTS if what == "everything" else [what]
+        uids = {name: _uid(home, name) for name in names}
+        with operator.stopped():
+            for name in names:
+                home("delete", name, "--wait=false", "--ignore-not-found")
+            if what.startswith("pod"):
+                # Kubernetes does that by itself.
+                home.until("the pod comes again", lambda u=uids: _uid(home, "pod/orders-broker-1") != u[_OBJECTS[6]])
+        for name, uid in uids.items():
+            home.until(f"{name} comes again", lambda n=name, u=uid: _uid(home, n) not in (u, ""), timeout=120)
+        cluster.wait_ready(300)
+        assert cluster.status()["clusterID"] == cluster_id
+        assert cluster.claims() == claims
+        load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+def test_a_deleted_cluster_leaves_its_data_to_the_next_of_its_name(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    home, cluster_id, claims = cluster.kubectl, cluster.status()["clusterID"], cluster.claims()
+    load.goes_on()
+    # The load goes on through it all: to it, it is an outage.
+    cluster.delete()
+    kinds = "statefulsets,services,configmaps,pdb,networkpolicies"
+    left = home.json(kinds, "-l", "millrace.dev/cluster=orders")["items"]
+    home.until("its objects are gone", lambda: not home.json(kinds, "-l", "millrace.dev/cluster=orders")["items"])
+    assert cluster.claims() == claims, f"its data must stay (and {len(left)} objects went)"
+    cluster.create()
+    cluster.wait_ready(300)
+    assert cluster.status()["clusterID"] == cluster_id
+    assert cluster.claims() == claims
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+def test_a_broker_with_an_empty_disk_begins_nothing(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    home, cluster_id, claims = cluster.kubectl, cluster.status()["clusterID"], cluster.claims()
+    load.mark()
+    home("delete", "pvc", "data-orders-broker-1", "--wait=false")
+    home("delete", "pod", "orders-broker-1", "--wait=false")
+    home.until(
+        "there is another disk",
+        lambda: cluster.claims().get("data-orders-broker-1", "") not in ("", claims["data-orders-broker-1"]),
+    )
+    # It asks the others and is refused: said where a person looks.
+    said = cluster.until(
+        "it is told",
+        lambda told: next((c["message"] for c in told["conditions"] if "replace-disk" in c["message"]), None),
+        120,
+    )
+    assert "1" in said, said
+    load.goes_on(200)
+    assert cluster.status()["clusterID"] == cluster_id
+    quorum = cluster.ask("quorum", "describe", broker=0)
+    assert quorum, "the others go on"
+    cluster.rest(10, lambda: not _is_ready(cluster, 1), "it waits for the permission")
+    cluster.millrace("broker", "replace-disk", "1", broker=0)
+    cluster.wait_ready(240)
+    assert cluster.status()["clusterID"] == cluster_id
+    for partition in cluster.partitions("ledger"):
+        assert sorted(partition["in_sync_replicas"]) == [0, 1, 2]
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+def _is_ready(cluster: Cluster, broker: int) -> bool:
+    return any(each["id"] == broker and each["ready"] for each in cluster.status()["brokers"])
+
+
+@pytest.fixture
+def reinstalled(operator: Operator) -> Iterator[Operator]:
+    """The operator, which a test uninstalls."""
+    yield operator
+    if not operator.pods():
+        operator.install()
+
+
+def test_an_uninstalled_chart_leaves_clusters_and_their_data(
+    reinstalled: Operator, images: Images, loaded: Loaded
+) -> None:
+    cluster, load = loaded()
+    home, uids, claims = cluster.kubectl, cluster.pod_uids(), cluster.claims()
+    topic = {"clusterRef": {"name": "orders"}, "partitions": 2}
+    home.apply({"apiVersion": "millrace.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "clicks"}, "spec": topic})
+    home.wait("condition=Ready", "topic/clicks")
+    reinstalled.uninstall()
+    # The definitions stay, and with them the objects; brokers go on.
+    assert home.json("clusters", "orders")["metadata"].get("deletionTimestamp") is None
+    load.goes_on()
+    assert cluster.pod_uids() == uids and cluster.claims() == claims
+    # Nobody is there to take a finalizer off.
+    home.delete("topic", "clicks", timeout=20)
+    assert "clicks" in cluster.millrace("topic", "list"), "its data is kept: nobody was there to decide otherwise"
+    reinstalled.install()
+    cluster.wait_ready(180)
+    assert cluster.pod_uids() == uids, "an operator that comes restarts nobody"
+    load.goes_on()
+    load.verdict()
+    reinstalled.wait_quiet(namespace=home.namespace)

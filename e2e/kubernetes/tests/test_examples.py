@@ -1,0 +1,172 @@
+"""What examples/ shows works as it stands there: its files are applied unchanged, its services built by its script."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kube_machine import Failed, Kubectl, Machine
+from product import Cluster, Operator
+
+_EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+_PRODUCER, _CONSUMER = "orders-producer", "orders-consumer"
+# Debian's Go may be older than what go.mod asks for.
+_GO = {**os.environ, "PATH": f"/usr/local/go/bin:{os.environ['PATH']}", "GOWORK": "off", "PYTHON": sys.executable}
+
+
+def _run(*command: str | Path) -> str:
+    """A command on the services; gives what it says."""
+    ended = subprocess.run(
+        command,
+        cwd=_EXAMPLES / "services",
+        env=_GO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+def _apply(kubectl: Kubectl, *files: str) -> None:
+    """Strictly: a field that the API server does not know is an error."""
+    for file in files:
+        kubectl("apply", "--validate=strict", "-f", str(_EXAMPLES / file))
+
+
+def _ask(kubectl: Kubectl, service: str, page: str) -> str:
+    pods = kubectl.json("pods", "-l", f"app.kubernetes.io/name={service}", "--field-selector=status.phase=Running")
+    (pod,) = [pod["metadata"]["name"] for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+    return kubectl("get", "--raw", f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}:8080/proxy/{page}")
+
+
+def _counters(kubectl: Kubectl) -> dict[str, int]:
+    """The producer's."""
+    lines = _ask(kubectl, _PRODUCER, "metrics").splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
+
+
+def _report(kubectl: Kubectl) -> dict[str, Any]:
+    """The consumer's; fails if it has met a gap or a double."""
+    report = json.loads(_ask(kubectl, _CONSUMER, "report"))
+    assert (report["gaps"], report["doubles"], report["partial"]) == (0, 0, False), report
+    return report
+
+
+def _all_consumed(kubectl: Kubectl, orders: int) -> dict[str, Any]:
+    """Waits until the consumer has counted so many, not one more or less."""
+
+    def look() -> dict[str, Any] | None:
+        report = _report(kubectl)
+        return report if report["orders"] >= orders else None
+
+    return kubectl.until(f"{orders} orders are consumed", look, timeout=60)
+
+
+@pytest.fixture
+def services(machine: Machine, tmp_path: Path) -> None:
+    """The services' image, on all nodes."""
+    archive = tmp_path / "examples.tar"
+    _run(_EXAMPLES / "services" / "build", "--output", archive)
+    machine.load(archive)
+
+
+@pytest.fixture
+def shared(operator: Operator, cluster_kubectl: Kubectl) -> Iterator[Kubectl]:
+    """kubectl where cluster-full.yaml makes its Cluster; what it and topics-shared.yaml make is removed."""
+    kubectl = cluster_kubectl.within("platform")
+    yield kubectl
+    unprotect = '{"spec":{"deletionProtection":false}}'
+    kubectl("patch", "cluster", "events", "--type=merge", "-p", unprotect, check=False)
+    for file in ("topics-shared.yaml", "cluster-full.yaml"):
+        cluster_kubectl.delete("-f", str(_EXAMPLES / file), timeout=120)
+
+
+@pytest.mark.timeout(600)
+def test_services_lose_and_double_nothing(home: Kubectl, services: None) -> None:
+    _apply(home, "cluster.yaml")
+    cluster = Cluster(home, "demo")
+    cluster.wait_ready()
+    _apply(home, "topics.yaml")
+    home.wait("condition=Ready", "topic/clicks", "topic/orders", timeout=60)
+    # The namespace has the strictest security policy.
+    _apply(home, "services/deploy.yaml")
+    for service in (_PRODUCER, _CONSUMER):
+        home.rollout(f"deployment/{service}")
+    _all_consumed(home, 30)
+
+    # Whichever broker the services are connected with is among them.
+    for broker in sorted(cluster.pods()):
+        home("delete", "pod", f"demo-broker-{broker}", "--force", "--grace-period=0")
+        _all_consumed(home, _counters(home)["orders_made_total"] + 20)
+        cluster.wait_ready()
+    counters = _counters(home)
+    assert counters["streams_resumed_total"] >= 1, counters
+    # One that begins anew comes to the same sums.
+    home("rollout", "restart", f"deployment/{_CONSUMER}")
+    home.rollout(f"deployment/{_CONSUMER}")
+    _all_consumed(home, counters["orders_stored_total"])
+
+    output = home.start("logs", "--follow", f"deployment/{_PRODUCER}")
+    home("scale", f"deployment/{_PRODUCER}", "--replicas=0")
+    said, _ = output.communicate(timeout=60)
+    stopped = json.loads(said.splitlines()[-1])
+    assert stopped["msg"] == "stopped" and stopped["made"] == stopped["stored"], said
+    report = _all_consumed(home, stopped["stored"])
+    assert report["orders"] == stopped["stored"]
+    assert sum(customer["orders"] for customer in report["customers"].values()) == stopped["stored"]
+    home("delete", "-f", str(_EXAMPLES / "services" / "deploy.yaml"), "-f", str(_EXAMPLES / "topics.yaml"))
+    cluster.delete()
+
+
+def test_a_cluster_for_many_teams(shared: Kubectl, cluster_kubectl: Kubectl) -> None:
+    _apply(cluster_kubectl, "cluster-full.yaml", "topics-shared.yaml")
+    cluster = Cluster(shared, "events")
+    cluster.wait_ready()
+    cluster_kubectl.within("billing").wait("condition=Ready", "topic/invoices", timeout=60)
+    assert len(cluster.partitions("billing.invoices")) == 6
+    with pytest.raises(Failed, match="deletionProtection"):
+        shared("delete", "cluster", "events", "--wait=false")
+
+
+def _fields(schema: dict[str, Any]) -> Iterator[str]:
+    """The names of all fields that are Millrace's own."""
+    for name, field in schema.get("properties", {}).items():
+        yield name
+        # What is below is Kubernetes' own.
+        if name != "selector":
+            yield from _fields(field)
+
+
+@pytest.mark.parametrize(
+    ("definition", "files"),
+    [
+        ("clusters.millrace.dev", ["cluster-full.yaml"]),
+        ("topics.millrace.dev", ["topics.yaml", "topics-shared.yaml"]),
+    ],
+)
+def test_every_field_is_shown(operator: Operator, cluster_kubectl: Kubectl, definition: str, files: list[str]) -> None:
+    (version,) = cluster_kubectl.json("crd", definition)["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    text = "\n".join((_EXAMPLES / file).read_text() for file in files)
+    # In a comment, if it can't be set in every cluster.
+    missing = [name for name in _fields(spec) if not re.search(rf"^ *(# )?{name}:", text, re.MULTILINE)]
+    assert missing == []
+
+
+@pytest.mark.timeout(600)
+def test_the_services_code_is_sound() -> None:
+    _run(_EXAMPLES / "services" / "generate", "--check")
+    assert _run("gofmt", "-l", ".") == ""
+    _run("go", "mod", "tidy", "-diff")
+    _run("go", "vet", "./...")
+    _run("go", "test", "./...")

@@ -1,0 +1,197 @@
+"""Nodes are drained, crash and come back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from kube_machine import Kubectl, Machine
+from product import Cluster, Load, Operator, PodWatch
+from product.operator import now
+
+Loaded = Callable[..., tuple[Cluster, Load]]
+
+# All but the load, which has nobody to start it again.
+_DRAIN = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app!=millrace-load"]
+
+
+@pytest.fixture(autouse=True)
+def _nodes_are_whole(cluster_kubectl: Kubectl, machine: Machine) -> Iterator[None]:
+    """Whatever happens, the next test finds all nodes."""
+    yield
+    for name, node in machine.nodes().items():
+        if node.state() == "crashed":
+            machine.start(name)
+        cluster_kubectl("uncordon", name)
+
+
+def _drain(kubectl: Kubectl, node: str, timeout: int = 150) -> None:
+    kubectl("drain", node, *_DRAIN, f"--timeout={timeout}s", timeout=timeout + 10)
+
+
+def test_a_drained_node_gives_its_broker_back(cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    nodes = cluster.nodes()
+    number = next(n for n, node in nodes.items() if node != load.node)
+    with PodWatch(cluster) as watch:
+        _drain(cluster_kubectl, nodes[number])
+        # Its place is on a node of its own, and there is none.
+        cluster.until_condition("Stalled", "Unschedulable", timeout=60)
+        load.goes_on()
+        cluster_kubectl("uncordon", nodes[number])
+        cluster.wait_ready(180)
+    assert watch.ended == [number]
+    assert len(watch.most_down) <= 1
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_a_node_crashes_and_comes_back(machine: Machine, operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded(partitions=6)
+    before, claims, mark = cluster.pod_uids(), cluster.claims(), now()
+    number, node = next((n, node) for n, node in cluster.nodes().items() if node != load.node)
+    load.mark()
+    machine.crash(node)
+    try:
+        load.goes_on(300)
+        # It is missed. Whether it is gone for good is for Kubernetes to say, after five minutes, and not for us.
+        cluster.until(
+            "the broker is missed",
+            lambda told: any(b["id"] == number and not b["ready"] for b in told["brokers"]),
+            120,
+        )
+        load.goes_on(300)
+        told = load.mark()
+        print(
+            f"node crash: longest without an acknowledgement {told['longest_gap_ms']} ms, "
+            f"in one partition {told['longest_partition_gap_ms']} ms"
+        )
+        assert cluster.pod_uids() == before
+        assert cluster.condition("Ready")["status"] == "False"
+    finally:
+        machine.start(node)
+    cluster.wait_ready(240)
+    assert cluster.claims() == claims
+    assert cluster.pod_uids() == before, "the same pods, started again"
+    assert not [write for write in operator.writes(mark, cluster.kubectl.namespace) if "pods" in write]
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_a_broker_without_a_zone_serves_and_is_told_of(
+    cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded()
+    number, node = next((n, node) for n, node in cluster.nodes().items() if node != load.node)
+    zone = cluster_kubectl.json("node", node)["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    cluster_kubectl("label", "node", node, "topology.kubernetes.io/zone-")
+    try:
+        cluster.kubectl("delete", "pod", f"orders-broker-{number}")
+        said = cluster.until_condition("RackSpread", "RackUnknown", status="False")
+        assert str(number) in said
+        cluster.kubectl.wait("condition=Ready", f"pod/orders-broker-{number}", timeout=90)
+        assert "rack" not in next(b for b in cluster.status()["brokers"] if b["id"] == number)
+        load.goes_on()
+    finally:
+        cluster_kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
+    cluster.kubectl("delete", "pod", f"orders-broker-{number}")
+    cluster.until_condition("RackSpread", "Spread", timeout=120)
+    cluster.wait_ready()
+    load.verdict()
+
+
+def test_pods_that_are_bound_by_name_know_their_zone_too(
+    cluster_kubectl: Kubectl, operator: Operator, cluster: Cluster
+) -> None:
+    # spec.nodeName goes past the scheduler, and not past what copies the zone to the pod.
+    cluster.create(replicas=1, podTemplate={"spec": {"nodeName": "node2"}})
+    cluster.wait_ready()
+    assert cluster.nodes() == {0: "node2"}
+    zone = cluster_kubectl.json("node", "node2")["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    assert cluster.status()["brokers"][0]["rack"] == zone
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_each_node_is_drained_in_turn_and_two_at_once(
+    cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded()
+    with PodWatch(cluster) as watch:
+        for number, node in cluster.nodes().items():
+            _drain(cluster_kubectl, node)
+            cluster_kubectl("uncordon", node)
+            cluster.wait_ready(180)
+            assert watch.ended[-1] == number
+            load.check()
+        # Two at once: the second waits until the first broker is back.
+        nodes = cluster.nodes()
+        first, second = [number for number, node in nodes.items() if node != load.node][:2]
+        drains = [cluster_kubectl.start("drain", nodes[n], *_DRAIN, "--timeout=300s") for n in (first, second)]
+        try:
+            cluster.kubectl.until("one of them is gone", lambda: len(watch.ended) == 4)
+            time.sleep(15)
+            assert len(watch.ended) == 4, f"a second broker was taken: {watch.ended}"
+            waiting = second if watch.ended[-1] == first else first
+            load.goes_on()
+            cluster_kubectl("uncordon", nodes[watch.ended[-1]])
+            cluster.kubectl.until("the other one goes", lambda: len(watch.ended) == 5, timeout=180)
+            assert watch.ended[-1] == waiting
+            cluster_kubectl("uncordon", nodes[waiting])
+            for drain in drains:
+                assert drain.wait(120) == 0, drain.communicate()[0]
+        finally:
+            for drain in drains:
+                drain.kill()
+                drain.communicate()
+        cluster.wait_ready(240)
+    assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    load.verdict()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_drain_during_a_roll_takes_no_second_broker(
+    cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded()
+    before, nodes = cluster.pod_uids(), cluster.nodes()
+    with PodWatch(cluster) as watch:
+        cluster.annotate(restartedAt="now")
+        cluster.kubectl.until("the roll has begun", lambda: watch.ended)
+        others = [number for number in nodes if number != watch.ended[0] and nodes[number] != load.node]
+        node = nodes[others[0]]
+        drain = cluster_kubectl.start("drain", node, *_DRAIN, "--timeout=300s")
+        try:
+            assert drain.wait(310) == 0, drain.communicate()[0]
+        finally:
+            drain.kill()
+            drain.communicate()
+        cluster_kubectl("uncordon", node)
+        cluster.wait_ready(300)
+    assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    assert not set(cluster.pod_uids().values()) & set(before.values())
+    load.verdict()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_all_nodes_lose_their_power_at_once(machine: Machine, operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    # The load is on one of them too, and what it knows must not go.
+    load.verdict()
+    load.kubectl.delete("pod", load.name)
+    total = sum(p["high_watermark"] for p in cluster.partitions("ledger"))
+    cluster_id = cluster.status()["clusterID"]
+    for node in machine.nodes():
+        machine.crash(node)
+    time.sleep(5)
+    for node in machine.nodes():
+        machine.start(node, wait=False)
+    cluster.kubectl.until("nodes are Ready", lambda: len(machine.api().ready_nodes()) == 3, timeout=120)
+    cluster.wait_ready(300)
+    assert cluster.status()["clusterID"] == cluster_id
+    assert sum(p["high_watermark"] for p in cluster.partitions("ledger")) == total

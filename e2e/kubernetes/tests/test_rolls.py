@@ -1,0 +1,228 @@
+"""Brokers are restarted one by one, when it is safe, and nothing is given up for what can't come."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from kube_machine import Failed, Kubectl
+from product import Cluster, Images, Load, Operator, PodWatch
+from product.operator import now
+
+Loaded = Callable[..., tuple[Cluster, Load]]
+_BROKERS = {0, 1, 2}
+
+
+def _check_roll(watch: PodWatch, before: dict[int, str], cluster: Cluster, leader: int | None) -> None:
+    """Each broker once, one at a time, the quorum's leader last."""
+    assert sorted(watch.ended) == sorted(before), f"in turn: {watch.ended}"
+    if leader is not None:
+        assert watch.ended[-1] == leader, f"{leader} led the quorum; in turn: {watch.ended}"
+    assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    after = cluster.pod_uids()
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+
+
+def test_a_setting_rolls_all_brokers_one_by_one(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    before, claims, mark = cluster.pod_uids(), cluster.claims(), now()
+    leader = cluster.status()["quorum"]["leader"]
+    with PodWatch(cluster) as watch:
+        cluster.patch(config={"max.connections": "5000"})
+        cluster.until_condition("Reconciling", "Rolling", timeout=30)
+        cluster.wait_ready(300)
+    _check_roll(watch, before, cluster, leader)
+    assert cluster.claims() == claims
+    for eviction in operator.evictions(mark):
+        options = eviction["requestObject"]["deleteOptions"]
+        assert options["propagationPolicy"] == "Background"
+        assert options["preconditions"]["uid"] in before.values()
+    assert len(operator.evictions(mark)) == 3
+    load.goes_on()
+    load.verdict()
+
+    # What needs no restart restarts nobody.
+    uids = cluster.pod_uids()
+    cluster.patch(config={"max.connections": "5000", "topic.default.retention.ms": "86400000"})
+    cluster.kubectl.until("it is set", lambda: "86400000" in cluster.millrace("topic", "defaults"))
+    cluster.wait_ready()
+    assert cluster.pod_uids() == uids
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_a_bad_image_stops_at_the_first_broker_and_a_good_one_goes_on(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    before = cluster.pod_uids()
+    with PodWatch(cluster) as watch:
+        cluster.patch(image="localhost/there-is-none:1")
+        said = cluster.until_condition("Stalled", "ImagePullFailed")
+        assert "there-is-none" in said
+        time.sleep(10)
+        after = cluster.pod_uids()
+        changed = [number for number in before if after.get(number) != before[number]]
+        assert len(changed) == 1, changed
+        load.check()
+        # The broken one is in nobody's way.
+        cluster.patch(image=None)
+        cluster.wait_ready(300)
+    assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    kept = [number for number in before if cluster.pod_uids()[number] == before[number]]
+    assert sorted(kept) == sorted(_BROKERS - set(changed)), "what ran the good image all the time is not restarted"
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_settings_that_brokers_do_not_take_give_up_nobody(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    before, mark = cluster.pod_uids(), now()
+    for setting, value, words in (
+        ("no.such.setting", "1", "config.no.such.setting is no setting of brokers"),
+        ("node.id", "7", "config.node.id cannot be set"),
+        ("seeds", "elsewhere:1", "config.seeds cannot be set"),
+        ("topic.default.no.such", "1", "no.such"),
+    ):
+        cluster.patch(config={setting: value})
+        cluster.until(f"{setting} is refused", lambda told, w=words: w in str(cluster.condition("Stalled", told)), 60)
+        assert cluster.condition("Ready")["status"] == "True", "it serves as before"
+        cluster.patch(config={setting: None})
+        cluster.until("it is taken back", lambda told: not cluster.condition("Stalled", told), 60)
+    assert cluster.pod_uids() == before
+    assert operator.evictions(mark) == []
+    cluster.wait_ready()
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_a_value_that_brokers_do_not_take_stops_at_the_first_broker(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    before = cluster.pod_uids()
+    with PodWatch(cluster) as watch:
+        cluster.patch(config={"max.connections": "none at all"})
+        said = cluster.until("it is told", lambda told: cluster.condition("Stalled", told).get("message"), 120)
+        assert "max.connections" in said
+        time.sleep(5)
+        load.check()
+        cluster.patch(config=None)
+        cluster.wait_ready(300)
+    assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    changed = [number for number in before if cluster.pod_uids()[number] != before[number]]
+    assert len(changed) <= 1
+    load.goes_on()
+    load.verdict()
+
+
+def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    before, mark = cluster.pod_uids(), now()
+    home = cluster.kubectl
+    # As many pods as there are: the load's and the brokers'.
+    home("create", "quota", "full", f"--hard=pods={len(home.json('pods')['items'])}")
+    home.until("the quota is counted", lambda: home.json("quota", "full")["status"].get("used", {}).get("pods"))
+    cluster.patch(config={"max.connections": "5000"})
+    said = cluster.until_condition("Stalled", "AdmissionDenied", timeout=60)
+    assert "quota" in said
+    time.sleep(5)
+    assert cluster.pod_uids() == before and operator.evictions(mark) == []
+    home.delete("quota", "full")
+    cluster.wait_ready(300)
+    assert not set(cluster.pod_uids().values()) & set(before.values())
+
+    # A policy that refuses the new pods, as for images.
+    before, mark = cluster.pod_uids(), now()
+    cluster.patch(podTemplate={"spec": {"hostNetwork": True}})
+    said = cluster.until_condition("Stalled", "AdmissionDenied", timeout=60)
+    assert "PodSecurity" in said
+    time.sleep(5)
+    assert cluster.pod_uids() == before and operator.evictions(mark) == []
+    cluster.patch(podTemplate=None)
+    cluster.wait_ready(120)
+    assert cluster.pod_uids() == before
+    load.goes_on()
+    load.verdict()
+
+
+def test_a_roll_can_wait_for_an_approval(operator: Operator, cluster: Cluster) -> None:
+    cluster.create(rollout={"mode": "Approved"})
+    cluster.wait_ready()
+    before, mark = cluster.pod_uids(), now()
+    cluster.patch(config={"max.connections": "5000"})
+    cluster.until_condition("UpToDate", "AwaitingApproval", status="False")
+    time.sleep(5)
+    assert cluster.pod_uids() == before and operator.evictions(mark) == []
+    cluster.annotate(approve=cluster.status()["rollout"]["templateHash"])
+    cluster.wait_ready(300)
+    assert not set(cluster.pod_uids().values()) & set(before.values())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_rolls_by_image_and_by_annotation(operator: Operator, images: Images, loaded: Loaded) -> None:
+    if not images.product_again:
+        pytest.skip("there is no second image (MILLRACE_E2E_IMAGE_AGAIN)")
+    cluster, load = loaded()
+    for change in (
+        lambda: cluster.patch(image=images.product_again),
+        lambda: cluster.annotate(restartedAt="2026-11-29T22:00:00Z"),
+        lambda: cluster.patch(image=None),
+    ):
+        before, claims = cluster.pod_uids(), cluster.claims()
+        leader = cluster.status()["quorum"]["leader"]
+        with PodWatch(cluster) as watch:
+            change()
+            cluster.until_condition("Reconciling", "Rolling", timeout=30)
+            cluster.wait_ready(300)
+        _check_roll(watch, before, cluster, leader)
+        assert cluster.claims() == claims
+        load.check()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_an_operator_that_is_killed_again_and_again_rolls_and_scales(
+    operator: Operator, loaded: Loaded, home: Kubectl
+) -> None:
+    seed = int(time.time())
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    cluster, load = loaded()
+    before = cluster.pod_uids()
+    with PodWatch(cluster) as watch:
+        cluster.annotate(restartedAt=str(seed))
+        _kill_until(operator, chance, lambda: _is_whole(cluster, before), 10)
+        cluster.wait_ready(600)
+    _check_roll(watch, before, cluster, None)
+    # The same for one broker more and one fewer.
+    for replicas in (4, 3):
+        cluster.patch(replicas=replicas)
+        _kill_until(operator, chance, lambda r=replicas: len(cluster.pods()) == r, 5)
+        cluster.wait_ready(600)
+        assert set(cluster.pods()) == set(range(replicas))
+    home.until("the claim is gone", lambda: len(cluster.claims()) == 3, timeout=60)
+    assert [broker["broker_id"] for broker in cluster.ask("broker", "list")] == [0, 1, 2]
+    load.verdict()
+    operator.restart()
+    operator.wait_quiet(10, namespace=home.namespace)
+
+
+def _kill_until(operator: Operator, chance: random.Random, done: Callable[[], bool], times: int) -> None:
+    """Kills it so often, at random moments, also when all is done before."""
+    for _ in range(times):
+        time.sleep(chance.uniform(0.5, 6))
+        operator.kill()
+    deadline = time.monotonic() + 600
+    while not done():
+        if time.monotonic() > deadline:
+            raise Failed("not done after ten minutes")
+        time.sleep(1)
+
+
+def _is_whole(cluster: Cluster, before: dict[int, str]) -> bool:
+    after = cluster.pod_uids()
+    return after.keys() == before.keys() and not set(after.values()) & set(before.values())

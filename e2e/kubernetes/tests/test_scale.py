@@ -1,0 +1,229 @@
+"""More brokers and fewer, with data, under load."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from kube_machine import Kubectl, Machine
+from product import Cluster, Load, Operator, PodWatch
+from product.operator import now
+
+Loaded = Callable[..., tuple[Cluster, Load]]
+
+
+@pytest.fixture
+def more_nodes(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """Adds nodes for a test: each broker has a node of its own."""
+    added: list[str] = []
+
+    def add(count: int) -> None:
+        added.extend(machine.add_node() for _ in range(count))
+
+    yield add
+    for node in added:
+        machine.remove_node(node)
+
+
+def _replicas(cluster: Cluster, *topics: str) -> dict[tuple[str, int], list[int]]:
+    return {(topic, p["partition"]): p["replicas"] for topic in topics for p in cluster.partitions(topic)}
+
+
+def _sizes(cluster: Cluster, *topics: str) -> dict[tuple[str, int], int]:
+    return {(topic, p["partition"]): p["size_bytes"] for topic in topics for p in cluster.partitions(topic)}
+
+
+def _held(cluster: Cluster, *topics: str) -> dict[int, float]:
+    """How many replicas each broker has."""
+    return Counter(broker for replicas in _replicas(cluster, *topics).values() for broker in replicas)
+
+
+def _shares(cluster: Cluster, *topics: str) -> dict[int, float]:
+    """How many it should have: with three zones and three replicas each zone has one of each partition."""
+    racks = {broker["id"]: broker["rack"] for broker in cluster.status()["brokers"]}
+    assert len(set(racks.values())) == 3
+    total = len(_replicas(cluster, *topics))
+    return {broker: total / list(racks.values()).count(rack) for broker, rack in racks.items()}
+
+
+def _leaders(cluster: Cluster, *topics: str) -> Counter[int]:
+    return Counter(p["leader"] for topic in topics for p in cluster.partitions(topic))
+
+
+def _planned(cluster: Cluster, reason: str) -> int:
+    """How many replicas all plans of a kind were to copy, as the operator told in events."""
+    events = cluster.kubectl.json("events.events.k8s.io", f"--field-selector=reason={reason}")["items"]
+    return sum(int(found[1]) for e in events if (found := re.search(r"(\d+) replicas of", e.get("note", ""))))
+
+
+def _brokers(cluster: Cluster) -> list[int]:
+    return [broker["broker_id"] for broker in cluster.ask("broker", "list")]
+
+
+@pytest.mark.timeout(400)
+def test_one_broker_more_and_one_fewer(more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded(partitions=8)
+    claims, uids = cluster.claims(), cluster.pod_uids()
+    more_nodes(1)
+    cluster.patch(replicas=4)
+    cluster.wait_ready(240)
+    assert _brokers(cluster) == [0, 1, 2, 3]
+    # Each zone has a replica of each partition: two brokers in one share these, and nothing else moves.
+    assert _held(cluster, "ledger") == _shares(cluster, "ledger")
+    assert _planned(cluster, "Rebalancing") == 4, "only what the new broker gets is copied"
+    assert len(cluster.status()["quorum"]["voters"]) == 3, "a fourth one would help nobody"
+    load.check()
+
+    cluster.patch(replicas=3)
+    cluster.until_condition("Reconciling", "Draining", timeout=60)
+    cluster.wait_ready(240)
+    cluster.kubectl.until("the claim is gone", lambda: cluster.claims() == claims)
+    assert _brokers(cluster) == [0, 1, 2]
+    assert {n: u for n, u in cluster.pod_uids().items() if n < 3} == uids, "the others are not restarted"
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def test_fewer_brokers_than_a_topic_has_replicas_are_refused(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    uids, claims, before = cluster.pod_uids(), cluster.claims(), _replicas(cluster, "ledger")
+    cluster.patch(replicas=2)
+    said = cluster.until_condition("Stalled", "ScaleInBlocked", timeout=60)
+    assert "ledger" in said, said
+    cluster.rest(10, lambda: cluster.pod_uids() == uids, "all brokers stay")
+    brokers = {broker["broker_id"]: broker for broker in cluster.ask("broker", "list")}
+    assert not any(broker.get("draining") for broker in brokers.values()), brokers
+    assert _replicas(cluster, "ledger") == before
+    load.goes_on()
+    cluster.patch(replicas=3)
+    cluster.until("it is not blocked any more", lambda told: not cluster.condition("Stalled", told), 60)
+    cluster.wait_ready()
+    assert not any(broker.get("cordoned") or broker.get("draining") for broker in cluster.ask("broker", "list"))
+    assert cluster.claims() == claims
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_two_brokers_more_with_data_and_two_fewer(
+    more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded(rate=1000, size=1000, partitions=10, rebalance={"maxBytesPerSecond": "20Mi"})
+    cluster.create_topic("archive", 10)
+    more_nodes(2)
+    _fill(cluster, "archive")
+    claims = cluster.claims()
+    before, sizes = _replicas(cluster, "ledger", "archive"), _sizes(cluster, "ledger", "archive")
+    with PodWatch(cluster) as watch:
+        cluster.patch(replicas=5)
+        cluster.wait_ready(600)
+        after = _replicas(cluster, "ledger", "archive")
+        shares = _shares(cluster, "ledger", "archive")
+        assert _held(cluster, "ledger", "archive") == shares
+        moved = {where: len(set(after[where]) - set(before[where])) for where in before}
+        # The new brokers' shares must be copied, and nothing else need be.
+        bound = shares[3] + shares[4]
+        bytes_moved = sum(count * sizes[where] for where, count in moved.items())
+        planned = _planned(cluster, "Rebalancing")
+        print(
+            f"3 to 5: {sum(moved.values())} replicas moved, {planned} planned, {bound:.0f} needed; "
+            f"{bytes_moved / 1e6:.1f} MB of {sum(sizes.values()) * 3 / 1e6:.1f} MB"
+        )
+        assert sum(moved.values()) <= bound * 1.1
+        assert planned <= bound * 1.1
+        # Topics of two sizes: what is needed of each in the mean, with a tenth more.
+        least = bound * sum(sizes.values()) / len(sizes)
+        assert bytes_moved <= least * 1.1, f"{least / 1e6:.1f} MB would do"
+        leaders = _leaders(cluster, "ledger", "archive")
+        assert set(leaders) == {0, 1, 2, 3, 4} and max(leaders.values()) - min(leaders.values()) <= 1, leaders
+        load.check()
+
+        # Fewer, while topics are made all the time.
+        cluster.patch(replicas=3)
+        cluster.until_condition("Reconciling", "Draining", timeout=60)
+        for number in range(10):
+            cluster.create_topic(f"new-{number}", 2)
+            time.sleep(1)
+        cluster.wait_ready(600)
+    cluster.kubectl.until("claims are gone", lambda: cluster.claims() == claims)
+    assert _brokers(cluster) == [0, 1, 2]
+    assert watch.ended == [4, 3], "the last first, and no other one"
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_scale_in_can_be_taken_back(more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded) -> None:
+    more_nodes(2)
+    # Slowly, so that there is a middle.
+    cluster, load = loaded(partitions=10, replicas=5, rebalance={"maxBytesPerSecond": "256Ki"})
+    _fill(cluster, "ledger")
+    uids, claims = cluster.pod_uids(), cluster.claims()
+    for _ in range(2):
+        cluster.patch(replicas=3)
+        cluster.until_condition("Reconciling", "Draining", timeout=60)
+        time.sleep(3)
+        assert cluster.pod_uids() == uids
+        cluster.patch(replicas=5)
+        cluster.wait_ready(600)
+        assert not any(broker.get("cordoned") or broker.get("draining") for broker in cluster.ask("broker", "list"))
+    assert cluster.pod_uids() == uids and cluster.claims() == claims
+    # New topics come to all of them again.
+    cluster.create_topic("after", 10)
+    assert {broker for replicas in _replicas(cluster, "after").values() for broker in replicas} == {0, 1, 2, 3, 4}
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_a_stateful_set_that_is_scaled_by_hand(
+    more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded(partitions=6)
+    more_nodes(1)
+    uids, claims, mark = cluster.pod_uids(), cluster.claims(), now()
+    # Down: the broker comes again, with its disk.
+    cluster.kubectl("scale", "statefulset/orders-broker", "--replicas=2")
+    cluster.kubectl.until("it is put back", lambda: cluster.pod_uids().get(2, uids[2]) != uids[2], timeout=120)
+    cluster.wait_ready(240)
+    assert cluster.claims() == claims
+    load.check()
+    # Up: the broker that nobody asked for goes again.
+    cluster.kubectl("scale", "statefulset/orders-broker", "--replicas=4")
+    cluster.kubectl.until("it goes again", lambda: set(cluster.pods()) == {0, 1, 2}, timeout=240)
+    cluster.wait_ready(240)
+    assert _brokers(cluster) == [0, 1, 2]
+    assert not [e for e in operator.evictions(mark) if not e["objectRef"]["name"].endswith("-3")]
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_scaling_through_the_scale_subresource(
+    more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded, home: Kubectl
+) -> None:
+    cluster, load = loaded(partitions=6)
+    more_nodes(1)
+    home("scale", "cluster/orders", "--replicas=4")
+    cluster.wait_ready(240)
+    scale = home("get", "--raw", f"/apis/millrace.dev/v1alpha1/namespaces/{home.namespace}/clusters/orders/scale")
+    assert '"replicas":4' in scale and "millrace.dev/cluster=orders" in scale
+    home("scale", "cluster/orders", "--replicas=3")
+    cluster.wait_ready(240)
+    assert set(cluster.pods()) == {0, 1, 2}
+    load.verdict()
+
+
+def _fill(cluster: Cluster, topic: str, messages: int = 50_000, size: int = 1000) -> None:
+    """Data to move."""
+    count, bytes_each = f"--messages={messages}", f"--size={size}"
+    cluster.millrace("bench", "produce", topic, count, bytes_each, timeout=300)
