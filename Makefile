@@ -5,13 +5,16 @@ CARGO ?= cargo
 SEEDS ?= 300
 QUORUM_SEEDS ?= 20
 SECONDS ?= 60
+NODES ?= 3
+ZONES ?= 3
 
-.PHONY: help build demo test test-rust test-e2e test-long verify fix crds bench simulate mutants fuzz clean
+.PHONY: help build demo image test test-rust test-e2e test-kubernetes test-kubernetes-long test-long verify fix generate crds bench simulate mutants fuzz \
+	kube-build kube-up kube-down clean
 
 help: ## This list.
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
-build: ## Builds the broker and the command.
+build: ## Builds the broker, the operator and the command.
 	$(CARGO) build --locked --bins
 
 demo: ## Starts three brokers, sends and reads real data, says what to try next.
@@ -19,7 +22,10 @@ demo: ## Starts three brokers, sends and reads real data, says what to try next.
 	$(CARGO) build --locked --release --bins
 	./e2e/demo.sh
 
-test: test-rust test-e2e ## All tests that a fresh machine can run; installs what it needs.
+image: ## The image of all executables, without Docker: target/image/millrace.tar, localhost/millrace:dev.
+	./image/build
+
+test: test-rust test-e2e test-kubernetes ## All tests that a fresh machine can run; installs what it needs.
 
 test-rust: ## Unit, storage and simulation tests.
 	$(CARGO) test --locked --workspace
@@ -28,21 +34,31 @@ test-e2e: build ## Real processes, foreign clients, Kafka's own tools.
 	./e2e/setup.sh
 	./e2e/run-tests.sh
 
+test-kubernetes: build ## The operator on a real Kubernetes, which it starts (as root) or MILLRACE_E2E_KUBECONFIG names.
+	./e2e/run-kubernetes-tests.sh
+
+test-kubernetes-long: build ## The same with long runs (an hour or so).
+	./e2e/run-kubernetes-tests.sh --long
+
 test-long: build ## The same with long runs (an hour or so).
 	./e2e/setup.sh
 	./e2e/run-tests.sh --long
 
-verify: ## Format, lints, documentation; writes nothing.
+verify: ## Format, lints, documentation, generated files, chart; writes nothing.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps
 	./e2e/lint.sh
+	./charts/check
 	git apply --check e2e/simulator/mutants/*.patch e2e/simulator/quorum-mutants/*.patch
 
 fix: ## Formats and mends what lints can mend.
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	./e2e/lint.sh --fix
+
+generate: crds ## All that is made from something else: definitions, and the chart's copies, tables and golden renders.
+	./charts/check --write
 
 crds: ## The Kubernetes definitions in crds/yaml, from the Rust types.
 	UPDATE=1 $(CARGO) test --locked -p millrace-crds --test definitions generated_yaml_is_fresh
@@ -62,6 +78,15 @@ mutants: ## Takes one safety rule away at a time; the simulator must notice each
 
 fuzz: ## Each fuzz target for SECONDS=n (needs a nightly compiler).
 	./e2e/fuzz.sh $(SECONDS)
+
+kube-build: ## Builds Kubernetes, Helm and kubeconform out of Go modules (minutes, once); Linux.
+	@./e2e/kubernetes/build
+
+kube-up: ## Starts a real Kubernetes of three nodes on this computer (as root): NODES=n, ZONES=n.
+	@./e2e/kubernetes/kube up --nodes $(NODES) --zones $(ZONES)
+
+kube-down: ## Removes it, whatever state it is in.
+	@./e2e/kubernetes/kube down
 
 clean: ## Removes what was built.
 	$(CARGO) clean
