@@ -248,3 +248,16 @@ def loaded(home: Kubectl, images: Images) -> Callable[..., tuple[Cluster, Load]]
         return cluster, Load(home, images).start(cluster.bootstrap, "ledger", rate=rate, size=size)
 
     return make
+
+
+@pytest.fixture
+def more_nodes(machine: Machine) -> Iterator[Callable[[int], None]]:
+    """Adds nodes for a test: each broker has a node of its own."""
+    added: list[str] = []
+
+    def add(count: int) -> None:
+        added.extend(machine.add_node() for _ in range(count))
+
+    yield add
+    for node in added:
+        machine.remove_node(node)

@@ -176,8 +176,8 @@ def lenient(operator: Operator, cluster_kubectl: Kubectl) -> Iterator[None]:
 
 def test_one_broken_object_stops_no_other(operator: Operator, lenient: None, home: Kubectl) -> None:
     mark = now()
-    broken_cluster = _cluster("broken", quorum={"voters": "three"})
-    home.until("the definitions take it", lambda: home.apply(broken_cluster), timeout=30)
+    value = _cluster("broken", quorum={"voters": "three"})
+    home.until("the definitions take it", lambda: home.apply(value), timeout=30)
     home.apply(_topic("broken", partitions={"no": "number"}))
     broken = Cluster(home, "broken")
     broken.until_condition("Stalled", "InvalidSpec", timeout=60)

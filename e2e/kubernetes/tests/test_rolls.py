@@ -186,8 +186,9 @@ def test_rolls_by_image_and_by_annotation(operator: Operator, images: Images, lo
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_an_operator_that_is_killed_again_and_again_rolls_and_scales(
-    operator: Operator, loaded: Loaded, home: Kubectl
+    operator: Operator, loaded: Loaded, home: Kubectl, more_nodes: Callable[[int], None]
 ) -> None:
+    more_nodes(1)
     seed = int(time.time())
     print(f"seed {seed}")
     chance = random.Random(seed)

@@ -5,27 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from kube_machine import Kubectl, Machine
+from kube_machine import Kubectl
 from product import Cluster, Load, Operator, PodWatch
 from product.operator import now
 
 Loaded = Callable[..., tuple[Cluster, Load]]
-
-
-@pytest.fixture
-def more_nodes(machine: Machine) -> Iterator[Callable[[int], None]]:
-    """Adds nodes for a test: each broker has a node of its own."""
-    added: list[str] = []
-
-    def add(count: int) -> None:
-        added.extend(machine.add_node() for _ in range(count))
-
-    yield add
-    for node in added:
-        machine.remove_node(node)
 
 
 def _replicas(cluster: Cluster, *topics: str) -> dict[tuple[str, int], list[int]]:
