@@ -10,6 +10,8 @@ const FORMING: &str = "millrace.dev/forming";
 const CLUSTER_ID: &str = "millrace.dev/cluster-id";
 const VERSION: &str = "millrace.dev/version";
 const IMAGE: &str = "millrace.dev/image";
+const IMAGE_PULL_POLICY: &str = "millrace.dev/image-pull-policy";
+const IMAGE_PULL_SECRETS: &str = "millrace.dev/image-pull-secrets";
 const RENDERER: &str = "millrace.dev/renderer";
 const BALANCED: &str = "millrace.dev/balanced-brokers";
 const LEAVING: &str = "millrace.dev/leaving-brokers";
@@ -26,6 +28,10 @@ pub struct Record {
     pub version: Option<String>,
     /// The image that the operator chose for that version. A newer operator with another one restarts nobody.
     pub image: Option<String>,
+    /// When nodes pull that image, as the operator that chose it said.
+    pub image_pull_policy: Option<String>,
+    /// With which secrets.
+    pub image_pull_secrets: Vec<String>,
     /// The revision of the pods' template.
     pub renderer: Option<i32>,
     /// Brokers that have had their share of the replicas: those that are not among them are new.
@@ -57,6 +63,9 @@ impl Record {
         put(CLUSTER_ID, self.cluster_id.clone());
         put(VERSION, self.version.clone());
         put(IMAGE, self.image.clone());
+        put(IMAGE_PULL_POLICY, self.image_pull_policy.clone());
+        let secrets = &self.image_pull_secrets;
+        put(IMAGE_PULL_SECRETS, (!secrets.is_empty()).then(|| secrets.join(",")));
         put(RENDERER, self.renderer.map(|revision| revision.to_string()));
         put(BALANCED, join(&self.balanced));
         put(LEAVING, join(&self.leaving));
@@ -74,6 +83,12 @@ impl Record {
             cluster_id: text(CLUSTER_ID),
             version: text(VERSION),
             image: text(IMAGE),
+            image_pull_policy: text(IMAGE_PULL_POLICY),
+            image_pull_secrets: list(IMAGE_PULL_SECRETS)
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
             renderer: text(RENDERER).and_then(|revision| revision.parse().ok()),
             balanced: list(BALANCED).split(',').filter_map(|id| id.parse().ok()).collect(),
             leaving: list(LEAVING).split(',').filter_map(|id| id.parse().ok()).collect(),
@@ -102,6 +117,8 @@ mod tests {
             cluster_id: Some("c".into()),
             version: Some("0.1.0".into()),
             image: Some("i:0.1.0".into()),
+            image_pull_policy: Some("Always".into()),
+            image_pull_secrets: vec!["b".into(), "a".into()],
             renderer: Some(1),
             balanced: [0, 2, 10].into(),
             leaving: [11].into(),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     context::{Context, Told},
     names::{FIELD_MANAGER, NUDGED_AT},
+    pass,
     render::{Kind, Object, template_hash},
 };
 
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub refused: Vec<Refused>,
     /// The check that kept all candidates from being restarted, and what it says.
     pub held: Option<(&'static str, String)>,
+    /// An object had changed since it was seen: nothing that goes by it was done.
+    pub outran: bool,
 }
 
 /// Something that was refused, and that repeating alone will not change.
@@ -68,21 +71,31 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// Carries out all steps.
+    /// Carries out all steps. One that fails stops none but those that go by its object: what mends a broker must not
+    /// wait for a vote that the broker cannot get.
     ///
     /// # Errors
-    /// One that may well succeed the next time; what was refused is in the outcome.
+    /// The first that may well succeed the next time; what was refused is in the outcome.
     pub async fn run(mut self, steps: &[Step]) -> (Outcome, anyhow::Result<()>) {
+        let mut result = Ok(());
         for step in steps {
             if let Err(error) = self.step(step).await {
-                return (self.outcome, Err(error));
+                let is_object = matches!(step, Step::Apply(_));
+                tracing::info!(cluster = %self.seen.key, error = pass::in_words(&error), "a step failed");
+                result = result.and(Err(error));
+                if is_object {
+                    break;
+                }
+            }
+            if self.outcome.outran {
+                break;
             }
             // The settings and the record come before all that goes by them.
             if !self.outcome.refused.is_empty() && is_config_map(step) {
                 break;
             }
         }
-        (self.outcome, Ok(()))
+        (self.outcome, result)
     }
 
     async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
@@ -142,8 +155,15 @@ impl<'a> Actor<'a> {
         let name = object.kind.name(key);
         let (_, _, kind, _) = object.kind.api();
         let params = PatchParams::apply(FIELD_MANAGER).force();
+        let mut wanted = object.value.clone();
+        if let Some(live) = self.seen.objects.get(&object.kind) {
+            // Only over what was seen: an operator that was held up must not undo what another has done since.
+            for field in ["uid", "resourceVersion"] {
+                wanted["metadata"][field] = live["metadata"][field].clone();
+            }
+        }
         let applied = api(self.context, key, object.kind)
-            .patch(&name, &params, &Patch::Apply(&object.value))
+            .patch(&name, &params, &Patch::Apply(&wanted))
             .await;
         match applied {
             Ok(_) => {
@@ -155,6 +175,10 @@ impl<'a> Actor<'a> {
                 } else {
                     self.outcome.done += 1;
                 }
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                self.outcome.outran = true;
                 Ok(())
             }
             Err(kube::Error::Api(status)) if is_refusal(status.code) => {
@@ -359,7 +383,7 @@ impl<'a> Actor<'a> {
             };
             if self.evict(*id, pod, "RollingBroker").await? {
                 self.context.metrics.restarted("Roll");
-            } else {
+            } else if self.outcome.held.is_some() {
                 admin
                     .release_maintenance(&holder, *id)
                     .await
@@ -472,7 +496,8 @@ impl<'a> Actor<'a> {
                 self.hold("disruption-budget", format!("broker {id}: {}", status.message));
                 Ok(false)
             }
-            // It has changed since it was seen: look again.
+            // It has changed since it was seen, perhaps by an eviction of our own whose answer was lost: the slot stays,
+            // and ends when the broker comes back, or with its time.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
             Err(error) => Err(error).with_context(|| format!("evict {}", pod.name)),
         }

@@ -12,7 +12,8 @@ use crate::record::Record;
 /// The brokers that are new and can take replicas, once all that there are to be can: one plan moves less than several.
 #[must_use]
 pub fn new_brokers(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record) -> Option<Vec<i32>> {
-    if !wishes.rebalances || record.is_forming() {
+    // No broker at all had its share: that is not known any more, rather than so.
+    if !wishes.rebalances || record.is_forming() || record.balanced.is_empty() {
         return None;
     }
     // What is short of replicas is repaired first; moving more at the same time would delay it.

@@ -21,7 +21,12 @@ pub fn record(seen: &Seen) -> Record {
     if let Some(map) = seen.objects.get(&Kind::ConfigMap) {
         let annotations = &map["metadata"]["annotations"];
         let annotations: BTreeMap<String, String> = serde_json::from_value(annotations.clone()).unwrap_or_default();
-        return Record::read(&annotations);
+        let mut record = Record::read(&annotations);
+        if status.is_some_and(|status| status.cluster_id.is_some()) {
+            // An operator that was held up for long may have written it once more.
+            record.forming = None;
+        }
+        return record;
     }
     let known = status.and_then(|status| status.cluster_id.clone());
     let was_there = known.is_some()
@@ -68,8 +73,15 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Res
     let image = match (&record.image, &record.version) {
         // Kept: a newer operator has another one and restarts nobody.
         (Some(image), Some(known)) if *known == version => image.clone(),
+        // Its version is not known any more: it stays what it is.
+        (Some(image), None) if spec.version.is_none() => image.clone(),
         _ => image_of(&seen.operator, &version),
     };
+    let is_kept = record.image.as_ref() == Some(&image);
+    if !is_kept || record.image_pull_policy.is_none() {
+        record.image_pull_policy = Some(seen.operator.image_pull_policy.clone());
+        record.image_pull_secrets.clone_from(&seen.operator.image_pull_secrets);
+    }
     record.version = Some(version);
     record.image = Some(image.clone());
 
@@ -82,8 +94,8 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Res
         uid: seen.cluster.metadata.uid.clone().unwrap_or_default(),
         revision: record.renderer.unwrap_or(render::NEWEST),
         image: spec.image.clone().unwrap_or(image),
-        image_pull_policy: seen.operator.image_pull_policy.clone(),
-        image_pull_secrets: seen.operator.image_pull_secrets.clone(),
+        image_pull_policy: record.image_pull_policy.clone().unwrap_or_default(),
+        image_pull_secrets: record.image_pull_secrets.clone(),
         config: wishes.settings.clone(),
         auto_voters: wishes.voters.min(3),
         replicas: scale.replicas,
@@ -98,6 +110,12 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Res
     let adopted = annotation(names::ADOPT_RENDERER).and_then(|value| value.parse().ok());
     blueprint.revision = revision(&blueprint, live_hash(seen), adopted)?;
     blueprint.record.renderer = Some(blueprint.revision);
+    let template = render::pod_template(&blueprint)?;
+    let hash = render::template_hash(&template);
+    if blueprint.disruptions.is_some() && seen.pods.values().any(|pod| pod.hash != hash) {
+        // A roll asks the quorum for each broker; a budget of none would stand in its way where a roll is what mends.
+        blueprint.disruptions = Some(1);
+    }
     Ok(blueprint)
 }
 

@@ -53,6 +53,8 @@ const CONCURRENCY: u16 = 8;
 const DEBOUNCE: Duration = Duration::from_millis(200);
 /// While something is under way the brokers are asked so often: they don't tell by themselves.
 const BUSY: Duration = Duration::from_secs(2);
+/// Something has changed between the look and the act: another look.
+const SOON: Duration = Duration::from_millis(300);
 /// Numbers in the status are written so often at most.
 const NUMBERS_EVERY: Duration = Duration::from_secs(10);
 
@@ -213,6 +215,9 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
     let status = report::status(&seen, &decision, &outcome, error.as_deref());
     tell_changes(context, &reference, &seen, &status).await;
     let written = write(shared, &seen, &status).await?;
+    if outcome.outran {
+        return Ok(Action::requeue(SOON));
+    }
     result?;
     Ok(Action::requeue(if is_busy(&decision, outcome.done, &status) {
         BUSY
@@ -273,7 +278,8 @@ async fn write(shared: &Shared, seen: &Seen, status: &ClusterStatus) -> anyhow::
     if before == *status {
         return Ok(true);
     }
-    let urgent = before.conditions != status.conditions || before.observed_generation != status.observed_generation;
+    let urgent = words(&before.conditions) != words(&status.conditions)
+        || before.observed_generation != status.observed_generation;
     let recently = shared
         .written
         .lock()
@@ -285,6 +291,20 @@ async fn write(shared: &Shared, seen: &Seen, status: &ClusterStatus) -> anyhow::
     apply_status(&shared.context, &seen.key, serde_json::to_value(status)?).await?;
     shared.written.lock().insert(seen.key.clone(), Instant::now());
     Ok(true)
+}
+
+/// What conditions say to programs. Their messages have numbers in them.
+fn words(conditions: &[Condition]) -> Vec<(&str, &str, &str)> {
+    let words = conditions.iter();
+    words
+        .map(|condition| {
+            (
+                condition.type_.as_str(),
+                condition.status.as_str(),
+                condition.reason.as_str(),
+            )
+        })
+        .collect()
 }
 
 async fn apply_status(context: &Context, key: &ClusterKey, status: Value) -> anyhow::Result<()> {

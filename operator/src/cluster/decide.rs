@@ -205,6 +205,10 @@ fn next_record(seen: &Seen, wishes: &Wishes, before: &Record, scale: &Scale, def
             // Those that join now share what there is from the beginning.
             record.balanced = (0..wishes.replicas).collect();
         }
+        if record.balanced.is_empty() {
+            // The record was lost: better one move too few than all of them again.
+            record.balanced = told.cluster.brokers.iter().map(|broker| broker.broker_id).collect();
+        }
         record.forming = None;
         record.cluster_id = Some(told.cluster.cluster_id.clone());
     }
@@ -212,7 +216,9 @@ fn next_record(seen: &Seen, wishes: &Wishes, before: &Record, scale: &Scale, def
     record
         .balanced
         .retain(|id| *id < wishes.replicas && !scale.leaving.contains(id));
-    record.topic_defaults.clone_from(&defaults.ours);
+    if seen.brokers.told().is_some() {
+        record.topic_defaults.clone_from(&defaults.ours);
+    }
     record
 }
 

@@ -34,11 +34,16 @@ pub fn step(seen: &Seen, told: &Told, wishes: &Wishes) -> Option<Step> {
     }
     // Without anybody to take its place a voter that leaves keeps its vote, unless that is not needed.
     let replaced = staying.len() >= wanted || staying.len() >= largest_odd(wishes, told);
+    // Only of who has been emptied: a scale-in that is refused changes nothing.
+    let empty = |id: i32| {
+        told.broker(id)
+            .is_some_and(|broker| broker.draining && broker.partitions == 0)
+    };
     let leaving = voters
         .iter()
         .rev()
         .copied()
-        .filter(|id| !stay(*id) && *id >= wishes.replicas);
+        .filter(|id| !stay(*id) && *id >= wishes.replicas && empty(*id));
     if replaced && !staying.is_empty() {
         let mut leaving: Vec<i32> = leaving.collect();
         leaving.sort_by_key(|id| (Some(*id) == told.quorum_leader(), -id));
@@ -52,11 +57,11 @@ pub fn step(seen: &Seen, told: &Told, wishes: &Wishes) -> Option<Step> {
     None
 }
 
-/// As many voters as the brokers that stay can be.
+/// As many voters as the brokers that stay can be, also those that are away at the moment.
 fn largest_odd(wishes: &Wishes, told: &Told) -> usize {
     let able = told.cluster.brokers.iter();
     let able = able
-        .filter(|broker| broker.broker_id < wishes.replicas && is_serving(broker))
+        .filter(|broker| broker.broker_id < wishes.replicas && !broker.draining)
         .count();
     if able % 2 == 0 { able.saturating_sub(1) } else { able }
 }

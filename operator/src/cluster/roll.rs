@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::SignedDuration;
 
 use super::{
+    blueprint,
     decide::Step,
-    scale::named,
     seen::{Pod, Seen, Told},
     wishes::Wishes,
 };
@@ -106,9 +106,24 @@ fn next(seen: &Seen, wishes: &Wishes, roll: &Roll) -> Result<Step, Waiting> {
         return Err(wait("terminating", format!("broker {id} stops")));
     }
     let pod = |id: &i32| seen.pods.get(id).cloned().unwrap_or_default();
+    let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
+        .filter(|id| !seen.pods.get(id).is_some_and(Pod::is_ready))
+        .collect();
+    let (outdated_unready, others): (Vec<i32>, Vec<i32>) =
+        unready.into_iter().partition(|id| roll.outdated.contains(id));
+    // Where there is no cluster yet nothing is to be lost.
+    let begun = blueprint::record(seen).cluster_id.is_some();
+    if !begun && let Some(id) = outdated_unready.first() {
+        return Ok(Step::Replace {
+            broker: *id,
+            hash: roll.hash.clone(),
+        });
+    }
     // What does not run takes nothing away when it goes: nobody need be asked, and nobody may be there to ask. A pod
-    // that is stuck must never keep a newer template from taking its place (kubernetes/kubernetes#67250).
-    if let Some(id) = roll.outdated.iter().find(|id| !pod(id).running && !pod(id).is_ready()) {
+    // that is stuck must never keep a newer template from taking its place (kubernetes/kubernetes#67250). But while one
+    // that has the newest template is not ready, it may be that template that is wrong.
+    let stopped = roll.outdated.iter().find(|id| !pod(id).running && !pod(id).is_ready());
+    if let Some(id) = stopped.filter(|_| others.is_empty()) {
         return Ok(Step::Replace {
             broker: *id,
             hash: roll.hash.clone(),
@@ -127,22 +142,9 @@ fn next(seen: &Seen, wishes: &Wishes, roll: &Roll) -> Result<Step, Waiting> {
         candidates,
         hash: roll.hash.clone(),
     };
-    let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
-        .filter(|id| !seen.pods.get(id).is_some_and(Pod::is_ready))
-        .collect();
-    let (outdated_unready, others): (Vec<i32>, Vec<i32>) =
-        unready.into_iter().partition(|id| roll.outdated.contains(id));
-    if let Some(id) = outdated_unready.first() {
-        // First those that are not well: a restart may be what mends them.
-        return if others.is_empty() && outdated_unready.len() == 1 {
-            Ok(restart(vec![*id]))
-        } else {
-            let text = format!(
-                "more than one is not ready: {}",
-                named(&[outdated_unready.clone(), others].concat())
-            );
-            Err(wait("unready", text))
-        };
+    if !outdated_unready.is_empty() && others.is_empty() {
+        // First those that are not well: a restart may be what mends them. The quorum knows which may go.
+        return Ok(restart(outdated_unready));
     }
     if let Some(id) = others.first() {
         return Err(match seen.pods.get(id) {

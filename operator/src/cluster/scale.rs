@@ -64,10 +64,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, record: &Record) -> Scale {
         .collect();
     let back: Vec<i32> = back
         .into_iter()
-        .filter(|id| {
-            told.broker(*id)
-                .is_some_and(|broker| broker.draining || broker.cordoned)
-        })
+        .filter(|id| told.broker(*id).is_some_and(|broker| broker.draining))
         .collect();
     if !back.is_empty() {
         // Kept on record until it is done: else they would be drained for ever.
@@ -87,7 +84,8 @@ fn replicas(seen: &Seen, wishes: &Wishes, live: Option<i32>, told: Option<&Told>
         // Nobody can say who holds what: nothing is taken away. Where the StatefulSet is gone, what was last reported
         // is the best that is known, and one pod too many does no harm.
         let reported = seen.cluster.status.as_ref().and_then(|status| status.replicas);
-        return live.or(reported).unwrap_or(wanted).max(wanted);
+        let claimed = seen.claims.keys().next_back().map(|last| last + 1);
+        return live.or(reported.max(claimed)).unwrap_or(wanted).max(wanted);
     };
     // Whoever still holds something is needed, also if somebody has taken its pod away by hand.
     let holding = told
@@ -100,12 +98,25 @@ fn replicas(seen: &Seen, wishes: &Wishes, live: Option<i32>, told: Option<&Told>
         .max()
         .unwrap_or(0)
         .max(wanted);
+    // Not onto the disk of a broker that was removed: the quorum refuses it for ever. First it goes.
+    let ghost = ghosts(seen, told, wishes).first().copied();
+    let needed = ghost.map_or(needed, |ghost| needed.min(ghost.max(live.unwrap_or(0))));
     match live {
         // One after another, the last first; the next one when nothing is left of the one before.
         Some(live) if live > needed && is_settled(seen, told, wishes, live) => live - 1,
         Some(live) if live > needed => live,
         _ => needed,
     }
+}
+
+/// Brokers that were removed, and whose claims are still to be deleted.
+fn ghosts(seen: &Seen, told: &Told, wishes: &Wishes) -> BTreeSet<i32> {
+    if wishes.keeps_claims {
+        return BTreeSet::new();
+    }
+    let left = seen.record_leaving().into_iter();
+    left.filter(|id| told.broker(*id).is_none() && seen.claims.contains_key(id) && !seen.pods.contains_key(id))
+        .collect()
 }
 
 /// Whether nothing is left of brokers that were taken away.
@@ -137,6 +148,8 @@ fn leaving(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, scale: &S
         .chain(0..scale.replicas)
         .chain(with_claims)
         .filter(|id| *id >= wishes.replicas)
+        // Also if their numbers are wanted again meanwhile.
+        .chain(ghosts(seen, told, wishes))
         .collect()
 }
 
@@ -182,12 +195,12 @@ fn drain(told: &Told, wishes: &Wishes, scale: &mut Scale) {
 
 /// Brokers whose pods are gone for good.
 fn remove(seen: &Seen, told: &Told, wishes: &Wishes, scale: &Scale) -> Option<Step> {
-    let gone = |id: i32| id >= scale.replicas && id >= wishes.replicas && !seen.pods.contains_key(&id);
+    let gone = |id: i32| id >= scale.replicas && !seen.pods.contains_key(&id);
     let mut registered: Vec<&_> = told
         .cluster
         .brokers
         .iter()
-        .filter(|broker| gone(broker.broker_id))
+        .filter(|broker| gone(broker.broker_id) && broker.broker_id >= wishes.replicas)
         .collect();
     registered.sort_by_key(|broker| std::cmp::Reverse(broker.broker_id));
     if let Some(broker) = registered.first() {
@@ -198,15 +211,9 @@ fn remove(seen: &Seen, told: &Told, wishes: &Wishes, scale: &Scale) -> Option<St
         return None;
     }
     // Only of brokers that this operator has drained: a claim that is left from something else is not touched.
+    let ghosts = ghosts(seen, told, wishes);
     let claim = |id: &&i32| gone(**id) && seen.claims.get(*id).is_some_and(|claim| !claim.terminating);
-    let claims: BTreeSet<i32> = seen.claims.keys().copied().collect();
-    let drained = seen.record_leaving();
-    claims
-        .iter()
-        .rev()
-        .filter(|id| drained.contains(*id))
-        .find(claim)
-        .map(|id| Step::DeleteClaim(*id))
+    ghosts.iter().rev().find(claim).map(|id| Step::DeleteClaim(*id))
 }
 
 /// `broker 1`, `brokers 0, 1 and 2`.

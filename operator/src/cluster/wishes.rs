@@ -113,20 +113,29 @@ fn largest_odd(at_most: i32) -> i32 {
 /// A quantity of bytes (`50Mi`, `1G`, `1048576`), as Kubernetes writes it: whole numbers and decimal fractions with
 /// the suffixes of bytes.
 fn bytes(quantity: &str) -> Option<i64> {
+    if let Ok(number) = quantity.parse::<f64>() {
+        // Also with an exponent. Saturates.
+        #[allow(clippy::cast_possible_truncation)]
+        return Some(number as i64);
+    }
     let at = quantity
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at(at);
     let unit: f64 = match suffix {
-        "" => 1.0,
+        "m" => 1e-3,
         "k" => 1e3,
         "M" => 1e6,
         "G" => 1e9,
         "T" => 1e12,
+        "P" => 1e15,
+        "E" => 1e18,
         "Ki" => 1024.0,
         "Mi" => 1024.0 * 1024.0,
         "Gi" => 1024.0 * 1024.0 * 1024.0,
         "Ti" => 1024.0 * 1024.0 * 1024.0 * 1024.0,
+        "Pi" => 1024.0_f64.powi(5),
+        "Ei" => 1024.0_f64.powi(6),
         _ => return None,
     };
     let number: f64 = number.parse().ok()?;
@@ -205,6 +214,8 @@ mod tests {
             ("1G", 1_000_000_000),
             ("1.5Ki", 1536),
             ("65536", 65536),
+            ("1e6", 1_000_000),
+            ("1Pi", 1 << 50),
         ] {
             assert_eq!(bytes(text), Some(wanted), "{text}");
         }
