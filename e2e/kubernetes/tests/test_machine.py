@@ -323,6 +323,7 @@ def test_a_crashed_node_comes_back_with_its_disk(machine: Machine, workload: Wor
     assert workload.kubectl.exec("probe-0", "/probe", "read", "/data/crash") == "before\nafter\n"
 
 
+@pytest.mark.long
 def test_frozen_and_cut_off_nodes_are_missed_and_go_on(machine: Machine, workload: Workload) -> None:
     frozen, cut = workload.node("probe-1"), workload.node("probe-2")
     machine.freeze(frozen)
@@ -346,6 +347,7 @@ def test_frozen_and_cut_off_nodes_are_missed_and_go_on(machine: Machine, workloa
         assert workload.kubectl.json("pod", pod)["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
+@pytest.mark.long
 def test_the_control_plane_can_stop_and_freeze(machine: Machine, workload: Workload, kubectl: Kubectl) -> None:
     kubectl("create", "configmap", "kept", "--from-literal=a=b")
     for component in ("apiserver", "etcd"):
@@ -365,6 +367,7 @@ def test_the_control_plane_can_stop_and_freeze(machine: Machine, workload: Workl
     workload.wait_ready()
 
 
+@pytest.mark.long
 def test_a_node_can_be_added_and_removed(machine: Machine, kubectl: Kubectl, probe_image: str) -> None:
     added = machine.add_node()
     try:
@@ -390,6 +393,7 @@ def _left_over(name: str) -> list[str]:
     return found + [Path(f"/proc/{pid}/cmdline").read_text() for pid in marked(machine.folder)]
 
 
+@pytest.mark.long
 def test_another_cluster_beside_goes_without_a_trace_in_whatever_state(machine: Machine) -> None:
     beside = Machine(f"{machine.name}-b")
     try:
@@ -409,6 +413,7 @@ def test_another_cluster_beside_goes_without_a_trace_in_whatever_state(machine: 
     beside.down()
 
 
+@pytest.mark.long
 def test_what_a_killed_start_left_is_removed(machine: Machine) -> None:
     name = f"{machine.name}-k"
     environment = {**os.environ, "MILLRACE_KUBE_NAME": name}
