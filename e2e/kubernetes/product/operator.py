@@ -131,7 +131,7 @@ class Operator:
             if entry["objectRef"].get("subresource") == "eviction" and entry["responseStatus"]["code"] == 201
         ]
 
-    def wait_quiet(self, seconds: float = 5, timeout: float = 60, namespace: str | None = None) -> None:
+    def wait_quiet(self, seconds: float = 3, timeout: float = 60, namespace: str | None = None) -> None:
         """Waits until it has written nothing for some time."""
         deadline = time.monotonic() + timeout
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from kube_machine import Kubectl
 from product import Cluster, Images, Load, Operator
 from product.operator import now
@@ -88,6 +89,7 @@ def _touch(cluster: Cluster, how: str) -> None:
     cluster.kubectl("label", "pod", "orders-broker-1", "--overwrite", f"touched={how}")
 
 
+@pytest.mark.long
 def test_a_cluster_of_one_broker(home: Kubectl, images: Images, operator: Operator) -> None:
     cluster = Cluster(home, "single").create(replicas=1)
     cluster.wait_ready()

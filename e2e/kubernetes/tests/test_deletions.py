@@ -34,7 +34,7 @@ def test_what_is_deleted_comes_again(operator: Operator, loaded: Loaded) -> None
         uid = _uid(home, what)
         home("delete", what, "--wait=false")
         home.until(f"{what} comes again", lambda w=what, u=uid: _uid(home, w) not in (u, ""), timeout=120)
-        if what.startswith("pod"):
+        if what.startswith("pod/"):
             cluster.wait_ready()
             load.goes_on()
     cluster.wait_ready(300)
@@ -56,7 +56,7 @@ def test_what_is_deleted_while_there_is_no_operator_comes_again(operator: Operat
         with operator.stopped():
             for name in names:
                 home("delete", name, "--wait=false", "--ignore-not-found")
-            if what.startswith("pod"):
+            if what.startswith("pod/"):
                 # Kubernetes does that by itself.
                 home.until("the pod comes again", lambda u=uids: _uid(home, "pod/orders-broker-1") != u[_OBJECTS[6]])
         for name, uid in uids.items():

@@ -190,9 +190,8 @@ def test_one_broken_object_stops_no_other(operator: Operator, lenient: None, hom
     assert any(c["type"] == "Ready" and c["status"] == "False" for c in topics["broken"]), topics["broken"]
     # A restart finds them broken, and works all the same.
     operator.restart()
-    cluster.patch(config={"max.connections": "5000"})
-    cluster.until("it is taken", lambda told: told["observedGeneration"] == cluster.get()["metadata"]["generation"])
-    cluster.wait_ready()
+    cluster.patch(config={"topic.default.retention.ms": "86400000"})
+    home.until("it is carried out", lambda: "86400000" in cluster.millrace("topic", "defaults"))
     assert operator.writes(mark, home.namespace)
     operator.wait_quiet(namespace=home.namespace)
     home.delete("cluster,topic", "broken")

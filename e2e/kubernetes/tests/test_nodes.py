@@ -102,14 +102,19 @@ def test_a_broker_without_a_zone_serves_and_is_told_of(
     load.verdict()
 
 
+@pytest.mark.long
 def test_pods_that_are_bound_by_name_know_their_zone_too(
     cluster_kubectl: Kubectl, operator: Operator, cluster: Cluster
 ) -> None:
-    # spec.nodeName goes past the scheduler, and not past what copies the zone to the pod.
-    cluster.create(replicas=1, podTemplate={"spec": {"nodeName": "node2"}})
+    # Its claim must be bound before: what is not scheduled binds none.
+    cluster.create(replicas=1)
     cluster.wait_ready()
-    assert cluster.nodes() == {0: "node2"}
-    zone = cluster_kubectl.json("node", "node2")["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    uids, node = cluster.pod_uids(), cluster.nodes()[0]
+    # spec.nodeName goes past the scheduler, and not past what copies the zone to the pod.
+    cluster.patch(podTemplate={"spec": {"nodeName": node}})
+    cluster.wait_ready()
+    assert cluster.pod_uids() != uids
+    zone = cluster_kubectl.json("node", node)["metadata"]["labels"]["topology.kubernetes.io/zone"]
     assert cluster.status()["brokers"][0]["rack"] == zone
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
@@ -192,6 +197,12 @@ def test_all_nodes_lose_their_power_at_once(machine: Machine, operator: Operator
     for node in machine.nodes():
         machine.start(node, wait=False)
     cluster.kubectl.until("nodes are Ready", lambda: len(machine.api().ready_nodes()) == 3, timeout=120)
+    # What was told of them before the power went is not what counts.
+    cluster.kubectl.until("all brokers have started again", lambda: _restarts(cluster) == {0: 1, 1: 1, 2: 1}, 120)
     cluster.wait_ready(300)
     assert cluster.status()["clusterID"] == cluster_id
     assert sum(p["high_watermark"] for p in cluster.partitions("ledger")) == total
+
+
+def _restarts(cluster: Cluster) -> dict[int, int]:
+    return {n: pod["status"]["containerStatuses"][0]["restartCount"] for n, pod in cluster.pods().items()}

@@ -98,6 +98,7 @@ def test_settings_that_brokers_do_not_take_give_up_nobody(operator: Operator, lo
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
+@pytest.mark.long
 def test_a_value_that_brokers_do_not_take_stops_at_the_first_broker(operator: Operator, loaded: Loaded) -> None:
     cluster, load = loaded()
     before = cluster.pod_uids()
@@ -131,8 +132,13 @@ def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator
     home.delete("quota", "full")
     cluster.wait_ready(300)
     assert not set(cluster.pod_uids().values()) & set(before.values())
+    load.goes_on()
+    load.verdict()
 
-    # A policy that refuses the new pods, as for images.
+
+@pytest.mark.long
+def test_pods_that_policies_forbid_are_not_given_up_for(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
     before, mark = cluster.pod_uids(), now()
     cluster.patch(podTemplate={"spec": {"hostNetwork": True}})
     said = cluster.until_condition("Stalled", "AdmissionDenied", timeout=60)
@@ -146,6 +152,7 @@ def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator
     load.verdict()
 
 
+@pytest.mark.long
 def test_a_roll_can_wait_for_an_approval(operator: Operator, cluster: Cluster) -> None:
     cluster.create(rollout={"mode": "Approved"})
     cluster.wait_ready()
