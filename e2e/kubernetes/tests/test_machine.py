@@ -307,6 +307,7 @@ def test_what_service_accounts_ask_is_noted(machine: Machine, kubectl: Kubectl, 
 # --- its faults ---
 
 
+@pytest.mark.long
 def test_a_crashed_node_comes_back_with_its_disk(machine: Machine, workload: Workload) -> None:
     node = workload.node("probe-0")
     workload.kubectl.exec("probe-0", "/probe", "write", "/data/crash", "before")
