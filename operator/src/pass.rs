@@ -73,6 +73,17 @@ pub fn in_words(error: &anyhow::Error) -> String {
     words.join(": ")
 }
 
+/// What is not there any more needs no deletion and no change.
+///
+/// # Errors
+/// All others.
+pub fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
 fn since_epoch() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     context::{Context, Told},
     names::{FIELD_MANAGER, NUDGED_AT},
-    pass,
+    pass::{self, gone_is_fine},
     render::{Kind, Object, template_hash},
 };
 
@@ -559,11 +559,4 @@ fn only(live: &Value) -> DeleteParams {
         uid: text("uid"),
         resource_version: text("resourceVersion"),
     })
-}
-
-fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other,
-    }
 }

@@ -46,7 +46,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, record: &Record) -> Scale {
         };
     }
     let mut scale = Scale {
-        replicas: replicas(seen, wishes, live, told),
+        replicas: replicas(seen, wishes, record, live, told),
         ..Scale::default()
     };
     let Some(told) = told else {
@@ -60,11 +60,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, record: &Record) -> Scale {
         .leaving
         .iter()
         .copied()
-        .filter(|id| *id < wishes.replicas)
-        .collect();
-    let back: Vec<i32> = back
-        .into_iter()
-        .filter(|id| told.broker(*id).is_some_and(|broker| broker.draining))
+        .filter(|id| *id < wishes.replicas && told.broker(*id).is_some_and(|broker| broker.draining))
         .collect();
     if !back.is_empty() {
         // Kept on record until it is done: else they would be drained for ever.
@@ -73,12 +69,12 @@ pub fn plan(seen: &Seen, wishes: &Wishes, record: &Record) -> Scale {
     }
     scale.before.extend(permissions(seen, told, wishes, &scale));
     drain(told, wishes, &mut scale);
-    scale.after.extend(remove(seen, told, wishes, &scale));
+    scale.after.extend(remove(seen, told, wishes, record, &scale));
     scale
 }
 
 /// How many pods there are to be now.
-fn replicas(seen: &Seen, wishes: &Wishes, live: Option<i32>, told: Option<&Told>) -> i32 {
+fn replicas(seen: &Seen, wishes: &Wishes, record: &Record, live: Option<i32>, told: Option<&Told>) -> i32 {
     let wanted = wishes.replicas;
     let Some(told) = told else {
         // Nobody can say who holds what: nothing is taken away. Where the StatefulSet is gone, what was last reported
@@ -99,33 +95,33 @@ fn replicas(seen: &Seen, wishes: &Wishes, live: Option<i32>, told: Option<&Told>
         .unwrap_or(0)
         .max(wanted);
     // Not onto the disk of a broker that was removed: the quorum refuses it for ever. First it goes.
-    let ghost = ghosts(seen, told, wishes).first().copied();
+    let ghost = ghosts(seen, told, wishes, record).first().copied();
     let needed = ghost.map_or(needed, |ghost| needed.min(ghost.max(live.unwrap_or(0))));
     match live {
         // One after another, the last first; the next one when nothing is left of the one before.
-        Some(live) if live > needed && is_settled(seen, told, wishes, live) => live - 1,
+        Some(live) if live > needed && is_settled(seen, told, wishes, record, live) => live - 1,
         Some(live) if live > needed => live,
         _ => needed,
     }
 }
 
 /// Brokers that were removed, and whose claims are still to be deleted.
-fn ghosts(seen: &Seen, told: &Told, wishes: &Wishes) -> BTreeSet<i32> {
+fn ghosts(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record) -> BTreeSet<i32> {
     if wishes.keeps_claims {
         return BTreeSet::new();
     }
-    let left = seen.record_leaving().into_iter();
+    let left = record.leaving.iter().copied();
     left.filter(|id| told.broker(*id).is_none() && seen.claims.contains_key(id) && !seen.pods.contains_key(id))
         .collect()
 }
 
 /// Whether nothing is left of brokers that were taken away.
-fn is_settled(seen: &Seen, told: &Told, wishes: &Wishes, live: i32) -> bool {
+fn is_settled(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, live: i32) -> bool {
     let registered = told.cluster.brokers.iter().any(|broker| broker.broker_id >= live);
     let pods = seen.pods.keys().any(|id| *id >= live);
     let claims = !wishes.keeps_claims
-        && seen
-            .record_leaving()
+        && record
+            .leaving
             .iter()
             .any(|id| *id >= live && seen.claims.contains_key(id));
     !registered && !pods && !claims
@@ -149,7 +145,7 @@ fn leaving(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, scale: &S
         .chain(with_claims)
         .filter(|id| *id >= wishes.replicas)
         // Also if their numbers are wanted again meanwhile.
-        .chain(ghosts(seen, told, wishes))
+        .chain(ghosts(seen, told, wishes, record))
         .collect()
 }
 
@@ -194,7 +190,7 @@ fn drain(told: &Told, wishes: &Wishes, scale: &mut Scale) {
 }
 
 /// Brokers whose pods are gone for good.
-fn remove(seen: &Seen, told: &Told, wishes: &Wishes, scale: &Scale) -> Option<Step> {
+fn remove(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, scale: &Scale) -> Option<Step> {
     let gone = |id: i32| id >= scale.replicas && !seen.pods.contains_key(&id);
     let mut registered: Vec<&_> = told
         .cluster
@@ -211,7 +207,7 @@ fn remove(seen: &Seen, told: &Told, wishes: &Wishes, scale: &Scale) -> Option<St
         return None;
     }
     // Only of brokers that this operator has drained: a claim that is left from something else is not touched.
-    let ghosts = ghosts(seen, told, wishes);
+    let ghosts = ghosts(seen, told, wishes, record);
     let claim = |id: &&i32| gone(**id) && seen.claims.get(*id).is_some_and(|claim| !claim.terminating);
     ghosts.iter().rev().find(claim).map(|id| Step::DeleteClaim(*id))
 }
@@ -224,12 +220,5 @@ pub fn named(ids: &[i32]) -> String {
         Some((last, [])) => format!("broker {last}"),
         Some((last, rest)) => format!("brokers {} and {last}", rest.join(", ")),
         None => "no broker".into(),
-    }
-}
-
-impl Seen {
-    /// Brokers that were on their way out when the record was last written.
-    fn record_leaving(&self) -> BTreeSet<i32> {
-        super::blueprint::record(self).leaving
     }
 }

@@ -12,7 +12,7 @@ use millrace_client::{Record, Start};
 use millrace_crds::{Cluster, Topic};
 use serde_json::json;
 
-use crate::{names::ClusterKey, options::SelfTestOptions};
+use crate::{names::ClusterKey, options::SelfTestOptions, pass::gone_is_fine};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -141,21 +141,14 @@ impl SelfTest {
     async fn clean(&self) -> anyhow::Result<()> {
         let params = DeleteParams::background();
         let name = &self.key.name;
-        gone(self.topics.delete(name, &params).await.map(drop))?;
+        gone_is_fine(self.topics.delete(name, &params).await.map(drop))?;
         // The operator deletes the topic first, which needs the brokers.
         while self.topics.get_opt(name).await?.is_some() && Instant::now() < self.deadline {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        gone(self.clusters.delete(name, &params).await.map(drop))?;
-        gone(self.claims.delete(&self.key.claim(0), &params).await.map(drop))?;
+        gone_is_fine(self.clusters.delete(name, &params).await.map(drop))?;
+        gone_is_fine(self.claims.delete(&self.key.claim(0), &params).await.map(drop))?;
         eprintln!("took Topic, Cluster and claim away");
         Ok(())
-    }
-}
-
-fn gone(result: kube::Result<()>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other,
     }
 }
