@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use kube::runtime::controller::Action;
+use kube::{Api, core::NamespaceResourceScope, runtime::controller::Action};
 
 use crate::{context::Context, http::Life};
 
@@ -71,6 +71,19 @@ pub fn in_words(error: &anyhow::Error) -> String {
         words.push(cause.to_string());
     }
     words.join(": ")
+}
+
+/// The API of a kind in a namespace, or in all.
+#[must_use]
+pub fn scoped<K>(kube: &kube::Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<Scope = NamespaceResourceScope>,
+    K::DynamicType: Default,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(kube.clone(), namespace),
+        None => Api::all(kube.clone()),
+    }
 }
 
 /// What is not there any more needs no deletion and no change.

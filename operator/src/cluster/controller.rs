@@ -18,7 +18,6 @@ use k8s_openapi::{
 use kube::{
     Api, Resource as _, ResourceExt as _,
     api::{ApiResource, DynamicObject, PartialObjectMeta, Patch, PatchParams},
-    core::NamespaceResourceScope,
     runtime::{
         Controller, Predicate as _, WatchStreamExt as _,
         controller::{Action, Config},
@@ -44,7 +43,7 @@ use crate::{
     context::{Context, Told},
     http::Life,
     names::{BROKER_COMPONENT, CLUSTER_LABEL, COMPONENT_LABEL, ClusterKey, FIELD_MANAGER},
-    pass,
+    pass::{self, scoped},
 };
 
 /// So many clusters are looked at at once.
@@ -145,17 +144,6 @@ fn forget_gone(
             elsewhere || known.get(&ObjectRef::new(&key.name).within(&key.namespace)).is_some()
         }),
         _ => {}
-    }
-}
-
-fn scoped<K>(kube: &kube::Client, namespace: Option<&str>) -> Api<K>
-where
-    K: kube::Resource<Scope = NamespaceResourceScope>,
-    K::DynamicType: Default,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced(kube.clone(), namespace),
-        None => Api::all(kube.clone()),
     }
 }
 

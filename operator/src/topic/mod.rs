@@ -22,10 +22,7 @@ pub mod watch;
 use std::{convert::Infallible, sync::Arc};
 
 use futures::StreamExt as _;
-use kube::{
-    Api,
-    runtime::controller::{self, Controller},
-};
+use kube::runtime::controller::{self, Controller};
 use tokio_util::sync::CancellationToken;
 
 use self::reconciler::Reconciler;
@@ -37,10 +34,7 @@ const AT_ONCE: u16 = 64;
 
 /// Reconciles until it is told to end.
 pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, ending: CancellationToken) {
-    let api = match &namespace {
-        Some(namespace) => Api::namespaced(context.kube.clone(), namespace),
-        None => Api::all(context.kube.clone()),
-    };
+    let api = pass::scoped(&context.kube, namespace.as_deref());
     let reconciler = Arc::new(Reconciler::new(context.clone()));
     let (store, topics) = watch::topics(api, reconciler.clone());
     let known = store.clone();

@@ -15,7 +15,7 @@ use kube::{
 use millrace_crds::{Cluster, Topic};
 
 use super::reconciler::Reconciler;
-use crate::names::ClusterKey;
+use crate::{names::ClusterKey, pass::scoped};
 
 /// What the watch knows of a Topic. Only metadata: an object that this operator can't read must not stop the others
 /// (kube-rs/kube#774).
@@ -62,10 +62,7 @@ pub fn clusters(
     namespace: Option<&str>,
     reconciler: Arc<Reconciler>,
 ) -> impl Stream<Item = ObjectRef<Seed>> + Send + 'static {
-    let api: Api<DeserializeGuard<Cluster>> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::all(client.clone()),
-    };
+    let api: Api<DeserializeGuard<Cluster>> = scoped(client, namespace);
     let mut known = Known::default();
     watcher(api, watcher::Config::default())
         .default_backoff()
