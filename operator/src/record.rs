@@ -50,6 +50,15 @@ impl Record {
         self.forming.is_some()
     }
 
+    /// What concerns the pods' template stays as another record says: the template itself stays.
+    pub fn keep_template_of(&mut self, other: &Self) {
+        self.version.clone_from(&other.version);
+        self.image.clone_from(&other.image);
+        self.image_pull_policy.clone_from(&other.image_pull_policy);
+        self.image_pull_secrets.clone_from(&other.image_pull_secrets);
+        self.renderer = other.renderer;
+    }
+
     /// As it is written.
     #[must_use]
     pub fn annotations(&self) -> Value {

@@ -92,8 +92,9 @@ fn forming(revision: i32) -> Blueprint {
 }
 
 fn text(blueprint: &Blueprint) -> String {
-    render(blueprint)
-        .unwrap()
+    let template = render::pod_template(blueprint).unwrap();
+    render(blueprint, Some(template))
+        .0
         .into_iter()
         .fold(String::new(), |mut out, object| {
             let _ = writeln!(out, "---\n{}", serde_saphyr::to_string(&object.value).unwrap());
@@ -146,7 +147,8 @@ fn who_is_added_or_moved_restarts_nobody() {
 
 #[test]
 fn claims_have_no_owner_and_all_else_has() {
-    for object in render(&plain(1)).unwrap() {
+    let template = render::pod_template(&plain(1)).unwrap();
+    for object in render(&plain(1), Some(template)).0 {
         assert_eq!(
             object.value["metadata"]["ownerReferences"].as_array().map(Vec::len),
             Some(1),
@@ -164,7 +166,7 @@ fn claims_have_no_owner_and_all_else_has() {
 fn a_template_that_does_not_fit_is_told_with_its_place() {
     let mut blueprint = plain(1);
     blueprint.pod_template = template(json!({ "spec": { "containers": "broker" } }));
-    let error = render(&blueprint).unwrap_err();
+    let error = render::pod_template(&blueprint).unwrap_err();
     assert_eq!(
         error.to_string(),
         "podTemplate.spec.containers must be a list, not a string"

@@ -102,7 +102,8 @@ impl<'a> Actor<'a> {
         match step {
             Step::Apply(object) => self.apply(object).await,
             Step::DeleteBudget => self.delete_budget().await,
-            Step::Nudge => self.nudge().await,
+            Step::Resize(replicas) => self.resize(*replicas).await,
+            Step::Nudge(count) => self.nudge(*count).await,
             Step::PermitNumber(id) => self.permit_number(*id).await,
             Step::AlterTopicDefaults { set, unset } => self.alter_topic_defaults(set, unset).await,
             Step::AddVoter(id) => self.add_voter(*id).await,
@@ -201,13 +202,34 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
-    async fn nudge(&mut self) -> anyhow::Result<()> {
+    /// Another number of pods, if the StatefulSet still is what was seen.
+    async fn resize(&mut self, replicas: i32) -> anyhow::Result<()> {
+        let live = self.seen.objects.get(&Kind::StatefulSet);
+        let version = live.map(|live| live["metadata"]["resourceVersion"].clone());
+        let patch = json!({ "metadata": { "resourceVersion": version }, "spec": { "replicas": replicas } });
+        match self.merge_into_set(&patch).await {
+            Ok(()) => self.outcome.done += 1,
+            Err(kube::Error::Api(status)) if status.code == 409 => self.outcome.outran = true,
+            Err(error) => return Err(error).context("change the number of pods"),
+        }
+        Ok(())
+    }
+
+    async fn nudge(&mut self, count: u32) -> anyhow::Result<()> {
+        let touched = format!("{} {count}", self.seen.now);
+        let patch = json!({ "metadata": { "annotations": { NUDGED_AT: touched } } });
+        self.merge_into_set(&patch).await.context("touch the StatefulSet")
+    }
+
+    async fn merge_into_set(&self, patch: &Value) -> kube::Result<()> {
         let key = &self.seen.key;
-        let patch = json!({ "metadata": { "annotations": { NUDGED_AT: self.seen.now.to_string() } } });
-        let nudged = api(self.context, key, Kind::StatefulSet)
-            .patch(&key.brokers(), &PatchParams::default(), &Patch::Merge(&patch))
-            .await;
-        gone_is_fine(nudged.map(drop)).context("touch the StatefulSet")
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let set = api(self.context, key, Kind::StatefulSet);
+        let patched = set.patch(&key.brokers(), &params, &Patch::Merge(patch)).await;
+        gone_is_fine(patched.map(drop))
     }
 
     async fn permit_number(&mut self, id: i32) -> anyhow::Result<()> {
@@ -315,6 +337,11 @@ impl<'a> Actor<'a> {
                     moves.partitions
                 );
                 self.tell(Told::normal("Rebalancing", "ScaleOut", note)).await;
+                Ok(())
+            }
+            Err(error) if is_no_place(&error) => {
+                let text = format!("cannot give {} a share: {error}", named(onto));
+                self.refuse("RebalanceBlocked", text);
                 Ok(())
             }
             Err(error) => Err(error).context("give new brokers their share"),

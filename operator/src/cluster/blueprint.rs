@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::{
     scale::Scale,
     seen::{OperatorDefaults, Seen, Told},
@@ -60,11 +62,9 @@ fn live_image(seen: &Seen) -> Option<String> {
         .then(|| image.as_str().map(str::to_owned))?
 }
 
-/// What the objects are made of.
-///
-/// # Errors
-/// If the user's templates don't fit.
-pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Result<Blueprint, RenderError> {
+/// What the objects are made of, and the pods' template made of it, if the user's part of it fits.
+#[must_use]
+pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> (Blueprint, Result<Value, RenderError>) {
     let spec = &seen.cluster.spec;
     let mut record = record.clone();
     let version = spec.version.clone();
@@ -108,15 +108,9 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> Res
         record,
     };
     let adopted = annotation(names::ADOPT_RENDERER).and_then(|value| value.parse().ok());
-    blueprint.revision = revision(&blueprint, live_hash(seen), adopted)?;
+    let template = template(&mut blueprint, live_hash(seen), adopted);
     blueprint.record.renderer = Some(blueprint.revision);
-    let template = render::pod_template(&blueprint)?;
-    let hash = render::template_hash(&template);
-    if blueprint.disruptions.is_some() && seen.pods.values().any(|pod| pod.hash != hash) {
-        // A roll asks the quorum for each broker; a budget of none would stand in its way where a roll is what mends.
-        blueprint.disruptions = Some(1);
-    }
-    Ok(blueprint)
+    (blueprint, template)
 }
 
 /// The operator's own image with the tag of a version.
@@ -137,30 +131,25 @@ fn image_of(operator: &OperatorDefaults, version: &str) -> String {
 }
 
 /// The hash of the template that pods are made from now.
-fn live_hash(seen: &Seen) -> Option<&str> {
+#[must_use]
+pub fn live_hash(seen: &Seen) -> Option<&str> {
     let set = seen.objects.get(&Kind::StatefulSet)?;
     Some(render::template_hash(&set["spec"]["template"])).filter(|hash| !hash.is_empty())
 }
 
-/// The revision to use: the one that the cluster has, until its pods are restarted anyway or its user takes a newer one.
-fn revision(blueprint: &Blueprint, live: Option<&str>, adopted: Option<i32>) -> Result<i32, RenderError> {
+/// The pods' template, of the revision that the cluster has until its pods are restarted anyway or its user takes a
+/// newer one.
+fn template(blueprint: &mut Blueprint, live: Option<&str>, adopted: Option<i32>) -> Result<Value, RenderError> {
     let has = blueprint.revision.clamp(1, render::NEWEST);
-    if let Some(adopted) = adopted {
-        return Ok(adopted.clamp(has, render::NEWEST));
+    blueprint.revision = adopted.map_or(has, |adopted| adopted.clamp(has, render::NEWEST));
+    if adopted.is_none() && blueprint.revision < render::NEWEST {
+        let template = render::pod_template(blueprint)?;
+        if live == Some(render::template_hash(&template)) {
+            return Ok(template);
+        }
+        blueprint.revision = render::NEWEST;
     }
-    let Some(live) = live else {
-        return Ok(render::NEWEST);
-    };
-    let same = Blueprint {
-        revision: has,
-        ..blueprint.clone()
-    };
-    let template = render::pod_template(&same)?;
-    Ok(if render::template_hash(&template) == live {
-        has
-    } else {
-        render::NEWEST
-    })
+    render::pod_template(blueprint)
 }
 
 /// How many brokers a drain of nodes may take: none while the quorum says that none may go. With a pod that is not ready

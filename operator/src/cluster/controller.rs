@@ -43,7 +43,7 @@ use crate::{
     context::{Context, Told},
     http::Life,
     names::{BROKER_COMPONENT, CLUSTER_LABEL, COMPONENT_LABEL, ClusterKey, FIELD_MANAGER},
-    pass::{self, scoped},
+    pass::{self, WatchBackoff, scoped},
 };
 
 /// So many clusters are looked at at once.
@@ -77,7 +77,7 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
         scoped::<PartialObjectMeta<Cluster>>(&kube, scope),
         watcher::Config::default(),
     )
-    .default_backoff()
+    .backoff(WatchBackoff::default())
     .reflect(writer)
     .inspect_ok(forget_gone(context.clone(), reader.clone(), namespace.clone()))
     .applied_objects()
@@ -110,6 +110,7 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
             brokers,
             |claim| of_cluster(&claim),
         )
+        .trigger_backoff(WatchBackoff::default())
         .graceful_shutdown_on(async move { ending.cancelled().await })
         .run(
             reconcile,
@@ -192,7 +193,13 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
     }
     let reference = cluster.object_ref(&());
     let uid = cluster.metadata.uid.clone().unwrap_or_default();
-    let seen = observe::observe(context, key, cluster).await?;
+    let seen = match observe::observe(context, key, &cluster).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            blind(context, key, &cluster, &error).await?;
+            return Err(error);
+        }
+    };
     let decision = decide::decide(&seen);
     if let Some(waiting) = &decision.roll.waiting {
         context.metrics.blocked(waiting.gate);
@@ -207,6 +214,10 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
         return Ok(Action::requeue(SOON));
     }
     result?;
+    if outcome.done == 0 && !outcome.refused.is_empty() {
+        // Asked again, but not all the time.
+        return Ok(Action::requeue(NUMBERS_EVERY));
+    }
     Ok(Action::requeue(if is_busy(&decision, outcome.done, &status) {
         BUSY
     } else if written {
@@ -312,25 +323,52 @@ async fn apply_status(context: &Context, key: &ClusterKey, status: Value) -> any
     }
 }
 
+/// The operator may not see all that belongs to a cluster: only its user can mend that, so it is told where they look.
+/// All else that keeps it from looking passes.
+async fn blind(context: &Context, key: &ClusterKey, cluster: &Cluster, error: &anyhow::Error) -> anyhow::Result<()> {
+    let is_forbidden = |cause: &(dyn std::error::Error + 'static)| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 403);
+    if !error.chain().any(is_forbidden) {
+        return Ok(());
+    }
+    let text = format!(
+        "the operator lacks a right: {}. Install the chart's roles for this namespace.",
+        pass::in_words(error)
+    );
+    let wanted = [
+        Wanted::unknown("Ready", "Forbidden", "the operator cannot look"),
+        Wanted::yes("Stalled", "Forbidden", text),
+    ];
+    let status = serde_json::to_value(&cluster.status)?;
+    tell_only(context, key, status, cluster.metadata.generation, &wanted).await
+}
+
 /// A Cluster that this version can't read: told in its own status, and nothing else is done.
 async fn refuse(context: &Context, key: &ClusterKey, value: &Value, problem: &str) -> anyhow::Result<()> {
-    let before = value["status"]["conditions"].clone();
-    let before: Vec<Condition> = serde_json::from_value(before).unwrap_or_default();
     let text = format!("this object can't be read: {problem}. Mend it, or use an operator of its version.");
-    let generation = value["metadata"]["generation"].as_i64();
     let wanted = [
         Wanted::no("Ready", "InvalidSpec", text.clone()),
         Wanted::yes("Stalled", "InvalidSpec", text),
     ];
-    let now = k8s_openapi::jiff::Timestamp::now();
-    let conditions = conditions::merge(&before, &wanted, generation, now);
-    if conditions == before {
+    let generation = value["metadata"]["generation"].as_i64();
+    tell_only(context, key, value["status"].clone(), generation, &wanted).await
+}
+
+/// Writes conditions where nothing else is known. The rest of the status stays as it was: an apply takes away what is
+/// not in it, and the cluster's id is one of the things that keep a second cluster from being begun.
+async fn tell_only(
+    context: &Context,
+    key: &ClusterKey,
+    before: Value,
+    generation: Option<i64>,
+    wanted: &[Wanted],
+) -> anyhow::Result<()> {
+    let known: Vec<Condition> = serde_json::from_value(before["conditions"].clone()).unwrap_or_default();
+    let conditions = conditions::merge(&known, wanted, generation, k8s_openapi::jiff::Timestamp::now());
+    if conditions == known {
         return Ok(());
     }
-    apply_status(
-        context,
-        key,
-        json!({ "observedGeneration": generation, "conditions": conditions }),
-    )
-    .await
+    let mut status = if before.is_object() { before } else { json!({}) };
+    status["observedGeneration"] = json!(generation);
+    status["conditions"] = serde_json::to_value(conditions)?;
+    apply_status(context, key, status).await
 }

@@ -4,10 +4,11 @@
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millrace_client::v1;
+use serde_json::Value;
 
 use super::{
     balance, blueprint, quorum,
-    roll::{self, Roll},
+    roll::{self, KeptBack, Roll},
     scale::{self, Scale},
     seen::{Seen, Told},
     wishes::Wishes,
@@ -15,11 +16,13 @@ use super::{
 use crate::{
     names::{APPLIED_HASH, NUDGED_AT},
     record::Record,
-    render::{self, Blueprint, Kind, Object},
+    render::{self, Blueprint, Kind, Object, RenderError},
 };
 
-/// So long a missing pod is the StatefulSet's controller's business alone.
-const NUDGE_EVERY: SignedDuration = SignedDuration::from_secs(10);
+/// So long a missing pod is the StatefulSet's controller's business alone; then twice as long each time,
+const NUDGE_FIRST: SignedDuration = SignedDuration::from_secs(10);
+/// up to this.
+const NUDGE_SELDOM: SignedDuration = SignedDuration::from_secs(60);
 
 /// One thing to do. Each may be done twice.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +31,10 @@ pub enum Step {
     Apply(Object),
     /// Take the disruption budget away: one broker has nothing to share.
     DeleteBudget,
-    /// Touch the StatefulSet, so that its controller looks at it.
-    Nudge,
+    /// So many pods, of the template that there is.
+    Resize(i32),
+    /// Touch the StatefulSet, so that its controller looks at it: the how manieth time.
+    Nudge(u32),
     /// Permit the number of a removed broker to be used again.
     PermitNumber(i32),
     /// Set and unset defaults of all topics.
@@ -95,6 +100,10 @@ pub enum Hold {
     Paused,
     /// Objects of these names belong to somebody else.
     Foreign(String),
+    /// Objects of these names are of a Cluster of this name that was deleted, and are about to go with it.
+    Leftover(String),
+    /// The claims of a former cluster of this name are about to go.
+    ClaimsGoing,
     /// The brokers are of another cluster than the one known.
     OtherCluster {
         /// The one known.
@@ -114,12 +123,10 @@ pub fn decide(seen: &Seen) -> Decision {
         forming: before.is_forming(),
         ..Decision::default()
     };
-    if let Some(owner) = foreign(seen) {
-        decision.hold = Some(Hold::Foreign(owner));
-        return decision;
-    }
-    if wishes.paused {
-        decision.hold = Some(Hold::Paused);
+    decision.hold = foreign(seen)
+        .or_else(|| wishes.paused.then_some(Hold::Paused))
+        .or_else(|| claims_go(seen).then_some(Hold::ClaimsGoing));
+    if decision.hold.is_some() {
         return decision;
     }
     let told = seen.brokers.told();
@@ -132,10 +139,6 @@ pub fn decide(seen: &Seen) -> Decision {
         });
         return decision;
     }
-    decision.problems = wishes.problems(told.map_or(&Default::default(), |told| &told.settings));
-    if !decision.problems.is_empty() {
-        return decision;
-    }
 
     decision.scale = scale::plan(seen, &wishes, &before);
     let defaults = told
@@ -144,19 +147,25 @@ pub fn decide(seen: &Seen) -> Decision {
     let balance = told.and_then(|told| balance::new_brokers(seen, told, &wishes, &before));
     let record = next_record(seen, &wishes, &before, &decision.scale, &defaults);
 
-    let wanted = match blueprint::make(seen, &wishes, &record, &decision.scale) {
-        Ok(wanted) => wanted,
-        Err(error) => {
-            decision.problems.push(format!("{error}."));
-            return decision;
-        }
-    };
-    match render::render(&wanted) {
-        Ok(objects) => decision.steps.extend(changes(seen, objects, &wanted)),
-        Err(error) => {
-            decision.problems.push(format!("{error}."));
-            return decision;
-        }
+    let (mut wanted, template) = blueprint::make(seen, &wishes, &record, &decision.scale);
+    decision.problems = wishes.problems(told.map_or(&Default::default(), |told| &told.settings));
+    let target = Target::of(seen, &wishes, &before, template, &mut decision.problems);
+    if target.is_kept() {
+        wanted.record.keep_template_of(&record);
+    }
+    if wanted.disruptions.is_some() && seen.pods.values().any(|pod| pod.hash != target.hash) {
+        // A roll asks the quorum for each broker; a budget of none would stand in its way where a roll is what mends.
+        wanted.disruptions = Some(1);
+    }
+    let (objects, error) = render::render(&wanted, target.template.clone());
+    decision.problems.extend(error.map(|error| format!("{error}.")));
+    if !decision.problems.is_empty() && !seen.objects.contains_key(&Kind::StatefulSet) {
+        // There is nothing yet that could go on as it was.
+        return decision;
+    }
+    decision.steps.extend(changes(seen, objects, &wanted));
+    if target.is_kept() {
+        decision.steps.extend(resize(seen, wanted.replicas));
     }
     decision.record = wanted.record.clone();
     decision.forming = wanted.record.is_forming();
@@ -167,8 +176,7 @@ pub fn decide(seen: &Seen) -> Decision {
     if let Some(told) = told {
         decision.steps.extend(quorum::step(seen, told, &wishes));
     }
-    let template_hash = render::pod_template(&wanted).map(|template| render::template_hash(&template).to_owned());
-    decision.roll = roll::plan(seen, &wishes, template_hash.unwrap_or_default());
+    decision.roll = roll::plan(seen, &wishes, target.hash, target.kept_back);
     let shrinks = decision.steps.iter().any(|step| shrinks(seen, step));
     if !shrinks {
         // One act that takes something away in each pass.
@@ -180,21 +188,116 @@ pub fn decide(seen: &Seen) -> Decision {
         balanced.record.balanced.extend(&onto);
         decision.steps.push(Step::Rebalance(onto));
         // Written when it has begun: whoever dies between the two asks for a plan again, which is then empty.
-        decision.steps.extend(config_map(&balanced));
+        decision.steps.push(Step::Apply(render::config_map(&balanced)));
         decision.record = balanced.record;
     }
     decision
 }
 
-/// Whose an object of one of our names is, if it is not this Cluster's.
-fn foreign(seen: &Seen) -> Option<String> {
+/// Which template pods are to be made from.
+struct Target {
+    /// The one to apply; none: the one that there is stays.
+    template: Option<Value>,
+    /// The hash of what pods are to have.
+    hash: String,
+    /// Why another one is not applied, if it is not the spec's fault.
+    kept_back: Option<KeptBack>,
+}
+
+impl Target {
+    /// The template that the spec makes, unless something is wrong with the spec or nobody has approved it yet. Then
+    /// the StatefulSet keeps what it has, which is also what a pod that fails meanwhile comes back with: a mistake in
+    /// the spec must not keep anything from being repaired.
+    fn of(
+        seen: &Seen,
+        wishes: &Wishes,
+        record: &Record,
+        template: Result<Value, RenderError>,
+        problems: &mut Vec<String>,
+    ) -> Self {
+        let live = blueprint::live_hash(seen).unwrap_or_default().to_owned();
+        let template = template.map_err(|error| problems.push(format!("{error}."))).ok();
+        let kept = |kept_back| Self {
+            template: None,
+            hash: live.clone(),
+            kept_back,
+        };
+        let Some(template) = template.filter(|_| problems.is_empty()) else {
+            return kept(None);
+        };
+        let hash = render::template_hash(&template).to_owned();
+        // Where there is no cluster yet nobody can be disturbed.
+        let begun = record.cluster_id.is_some() && !live.is_empty();
+        if begun && hash != live {
+            if wishes.rolls_when_approved && !roll::is_approved(seen, &hash) {
+                return kept(Some(KeptBack::Unapproved(hash)));
+            }
+            if has_unknown_settings(seen, wishes) {
+                return kept(Some(KeptBack::Unasked));
+            }
+        }
+        Self {
+            template: Some(template),
+            hash,
+            kept_back: None,
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.template.is_none()
+    }
+}
+
+/// Whether there are settings that no broker could be asked about, and that no broker had so far: those that are there
+/// already may be what an outage is mended with.
+fn has_unknown_settings(seen: &Seen, wishes: &Wishes) -> bool {
+    if seen.brokers.told().is_some_and(|told| !told.settings.is_empty()) {
+        return false;
+    }
+    let set = seen.objects.get(&Kind::StatefulSet);
+    let env = set.and_then(|set| set.pointer("/spec/template/spec/containers/0/env")?.as_array());
+    let has = |name: &str| env.is_some_and(|env| env.iter().any(|each| each["name"] == name));
+    let mut names = wishes.settings.keys();
+    names.any(|name| !has(&render::variable(name)))
+}
+
+/// Whether an object of one of our names is not this Cluster's.
+fn foreign(seen: &Seen) -> Option<Hold> {
     let uid = seen.cluster.metadata.uid.as_deref().unwrap_or_default();
     seen.objects.iter().find_map(|(kind, object)| {
         let owners = object["metadata"]["ownerReferences"].as_array();
-        let ours = owners.is_some_and(|owners| owners.iter().any(|owner| owner["uid"] == uid));
+        let has = |which: &dyn Fn(&Value) -> bool| owners.is_some_and(|owners| owners.iter().any(which));
+        if has(&|owner| owner["uid"] == uid) {
+            return None;
+        }
         let (_, _, name, _) = kind.api();
-        (!ours).then(|| format!("{name} {}", kind.name(&seen.key)))
+        let what = format!("{name} {}", kind.name(&seen.key));
+        let namesake = has(&|owner| owner["kind"] == "Cluster" && owner["name"] == *seen.key.name);
+        Some(if namesake {
+            Hold::Leftover(what)
+        } else {
+            Hold::Foreign(what)
+        })
     })
+}
+
+/// Whether the only thing that shows a former cluster of this name are claims that were told to go. Until they are gone
+/// nobody knows whether that succeeds, and so whether a new cluster may be begun.
+fn claims_go(seen: &Seen) -> bool {
+    let known = seen
+        .cluster
+        .status
+        .as_ref()
+        .is_some_and(|status| status.cluster_id.is_some());
+    let begins =
+        !known && !seen.objects.contains_key(&Kind::ConfigMap) && !seen.objects.contains_key(&Kind::StatefulSet);
+    begins && !seen.claims.is_empty() && seen.claims.values().all(|claim| claim.terminating)
+}
+
+/// Another number of pods where the rest of the StatefulSet stays as it is.
+fn resize(seen: &Seen, replicas: i32) -> Option<Step> {
+    let set = seen.objects.get(&Kind::StatefulSet)?;
+    (set["spec"]["replicas"] != replicas).then_some(Step::Resize(replicas))
 }
 
 /// What is to be known the next time.
@@ -234,11 +337,19 @@ fn nudge(seen: &Seen) -> Option<Step> {
         return None;
     }
     let metadata = &set["metadata"];
-    let time = |value: &serde_json::Value| value.as_str().and_then(|text| text.parse::<Timestamp>().ok());
-    let touched = time(&metadata["annotations"][NUDGED_AT]).or_else(|| time(&metadata["creationTimestamp"]));
-    touched
-        .is_some_and(|touched| seen.now.duration_since(touched) >= NUDGE_EVERY)
-        .then_some(Step::Nudge)
+    let time = |text: &str| text.parse::<Timestamp>().ok();
+    // The time, and the how manieth time it was.
+    let nudged = metadata["annotations"][NUDGED_AT].as_str().unwrap_or_default();
+    let (last, count) = nudged.split_once(' ').unwrap_or((nudged, "1"));
+    let (last, count) = match time(last) {
+        Some(last) => (last, count.parse().unwrap_or(1)),
+        None => (time(metadata["creationTimestamp"].as_str()?)?, 0),
+    };
+    let pause = NUDGE_FIRST * 2_i32.pow(count.min(8));
+    let (pause, passed) = (pause.min(NUDGE_SELDOM), seen.now.duration_since(last));
+    // Long ago: that was for something else.
+    let count = if passed > pause * 2 { 0 } else { count };
+    (passed >= pause).then_some(Step::Nudge(count + 1))
 }
 
 /// The objects that are not as they are wanted.
@@ -256,8 +367,8 @@ fn changes(seen: &Seen, objects: Vec<Object>, wanted: &Blueprint) -> Vec<Step> {
 
 /// Whether an object is not as it is wanted: what was applied last was something else, or somebody has changed it
 /// since. Only what the API server keeps as it was written is compared.
-fn differs(wanted: &Object, live: &serde_json::Value) -> bool {
-    let applied = |value: &serde_json::Value| value["metadata"]["annotations"][APPLIED_HASH].clone();
+fn differs(wanted: &Object, live: &Value) -> bool {
+    let applied = |value: &Value| value["metadata"]["annotations"][APPLIED_HASH].clone();
     if applied(&wanted.value) != applied(live) {
         return true;
     }
@@ -284,8 +395,7 @@ fn differs(wanted: &Object, live: &serde_json::Value) -> bool {
 }
 
 /// Whether all that is wanted is there; the API server adds fields of its own.
-fn contains(live: &serde_json::Value, wanted: &serde_json::Value) -> bool {
-    use serde_json::Value;
+fn contains(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => wanted
             .iter()
@@ -298,23 +408,15 @@ fn contains(live: &serde_json::Value, wanted: &serde_json::Value) -> bool {
 }
 
 /// Whether a step takes a pod away by way of the StatefulSet.
-fn shrinks(seen: &Seen, step: &Step) -> bool {
-    let Step::Apply(object) = step else {
-        return false;
+pub(super) fn shrinks(seen: &Seen, step: &Step) -> bool {
+    let replicas = |value: &Value| value["spec"]["replicas"].as_i64();
+    let wanted = match step {
+        Step::Apply(object) if object.kind == Kind::StatefulSet => replicas(&object.value),
+        Step::Resize(wanted) => Some(i64::from(*wanted)),
+        _ => return false,
     };
-    let replicas = |value: &serde_json::Value| value["spec"]["replicas"].as_i64();
-    object.kind == Kind::StatefulSet
-        && seen
-            .objects
-            .get(&Kind::StatefulSet)
-            .is_some_and(|live| replicas(live) > replicas(&object.value))
-}
-
-/// The ConfigMap of a blueprint.
-fn config_map(wanted: &Blueprint) -> Option<Step> {
-    let objects = render::render(wanted).ok()?;
-    let map = objects.into_iter().find(|object| object.kind == Kind::ConfigMap);
-    map.map(Step::Apply)
+    let live = seen.objects.get(&Kind::StatefulSet);
+    live.is_some_and(|live| replicas(live) > wanted)
 }
 
 /// How the topics' defaults differ from what is wanted.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     context::Context,
-    names::{ClusterKey, POD_INDEX_LABEL, TEMPLATE_HASH},
+    names::{ClusterKey, TEMPLATE_HASH},
     options::VERSION,
     render::Kind,
 };
@@ -44,7 +44,7 @@ pub fn api(context: &Context, key: &ClusterKey, kind: Kind) -> Api<DynamicObject
 ///
 /// # Errors
 /// The API server can't be asked. That brokers can't be is something seen.
-pub async fn observe(context: &Context, key: &ClusterKey, cluster: Cluster) -> anyhow::Result<Seen> {
+pub async fn observe(context: &Context, key: &ClusterKey, cluster: &Cluster) -> anyhow::Result<Seen> {
     let objects = try_join_all(Kind::ALL.map(|kind| async move {
         let object = api(context, key, kind).get_opt(&kind.name(key)).await;
         let object = object.with_context(|| format!("read {} {}", kind.api().2, kind.name(key)))?;
@@ -56,13 +56,13 @@ pub async fn observe(context: &Context, key: &ClusterKey, cluster: Cluster) -> a
     let pods: Api<KubePod> = Api::namespaced(context.kube.clone(), &key.namespace);
     let pods = pods.list(&selected).await.context("list the brokers' pods")?;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.kube.clone(), &key.namespace);
-    let claims = claims.list(&selected).await.context("list the brokers' claims")?;
+    let labelled = claims.list(&selected).await.context("list the brokers' claims")?;
     let options = &context.options;
     let secrets = options.image_pull_secrets.iter().filter(|name| !name.is_empty());
     let mut seen = Seen {
         now: Timestamp::now(),
         key: key.clone(),
-        cluster,
+        cluster: cluster.clone(),
         operator: OperatorDefaults {
             version: VERSION.to_owned(),
             image: options.image.clone(),
@@ -71,9 +71,23 @@ pub async fn observe(context: &Context, key: &ClusterKey, cluster: Cluster) -> a
         },
         objects: objects.into_iter().flatten().collect(),
         pods: pods.into_iter().filter_map(|each| pod(key, &each)).collect(),
-        claims: claims.into_iter().filter_map(|each| claim(key, &each)).collect(),
+        claims: labelled.into_iter().filter_map(|each| claim(key, &each)).collect(),
         brokers: Reach::Unasked,
     };
+    if !seen.objects.contains_key(&Kind::ConfigMap) {
+        // Whether there once was a cluster of this name is about to be judged: claims that were restored from a backup
+        // may lack our labels.
+        for id in (0..cluster.spec.replicas)
+            .filter(|id| !seen.claims.contains_key(id))
+            .collect::<Vec<_>>()
+        {
+            let found = claims
+                .get_opt(&key.claim(id))
+                .await
+                .context("read the brokers' claims")?;
+            seen.claims.extend(found.and_then(|found| claim(key, &found)));
+        }
+    }
     if seen.pods.values().any(|pod| pod.running) {
         seen.brokers = ask(context, &seen).await;
     }
@@ -154,8 +168,7 @@ async fn settings(admin: &millrace_client::Admin, cluster: &v1::DescribeClusterR
 
 /// A broker's pod, with its number; others that carry the labels are not brokers.
 fn pod(key: &ClusterKey, pod: &KubePod) -> Option<(i32, Pod)> {
-    let id = number(&pod.name_any(), &format!("{}-", key.brokers()))
-        .or_else(|| pod.labels().get(POD_INDEX_LABEL).and_then(|index| index.parse().ok()))?;
+    let id = number(&pod.name_any(), &format!("{}-", key.brokers()))?;
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);

@@ -12,6 +12,7 @@ use super::{
     act::Outcome,
     decide::{Decision, Hold},
     racks,
+    roll::KeptBack,
     scale::named,
     seen::{Reach, Seen, Told},
     wishes::Wishes,
@@ -45,13 +46,17 @@ pub fn status(seen: &Seen, decision: &Decision, outcome: &Outcome, error: Option
     let conditions = conditions::merge(&before.conditions, &wanted.conditions(), generation, seen.now);
     let pods = i32::try_from(seen.pods.len()).ok();
     let ready = seen.pods.values().filter(|pod| pod.is_ready()).count();
-    let updated = seen.pods.values().filter(|pod| pod.hash == decision.roll.hash).count();
+    let updated = seen
+        .pods
+        .values()
+        .filter(|pod| pod.hash == decision.roll.newest())
+        .count();
     ClusterStatus {
         observed_generation: generation,
         conditions,
         replicas: pods,
         ready_replicas: i32::try_from(ready).ok(),
-        updated_replicas: if decision.roll.hash.is_empty() {
+        updated_replicas: if decision.roll.newest().is_empty() {
             before.updated_replicas
         } else {
             i32::try_from(updated).ok()
@@ -202,7 +207,20 @@ impl Report<'_> {
 
     fn reconciling(&self) -> Option<Wanted> {
         let yes = |reason, text: String| Some(Wanted::yes("Reconciling", reason, text));
-        if self.decision.hold.is_some() || self.is_invalid() {
+        match &self.decision.hold {
+            Some(Hold::Leftover(what)) => {
+                let text = format!("{what} of the Cluster of this name that was deleted before is about to go");
+                return yes("Creating", text);
+            }
+            Some(Hold::ClaimsGoing) => {
+                let text =
+                    "claims of a former cluster of this name are about to go: a new one begins when they are gone";
+                return yes("Creating", text.into());
+            }
+            Some(_) => return None,
+            None => {}
+        }
+        if self.is_invalid() && self.seen.objects.is_empty() {
             return None;
         }
         if self.decision.forming {
@@ -254,7 +272,7 @@ impl Report<'_> {
                 );
                 return yes("OtherCluster", text);
             }
-            None => {}
+            Some(Hold::Leftover(_) | Hold::ClaimsGoing) | None => {}
         }
         if self.is_invalid() {
             return yes("InvalidSpec", self.decision.problems.join(" "));
@@ -275,23 +293,23 @@ impl Report<'_> {
                 "nothing is compared while nothing may be changed",
             );
         }
+        if self.is_invalid() {
+            let text = "the spec is not carried out: see the condition Stalled";
+            return Wanted::no("UpToDate", "InvalidSpec", text);
+        }
+        let roll = &self.decision.roll;
+        if let Some(kept_back) = &roll.kept_back {
+            let reason = match kept_back {
+                KeptBack::Unapproved(_) => "AwaitingApproval",
+                KeptBack::Unasked => "RestartPending",
+            };
+            return Wanted::no("UpToDate", reason, kept_back.waiting().text);
+        }
         if outdated.is_empty() {
             return Wanted::yes("UpToDate", "UpToDate", "all brokers run what is wanted");
         }
-        let approval = self
-            .decision
-            .roll
-            .waiting
-            .as_ref()
-            .filter(|waiting| waiting.gate == "approval");
-        match approval {
-            Some(waiting) => Wanted::no("UpToDate", "AwaitingApproval", waiting.text.clone()),
-            None => Wanted::no(
-                "UpToDate",
-                "RestartPending",
-                format!("to be restarted: {}", named(outdated)),
-            ),
-        }
+        let text = format!("to be restarted: {}", named(outdated));
+        Wanted::no("UpToDate", "RestartPending", text)
     }
 
     fn replicas_in_sync(&self) -> Wanted {
@@ -340,14 +358,14 @@ impl Report<'_> {
 
     fn rollout(&self, before: Option<&RolloutStatus>) -> Option<RolloutStatus> {
         let roll = &self.decision.roll;
-        if roll.outdated.is_empty() && roll.current.is_none() {
+        if roll.outdated.is_empty() && roll.current.is_none() && roll.kept_back.is_none() {
             return None;
         }
         let waiting_for = self.roll_waits();
         let same = before.filter(|before| before.current == roll.current && before.waiting_for == waiting_for);
         let since = same.and_then(|before| before.since_time.clone());
         Some(RolloutStatus {
-            template_hash: roll.hash.clone(),
+            template_hash: roll.newest().to_owned(),
             current: roll.current,
             waiting_for,
             since_time: Some(since.unwrap_or(Time(now(self.seen.now)))),

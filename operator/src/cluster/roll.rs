@@ -13,11 +13,16 @@ use super::{
 };
 use crate::names;
 
+/// After so long without a node somebody has to do something about it.
+const UNSCHEDULABLE_FOR: SignedDuration = SignedDuration::from_secs(30);
+
 /// How a roll stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Roll {
     /// The hash that pods are to have.
     pub hash: String,
+    /// Why there is another template that they are not to have yet.
+    pub kept_back: Option<KeptBack>,
     /// Brokers that run something else.
     pub outdated: Vec<i32>,
     /// The broker that is on its way back.
@@ -28,6 +33,29 @@ pub struct Roll {
     pub step: Option<Step>,
     /// Brokers that do not come back, each with the reason and what to do.
     pub stuck: BTreeMap<i32, Stuck>,
+}
+
+/// Why a template is kept back: the StatefulSet does not get it, so that no pod is made from it for whatever reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptBack {
+    /// Nobody has approved it; its hash.
+    Unapproved(String),
+    /// It has settings that no broker could be asked about.
+    Unasked,
+}
+
+impl KeptBack {
+    /// In words.
+    #[must_use]
+    pub fn waiting(&self) -> Waiting {
+        match self {
+            Self::Unapproved(hash) => wait(
+                "approval",
+                format!("annotate the Cluster with {}={hash} to begin", names::APPROVE),
+            ),
+            Self::Unasked => wait("settings", "no broker answers whether it knows the new settings"),
+        }
+    }
 }
 
 /// Why nothing is restarted.
@@ -48,20 +76,33 @@ pub struct Stuck {
     pub text: String,
 }
 
+impl Roll {
+    /// The hash of what the spec asks for, also while it is kept back.
+    #[must_use]
+    pub fn newest(&self) -> &str {
+        match &self.kept_back {
+            Some(KeptBack::Unapproved(hash)) => hash,
+            _ => &self.hash,
+        }
+    }
+}
+
 /// Plans.
 #[must_use]
-pub fn plan(seen: &Seen, wishes: &Wishes, hash: String) -> Roll {
+pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBack>) -> Roll {
     let mut roll = Roll {
         outdated: outdated(seen, &hash),
         hash,
+        kept_back,
         stuck: stuck(seen, wishes),
         ..Roll::default()
     };
     roll.current = current(seen);
     if roll.outdated.is_empty() {
+        roll.waiting = roll.kept_back.as_ref().map(KeptBack::waiting);
         return roll;
     }
-    match next(seen, wishes, &roll) {
+    match next(seen, &roll) {
         Ok(step) => roll.step = Some(step),
         Err(waiting) => roll.waiting = Some(waiting),
     }
@@ -97,11 +138,7 @@ fn wait(gate: &'static str, text: impl Into<String>) -> Waiting {
 }
 
 /// What to do next, or what stands in its way.
-fn next(seen: &Seen, wishes: &Wishes, roll: &Roll) -> Result<Step, Waiting> {
-    if wishes.rolls_when_approved && !is_approved(seen, &roll.hash) {
-        let text = format!("annotate the Cluster with {}={} to begin", names::APPROVE, roll.hash);
-        return Err(wait("approval", text));
-    }
+fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     if let Some((id, _)) = seen.pods.iter().find(|(_, pod)| pod.terminating) {
         return Err(wait("terminating", format!("broker {id} stops")));
     }
@@ -169,7 +206,9 @@ fn order(told: &Told, outdated: &[i32]) -> Vec<i32> {
     order
 }
 
-fn is_approved(seen: &Seen, hash: &str) -> bool {
+/// Whether the Cluster's user lets pods be made from a template.
+#[must_use]
+pub fn is_approved(seen: &Seen, hash: &str) -> bool {
     let annotations = seen.cluster.metadata.annotations.as_ref();
     annotations
         .and_then(|all| all.get(names::APPROVE))
@@ -187,7 +226,10 @@ fn stuck(seen: &Seen, wishes: &Wishes) -> BTreeMap<i32, Stuck> {
 
 fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> {
     let stuck = |reason, text: String| Some(Stuck { reason, text });
-    if let Some(words) = &pod.unschedulable {
+    let since = pod.created.map(|created| seen.now.duration_since(created));
+    // For a moment that is how each pod begins that waits for its volume.
+    let unschedulable = pod.unschedulable.as_ref();
+    if let Some(words) = unschedulable.filter(|_| since.is_some_and(|since| since > UNSCHEDULABLE_FOR)) {
         return stuck(
             "Unschedulable",
             format!("broker {id} finds no node: {words} Add nodes, or change podTemplate.spec."),
@@ -212,9 +254,7 @@ fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> 
         }
     }
     let deadline = SignedDuration::from_secs(wishes.rollout_deadline_seconds.into());
-    let late = pod
-        .created
-        .is_some_and(|created| seen.now.duration_since(created) > deadline);
+    let late = since.is_some_and(|since| since > deadline);
     if late && pod.running {
         let text = format!(
             "broker {id} is not ready after {} s: see `kubectl logs {}`",

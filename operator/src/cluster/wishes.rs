@@ -93,9 +93,12 @@ impl Wishes {
                 problems.push(format!(
                     "config.{name} is no setting of brokers: see `millrace-broker --help-config`."
                 ));
-            } else if name.contains(['\n', '\r', '=', '#']) || name.trim() != name {
+            } else if !name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.')
+            {
                 problems.push(format!(
-                    "config.{name:?} is no name of a setting: no '=', '#', spaces around it or lines."
+                    "config.{name:?} is no name of a setting: they are of small letters, digits and dots."
                 ));
             }
             if value.contains(['\n', '\r']) {

@@ -9,11 +9,12 @@ use millrace_crds::Cluster;
 use serde_json::{Value, json};
 
 use super::{
-    decide::{Decision, Step, decide},
+    decide::{Decision, Hold, Step, decide, shrinks},
+    roll::KeptBack,
     seen::{Claim, OperatorDefaults, Pod, Reach, Seen, Told},
 };
 use crate::{
-    names::{ClusterKey, NUDGED_AT},
+    names::{APPROVE, ClusterKey, NUDGED_AT},
     render::{Kind, template_hash},
 };
 
@@ -165,6 +166,7 @@ impl World {
             },
             members: self.brokers.iter().map(member).collect(),
             moves: self.moves.iter().map(moved).collect(),
+            settings: ["max.connections".to_owned()].into(),
             ..Told::default()
         }))
     }
@@ -194,34 +196,39 @@ impl World {
     }
 
     fn shrinks(&self, step: &Step) -> bool {
-        let Step::Apply(object) = step else { return false };
-        let live = self
-            .objects
-            .get(&Kind::StatefulSet)
-            .and_then(|set| set["spec"]["replicas"].as_i64());
-        object.kind == Kind::StatefulSet && live > object.value["spec"]["replicas"].as_i64()
+        shrinks(&self.seen(), step)
+    }
+
+    /// Before pods above this are taken away.
+    fn check_shrink(&self, left: i64) {
+        for (id, broker) in self.brokers.iter().filter(|(id, _)| i64::from(**id) >= left) {
+            assert!(
+                broker.replicas.is_empty(),
+                "broker {id} still holds {:?}",
+                broker.replicas
+            );
+            assert!(!broker.votes, "broker {id} still votes");
+        }
     }
 
     fn act(&mut self, step: &Step) {
         match step {
             Step::Apply(object) => {
                 if self.shrinks(step) {
-                    let left = object.value["spec"]["replicas"].as_i64().unwrap();
-                    for (id, broker) in self.brokers.iter().filter(|(id, _)| i64::from(**id) >= left) {
-                        assert!(
-                            broker.replicas.is_empty(),
-                            "broker {id} still holds {:?}",
-                            broker.replicas
-                        );
-                        assert!(!broker.votes, "broker {id} still votes");
-                    }
+                    self.check_shrink(object.value["spec"]["replicas"].as_i64().unwrap());
                 }
                 self.objects.insert(object.kind, object.value.clone());
             }
             Step::DeleteBudget => {
                 self.objects.remove(&Kind::DisruptionBudget);
             }
-            Step::Nudge => {}
+            Step::Resize(replicas) => {
+                if self.shrinks(step) {
+                    self.check_shrink((*replicas).into());
+                }
+                self.objects.get_mut(&Kind::StatefulSet).unwrap()["spec"]["replicas"] = json!(replicas);
+            }
+            Step::Nudge(_) => {}
             Step::PermitNumber(id) => {
                 if self.removed.contains(id) {
                     self.permitted.insert(*id);
@@ -420,7 +427,7 @@ impl World {
             .unwrap_or_default();
         let is_bad = image.contains(self.bad_image) && self.pods[&id].hash == self.live_hash();
         let config = map["data"]["broker.properties"].as_str().unwrap().to_owned();
-        let has_seeds = config.contains("\nseeds=");
+        let begins = id == 0 && config.contains("\nbegin.node=0");
         let pod = self.pods.get_mut(&id).unwrap();
         if is_bad {
             pod.waiting = Some(("ImagePullBackOff".into(), "no such image".into()));
@@ -428,7 +435,7 @@ impl World {
         }
         pod.running = true;
         let formatted = self.disks.get(&id).copied().unwrap_or_default();
-        if !formatted && !has_seeds {
+        if !formatted && begins && !self.brokers.keys().any(|other| self.serves(*other)) {
             self.began += 1;
             assert_eq!((id, self.began), (0, 1), "a second cluster was begun");
             self.brokers.insert(
@@ -676,13 +683,121 @@ fn pods_that_do_not_come_are_asked_for_again() {
         json!(then.to_string())
     };
     set["metadata"]["creationTimestamp"] = json!("1970-01-01T00:00:00Z");
-    assert!(decide(&world.seen()).steps.contains(&Step::Nudge));
-    let lately = at(&world, 5);
-    world.objects.get_mut(&Kind::StatefulSet).unwrap()["metadata"]["annotations"][NUDGED_AT] = lately;
-    assert!(!decide(&world.seen()).steps.contains(&Step::Nudge), "not all the time");
-    let before = at(&world, 11);
-    world.objects.get_mut(&Kind::StatefulSet).unwrap()["metadata"]["annotations"][NUDGED_AT] = before;
-    assert!(decide(&world.seen()).steps.contains(&Step::Nudge));
+    assert!(decide(&world.seen()).steps.contains(&Step::Nudge(1)));
+    let nudged = |world: &mut World, seconds: i64, count: u32| {
+        let last = at(world, seconds);
+        world.objects.get_mut(&Kind::StatefulSet).unwrap()["metadata"]["annotations"][NUDGED_AT] =
+            json!(format!("{} {count}", last.as_str().unwrap()));
+        decide(&world.seen()).steps.into_iter().find_map(|step| match step {
+            Step::Nudge(count) => Some(count),
+            _ => None,
+        })
+    };
+    assert_eq!(nudged(&mut world, 15, 1), None, "not all the time");
+    assert_eq!(nudged(&mut world, 25, 1), Some(2));
+    assert_eq!(nudged(&mut world, 55, 9), None, "seldom in the end");
+    assert_eq!(nudged(&mut world, 65, 9), Some(10));
+    assert_eq!(nudged(&mut world, 600, 9), Some(1), "that was another time");
+}
+
+#[test]
+fn a_mistake_in_the_spec_keeps_nothing_from_being_repaired_or_scaled() {
+    for seed in 0..SEEDS / 2 {
+        let mut world = created(seed, 3);
+        world.fill(9);
+        let template = world.live_hash();
+        for mistake in [
+            json!({ "config": { "max.connections": "5", "node.id": "7" } }),
+            json!({ "podTemplate": { "spec": { "containers": "broker" } } }),
+        ] {
+            world.edit(|spec| {
+                let all = mistake.as_object().unwrap().clone();
+                spec.as_object_mut().unwrap().extend(all);
+                spec["replicas"] = json!(4);
+            });
+            world.objects.remove(&Kind::HeadlessService);
+            world.pods.remove(&1);
+            let decision = world.settle(true);
+            assert_eq!(decision.problems.len(), 1, "{:?}", decision.problems);
+            assert_eq!(world.live_hash(), template, "and nobody gets what is wrong");
+            assert!(world.objects.contains_key(&Kind::HeadlessService));
+            world.edit(|spec| spec["replicas"] = json!(3));
+            world.settle(true);
+            world.edit(|spec| {
+                spec["config"] = json!({});
+                spec["podTemplate"] = json!({});
+            });
+            assert_eq!(world.settle(true).problems, [""; 0]);
+        }
+        assert_eq!(world.live_hash(), template);
+    }
+}
+
+#[test]
+fn a_template_that_nobody_has_approved_reaches_no_pod() {
+    for seed in 0..SEEDS / 2 {
+        let mut world = created(seed, 3);
+        let template = world.live_hash();
+        world.edit(|spec| {
+            spec["rollout"] = json!({ "mode": "Approved" });
+            spec["config"] = json!({ "max.connections": "5" });
+            spec["replicas"] = json!(4);
+        });
+        world.pods.remove(&2);
+        let decision = world.settle(true);
+        assert!(world.pods.values().all(|pod| pod.hash == template));
+        let wanted = decision.roll.newest().to_owned();
+        assert_ne!(wanted, template);
+        assert_eq!(decision.roll.waiting.map(|waiting| waiting.gate), Some("approval"));
+        world.cluster.metadata.annotations = Some([(APPROVE.to_owned(), wanted.clone())].into());
+        world.settle(true);
+        assert!(world.pods.values().all(|pod| pod.hash == wanted));
+    }
+}
+
+#[test]
+fn settings_that_nobody_could_be_asked_about_reach_no_pod() {
+    let mut world = created(1, 3);
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "5" }));
+    world.settle(false);
+    let template = world.live_hash();
+    // None of them answers: the toy has no majority.
+    for id in [0, 1] {
+        world.pods.get_mut(&id).unwrap().ready_since = None;
+    }
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "5", "mistake": "6" }));
+    let decision = world.pass(false);
+    assert_eq!(decision.roll.kept_back, Some(KeptBack::Unasked));
+    assert_eq!(world.live_hash(), template);
+    // What is there already may be what the outage is mended with.
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "7" }));
+    assert_eq!(world.pass(false).roll.kept_back, None);
+    assert_ne!(world.live_hash(), template);
+}
+
+#[test]
+fn what_is_about_to_go_is_waited_for() {
+    let mut world = World::new(1, json!({ "replicas": 3, "storage": { "size": "10Gi" } }));
+    let claim = Claim {
+        terminating: true,
+        ..Claim::default()
+    };
+    world.claims.insert(0, claim.clone());
+    assert_eq!(world.pass(false).hold, Some(Hold::ClaimsGoing));
+    world.claims.insert(1, Claim::default());
+    let decision = decide(&world.seen());
+    assert_eq!(
+        (decision.hold, decision.forming),
+        (None, false),
+        "those that stay are of a cluster"
+    );
+    world.claims.clear();
+    let leftover =
+        json!({ "metadata": { "ownerReferences": [{ "kind": "Cluster", "name": "orders", "uid": "former" }] } });
+    world.objects.insert(Kind::ConfigMap, leftover);
+    assert!(matches!(world.pass(false).hold, Some(Hold::Leftover(_))));
+    world.objects.clear();
+    world.settle(true);
 }
 
 #[test]

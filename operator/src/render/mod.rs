@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use millrace_crds::Template;
 use serde_json::{Value, json};
 
-pub use config::{RESERVED_SETTINGS, SEEDS, file};
+pub use config::{BEGIN_NODE, RESERVED_SETTINGS, file, variable};
 
 use crate::{
     hash::hash,
@@ -67,7 +67,7 @@ pub struct Blueprint {
 pub enum Kind {
     /// The brokers' account, without rights.
     ServiceAccount,
-    /// The brokers' settings and the operator's record.
+    /// What brokers must know to find each other, and the operator's record.
     ConfigMap,
     /// The name of each broker.
     HeadlessService,
@@ -138,27 +138,36 @@ pub enum RenderError {
     },
 }
 
-/// Everything that a cluster needs, in the order in which it is made.
-///
-/// # Errors
-/// If the user's templates don't fit.
-pub fn render(blueprint: &Blueprint) -> Result<Vec<Object>, RenderError> {
-    let mut all = vec![
-        (Kind::ServiceAccount, objects::service_account(blueprint)),
-        (Kind::ConfigMap, objects::config_map(blueprint)),
-        (Kind::HeadlessService, objects::headless_service(blueprint)),
-        (Kind::BootstrapService, objects::bootstrap_service(blueprint)?),
-        (Kind::NetworkPolicy, objects::network_policy(blueprint)),
-    ];
-    if let Some(disruptions) = blueprint.disruptions {
+/// Everything that a cluster needs, in the order in which it is made; the StatefulSet with the pods' template that is
+/// given, and not at all without one. What the user's template does not fit is left out, and told beside.
+#[must_use]
+pub fn render(blueprint: &Blueprint, template: Option<Value>) -> (Vec<Object>, Option<RenderError>) {
+    let (service, error) = match objects::bootstrap_service(blueprint) {
+        Ok(service) => (Some((Kind::BootstrapService, service)), None),
+        Err(error) => (None, Some(error)),
+    };
+    let budget = blueprint.disruptions.map(|disruptions| {
         let budget = objects::disruption_budget(blueprint, disruptions);
-        all.push((Kind::DisruptionBudget, budget));
-    }
-    all.push((
-        Kind::StatefulSet,
-        objects::stateful_set(blueprint, pod_template(blueprint)?),
-    ));
-    Ok(all.into_iter().map(|(kind, value)| seal(kind, value)).collect())
+        (Kind::DisruptionBudget, budget)
+    });
+    let set = template.map(|template| (Kind::StatefulSet, objects::stateful_set(blueprint, template)));
+    let all = [
+        Some((Kind::ServiceAccount, objects::service_account(blueprint))),
+        Some((Kind::ConfigMap, objects::config_map(blueprint))),
+        Some((Kind::HeadlessService, objects::headless_service(blueprint))),
+        service,
+        Some((Kind::NetworkPolicy, objects::network_policy(blueprint))),
+        budget,
+        set,
+    ];
+    let sealed = all.into_iter().flatten().map(|(kind, value)| seal(kind, value));
+    (sealed.collect(), error)
+}
+
+/// The ConfigMap alone: the brokers' file, and the record.
+#[must_use]
+pub fn config_map(blueprint: &Blueprint) -> Object {
+    seal(Kind::ConfigMap, objects::config_map(blueprint))
 }
 
 /// The pods' template with its hash: two pods with the same one run the same.

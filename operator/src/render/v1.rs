@@ -4,19 +4,16 @@ use serde_json::{Value, json};
 
 use super::{
     Blueprint,
+    config::variable,
     objects::{labels, selector},
 };
-use crate::{
-    hash::hash,
-    names::{CLIENT_PORT, HTTP_PORT, INTERNAL_PORT, POD_INDEX_LABEL, RESTARTED_AT, ZONE_LABEL},
-};
+use crate::names::{CLIENT_PORT, HTTP_PORT, INTERNAL_PORT, POD_INDEX_LABEL, RESTARTED_AT, ZONE_LABEL};
 
 /// The user and group that brokers run as: "nobody who may anything", as in distroless images.
 const USER: i64 = 65532;
 
 pub(super) fn pod_template(blueprint: &Blueprint) -> Value {
     let mut annotations = json!({
-        "millrace.dev/config": hash(&json!(blueprint.config)),
         "kubectl.kubernetes.io/default-container": "broker",
         "prometheus.io/scrape": "true",
         "prometheus.io/port": HTTP_PORT.to_string(),
@@ -77,20 +74,26 @@ fn container(blueprint: &Blueprint) -> Value {
         blueprint.key.brokers(),
         blueprint.key.namespace
     );
+    let mut env = vec![
+        from_field("POD_NAME", "metadata.name"),
+        from_field("MILLRACE_NODE_ID", &format!("metadata.labels['{POD_INDEX_LABEL}']")),
+        from_field("MILLRACE_RACK", &format!("metadata.labels['{ZONE_LABEL}']")),
+        json!({ "name": "MILLRACE_ADVERTISED_ADDRESS", "value": format!("{host}:{CLIENT_PORT}") }),
+        json!({ "name": "MILLRACE_ADVERTISED_INTERNAL_ADDRESS", "value": format!("{host}:{INTERNAL_PORT}") }),
+        // Below the volume's root: file systems have folders of their own there, as lost+found.
+        json!({ "name": "MILLRACE_DATA_DIR", "value": "/var/lib/millrace/data" }),
+    ];
+    // Fixed with the pod: see `config::file`. A dollar sign alone would begin a reference to another variable.
+    env.extend(blueprint.config.iter().map(|(setting, value)| {
+        let value = value.replace('$', "$$");
+        json!({ "name": variable(setting), "value": value })
+    }));
     json!({
         "name": "broker",
         "image": blueprint.image,
         "imagePullPolicy": blueprint.image_pull_policy,
         "command": ["millrace-broker", "--config", "/etc/millrace/broker.properties", "--format-if-empty"],
-        "env": [
-            from_field("POD_NAME", "metadata.name"),
-            from_field("MILLRACE_NODE_ID", &format!("metadata.labels['{POD_INDEX_LABEL}']")),
-            from_field("MILLRACE_RACK", &format!("metadata.labels['{ZONE_LABEL}']")),
-            { "name": "MILLRACE_ADVERTISED_ADDRESS", "value": format!("{host}:{CLIENT_PORT}") },
-            { "name": "MILLRACE_ADVERTISED_INTERNAL_ADDRESS", "value": format!("{host}:{INTERNAL_PORT}") },
-            // Below the volume's root: file systems have folders of their own there, as lost+found.
-            { "name": "MILLRACE_DATA_DIR", "value": "/var/lib/millrace/data" },
-        ],
+        "env": env,
         "ports": [
             { "name": "client", "containerPort": CLIENT_PORT, "protocol": "TCP" },
             { "name": "internal", "containerPort": INTERNAL_PORT, "protocol": "TCP" },

@@ -43,6 +43,7 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
     Controller::for_stream(topics, store)
         .with_config(controller::Config::default().concurrency(AT_ONCE))
         .reconcile_on(clusters)
+        .trigger_backoff(pass::WatchBackoff::default())
         .graceful_shutdown_on(ending.cancelled_owned())
         .run(
             move |topic: Arc<watch::Seed>, reconciler: Arc<Reconciler>| {

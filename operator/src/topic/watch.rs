@@ -15,7 +15,10 @@ use kube::{
 use millrace_crds::{Cluster, Topic};
 
 use super::reconciler::Reconciler;
-use crate::{names::ClusterKey, pass::scoped};
+use crate::{
+    names::ClusterKey,
+    pass::{WatchBackoff, scoped},
+};
 
 /// What the watch knows of a Topic. Only metadata: an object that this operator can't read must not stop the others
 /// (kube-rs/kube#774).
@@ -33,7 +36,7 @@ pub fn topics(
     let writer = Writer::<Seed>::default();
     let reader = writer.as_reader();
     let changed = watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .modify(|topic| topic.managed_fields_mut().clear())
         .inspect(move |event| {
             if let Ok(Event::Delete(topic)) = event {
@@ -65,7 +68,7 @@ pub fn clusters(
     let api: Api<DeserializeGuard<Cluster>> = scoped(client, namespace);
     let mut known = Known::default();
     watcher(api, watcher::Config::default())
-        .default_backoff()
+        .backoff(WatchBackoff::default())
         .filter_map(move |event| {
             let changed = match event {
                 Ok(Event::Apply(cluster) | Event::InitApply(cluster)) => known.sees(&cluster),
