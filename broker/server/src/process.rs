@@ -40,7 +40,7 @@ pub struct Flags {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
     /// If the data directory is empty, join the cluster of the seeds, or begin a new one if there
-    /// are none. Without this flag an empty directory is an error: its volume may be missing.
+    /// are none, or if begin.node names this broker and they know of no cluster. Without this flag an empty directory is an error: its volume may be missing.
     #[arg(long)]
     format_if_empty: bool,
     /// Print all settings with their meaning, and end.

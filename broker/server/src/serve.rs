@@ -43,7 +43,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum StartError {
     /// The data directory has never been formatted.
-    #[error("{} is not formatted: if it is meant to be new, run once with --format-if-empty (with seeds it joins their cluster, without it begins a new one); if it should hold data, mount the right volume", .0.display())]
+    #[error("{} is not formatted: if it is meant to be new, run once with --format-if-empty (with seeds it joins their cluster, without, or as broker begin.node, it begins a new one); if it should hold data, mount the right volume", .0.display())]
     NotFormatted(PathBuf),
     /// The data directory can't be used.
     #[error(transparent)]
@@ -161,14 +161,14 @@ async fn start_broker(
         addresses: &addresses,
         incarnation: Uuid::new_v4(),
     };
-    let dir = match open_dir(&config, &metrics).await {
+    let (dir, begins) = match open_dir(&config, &metrics).await {
         Err(StartError::NotFormatted(_)) => {
-            controller::prepare_directory(&config, &applicant, may_form, health).await?;
-            open_dir(&config, &metrics).await?
+            let begins = controller::prepare_directory(&config, &applicant, may_form, health).await?;
+            (open_dir(&config, &metrics).await?, begins)
         }
-        opened => opened?,
+        opened => (opened?, false),
     };
-    let (quorum, seat) = controller::open_quorum(&config, &applicant, &dir, health).await?;
+    let (quorum, seat) = controller::open_quorum(&config, &applicant, &dir, begins, health).await?;
     let controller = Controller::new(quorum.clone(), &config);
     let end_controller = CancellationToken::new();
     // Followers are served once there are partitions.

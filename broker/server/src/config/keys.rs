@@ -37,6 +37,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "HOST:PORT under which other brokers reach this one; it should stay the same for the life of the data directory. Default: the address of listen.internal, or localhost where that is all addresses.",
     ),
     key(
+        "begin.node",
+        "",
+        "The node.id of the one broker that may begin a new cluster although seeds are set, in a configuration that all brokers share; every other one only joins, also without seeds. With an empty data directory that broker first asks the seeds for some seconds, and begins only if nobody there is in a cluster. Take it out as soon as there is the cluster: if later the disk is lost while no other broker answers, a second cluster would begin. Where cluster.id is set there is a cluster, and nobody begins one. Default: a broker without seeds begins. 0 to 2,147,483,647.",
+    ),
+    key(
         "broker.heartbeat.interval.ms",
         "100",
         "How often the broker tells the leader of the metadata quorum that it lives. 10 to 60,000, and at most half of broker.session.timeout.ms.",
@@ -121,7 +126,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "seeds",
         "",
-        "HOST:PORT of other brokers' internal listeners, separated by commas; a name may stand for many. An empty data directory joins their cluster; without seeds it begins a new one. Later they are asked only by the metadata quorum's only voter as it starts, and by a broker that finds no leader. Up to 64.",
+        "HOST:PORT of other brokers' internal listeners, separated by commas; a name may stand for many. An empty data directory joins their cluster; without seeds it begins a new one (but see begin.node). Later they are asked only by the metadata quorum's only voter as it starts, and by a broker that finds no leader. Up to 64.",
     ),
     key(
         "shutdown.timeout.ms",

@@ -154,6 +154,8 @@ pub struct BrokerConfig {
     pub advertised_address: Option<String>,
     /// `advertised.internal.address`.
     pub advertised_internal_address: Option<String>,
+    /// `begin.node`; `None`: whoever has no seeds.
+    pub begin_node: Option<i32>,
     /// `cluster.id`.
     pub cluster_id: Option<String>,
     /// `data.dir`.
@@ -411,6 +413,10 @@ impl Settings {
         Ok(BrokerConfig {
             advertised_address: self.advertised("advertised.address")?,
             advertised_internal_address,
+            begin_node: match self.optional("begin.node") {
+                Some(_) => Some(self.parse("begin.node", "empty, or 0 to 2,147,483,647", |n| *n >= 0)?),
+                None => None,
+            },
             cluster_id,
             data_dir: PathBuf::from(data_dir),
             default_replication_factor: usize::try_from(factor).ok(),

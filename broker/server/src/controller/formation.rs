@@ -3,16 +3,26 @@
 //! is how data was lost elsewhere (redpanda-data/redpanda #13133, nats-io/nats-server #7038).
 //!
 //! ```text
-//!  data directory      seeds    join-state        ⇒
-//!  in a quorum         any      any               starts, asks no one; but:
-//!  its only voter      some     any               asks once; refused if others have a leader
-//!  was in one, lost    any      any               refused: its metadata log is gone
-//!  empty               none     none              formats, begins a cluster
-//!  empty               some     any               asks, formats, enters
-//!  formatted only      none     none              begins a cluster (a crash came between)
-//!  formatted only      some     or there          asks if it has no answer yet, enters
-//!  empty, formatted    none     there             refused: it was joining
+//!  data directory      seeds    join-state  begin.node      ⇒
+//!  in a quorum         any      any         any             starts, asks no one; but:
+//!  its only voter      some     any         any             asks once; refused if others have a leader
+//!  was in one, lost    any      any         any             refused: its metadata log is gone
+//!  empty               none     none        none, this one  formats, begins a cluster
+//!  empty               some     none        this one        looks for a cluster: if there is none formats, begins one;
+//!                                                           if there is one as below
+//!  empty               some     any         else            asks, formats, enters
+//!  formatted only      none     none        none, this one  begins a cluster (a crash came between)
+//!  formatted only      some     none        this one        looks for a cluster: if there is none begins one;
+//!                                                           if there is one as below
+//!  formatted only      some     or there    else            asks if it has no answer yet, enters
+//!  empty, formatted    none     there       any             refused: it was joining
+//!  empty, formatted    none     none        another         refused: another one is to begin
 //! ```
+//!
+//! `begin.node` is of use where all brokers share a configuration, and with it the seeds. Where
+//! `cluster.id` is set as well it counts as another's: who knows the id has seen the cluster. Who looks for
+//! a cluster and finds nobody begins one (the others may be waiting for it): so a `begin.node` that
+//! stays lets a second one begin once the disk is lost and no other broker is there.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,7 +31,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    join::{Applicant, be_admitted, enter, told_of_another_leader, told_removed},
+    join::{Applicant, be_admitted, enter, told_of_a_cluster, told_of_another_leader, told_removed},
     join_state::{Admitted, JoinState},
 };
 use crate::{
@@ -82,8 +92,34 @@ fn advertise(address: SocketAddr) -> String {
     }
 }
 
+/// Whether this broker may begin a cluster with a directory that was never meant to join one.
+fn may_begin(config: &BrokerConfig) -> bool {
+    match config.begin_node {
+        None => config.seeds.is_empty(),
+        Some(node_id) => node_id == config.node_id && config.cluster_id.is_none(),
+    }
+}
+
+/// Whether this broker may begin a cluster and nobody tells of one.
+async fn is_to_begin(
+    config: &BrokerConfig,
+    applicant: &Applicant<'_>,
+    state: Option<&JoinState>,
+    health: &Health,
+) -> Result<bool, StartError> {
+    if state.is_some() || !may_begin(config) {
+        return Ok(false);
+    }
+    if !config.seeds.is_empty() && told_of_a_cluster(applicant, health).await? {
+        tracing::warn!("begin.node names this broker, but there is a cluster: take begin.node out");
+        return Ok(false);
+    }
+    Ok(true)
+}
+
 /// Gives an unformatted data directory an identity: a new cluster's, or that of the seeds, which are
-/// asked until one answers. `may_form`: whether an empty directory may be taken for a new one.
+/// asked until one answers. `may_form`: whether an empty directory may be taken for a new one. Returns
+/// whether it is to begin a cluster.
 ///
 /// # Errors
 /// The directory is not empty, can't be written or may not be formed; or the cluster refuses this
@@ -93,17 +129,18 @@ pub(crate) async fn prepare_directory(
     applicant: &Applicant<'_>,
     may_form: bool,
     health: &Health,
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     let fs = OsFileSystem::shared();
     let state = JoinState::load(&*fs, &config.data_dir)?;
     if state.is_none() && !may_form {
         return Err(StartError::NotFormatted(config.data_dir.clone()));
     }
+    if is_to_begin(config, applicant, state.as_ref(), health).await? {
+        format(config)?;
+        return Ok(true);
+    }
     if config.seeds.is_empty() {
-        return match state {
-            Some(_) => Err(was_joining(config)),
-            None => Ok(format(config)?),
-        };
+        return Err(must_not_begin(config, state.is_some()));
     }
     LogDir::prepare_format(&fs, &config.data_dir)?;
     let state = match state {
@@ -120,12 +157,29 @@ pub(crate) async fn prepare_directory(
         node_id: config.node_id,
         directory_id: state.directory_id,
     };
-    Ok(LogDir::format(&fs, &config.data_dir, &identity)?)
+    LogDir::format(&fs, &config.data_dir, &identity)?;
+    Ok(false)
 }
 
-fn was_joining(config: &BrokerConfig) -> StartError {
+/// Why this broker, which has no seeds, does not begin a cluster.
+fn must_not_begin(config: &BrokerConfig, was_joining: bool) -> StartError {
+    let data_dir = config.data_dir.display();
+    let why = match config.begin_node {
+        _ if was_joining => format!("{data_dir} has begun to join a cluster and must not begin a new one"),
+        Some(node_id) if node_id != config.node_id => format!(
+            "broker {} must not begin a cluster with {data_dir}: begin.node has broker {node_id} do that",
+            config.node_id
+        ),
+        _ => format!("it must not begin a cluster with {data_dir}: where cluster.id is set there is one"),
+    };
+    StartError::Refused(format!("{why}: set seeds to HOST:PORT of brokers of that cluster"))
+}
+
+/// A cluster was begun with this directory, but never came to be, and others have one.
+fn is_of_no_cluster(config: &BrokerConfig) -> StartError {
     StartError::Refused(format!(
-        "{} has begun to join a cluster and must not begin a new one: set seeds to HOST:PORT of brokers of that cluster",
+        "{} was formatted for a new cluster, but the seeds are in another one: empty it to join theirs, or mount the \
+         right volume",
         config.data_dir.display()
     ))
 }
@@ -159,12 +213,13 @@ async fn admission(
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seat {
     voter_id: u64,
-    /// Whether it may only enter a quorum that there is, never begin one.
-    joins: bool,
+    /// Whether it begins a quorum, if it is in none. Else it may only enter one that there is.
+    begins: bool,
 }
 
 /// Opens this broker's member of the metadata quorum: under the number that its disk has, else that
-/// of the first voter, or of a broker that the seeds admit.
+/// of the first voter, or of a broker that the seeds admit. `begins`: whether the directory was just
+/// formatted to begin a cluster.
 ///
 /// # Errors
 /// The disk's, or the cluster refuses this broker, or others of the cluster have a leader although
@@ -173,19 +228,24 @@ pub(crate) async fn open_quorum(
     config: &BrokerConfig,
     applicant: &Applicant<'_>,
     dir: &Arc<LogDir>,
+    mut begins: bool,
     health: &Health,
 ) -> Result<(Quorum, Seat), StartError> {
     let fs = OsFileSystem::shared();
     let state = JoinState::load(&*fs, &config.data_dir)?;
-    let joins = state.is_some() || !config.seeds.is_empty();
-    let voter_id = match stored_voter_id(&*fs, dir)? {
+    let stored = stored_voter_id(&*fs, dir)?;
+    if stored.is_none() && !begins {
+        begins = is_to_begin(config, applicant, state.as_ref(), health).await?;
+    }
+    let was_joining = state.is_some();
+    let voter_id = match stored {
         Some(voter_id) => voter_id,
-        None if !joins => FIRST_VOTER_ID,
+        None if begins => FIRST_VOTER_ID,
         None => {
             let identity = dir.identity();
             let state = state.unwrap_or_else(|| JoinState::new(config.node_id, identity.directory_id));
             if state.admitted.is_none() && config.seeds.is_empty() {
-                return Err(was_joining(config));
+                return Err(must_not_begin(config, was_joining));
             }
             let cluster_id = Some(identity.cluster_id.as_str());
             admission(config, applicant, state, cluster_id, health).await?.voter_id
@@ -202,6 +262,14 @@ pub(crate) async fn open_quorum(
         ..QuorumOptions::new(voter_id, directory_id, address, fs, dir.clone())
     })
     .await?;
+    // A crash came just before it began.
+    if stored.is_some() && !was_joining && !quorum.is_bootstrapped() && may_begin(config) {
+        begins = is_to_begin(config, applicant, None, health).await?;
+        if !begins {
+            quorum.shutdown().await;
+            return Err(is_of_no_cluster(config));
+        }
+    }
     if quorum.holds_back() {
         health.starting("asking the seeds whether another broker leads the metadata quorum");
         if let Some(refusal) = told_of_another_leader(applicant, &quorum).await {
@@ -210,7 +278,7 @@ pub(crate) async fn open_quorum(
         }
         quorum.lead_alone().await?;
     }
-    Ok((quorum, Seat { voter_id, joins }))
+    Ok((quorum, Seat { voter_id, begins }))
 }
 
 /// Begins a quorum, enters one, or finds itself in one; returns once a leader is known and
@@ -226,7 +294,7 @@ pub(crate) async fn begin_or_enter(
     applicant: &Applicant<'_>,
     health: &Health,
 ) -> Result<(), StartError> {
-    if !quorum.is_bootstrapped() && !seat.joins {
+    if !quorum.is_bootstrapped() && seat.begins {
         let (cluster_id, _) = quorum.place();
         tracing::info!(cluster_id, "beginning a new cluster");
         quorum.bootstrap().await?;
@@ -252,7 +320,8 @@ async fn find_leader(
     loop {
         if !quorum.is_bootstrapped() {
             if config.seeds.is_empty() {
-                return Err(was_joining(config));
+                let state = JoinState::load(&*OsFileSystem::shared(), &config.data_dir)?;
+                return Err(must_not_begin(config, state.is_some()));
             }
             health.starting("entering the cluster");
             if let Err(problem) = enter(applicant, cluster_id, (seat.voter_id, directory_id)).await {

@@ -1,7 +1,7 @@
 //! Asking other brokers to be let in.
 
 use millrace_proto::internal::v1::{
-    EnterRequest, JoinRequest,
+    EnterRequest, FindClusterRequest, JoinRequest,
     cluster_client::ClusterClient,
     enter_response,
     join_response::{self, Reason, Refused},
@@ -22,6 +22,59 @@ pub(crate) struct Applicant<'a> {
     pub(crate) addresses: &'a Addresses,
     /// Drawn at the process's start.
     pub(crate) incarnation: Uuid,
+}
+
+/// Who answers where the seeds lead.
+#[derive(Debug)]
+enum Found {
+    /// A broker that is in a cluster.
+    Cluster,
+    /// Something that does not understand the question: in words.
+    Stranger(String),
+}
+
+/// Whether a seed is in a cluster, which then must not begin a second time. They are asked until one
+/// says so, for [`limits::BEGIN_LOOK`] at the most: a name may stand for nobody yet, and brokers that
+/// wait for this one do not answer.
+///
+/// # Errors
+/// [`StartError::Refused`] if something answers that may be a broker, and can't tell.
+pub(super) async fn told_of_a_cluster(applicant: &Applicant<'_>, health: &Health) -> Result<bool, StartError> {
+    let Applicant { config, addresses, .. } = applicant;
+    health.starting("asking the seeds whether there is a cluster, before one is begun");
+    let looked = tokio::time::timeout(limits::BEGIN_LOOK, async {
+        let mut pause = limits::START_PAUSE_FIRST;
+        loop {
+            match ask_seeds(&config.seeds, &addresses.internal, look_for_cluster).await {
+                Ok(found) => return found,
+                Err(problem) => tracing::debug!(problem, "no seed tells of a cluster"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(limits::START_PAUSE_LONGEST);
+        }
+    });
+    match looked.await {
+        Ok(Found::Cluster) => Ok(true),
+        Ok(Found::Stranger(problem)) => Err(StartError::Refused(format!(
+            "it must not begin a cluster while a seed answers without saying whether there is one: {problem}"
+        ))),
+        Err(_) => Ok(false),
+    }
+}
+
+/// An error is that nobody there knows of a cluster.
+async fn look_for_cluster(channel: Channel) -> Result<Found, String> {
+    match ClusterClient::new(channel).find_cluster(FindClusterRequest {}).await {
+        Ok(answer) if answer.get_ref().in_cluster => Ok(Found::Cluster),
+        Ok(_) => Err("it is in no cluster itself yet".into()),
+        Err(status) => match status.code() {
+            // It stops, or the connection broke.
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown | Code::Internal => {
+                Err(in_words(status))
+            }
+            _ => Ok(Found::Stranger(in_words(status))),
+        },
+    }
 }
 
 /// Asks the seeds until one knows the answer.

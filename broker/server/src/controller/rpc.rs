@@ -7,8 +7,8 @@ use millrace_engine::{
     cluster::{DirectoryReport, RegisterBroker, RegistrationError, StartBroker},
 };
 use millrace_proto::internal::v1::{
-    EnterRequest, EnterResponse, HeartbeatRequest, HeartbeatResponse, JoinRequest, JoinResponse, cluster_server,
-    enter_response, heartbeat_response,
+    EnterRequest, EnterResponse, FindClusterRequest, FindClusterResponse, HeartbeatRequest, HeartbeatResponse,
+    JoinRequest, JoinResponse, cluster_server, enter_response, heartbeat_response,
     join_response::{self, Known, Reason, Refused},
 };
 use tonic::{Request, Response, Status};
@@ -49,6 +49,15 @@ impl ClusterService {
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for ClusterService {
+    async fn find_cluster(
+        &self,
+        _request: Request<FindClusterRequest>,
+    ) -> Result<Response<FindClusterResponse>, Status> {
+        // No majority is asked: the asking one would take its silence for nobody's.
+        let in_cluster = self.controller()?.quorum().is_bootstrapped();
+        Ok(Response::new(FindClusterResponse { in_cluster }))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let candidate = Candidate::read(request.into_inner())?;
         let controller = self.controller()?;

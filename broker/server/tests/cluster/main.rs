@@ -1,6 +1,7 @@
 //! Brokers as processes: they find each other, lose each other and come back.
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
+mod beginning;
 mod damage;
 mod failover;
 mod forming;

@@ -77,6 +77,8 @@ fn links_to_services_of_the_namespace_are_no_settings() {
 fn wrong_values_are_refused_with_what_is_allowed() {
     for (key, value) in [
         ("node.id", "-1"),
+        ("begin.node", "-1"),
+        ("begin.node", "b-0"),
         ("listen.client", "localhost"),
         ("memory.in.flight.bytes", "1"),
         ("log.format", "xml"),
@@ -103,6 +105,17 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         load("data.dir", &[], &[]),
         Err(ConfigProblem::NotAnAssignment { .. })
     ));
+}
+
+#[test]
+fn who_begins_is_named_by_number_or_not_at_all() {
+    let named = |value: &str| {
+        load("data.dir=/a", &[("MILLRACE_BEGIN_NODE", value)], &[])
+            .unwrap()
+            .begin_node
+    };
+    assert_eq!((named("0"), named("7"), named("")), (Some(0), Some(7), None));
+    assert_eq!(load("data.dir=/a", &[], &[]).unwrap().begin_node, None);
 }
 
 #[test]
