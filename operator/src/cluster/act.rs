@@ -12,7 +12,7 @@ use millrace_client::{Admin, ErrorReason, VoterName};
 use serde_json::{Value, json};
 
 use super::{
-    decide::Step,
+    decide::{Step, shrinks},
     observe::api,
     roll::holder,
     scale::named,
@@ -100,6 +100,7 @@ impl<'a> Actor<'a> {
 
     async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
         match step {
+            Step::Apply(_) | Step::Resize(_) if shrinks(self.seen, step) && !self.may_shrink().await? => Ok(()),
             Step::Apply(object) => self.apply(object).await,
             Step::DeleteBudget => self.delete_budget().await,
             Step::Resize(replicas) => self.resize(*replicas).await,
@@ -108,6 +109,7 @@ impl<'a> Actor<'a> {
             Step::AlterTopicDefaults { set, unset } => self.alter_topic_defaults(set, unset).await,
             Step::AddVoter(id) => self.add_voter(*id).await,
             Step::RemoveVoter(id) => self.remove_voter(*id).await,
+            Step::RemoveLostVoter(voter_id) => self.remove_lost_voter(*voter_id).await,
             Step::Drain(ids) => self.drain(ids).await,
             Step::CancelDrain(ids) => self.cancel_drain(ids).await,
             Step::Rebalance(onto) => self.rebalance(onto).await,
@@ -202,6 +204,33 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
+    /// Whether the last broker holds nothing, by what a majority of the quorum knows at this moment: what was seen
+    /// before was told by one broker, of a moment ago.
+    async fn may_shrink(&mut self) -> anyhow::Result<bool> {
+        let set = self.seen.objects.get(&Kind::StatefulSet);
+        let replicas = set.and_then(|set| set["spec"]["replicas"].as_i64());
+        let last = replicas.and_then(|replicas| i32::try_from(replicas - 1).ok());
+        let Some(last) = last else {
+            return Ok(false);
+        };
+        self.holds_nothing(last).await
+    }
+
+    /// Whether a broker holds no replica and no vote, or is not known at all.
+    async fn holds_nothing(&mut self, id: i32) -> anyhow::Result<bool> {
+        match self.admin().await?.may_remove_broker(id).await {
+            Ok(()) => Ok(true),
+            Err(error) => match error.reason() {
+                Some(ErrorReason::UnknownBroker) => Ok(true),
+                Some(ErrorReason::StillNeeded | ErrorReason::BrokerState | ErrorReason::MaintenanceTaken) => {
+                    self.hold("scale-in", format!("broker {id} cannot go yet: {error}"));
+                    Ok(false)
+                }
+                _ => Err(error).with_context(|| format!("ask whether broker {id} holds anything")),
+            },
+        }
+    }
+
     /// Another number of pods, if the StatefulSet still is what was seen.
     async fn resize(&mut self, replicas: i32) -> anyhow::Result<()> {
         let live = self.seen.objects.get(&Kind::StatefulSet);
@@ -233,7 +262,7 @@ impl<'a> Actor<'a> {
     }
 
     async fn permit_number(&mut self, id: i32) -> anyhow::Result<()> {
-        let permitted = self.admin().await?.replace_broker_directory(id, None, false).await;
+        let permitted = self.admin().await?.permit_removed_broker(id).await;
         match permitted {
             Ok(_) => {
                 let note = format!("broker {id} was removed before and may come again, empty");
@@ -290,6 +319,15 @@ impl<'a> Actor<'a> {
         let note = format!("broker {id} does not vote on the metadata any more");
         let told = Told::normal("VoterRemoved", "ChangeQuorum", note).about(self.broker(id));
         self.tell(told).await;
+        Ok(())
+    }
+
+    async fn remove_lost_voter(&mut self, voter_id: i64) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        let removed = admin.remove_voter(VoterName::Id(voter_id)).await;
+        removed.with_context(|| format!("take the vote of the lost voter {voter_id} away"))?;
+        let note = format!("voter {voter_id} is gone: its disk was replaced");
+        self.tell(Told::normal("VoterRemoved", "ChangeQuorum", note)).await;
         Ok(())
     }
 
@@ -365,6 +403,9 @@ impl<'a> Actor<'a> {
         let Some(claim) = self.seen.claims.get(&id) else {
             return Ok(());
         };
+        if !self.holds_nothing(id).await? {
+            return Ok(());
+        }
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.context.kube.clone(), &self.seen.key.namespace);
         let params = DeleteParams::background().preconditions(Preconditions {
             uid: Some(claim.uid.clone()),

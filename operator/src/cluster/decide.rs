@@ -48,6 +48,8 @@ pub enum Step {
     AddVoter(i32),
     /// Take a broker's vote away.
     RemoveVoter(i32),
+    /// Take the vote of a disk away that no broker has any more; the voter's own number.
+    RemoveLostVoter(i64),
     /// Move all replicas away from brokers.
     Drain(Vec<i32>),
     /// They may have replicas again.

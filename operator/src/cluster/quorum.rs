@@ -32,6 +32,14 @@ pub fn step(seen: &Seen, told: &Told, wishes: &Wishes) -> Option<Step> {
             return Some(Step::AddVoter(next));
         }
     }
+    if staying.len() >= wanted && staying.iter().all(|id| told.broker(*id).is_some_and(is_serving)) {
+        // Its broker has another disk by somebody's word, and the old one will never be let in again; all who are to
+        // vote do.
+        let lost = told.members.iter().find(|member| member.is_voter && member.broker_id.is_none());
+        if let Some(lost) = lost {
+            return Some(Step::RemoveLostVoter(lost.voter_id));
+        }
+    }
     // Without anybody to take its place a voter that leaves keeps its vote, unless that is not needed.
     let replaced = staying.len() >= wanted || staying.len() >= largest_odd(wishes, told);
     // Only of who has been emptied: a scale-in that is refused changes nothing.
@@ -239,6 +247,26 @@ mod tests {
     fn fewer_voters_leave_the_fullest_rack_first_and_never_the_leader() {
         assert_eq!(next(1, 3, &[2, 0, 1], &[1, 2]), Some(Step::RemoveVoter(1)));
         assert_eq!(next(4, 4, &[0, 1, 2, 3], &[]), Some(Step::RemoveVoter(3)));
+    }
+
+    #[test]
+    fn the_vote_of_a_disk_that_was_replaced_goes_last() {
+        let lost = v1::QuorumMember {
+            voter_id: 3,
+            is_voter: true,
+            ..v1::QuorumMember::default()
+        };
+        let step_with = |voters: &[i32], away: Option<usize>| {
+            let (seen, mut told) = seen(3, 3, voters, &[]);
+            told.members.push(lost.clone());
+            if let Some(away) = away {
+                told.cluster.brokers[away].available = false;
+            }
+            step(&seen, &told, &Wishes::of(&seen.cluster))
+        };
+        assert_eq!(step_with(&[0, 1], None), Some(Step::AddVoter(2)));
+        assert_eq!(step_with(&[0, 1, 2], Some(1)), None, "with one away it may be needed");
+        assert_eq!(step_with(&[0, 1, 2], None), Some(Step::RemoveLostVoter(3)));
     }
 
     #[test]

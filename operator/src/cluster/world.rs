@@ -242,6 +242,7 @@ impl World {
                     self.leader = *self.brokers.iter().find(|(_, broker)| broker.votes).unwrap().0;
                 }
             }
+            Step::RemoveLostVoter(_) => unreachable!("no disk is lost here"),
             Step::Drain(ids) => {
                 for id in ids {
                     self.brokers.get_mut(id).unwrap().draining = true;
