@@ -476,5 +476,9 @@ pub const LEAVE_ASK_EVERY: Duration = Duration::from_millis(20);
 /// A quorum that has no leader for so long while this broker stops is likely stopping too.
 pub const LEAVE_LEADER_WAIT: Duration = Duration::from_secs(2);
 
+/// How long it waits for calls in flight once no other broker is in service that could confirm their
+/// writes: what needs only this broker's disk has ended by then.
+pub const LEAVE_ALONE_WAIT: Duration = Duration::from_secs(2);
+
 /// How long it waits until all others know of the new leaders; they tell with their signs of life.
 pub const LEAVE_APPLIED_WAIT: Duration = Duration::from_secs(1);

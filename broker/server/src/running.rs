@@ -108,8 +108,7 @@ impl RunningBroker {
         controller::leave(&broker, by).await;
         broker.stopping.cancel();
         grpc.stop.cancel();
-        broker.tasks.close();
-        if tokio::time::timeout_at(by, broker.tasks.wait()).await.is_err() {
+        if !controller::end_calls(&broker, by).await {
             tracing::warn!("calls in flight did not end in time; their connections are closed");
         }
         let mut server = grpc.task;

@@ -131,7 +131,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "shutdown.timeout.ms",
         "25000",
-        "How long a stopping broker waits until others have taken over what it leads, and then for requests in flight before it closes their connections. 0 to 600,000.",
+        "How long a stopping broker waits until others have taken over what it leads, and then for requests in flight before it closes their connections. Where no other broker is in service it waits some seconds at most. 0 to 600,000.",
     ),
 ];
 

@@ -40,6 +40,36 @@ pub(crate) async fn leave(broker: &Broker, by: Instant) {
     }
 }
 
+/// Waits until calls in flight have ended, until `by` at the latest; or for a moment only, where others that
+/// writes wait for are all leaving, down or out of reach. Returns whether the calls have ended.
+pub(crate) async fn end_calls(broker: &Broker, by: Instant) -> bool {
+    broker.tasks.close();
+    let nobody_confirms = async {
+        let mut alone: Option<Instant> = None;
+        loop {
+            if !is_left_alone(broker) {
+                alone = None;
+            } else if alone.get_or_insert_with(Instant::now).elapsed() >= limits::LEAVE_ALONE_WAIT {
+                return;
+            }
+            tokio::time::sleep(limits::LEAVE_ASK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = broker.tasks.wait() => true,
+        () = tokio::time::sleep_until(by) => false,
+        () = nobody_confirms => false,
+    }
+}
+
+/// Whether there are other brokers, and none of them is in service, or nobody can tell.
+fn is_left_alone(broker: &Broker) -> bool {
+    let me = broker.config.node_id;
+    let cluster = broker.quorum.cluster();
+    let mut others = cluster.brokers.values().filter(|other| other.id != me).peekable();
+    others.peek().is_some() && (!others.any(Registered::is_active) || !broker.quorum.has_leader())
+}
+
 /// Asks until nothing is left that could move; `None` if it could not be asked to the end. The index that
 /// others must have applied is then that of the last one that took over, not that of the first request.
 async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
@@ -100,8 +130,33 @@ fn can_move(cluster: &Cluster, me: BrokerId) -> bool {
 mod tests {
     use std::time::Duration;
 
+    use millrace_engine::cluster::FenceReason;
+
     use super::*;
     use crate::testing::{PHANTOM, TestBroker};
+
+    /// A write that waits for replicas of brokers that leave as well is never confirmed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn calls_in_flight_are_waited_for_while_somebody_could_confirm_them() {
+        let test = TestBroker::start().await;
+        let broker = test.broker();
+        broker.spawn(std::future::pending());
+        let far = Instant::now() + Duration::from_secs(3600);
+        let waits = tokio::time::timeout(limits::LEAVE_ALONE_WAIT * 2, end_calls(broker, far)).await;
+        assert!(waits.is_err(), "another one is in service");
+        let soon = Instant::now() + Duration::from_millis(1);
+        assert!(!end_calls(broker, soon).await, "not longer than it may");
+        broker
+            .submit(Command::FenceBroker {
+                broker_id: PHANTOM,
+                broker_epoch: broker.quorum.cluster().brokers[&PHANTOM].epoch,
+                reason: FenceReason::LeaseExpired,
+            })
+            .await
+            .unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), end_calls(broker, far)).await;
+        assert_eq!(ended, Ok(false));
+    }
 
     /// Clients are sent on by those who know of the last new leader, too.
     #[tokio::test(flavor = "multi_thread")]

@@ -41,7 +41,7 @@ pub(crate) use self::{
     internal::{InternalServer, internal_routes},
     join::Applicant,
     leases::SignOfLife,
-    leave::leave,
+    leave::{end_calls, leave},
     register::{register, settle_metadata, was_removed},
     service::{keep_in_service, wait_for_service},
 };

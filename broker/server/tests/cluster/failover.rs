@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use millrace_proto::v1::{Acks, ElectLeadersRequest, ElectionKind, Message, PartitionName, PublishRequest};
+
 use super::{
     controller,
-    node::{Node, is_available},
+    node::{Node, PATIENCE, is_available},
     three,
 };
 
@@ -105,4 +107,79 @@ async fn a_stop_in_order_leaves_no_partition_without_a_leader() {
     assert!(stopped.0.success() && stopped.1.success() && stopped.2.success());
     println!("all stopped after {:?}", began.elapsed());
     assert!(began.elapsed() < NOT_WAITED);
+}
+
+/// What a write waits for are brokers that are gone for good, or leave as well.
+#[tokio::test]
+async fn the_last_one_to_stop_waits_for_no_write_that_nobody_can_confirm() {
+    let (_folder, mut nodes) = three().await;
+    nodes[0].create_topic("orders", 1, 3).await;
+    let leader = nodes[0].topic("orders").await.unwrap().partitions[0].leader_id.unwrap();
+    let last = nodes.iter().position(|node| node.id == leader).unwrap();
+    nodes[last].wait_cluster("a topic", |cluster| cluster.topics == 1).await;
+    assert!(nodes[last].stop().await.success());
+    // Longer than this test may take.
+    nodes[last].launch_with(&["--set", "shutdown.timeout.ms=600000"]);
+    nodes[last].wait_ready().await;
+    let id = nodes[last].id;
+    let mut admin = nodes[last].admin().await;
+    wait_until("in sync", async || {
+        let partition = nodes[last].topic("orders").await.unwrap().partitions.remove(0);
+        partition.in_sync_replicas.len() == 3
+    })
+    .await;
+    let elect = ElectLeadersRequest {
+        partitions: vec![PartitionName {
+            topic: "orders".into(),
+            partition: 0,
+        }],
+        kind: ElectionKind::InSync.into(),
+        broker_id: Some(id),
+        ..ElectLeadersRequest::default()
+    };
+    admin.elect_leaders(elect).await.unwrap();
+    wait_until("leading", async || {
+        nodes[last].topic("orders").await.unwrap().partitions[0].leader_id == Some(id)
+    })
+    .await;
+
+    for (at, node) in nodes.iter().enumerate() {
+        if at != last {
+            node.freeze();
+        }
+    }
+    let request = PublishRequest {
+        topic: "orders".into(),
+        messages: vec![Message::default()],
+        acks: Acks::All.into(),
+        ..PublishRequest::default()
+    };
+    let mut messaging = nodes[last].messaging().await;
+    let publishing = tokio::spawn(async move { messaging.publish(request).await });
+    let log = nodes[last].data_dir.join("orders-0");
+    wait_until("written", async || {
+        let files = std::fs::read_dir(&log).unwrap().map(|file| file.unwrap().path());
+        let segments = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        segments.map(|path| path.metadata().unwrap().len()).sum::<u64>() > 0
+    })
+    .await;
+    assert!(!publishing.is_finished());
+    for (at, node) in nodes.iter_mut().enumerate() {
+        if at != last {
+            node.kill();
+        }
+    }
+    assert!(nodes[last].stop().await.success());
+    let told = nodes[last].log();
+    assert!(told.contains("calls in flight did not end"), "{told}");
+    publishing.await.unwrap().unwrap_err();
+}
+
+/// Asks until it is so.
+async fn wait_until(what: &str, is_so: impl AsyncFn() -> bool) {
+    let began = Instant::now();
+    while !is_so().await {
+        assert!(began.elapsed() < PATIENCE, "not {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
