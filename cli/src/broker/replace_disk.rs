@@ -25,6 +25,9 @@ pub struct ReplaceDiskArgs {
     /// lost for ever.
     #[arg(long)]
     accept_data_loss: bool,
+    /// Only if the number is a removed broker's, and no broker has registered with it since.
+    #[arg(long, conflicts_with_all = ["directory_id", "accept_data_loss"])]
+    only_if_removed: bool,
     /// Check everything, change nothing.
     #[arg(long)]
     dry_run: bool,
@@ -51,10 +54,14 @@ struct Replaced {
 /// Permits it.
 pub async fn run(args: ReplaceDiskArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let admin = admin.clone().validate_only(args.dry_run);
-    admin
-        .replace_broker_directory(args.broker, args.directory_id.as_deref(), args.accept_data_loss)
-        .await
-        .map_err(advise)?;
+    if args.only_if_removed {
+        admin.permit_removed_broker(args.broker).await?;
+    } else {
+        admin
+            .replace_broker_directory(args.broker, args.directory_id.as_deref(), args.accept_data_loss)
+            .await
+            .map_err(advise)?;
+    }
     let what = format!(
         "may come with another disk: start it with --format-if-empty and the seeds of its cluster; \
          `millrace quorum describe` shows whether the old disk has a vote, `millrace quorum remove {}` takes it away",

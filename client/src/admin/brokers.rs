@@ -116,12 +116,34 @@ impl Admin {
         directory_id: Option<&str>,
         accept_data_loss: bool,
     ) -> Result<()> {
-        let request = v1::ReplaceBrokerDirectoryRequest {
+        self.permit_directory(v1::ReplaceBrokerDirectoryRequest {
             broker_id,
             directory_id: directory_id.unwrap_or_default().to_owned(),
             accept_data_loss,
             validate_only: self.validate_only,
-        };
+            only_if_removed: false,
+        })
+        .await
+    }
+
+    /// Permits the number of a removed broker to be used again, with any disk. Judged as it is permitted:
+    /// if a broker of this number has registered meanwhile nothing is permitted.
+    ///
+    /// # Errors
+    /// BROKER_STATE if the number is not a removed broker's, UNKNOWN_BROKER if it never was a broker's,
+    /// and those of any call.
+    pub async fn permit_removed_broker(&self, broker_id: i32) -> Result<()> {
+        self.permit_directory(v1::ReplaceBrokerDirectoryRequest {
+            broker_id,
+            directory_id: String::new(),
+            accept_data_loss: false,
+            validate_only: self.validate_only,
+            only_if_removed: true,
+        })
+        .await
+    }
+
+    async fn permit_directory(&self, request: v1::ReplaceBrokerDirectoryRequest) -> Result<()> {
         self.change(|mut admin| async move { Ok(admin.replace_broker_directory(request).await?) })
             .await?;
         Ok(())

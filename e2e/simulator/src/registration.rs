@@ -380,6 +380,7 @@ impl World {
                 // Where records were acknowledged before they were on disks, the others may have lost them, too. When
                 // all that can come back is back, the operator gives such a partition up.
                 accept_data_loss: self.written_counts && !self.faulty,
+                only_if_removed: false,
             };
             self.propose(command, None);
         }

@@ -289,6 +289,7 @@ impl World {
                 broker_id,
                 directory,
                 accept_data_loss: false,
+                only_if_removed: false,
             },
             None,
         );

@@ -96,7 +96,8 @@ impl Cluster {
                 broker_id,
                 directory,
                 accept_data_loss,
-            } => self.replace_directory(*broker_id, *directory, *accept_data_loss),
+                only_if_removed,
+            } => self.replace_directory(*broker_id, *directory, *accept_data_loss, *only_if_removed),
             Command::AcquireMaintenance(wish) => self.acquire_maintenance(wish),
             Command::ReleaseMaintenance { holder, broker_id } => self.release_maintenance(holder, *broker_id),
             Command::RegisterVoter {

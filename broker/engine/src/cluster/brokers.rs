@@ -73,6 +73,7 @@ impl Cluster {
         id: BrokerId,
         directory: ExpectedDirectory,
         accept_data_loss: bool,
+        only_if_removed: bool,
     ) -> Result<Applied, Rejection> {
         self.check_is_free(directory)?;
         if let Some(removed) = self.removed_brokers.get_mut(&id) {
@@ -83,6 +84,9 @@ impl Cluster {
             });
         }
         let broker = self.brokers.get(&id).ok_or(Rejection::UnknownBroker { id })?;
+        if only_if_removed {
+            return Err(BrokerError::NotRemoved { id }.into());
+        }
         if !broker.fenced {
             return Err(BrokerError::InService { id }.into());
         }

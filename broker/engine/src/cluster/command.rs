@@ -152,6 +152,9 @@ pub enum Command {
         directory: ExpectedDirectory,
         /// Also if partitions have no other clean replica. Their acknowledged records are lost.
         accept_data_loss: bool,
+        /// Only if the number is a removed broker's.
+        #[serde(default)]
+        only_if_removed: bool,
     },
     /// Ask for the one permission to take a broker down.
     AcquireMaintenance(AcquireMaintenance),

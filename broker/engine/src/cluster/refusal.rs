@@ -312,6 +312,12 @@ pub enum BrokerError {
         /// The broker.
         id: BrokerId,
     },
+    /// It is one of the cluster's brokers, and only a removed one was to be permitted.
+    #[error("broker {id} is not removed: it has registered, and has a disk")]
+    NotRemoved {
+        /// The broker.
+        id: BrokerId,
+    },
     /// It is under maintenance.
     #[error("broker {id} is under maintenance by {holder:?}: wait, or force it")]
     UnderMaintenance {

@@ -50,6 +50,7 @@ fn a_broker_goes_only_when_it_holds_nothing_and_never_comes_back() {
         broker_id: 2,
         directory,
         accept_data_loss: false,
+        only_if_removed: false,
     };
     assert_eq!(
         log.run(&replace(ExpectedDirectory::Id(directory_id))),
@@ -59,6 +60,43 @@ fn a_broker_goes_only_when_it_holds_nothing_and_never_comes_back() {
     log.ok(&Command::StartBroker(empty));
     log.unfence(2, &[]);
     assert!(log.cluster.brokers[&2].is_active() && log.cluster.removed_brokers.is_empty());
+}
+
+/// Somebody permits a removed number while its broker comes back by another's word: no disk of a broker is given up.
+#[test]
+fn a_number_is_permitted_only_while_it_is_a_removed_one() {
+    let mut log = Log::with_partition();
+    log.fence(2);
+    let permit = Command::ReplaceDirectory {
+        broker_id: 2,
+        directory: ExpectedDirectory::Any,
+        accept_data_loss: false,
+        only_if_removed: true,
+    };
+    let not_removed: Rejection = BrokerError::NotRemoved { id: 2 }.into();
+    let before = log.cluster.clone();
+    assert_eq!(log.run(&permit), Err(not_removed.clone()), "down, but a broker");
+    assert_eq!(log.cluster.brokers, before.brokers);
+    assert_eq!(log.cluster.topics, before.topics);
+    log.reassign(Some(&[0, 1])).unwrap();
+    log.ok(&remove(2, false));
+    log.ok(&permit);
+    log.ok(&permit);
+    let mut new = log.start(2, 9, DirectoryReport::default());
+    new.registration.directory_id = Uuid::from_u128(77);
+    log.ok(&Command::StartBroker(new));
+    assert_eq!(log.run(&permit), Err(not_removed), "it has registered");
+    assert_eq!(log.cluster.brokers[&2].expected_directory, None);
+    let Command::ReplaceDirectory { directory, .. } = permit else {
+        panic!()
+    };
+    let unknown = Command::ReplaceDirectory {
+        broker_id: 7,
+        directory,
+        accept_data_loss: false,
+        only_if_removed: true,
+    };
+    assert_eq!(log.run(&unknown), Err(Rejection::UnknownBroker { id: 7 }));
 }
 
 #[test]
@@ -281,6 +319,7 @@ fn a_voter_id_is_bound_to_a_disk_and_never_given_out_twice() {
         broker_id: 1,
         directory: ExpectedDirectory::Any,
         accept_data_loss: false,
+        only_if_removed: false,
     });
     let mut new = log.start(1, 2, DirectoryReport::default());
     new.registration.directory_id = Uuid::from_u128(55);

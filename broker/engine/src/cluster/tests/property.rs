@@ -284,6 +284,7 @@ fn command(step: &Step, log: &Log) -> Command {
                 ExpectedDirectory::Any
             },
             accept_data_loss: *accept,
+            only_if_removed: false,
         },
         Step::Maintain { id, holder, at } => Command::AcquireMaintenance(AcquireMaintenance {
             holder: holder.to_string(),

@@ -313,6 +313,7 @@ fn a_new_disk_needs_an_operators_word_and_is_nobodys_hope() {
         broker_id: 0,
         directory: ExpectedDirectory::Id(Uuid::from_u128(5)),
         accept_data_loss,
+        only_if_removed: false,
     };
     assert_eq!(log.run(&replace(true)), Err(BrokerError::InService { id: 0 }.into()));
     log.fence(0);
@@ -350,6 +351,7 @@ fn a_broker_that_comes_back_with_its_own_disk_ends_the_word_for_another() {
             broker_id: 2,
             directory: expected,
             accept_data_loss: false,
+            only_if_removed: false,
         });
         // It stood still and goes on in the same life.
         log.unfence(2, &[]);
@@ -374,6 +376,7 @@ fn the_only_clean_disk_is_given_up_only_expressly() {
         broker_id: 0,
         directory: ExpectedDirectory::Any,
         accept_data_loss,
+        only_if_removed: false,
     };
     let refused = log.run(&replace(false));
     let Err(Rejection::Broker(BrokerError::OnlyCleanReplica { id: 0, partitions })) = refused else {

@@ -99,6 +99,7 @@ pub async fn replace_directory(
         broker_id: request.broker_id,
         directory,
         accept_data_loss: request.accept_data_loss,
+        only_if_removed: request.only_if_removed,
     };
     if request.validate_only {
         preview(&*service.latest().await?, &command)?;

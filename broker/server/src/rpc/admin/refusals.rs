@@ -68,7 +68,9 @@ impl From<BrokerError> for ApiError {
             BrokerError::Votes { voter_id, .. } => {
                 Self::new(ErrorReason::StillNeeded, message).with("voter_id", voter_id)
             }
-            BrokerError::InService { .. } => Self::new(ErrorReason::BrokerState, message),
+            BrokerError::InService { .. } | BrokerError::NotRemoved { .. } => {
+                Self::new(ErrorReason::BrokerState, message)
+            }
             BrokerError::UnderMaintenance { id, holder } => Self::new(ErrorReason::MaintenanceTaken, message)
                 .with("holder", holder)
                 .with("broker_id", id),

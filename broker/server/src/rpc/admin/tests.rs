@@ -419,11 +419,24 @@ async fn a_broker_that_holds_nothing_is_removed_and_stays_away() {
     brokers::remove(&cluster.service, remove(false, false)).await.unwrap();
     assert!(cluster.now().removed_brokers.contains_key(&3));
     brokers::remove(&cluster.service, remove(false, false)).await.unwrap();
-    let permit = v1::ReplaceBrokerDirectoryRequest {
-        broker_id: 3,
+    let permit = |broker_id, validate_only| v1::ReplaceBrokerDirectoryRequest {
+        broker_id,
+        validate_only,
+        only_if_removed: true,
         ..v1::ReplaceBrokerDirectoryRequest::default()
     };
-    brokers::replace_directory(&cluster.service, permit).await.unwrap();
+    let permitted = async |broker_id, validate_only| {
+        let request = permit(broker_id, validate_only);
+        let answer = brokers::replace_directory(&cluster.service, request).await;
+        answer.map(|_| ()).map_err(|error| error.reason())
+    };
+    for validate_only in [true, false] {
+        assert_eq!(permitted(2, validate_only).await, Err(ErrorReason::BrokerState));
+        assert_eq!(permitted(77, validate_only).await, Err(ErrorReason::UnknownBroker));
+    }
+    assert_eq!(permitted(3, true).await, Ok(()));
+    assert!(cluster.now().removed_brokers[&3].expected_directory.is_none());
+    assert_eq!(permitted(3, false).await, Ok(()));
     assert!(cluster.now().removed_brokers[&3].expected_directory.is_some());
     cluster.stop().await;
 }
@@ -438,6 +451,7 @@ async fn a_lost_disk_with_the_only_clean_replica_is_given_up_only_on_request() {
         directory_id: Uuid::from_u128(5).to_string(),
         accept_data_loss,
         validate_only,
+        only_if_removed: false,
     };
     for validate_only in [true, false] {
         let refused = brokers::replace_directory(&cluster.service, permit(false, validate_only)).await;
