@@ -119,6 +119,20 @@ async fn an_only_broker_can_be_neither_drained_nor_removed() {
     assert_eq!(error.reason(), Some(ErrorReason::StillNeeded), "{error}");
     assert_eq!(reason(admin.remove_broker(77, false).await), ErrorReason::UnknownBroker);
     assert_eq!(
+        reason(admin.may_remove_broker(id).await),
+        ErrorReason::StillNeeded,
+        "it votes"
+    );
+    assert_eq!(
+        reason(admin.permit_removed_broker(id).await),
+        ErrorReason::BrokerState,
+        "it is registered"
+    );
+    assert_eq!(
+        reason(admin.permit_removed_broker(77).await),
+        ErrorReason::UnknownBroker
+    );
+    assert_eq!(
         reason(admin.replace_broker_directory(id, None, false).await),
         ErrorReason::BrokerState,
         "it is in service"

@@ -97,6 +97,27 @@ impl Admin {
             broker_id,
             force,
             validate_only: self.validate_only,
+            if_down: false,
+        };
+        self.change(|mut admin| async move { Ok(admin.remove_broker(request).await?) })
+            .await?;
+        Ok(())
+    }
+
+    /// Asks whether a broker could be removed if it were down, before it is stopped: it is drained (or
+    /// being drained), holds no replica, not even one that a move is about to fill, and has no vote. By
+    /// metadata that a majority of the quorum has confirmed after this call began. Changes nothing. A
+    /// broker that is removed already may be removed.
+    ///
+    /// # Errors
+    /// STILL_NEEDED if it holds replicas or votes, BROKER_STATE if it is not marked to be drained,
+    /// MAINTENANCE_TAKEN, UNKNOWN_BROKER, and those of any call.
+    pub async fn may_remove_broker(&self, broker_id: i32) -> Result<()> {
+        let request = v1::RemoveBrokerRequest {
+            broker_id,
+            force: false,
+            validate_only: true,
+            if_down: true,
         };
         self.change(|mut admin| async move { Ok(admin.remove_broker(request).await?) })
             .await?;

@@ -26,12 +26,19 @@ pub async fn cordon(
 /// vote.
 ///
 /// # Errors
-/// It holds replicas, votes, or is in service.
+/// It holds replicas, votes, or is in service; asked whether it could be removed if it were down: it is
+/// not drained.
 pub async fn remove(
     service: &AdminService,
     request: v1::RemoveBrokerRequest,
 ) -> Result<v1::RemoveBrokerResponse, ApiError> {
     let (broker_id, force) = (request.broker_id, request.force);
+    if request.if_down && !request.validate_only {
+        return Err(ApiError::field(
+            "if_down",
+            "only with validate_only: a broker is stopped before it is removed",
+        ));
+    }
     let cluster = service.latest().await?;
     let status = service.0.quorum.status();
     let members = members_to_remove(&cluster, &status, broker_id)?;
@@ -46,6 +53,19 @@ pub async fn remove(
         .voters
         .registered
         .retain(|voter_id, _| !members.contains(voter_id));
+    if request.if_down
+        && let Some(broker) = without.brokers.get_mut(&broker_id)
+    {
+        if !broker.draining {
+            return Err(ApiError::new(
+                ErrorReason::BrokerState,
+                format!(
+                    "Broker {broker_id} is not drained, so that it may get replicas at any time: drain it first (millrace broker drain {broker_id} --wait)."
+                ),
+            ));
+        }
+        broker.fenced = true;
+    }
     preview(&without, &command)?;
     if request.validate_only {
         return Ok(v1::RemoveBrokerResponse {});

@@ -408,6 +408,7 @@ async fn a_broker_that_holds_nothing_is_removed_and_stays_away() {
         broker_id: 3,
         force,
         validate_only,
+        if_down: false,
     };
     let error = brokers::remove(&cluster.service, remove(false, false))
         .await
@@ -438,6 +439,48 @@ async fn a_broker_that_holds_nothing_is_removed_and_stays_away() {
     assert!(cluster.now().removed_brokers[&3].expected_directory.is_none());
     assert_eq!(permitted(3, false).await, Ok(()));
     assert!(cluster.now().removed_brokers[&3].expected_directory.is_some());
+    assert!(cluster.now().brokers[&2].expected_directory.is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_is_known_before_a_broker_stops_whether_it_can_be_removed() {
+    let cluster = TestCluster::start().await;
+    let ask = async |broker_id, validate_only| {
+        let request = v1::RemoveBrokerRequest {
+            broker_id,
+            validate_only,
+            if_down: true,
+            ..v1::RemoveBrokerRequest::default()
+        };
+        let answer = brokers::remove(&cluster.service, request).await;
+        answer.map(|_| ()).map_err(|error| error.reason())
+    };
+    cluster.create_on(3).await;
+    assert_eq!(ask(3, false).await, Err(ErrorReason::InvalidRequest));
+    assert_eq!(ask(77, true).await, Err(ErrorReason::UnknownBroker));
+    assert_eq!(ask(3, true).await, Err(ErrorReason::BrokerState), "it is not drained");
+    let mark = |broker_id| Command::DrainBroker {
+        broker_id,
+        draining: true,
+    };
+    cluster.submit(mark(3)).await;
+    assert_eq!(ask(3, true).await, Err(ErrorReason::StillNeeded), "it holds a replica");
+    // A move onto a broker that is drained since: it holds one as soon as it is filled.
+    let _ = cluster.reassign(&[2], false).await.unwrap();
+    cluster.submit(mark(2)).await;
+    for broker_id in [2, 3] {
+        assert_eq!(
+            ask(broker_id, true).await,
+            Err(ErrorReason::StillNeeded),
+            "a move is under way"
+        );
+    }
+    cluster.submit(mark(1)).await;
+    assert_eq!(ask(1, true).await, Ok(()));
+    assert!(cluster.now().brokers[&1].is_active(), "only asked");
+    cluster.submit(mark(0)).await;
+    assert_eq!(ask(0, true).await, Err(ErrorReason::StillNeeded), "it votes");
     cluster.stop().await;
 }
 
