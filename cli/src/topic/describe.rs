@@ -18,6 +18,10 @@ use crate::output::{OutputFormat, TextTable, bytes, count, fields, ids, setting,
 const SHOWN_SETTINGS: [&str; 4] = ["flush", MIN_IN_SYNC_KEY, "retention.bytes", "retention.ms"];
 
 /// Show a topic's partitions, sizes, settings and what it survives.
+///
+/// IN SYNC are the brokers that have all acknowledged messages and are in service. ELIGIBLE are those that
+/// left IN SYNC while fewer than min.insync.replicas were in it: they have all acknowledged messages as
+/// well, and one of them may lead if nobody in IN SYNC can (KIP-966).
 #[derive(Debug, clap::Args)]
 pub struct DescribeArgs {
     /// The topic.

@@ -89,8 +89,8 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     ),
     key(
         "log.level",
-        "info,openraft=warn,openraft::raft::raft_inner=off",
-        "What is logged: error, warn, info, debug, trace, or directives as of the tracing crates' EnvFilter.",
+        "info,openraft=warn,openraft::raft::raft_inner=off,openraft::core::heartbeat=error,openraft::core::raft_core=error,openraft::replication=error,openraft::engine::handler::replication_handler=error",
+        "What is logged: error, warn, info, debug, trace, or directives as of the tracing crates' EnvFilter. By default without what the metadata quorum tells of each attempt to reach a member that is down, several times a second.",
     ),
     key(
         "max.connections",
