@@ -7,5 +7,6 @@ from product.images import Images, Missing
 from product.load import Load
 from product.operator import Operator
 from product.pods import PodWatch
+from product.topic import Topic
 
-__all__ = ["Cluster", "Images", "Load", "Missing", "Operator", "PodWatch"]
+__all__ = ["Cluster", "Images", "Load", "Missing", "Operator", "PodWatch", "Topic"]

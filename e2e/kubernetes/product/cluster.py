@@ -9,14 +9,16 @@ from typing import Any
 
 from kube_machine import Failed, Kubectl
 
-_API = "millrace.dev/v1alpha1"
+from product.objects import Owned
 
 
-class Cluster:
+class Cluster(Owned):
     """A Cluster in a namespace of a test."""
 
+    kind = "Cluster"
+
     def __init__(self, kubectl: Kubectl, name: str = "orders") -> None:
-        self.kubectl, self.name = kubectl, name
+        super().__init__(kubectl, name)
         self.selector = f"millrace.dev/cluster={name},app.kubernetes.io/component=broker"
         self.bootstrap = f"{name}-bootstrap.{kubectl.namespace}.svc:9650"
 
@@ -30,52 +32,7 @@ class Cluster:
     def body(self, **spec: Any) -> dict[str, Any]:
         """The object as a user writes it."""
         spec.setdefault("storage", {"size": "1Gi"})
-        return {"apiVersion": _API, "kind": "Cluster", "metadata": {"name": self.name}, "spec": spec}
-
-    def patch(self, **spec: Any) -> None:
-        """Changes fields of its spec; None takes one away."""
-        self.kubectl("patch", "cluster", self.name, "--type=merge", "-p", json.dumps({"spec": spec}))
-
-    def annotate(self, **annotations: str) -> None:
-        """Sets annotations of the group millrace.dev."""
-        pairs = [f"millrace.dev/{name}={value}" for name, value in annotations.items()]
-        self.kubectl("annotate", "cluster", self.name, "--overwrite", *pairs)
-
-    def get(self) -> dict[str, Any]:
-        """The object as it is."""
-        return self.kubectl.json("cluster", self.name)
-
-    def status(self) -> dict[str, Any]:
-        """What the operator says of it."""
-        return self.get().get("status", {})
-
-    def condition(self, kind: str, status: dict[str, Any] | None = None) -> dict[str, Any]:
-        """A condition; empty if it is not there."""
-        conditions = (self.status() if status is None else status).get("conditions", [])
-        return next((each for each in conditions if each["type"] == kind), {})
-
-    def until(self, what: str, holds: Callable[[dict[str, Any]], Any], timeout: float = 120) -> Any:
-        """Waits until something holds of its status; says what it was otherwise."""
-        last: list[Any] = [None]
-
-        def look() -> Any:
-            last[0] = self.status()
-            return holds(last[0])
-
-        try:
-            return self.kubectl.until(what, look, timeout)
-        except Failed as failed:
-            raise Failed(f"{failed}\nits status: {json.dumps(last[0], indent=1)}") from None
-
-    def until_condition(self, kind: str, reason: str, status: str = "True", timeout: float = 120) -> str:
-        """Waits until a condition has a reason; gives its message."""
-
-        def holds(told: dict[str, Any]) -> str | None:
-            found = self.condition(kind, told)
-            fits = found.get("status") == status and found.get("reason") == reason
-            return (found["message"] or " ") if fits else None
-
-        return self.until(f"condition {kind}={status}/{reason}", holds, timeout)
+        return self.manifest(spec)
 
     def wait_ready(self, timeout: float = 180) -> None:
         """All of it is as its spec says: Ready, of its generation, with nothing under way."""

@@ -6,27 +6,18 @@ import time
 
 import pytest
 from kube_machine import Kubectl
-from product import Cluster, Images, Load, Operator
+from product import Cluster, Images, Load, Operator, Topic
 from product.operator import now
-
-
-def _topic(cluster: Cluster, name: str, **spec: object) -> dict:
-    return {
-        "apiVersion": "millrace.dev/v1alpha1",
-        "kind": "Topic",
-        "metadata": {"name": name},
-        "spec": {"clusterRef": {"name": cluster.name}, **spec},
-    }
 
 
 def test_from_install_to_the_first_record(operator: Operator, images: Images, cluster: Cluster) -> None:
     began = operator.began
     cluster.create(replicas=3)
-    cluster.kubectl.apply(_topic(cluster, "ledger", partitions=3, replicationFactor=3))
+    topic = Topic(cluster.kubectl, "ledger", cluster).create(partitions=3, replicationFactor=3)
     # What a user would do: nothing else may be needed before the first record.
     cluster.kubectl.wait("condition=Ready", "cluster/orders", timeout=300)
     ready = time.monotonic() - began
-    cluster.kubectl.wait("condition=Ready", "topic/ledger", timeout=120)
+    topic.wait_ready()
     load = Load(cluster.kubectl, images).start(cluster.bootstrap, "ledger")
     first = time.monotonic() - began
     print(f"after `helm install`: cluster ready {ready:.1f} s, first record acknowledged {first:.1f} s")
@@ -56,8 +47,7 @@ def test_a_second_look_writes_nothing(operator: Operator, cluster: Cluster) -> N
     cluster.create(config={"max.connections": "5000", "topic.default.retention.ms": "86400000"})
     cluster.wait_ready()
     cluster.create_topic("ledger")
-    cluster.kubectl.apply(_topic(cluster, "clicks", partitions=2))
-    cluster.kubectl.wait("condition=Ready", "topic/clicks", timeout=60)
+    Topic(cluster.kubectl, "clicks", cluster).create(partitions=2).wait_ready()
     cluster.wait_ready()
     # What is new since the last look is still to be told: the number of partitions.
     _touch(cluster, "now")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from kube_machine import Kubectl
-from product import Cluster, Images, Load, Operator
+from product import Cluster, Images, Load, Operator, Topic
 
 Loaded = Callable[..., tuple[Cluster, Load]]
 
@@ -137,16 +137,14 @@ def test_an_uninstalled_chart_leaves_clusters_and_their_data(
 ) -> None:
     cluster, load = loaded()
     home, uids, claims = cluster.kubectl, cluster.pod_uids(), cluster.claims()
-    topic = {"clusterRef": {"name": "orders"}, "partitions": 2}
-    home.apply({"apiVersion": "millrace.dev/v1alpha1", "kind": "Topic", "metadata": {"name": "clicks"}, "spec": topic})
-    home.wait("condition=Ready", "topic/clicks")
+    topic = Topic(home, "clicks", cluster).create(partitions=2).wait_ready()
     reinstalled.uninstall()
     # The definitions stay, and with them the objects; brokers go on.
     assert home.json("clusters", "orders")["metadata"].get("deletionTimestamp") is None
     load.goes_on()
     assert cluster.pod_uids() == uids and cluster.claims() == claims
     # Nobody is there to take a finalizer off.
-    home.delete("topic", "clicks", timeout=20)
+    topic.delete(timeout=20)
     assert "clicks" in cluster.millrace("topic", "list"), "its data is kept: nobody was there to decide otherwise"
     reinstalled.install()
     cluster.wait_ready(180)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from conftest import Kubernetes
 from kube_machine import Helm, Kubectl
-from product import Cluster, Images, Load, Operator
+from product import Cluster, Images, Load, Operator, Topic
 from product.operator import now
 
 
@@ -74,10 +73,9 @@ def test_a_selector_of_namespaces_without_the_right_to_read_them(scoped: Scoped)
     cluster = Cluster(home, "chosen").create(replicas=1, topics={"allowedNamespaces": allowed})
     cluster.wait_ready()
     home("label", "namespace", str(neighbour.namespace), "topics=yes")
-    neighbour.apply(_topic("theirs", {"name": "chosen", "namespace": home.namespace}))
-    home.apply(_topic("own", {"name": "chosen"}))
-    home.wait("condition=Ready", "topic/own")
-    said = neighbour.until("it is told why", lambda: _refusal(neighbour, "theirs"))
+    theirs = Topic(neighbour, "theirs", cluster).create(partitions=1)
+    Topic(home, "own", cluster).create(partitions=1).wait_ready()
+    said = theirs.until_condition("Ready", "NotAllowedOrNotFound", status="False")
     assert "may not read namespaces" in said, said
     _is_silent(scoped.operator)
 
@@ -90,13 +88,3 @@ def _is_silent(operator: Operator) -> None:
     assert operator.writes(mark) == []
     # A Topic that is refused is looked at again every ten seconds.
     assert len(operator.refusals(mark)) <= 3, f"it asks again and again: {operator.refusals(mark)}"
-
-
-def _topic(name: str, cluster: dict[str, str]) -> dict[str, Any]:
-    spec = {"clusterRef": cluster, "partitions": 1}
-    return {"apiVersion": "millrace.dev/v1alpha1", "kind": "Topic", "metadata": {"name": name}, "spec": spec}
-
-
-def _refusal(kubectl: Kubectl, topic: str) -> str:
-    conditions = kubectl.json("topic", topic).get("status", {}).get("conditions", [])
-    return next((c["message"] for c in conditions if c["type"] == "Ready" and c["status"] == "False"), "")
