@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -67,6 +68,15 @@ class Owned:
             return (found["message"] or " ") if fits else None
 
         return self.until(f"condition {kind}={status}/{reason}", holds, timeout)
+
+    def until_seen(self, what: str, holds: Callable[[dict[str, Any]], Any], timeout: float = 120) -> Any:
+        """The same of what the operator does not watch: it is made to look, and not only within a minute or so."""
+        look = itertools.count()
+
+        def touched(told: dict[str, Any]) -> Any:
+            return holds(told) or self.annotate(touched=f"look-{next(look)}")
+
+        return self.until(what, touched, timeout)
 
     def events(self, reason: str) -> list[str]:
         """What the operator told of it for a reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ class Operator:
         self.kubectl = kubectl.within(namespace)
         # When helm was called.
         self.began = 0.0
+        # The audit's time from which on all that it asked for is of this run.
+        self.since = now()
 
     # --- the release ---
 
@@ -84,8 +87,13 @@ class Operator:
     def restart(self) -> None:
         """Ends it in order and waits for its successor."""
         self.kubectl("rollout", "restart", f"deployment/{self.name}")
+        self.wait_single()
+
+    def wait_single(self) -> dict[str, Any]:
+        """Waits until the newest is there and all others are gone; gives its pod."""
         self.kubectl.rollout(f"deployment/{self.name}")
         self.kubectl.until("one operator", lambda: len(self.pods()) == 1)
+        return self.pods()[0]
 
     def log(self) -> str:
         """What its pods said."""
@@ -105,15 +113,26 @@ class Operator:
             if entry["user"]["username"] == user and entry["requestReceivedTimestamp"] >= since
         ]
 
-    def writes(self, since: str, namespace: str | None = None) -> list[str]:
-        """What it wrote since a time, but for Leases and Events: `patch services/orders-broker: 200`."""
+    def _changes(self, since: str, namespace: str | None) -> list[dict[str, Any]]:
         return [
-            f"{entry['verb']} {_object(entry)}: {entry.get('responseStatus', {}).get('code')}"
+            entry
             for entry in self.requests(since)
             if entry["verb"] not in _READS
             and entry["objectRef"]["resource"] not in ("leases", "events")
             and (namespace is None or entry["objectRef"].get("namespace") == namespace)
         ]
+
+    def writes(self, since: str, namespace: str | None = None) -> list[str]:
+        """What it wrote since a time, but for Leases and Events: `patch services/orders-broker: 200`."""
+        return [
+            f"{entry['verb']} {_object(entry)}: {entry.get('responseStatus', {}).get('code')}"
+            for entry in self._changes(since, namespace)
+        ]
+
+    def writers(self, since: str, namespace: str | None = None) -> list[str]:
+        """Which of its pods wrote that, in turn; one that writes several times on end is named once."""
+        changes = sorted(self._changes(since, namespace), key=lambda entry: entry["requestReceivedTimestamp"])
+        return [pod for pod, _ in itertools.groupby(changes, key=pod_of)]
 
     def refusals(self, since: str) -> list[str]:
         """What it was not allowed."""
@@ -142,6 +161,11 @@ class Operator:
                 return
             if time.monotonic() > deadline:
                 raise Failed(f"the operator does not come to rest; in {seconds} s it wrote {json.dumps(found)}")
+
+
+def pod_of(entry: dict[str, Any]) -> str:
+    """The pod whose account has asked, by the audit."""
+    return entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0]
 
 
 def _object(entry: dict[str, Any]) -> str:
