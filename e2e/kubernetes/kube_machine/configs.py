@@ -248,7 +248,7 @@ def component(name: str) -> list[str]:
             f"--service-account-signing-key-file={PKI}/sa.key",
             "--service-account-issuer=https://kubernetes.default.svc",
             "--authorization-mode=Node,RBAC",
-            "--enable-admission-plugins=NodeRestriction",
+            "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
             "--allow-privileged=true",
             # Service addresses mean nothing in the control plane's namespace: webhooks are called by pods' addresses.
             "--enable-aggregator-routing=true",

@@ -50,6 +50,11 @@ class Cluster(Owned):
 
         self.until(f"{self.name} is ready", whole, timeout)
 
+    @property
+    def look(self) -> str:
+        """With what each look at it begins, besides the object, which looks at Topics read, too."""
+        return f"/apis/apps/v1/namespaces/{self.kubectl.namespace}/statefulsets/{self.name}-broker"
+
     # --- what belongs to it ---
 
     def pods(self) -> dict[int, dict[str, Any]]:
@@ -71,10 +76,9 @@ class Cluster(Owned):
         return {claim["metadata"]["name"]: claim["metadata"]["uid"] for claim in items}
 
     def objects(self) -> dict[str, str]:
-        """The resourceVersions of all that the operator makes and of the object itself, by kind and name."""
+        """The resourceVersions of all that the operator makes of it, by kind and name."""
         kinds = "statefulsets,services,configmaps,serviceaccounts,networkpolicies,poddisruptionbudgets,pvc"
         items = self.kubectl.json(kinds, "-l", f"millrace.dev/cluster={self.name}")["items"]
-        items += self.kubectl.json("clusters,topics")["items"]
         return {f"{i['kind']}/{i['metadata']['name']}": i["metadata"]["resourceVersion"] for i in items}
 
     # --- its brokers ---

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -71,12 +71,16 @@ class Owned:
 
     def until_seen(self, what: str, holds: Callable[[dict[str, Any]], Any], timeout: float = 120) -> Any:
         """The same of what the operator does not watch: it is made to look, and not only within a minute or so."""
-        look = itertools.count()
 
-        def touched(told: dict[str, Any]) -> Any:
-            return holds(told) or self.annotate(touched=f"look-{next(look)}")
+        def seen(told: dict[str, Any]) -> Any:
+            self.look_again()
+            return holds(told)
 
-        return self.until(what, touched, timeout)
+        return self.until(what, seen, timeout)
+
+    def look_again(self) -> None:
+        """Has the operator look at it now and not at its next look, which would be within about a minute."""
+        self.annotate(touched=str(time.time_ns()))
 
     def events(self, reason: str) -> list[str]:
         """What the operator told of it for a reason."""

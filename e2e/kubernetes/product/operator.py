@@ -7,21 +7,23 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from kube_machine import Failed, Helm, Kubectl, Machine
 
+from product.cluster import Cluster
 from product.images import Images
+from product.topic import Topic
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "millrace"
 _READS = ("get", "list", "watch")
 
 
-def now() -> str:
-    """A time as the audit writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def now(later: float = 0) -> str:
+    """A time as the audit writes it: this moment, or so many seconds later."""
+    return (datetime.now(UTC) + timedelta(seconds=later)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class Operator:
@@ -113,6 +115,20 @@ class Operator:
             if entry["user"]["username"] == user and entry["requestReceivedTimestamp"] >= since
         ]
 
+    def wait_looked(self, since: str, *objects: Cluster | Topic) -> None:
+        """Waits until its newest pod has looked at each of them since a time, to the end: until it has begun twice."""
+        newest = self.wait_single()["metadata"]["name"]
+
+        def looked() -> bool:
+            asked = [e["requestURI"].partition("?")[0] for e in self.requests(since) if pod_of(e) == newest]
+            if all(asked.count(each.look) >= 2 for each in objects):
+                return True
+            for each in objects:
+                each.look_again()
+            return False
+
+        self.kubectl.until("it has looked at all of them", looked, timeout=120, pause=0.5)
+
     def _changes(self, since: str, namespace: str | None) -> list[dict[str, Any]]:
         return [
             entry
@@ -153,14 +169,10 @@ class Operator:
     def wait_quiet(self, seconds: float = 3, timeout: float = 60, namespace: str | None = None) -> None:
         """Waits until it has written nothing for some time."""
         deadline = time.monotonic() + timeout
-        while True:
-            mark = now()
-            time.sleep(seconds)
-            found = self.writes(mark, namespace)
-            if not found:
-                return
+        while found := self.writes(now(-seconds), namespace):
             if time.monotonic() > deadline:
                 raise Failed(f"the operator does not come to rest; in {seconds} s it wrote {json.dumps(found)}")
+            time.sleep(0.5)
 
 
 def pod_of(entry: dict[str, Any]) -> str:

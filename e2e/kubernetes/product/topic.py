@@ -32,14 +32,15 @@ class Topic(Owned):
         self.kubectl.apply(self.body(**spec))
         return self
 
+    @property
+    def look(self) -> str:
+        """With what each look at it begins."""
+        return f"/apis/millrace.dev/v1alpha1/namespaces/{self.kubectl.namespace}/topics/{self.name}"
+
     def wait_ready(self, timeout: float = 120) -> Topic:
         """What users wait for before the first record."""
         self.kubectl.wait("condition=Ready", f"topic/{self.name}", timeout=timeout)
         return self
-
-    def look_again(self, why: str) -> None:
-        """Has the operator look at it now and not at its next look, which would be within about a minute."""
-        self.annotate(touched=why)
 
     def is_held(self) -> bool:
         """Whether it is kept until its topic is deleted."""

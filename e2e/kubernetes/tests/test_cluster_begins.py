@@ -47,36 +47,29 @@ def test_a_second_look_writes_nothing(operator: Operator, cluster: Cluster) -> N
     cluster.create(config={"max.connections": "5000", "topic.default.retention.ms": "86400000"})
     cluster.wait_ready()
     cluster.create_topic("ledger")
-    Topic(cluster.kubectl, "clicks", cluster).create(partitions=2).wait_ready()
-    cluster.wait_ready()
+    topic = Topic(cluster.kubectl, "clicks", cluster).create(partitions=2).wait_ready()
     # What is new since the last look is still to be told: the number of partitions.
-    _touch(cluster, "now")
-    time.sleep(10)
-    _touch(cluster, "once")
-    cluster.until("all partitions are counted", lambda told: told["partitions"]["total"] == 5, 90)
-    operator.wait_quiet(10, namespace=cluster.kubectl.namespace)
+    cluster.until_seen("all partitions are counted", lambda told: told["partitions"]["total"] == 5)
+    cluster.wait_ready()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
-    mark = now()
-    _touch(cluster, "twice")
-    time.sleep(10)
-    assert operator.requests(mark), "it did not look at all"
+    mark, before = now(), cluster.objects()
+    operator.wait_looked(mark, cluster, topic)
     assert operator.writes(mark, cluster.kubectl.namespace) == []
+    assert cluster.objects() == before
+    # What somebody else writes beside is nobody's business.
+    for kind, name in (("cluster", cluster.name), ("statefulset", "orders-broker"), ("pod", "orders-broker-1")):
+        cluster.kubectl("label", kind, name, "touched=yes")
+    operator.wait_looked(now(), cluster, topic)
+    assert operator.writes(mark, cluster.kubectl.namespace) == []
+    # One that knows nothing yet finds nothing to do either.
     mark, before = now(), cluster.objects()
     operator.restart()
-    time.sleep(20)
+    operator.wait_looked(mark, cluster, topic)
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
     assert operator.writes(mark, cluster.kubectl.namespace) == []
-    assert operator.requests(mark), "it did not look at all"
     assert operator.refusals(mark) == []
     assert cluster.objects() == before
-
-
-def _touch(cluster: Cluster, how: str) -> None:
-    """Makes the operator look again at the cluster and at the topic."""
-    cluster.kubectl("label", "cluster", cluster.name, "--overwrite", f"touched={how}")
-    cluster.annotate(touched=how)
-    cluster.kubectl("annotate", "topic", "clicks", "--overwrite", f"touched={how}")
-    cluster.kubectl("label", "statefulset", "orders-broker", "--overwrite", f"touched={how}")
-    cluster.kubectl("label", "pod", "orders-broker-1", "--overwrite", f"touched={how}")
 
 
 @pytest.mark.long
@@ -91,6 +84,16 @@ def test_a_cluster_of_one_broker(home: Kubectl, images: Images, operator: Operat
     cluster.patch(config={"max.connections": "5000"})
     cluster.wait_ready()
     assert cluster.pod_uids() != uids
+    load.goes_on()
+    # Two have one, which goes with the second.
+    uids = cluster.pod_uids()
+    cluster.patch(replicas=2)
+    cluster.wait_ready()
+    assert home.json("pdb")["items"] != []
+    cluster.patch(replicas=1)
+    cluster.wait_ready()
+    assert home.json("pdb")["items"] == []
+    assert cluster.pod_uids() == uids
     load.goes_on()
     load.verdict()
     operator.wait_quiet(namespace=home.namespace)

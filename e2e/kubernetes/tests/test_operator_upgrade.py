@@ -63,11 +63,7 @@ def test_an_upgrade_of_the_operator_restarts_no_broker(
     pod = operator.wait_single()
     assert _image(pod) == images.product_again
     second = pod["metadata"]["name"]
-    looked = f"/namespaces/{home.namespace}/clusters/orders"
-    home.until(
-        "it has looked at the cluster",
-        lambda: sum(pod_of(e) == second and looked in e["requestURI"] for e in operator.requests(mark)) >= 2,
-    )
+    operator.wait_looked(mark, cluster, topic)
     operator.wait_quiet(namespace=home.namespace)
     assert operator.writes(mark, home.namespace) == []
     assert cluster.objects() == objects

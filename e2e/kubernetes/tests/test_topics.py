@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from kube_machine import Kubectl
 from product import Cluster, Images, Load, Operator, Topic
+from product.operator import now
 
 # What a Topic says that must not have its way.
 _OTHERWISE = {"partitions": 9, "config": {"retention.ms": "1", "segment.ms": "1"}, "deletionPolicy": "Delete"}
@@ -177,30 +177,29 @@ def test_what_others_change_is_put_right_and_what_they_delete_is_missed(operator
     topic = shared.topic("orders").create(partitions=2, replicationFactor=3, config=config).wait_ready()
     before = shared.described("orders")
     cluster.millrace("topic", "alter", "orders", "--config=retention.ms=1000", "--config=segment.ms=70000")
-    topic.look_again("altered")
+    topic.look_again()
     # What the object says nothing of is not its business.
     after = {**before, "settings": {**before["settings"], "segment.ms": "70000"}}
     topic.kubectl.until("it is put right", lambda: shared.described("orders") == after)
     told = topic.kubectl.until("it is told", lambda: topic.events("DriftCorrected"))
     assert told == ['retention.ms: found "1000", wanted "86400000".']
     cluster.millrace("topic", "alter", "orders", "--unset=max.message.bytes", "--replication-factor=2")
-    topic.look_again("altered once more")
+    topic.look_again()
     topic.kubectl.until("it is put right", lambda: shared.described("orders") == after)
     topic.until_condition("Synced", "Synced")
 
     # Somebody has deleted it. An empty one in its place would hide that.
     topic_id = topic.status()["topicID"]
     cluster.millrace("topic", "delete", "orders")
-    topic.look_again("deleted")
+    topic.look_again()
     said = topic.until_condition("Ready", "TopicMissing", status="False")
     assert "millrace.dev/recreate=true" in said, said
     assert topic.condition("Stalled")["reason"] == "TopicMissing"
-    for moment in range(3):
-        topic.look_again(f"missing-{moment}")
-        time.sleep(2)
-        assert not shared.has("orders"), "it is not made anew by itself"
+    operator.wait_looked(now(), topic)
+    assert not shared.has("orders"), "it is not made anew by itself"
+    # What it knows stands in the object and not in its memory.
     operator.restart()
-    operator.wait_quiet(namespace=shared.home.namespace)
+    operator.wait_looked(now(), topic)
     assert not shared.has("orders") and topic.condition("Ready")["reason"] == "TopicMissing"
     topic.annotate(recreate="true")
     topic.wait_ready()
