@@ -80,6 +80,7 @@ def test_a_node_crashes_and_comes_back(machine: Machine, operator: Operator, loa
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
+@pytest.mark.long
 def test_a_broker_without_a_zone_serves_and_is_told_of(
     cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
 ) -> None:

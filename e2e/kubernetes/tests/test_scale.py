@@ -79,6 +79,7 @@ def test_one_broker_more_and_one_fewer(more_nodes: Callable[[int], None], operat
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
+@pytest.mark.long
 def test_fewer_brokers_than_a_topic_has_replicas_are_refused(operator: Operator, loaded: Loaded) -> None:
     cluster, load = loaded()
     uids, claims, before = cluster.pod_uids(), cluster.claims(), _replicas(cluster, "ledger")
