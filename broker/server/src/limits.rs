@@ -460,9 +460,10 @@ pub const REMOVED_ASK_EVERY: Duration = Duration::from_secs(10);
 /// quorum itself would be of no use.
 pub const SEED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long the broker of `begin.node` looks for a cluster before it begins one: as long as one that
-/// is asked may take to answer. Brokers that wait for it do not answer.
-pub const BEGIN_LOOK: Duration = SEED_WITHIN;
+/// How long the broker of `begin.node` looks for a cluster before it begins one. Who is in one answers
+/// at once, by its disk, and needs no leader for it; brokers that wait for this one do not answer, and a
+/// new cluster is not to wait long for them.
+pub const BEGIN_LOOK: Duration = Duration::from_secs(2);
 
 /// Addresses that one seed's name may stand for; any broker answers, so that a few are enough.
 pub const ADDRESSES_PER_SEED: usize = 64;

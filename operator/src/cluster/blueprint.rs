@@ -63,7 +63,6 @@ fn live_image(seen: &Seen) -> Option<String> {
 }
 
 /// What the objects are made of, and the pods' template made of it, if the user's part of it fits.
-#[must_use]
 pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> (Blueprint, Result<Value, RenderError>) {
     let spec = &seen.cluster.spec;
     let mut record = record.clone();
