@@ -63,6 +63,13 @@ pub async fn run(
     }
 }
 
+/// Whether the API server refuses because of a right that the operator lacks.
+#[must_use]
+pub fn is_forbidden(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain();
+    causes.any(|cause| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 403))
+}
+
 /// An error with its causes. Of the API server's answers only what it says: their debug form is a page long.
 #[must_use]
 pub fn in_words(error: &anyhow::Error) -> String {

@@ -12,6 +12,7 @@ use millrace_client::{Admin, ErrorReason, VoterName};
 use serde_json::{Value, json};
 
 use super::{
+    blueprint,
     decide::{Step, shrinks},
     observe::api,
     roll::holder,
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub refused: Vec<Refused>,
     /// The check that kept all candidates from being restarted, and what it says.
     pub held: Option<(&'static str, String)>,
+    /// A right that the operator lacks, in the API server's words.
+    pub forbidden: Option<String>,
     /// An object had changed since it was seen: nothing that goes by it was done.
     pub outran: bool,
 }
@@ -81,6 +84,9 @@ impl<'a> Actor<'a> {
         for step in steps {
             if let Err(error) = self.step(step).await {
                 let is_object = matches!(step, Step::Apply(_));
+                if pass::is_forbidden(&error) {
+                    self.outcome.forbidden.get_or_insert_with(|| pass::in_words(&error));
+                }
                 tracing::info!(cluster = %self.seen.key, error = pass::in_words(&error), "a step failed");
                 result = result.and(Err(error));
                 if is_object {
@@ -112,7 +118,7 @@ impl<'a> Actor<'a> {
             Step::RemoveLostVoter(voter_id) => self.remove_lost_voter(*voter_id).await,
             Step::Drain(ids) => self.drain(ids).await,
             Step::CancelDrain(ids) => self.cancel_drain(ids).await,
-            Step::Rebalance(onto) => self.rebalance(onto).await,
+            Step::Rebalance { onto, record } => self.rebalance(onto, record).await,
             Step::RemoveBroker(id) => self.remove_broker(*id).await,
             Step::DeleteClaim(id) => self.delete_claim(*id).await,
             Step::Restart { candidates, hash } => self.restart(candidates, hash).await,
@@ -186,7 +192,14 @@ impl<'a> Actor<'a> {
             }
             Err(kube::Error::Api(status)) if is_refusal(status.code) => {
                 self.refuse("AdmissionDenied", format!("{kind} {name}: {}", status.message));
-                Ok(())
+                let replicas = |set: &Value| set["spec"]["replicas"].as_i64();
+                let live = self.seen.objects.get(&object.kind).and_then(replicas);
+                let wanted = replicas(&object.value).and_then(|wanted| i32::try_from(wanted).ok());
+                match wanted {
+                    // What was refused may be the pods' template alone: that must not keep brokers from coming or going.
+                    Some(wanted) if live.is_some_and(|live| live != i64::from(wanted)) => self.resize(wanted).await,
+                    _ => Ok(()),
+                }
             }
             Err(error) => Err(error).with_context(|| format!("apply {kind} {name}")),
         }
@@ -207,6 +220,10 @@ impl<'a> Actor<'a> {
     /// Whether the last broker holds nothing, by what a majority of the quorum knows at this moment: what was seen
     /// before was told by one broker, of a moment ago.
     async fn may_shrink(&mut self) -> anyhow::Result<bool> {
+        if blueprint::record(self.seen).cluster_id.is_none() {
+            // There is no cluster yet that anybody could hold anything of, and nobody to ask.
+            return Ok(true);
+        }
         let set = self.seen.objects.get(&Kind::StatefulSet);
         let replicas = set.and_then(|set| set["spec"]["replicas"].as_i64());
         let last = replicas.and_then(|replicas| i32::try_from(replicas - 1).ok());
@@ -364,7 +381,7 @@ impl<'a> Actor<'a> {
         Ok(())
     }
 
-    async fn rebalance(&mut self, onto: &[i32]) -> anyhow::Result<()> {
+    async fn rebalance(&mut self, onto: &[i32], record: &Object) -> anyhow::Result<()> {
         let admin = self.moving_admin(self.admin().await?);
         match admin.rebalance(onto.iter().copied()).await {
             Ok(moves) => {
@@ -375,7 +392,7 @@ impl<'a> Actor<'a> {
                     moves.partitions
                 );
                 self.tell(Told::normal("Rebalancing", "ScaleOut", note)).await;
-                Ok(())
+                self.apply(record).await
             }
             Err(error) if is_no_place(&error) => {
                 let text = format!("cannot give {} a share: {error}", named(onto));

@@ -326,8 +326,7 @@ async fn apply_status(context: &Context, key: &ClusterKey, status: Value) -> any
 /// The operator may not see all that belongs to a cluster: only its user can mend that, so it is told where they look.
 /// All else that keeps it from looking passes.
 async fn blind(context: &Context, key: &ClusterKey, cluster: &Cluster, error: &anyhow::Error) -> anyhow::Result<()> {
-    let is_forbidden = |cause: &(dyn std::error::Error + 'static)| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 403);
-    if !error.chain().any(is_forbidden) {
+    if !pass::is_forbidden(error) {
         return Ok(());
     }
     let text = format!(

@@ -55,7 +55,13 @@ pub enum Step {
     /// They may have replicas again.
     CancelDrain(Vec<i32>),
     /// Give new brokers their share.
-    Rebalance(Vec<i32>),
+    Rebalance {
+        /// Who they are.
+        onto: Vec<i32>,
+        /// The record that they had it: written when the moves have begun. Whoever dies before asks for a plan again,
+        /// which is then empty.
+        record: Object,
+    },
     /// Let a broker that is gone, and held nothing, go for good.
     RemoveBroker(i32),
     /// Delete the claim of a broker that is gone, and held nothing.
@@ -152,21 +158,24 @@ pub fn decide(seen: &Seen) -> Decision {
     let (mut wanted, template) = blueprint::make(seen, &wishes, &record, &decision.scale);
     decision.problems = wishes.problems(told.map_or(&Default::default(), |told| &told.settings));
     let target = Target::of(seen, &wishes, &before, template, &mut decision.problems);
-    if target.is_kept() {
+    let is_kept = target.template.is_none();
+    if is_kept {
         wanted.record.keep_template_of(&record);
     }
-    if wanted.disruptions.is_some() && seen.pods.values().any(|pod| pod.hash != target.hash) {
-        // A roll asks the quorum for each broker; a budget of none would stand in its way where a roll is what mends.
+    decision.roll = roll::plan(seen, &wishes, target.hash, target.kept_back);
+    if wanted.disruptions.is_some() && decision.roll.step.is_some() {
+        // A restart is about to be asked for, of the quorum for that very broker; a budget of none would stand in its
+        // way where a restart is what mends.
         wanted.disruptions = Some(1);
     }
-    let (objects, error) = render::render(&wanted, target.template.clone());
+    let (objects, error) = render::render(&wanted, target.template);
     decision.problems.extend(error.map(|error| format!("{error}.")));
     if !decision.problems.is_empty() && !seen.objects.contains_key(&Kind::StatefulSet) {
         // There is nothing yet that could go on as it was.
         return decision;
     }
     decision.steps.extend(changes(seen, objects, &wanted));
-    if target.is_kept() {
+    if is_kept {
         decision.steps.extend(resize(seen, wanted.replicas));
     }
     decision.record = wanted.record.clone();
@@ -178,7 +187,6 @@ pub fn decide(seen: &Seen) -> Decision {
     if let Some(told) = told {
         decision.steps.extend(quorum::step(seen, told, &wishes));
     }
-    decision.roll = roll::plan(seen, &wishes, target.hash, target.kept_back);
     let shrinks = decision.steps.iter().any(|step| shrinks(seen, step));
     if !shrinks {
         // One act that takes something away in each pass.
@@ -188,10 +196,10 @@ pub fn decide(seen: &Seen) -> Decision {
     if let Some(onto) = balance {
         let mut balanced = wanted.clone();
         balanced.record.balanced.extend(&onto);
-        decision.steps.push(Step::Rebalance(onto));
-        // Written when it has begun: whoever dies between the two asks for a plan again, which is then empty.
-        decision.steps.push(Step::Apply(render::config_map(&balanced)));
-        decision.record = balanced.record;
+        decision.steps.push(Step::Rebalance {
+            onto,
+            record: render::config_map(&balanced),
+        });
     }
     decision
 }
@@ -243,10 +251,6 @@ impl Target {
             hash,
             kept_back: None,
         }
-    }
-
-    fn is_kept(&self) -> bool {
-        self.template.is_none()
     }
 }
 
@@ -390,10 +394,30 @@ fn differs(wanted: &Object, live: &Value) -> bool {
             "/spec/template/spec/containers/0/command",
         ],
     };
-    compared.iter().any(|path| {
+    let changed = compared.iter().any(|path| {
         let wanted = wanted.value.pointer(path);
         wanted.is_some_and(|wanted| live.pointer(path).is_none_or(|live| !contains(live, wanted)))
-    })
+    });
+    changed || wanted.kind == Kind::StatefulSet && has_other_settings(&wanted.value, live)
+}
+
+/// Whether somebody has changed a variable of the brokers' environment. Others may be added: those are the user's.
+fn has_other_settings(wanted: &Value, live: &Value) -> bool {
+    let variables = |set: &Value| -> Vec<(Value, Value)> {
+        let env = set
+            .pointer("/spec/template/spec/containers/0/env")
+            .and_then(Value::as_array);
+        let named = env.into_iter().flatten();
+        named
+            .map(|each| (each["name"].clone(), each["value"].clone()))
+            .collect()
+    };
+    let live = variables(live);
+    // The API server leaves out what is empty.
+    let mut wanted = variables(wanted)
+        .into_iter()
+        .filter(|(_, value)| *value != "" && !value.is_null());
+    wanted.any(|variable| !live.contains(&variable))
 }
 
 /// Whether all that is wanted is there; the API server adds fields of its own.

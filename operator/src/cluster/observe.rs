@@ -1,12 +1,15 @@
 //! Reading: the API server, without any cache between, and the brokers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
 use k8s_openapi::{
-    api::core::v1::{ContainerStatus, PersistentVolumeClaim, Pod as KubePod},
-    jiff::Timestamp,
+    api::core::v1::{ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod as KubePod},
+    jiff::{SignedDuration, Timestamp},
 };
 use kube::{
     Api, ResourceExt as _,
@@ -29,6 +32,8 @@ use crate::{
     render::Kind,
 };
 
+/// Brokers that do not answer by then are for this pass not there: what it mends may be why they don't.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 /// The container that runs the broker.
 const CONTAINER: &str = "broker";
 
@@ -100,9 +105,10 @@ async fn ask(context: &Context, seen: &Seen) -> Reach {
         let client = context.links.client(&seen.key, uid).await?;
         tell(&client, seen).await
     };
-    match told.await {
-        Ok(told) => Reach::Reached(Box::new(told)),
-        Err(error) => Reach::Unreachable(error.to_string()),
+    match tokio::time::timeout(ASK_WITHIN, told).await {
+        Ok(Ok(told)) => Reach::Reached(Box::new(told)),
+        Ok(Err(error)) => Reach::Unreachable(error.to_string()),
+        Err(_) => Reach::Unreachable(format!("no answer within {ASK_WITHIN:?}")),
     }
 }
 
@@ -172,11 +178,15 @@ fn pod(key: &ClusterKey, pod: &KubePod) -> Option<(i32, Pod)> {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
-    let ready = condition("Ready").filter(|condition| condition.status == "True");
+    let (ready, unready) = match condition("Ready") {
+        Some(condition) if condition.status == "True" => (Some(condition), None),
+        condition => (None, condition),
+    };
     let unscheduled = condition("PodScheduled").filter(|condition| condition.status == "False");
     let containers = status.container_statuses.unwrap_or_default();
     let broker = containers.iter().find(|container| container.name == CONTAINER);
     let waiting = broker.and_then(|broker| broker.state.as_ref()?.waiting.as_ref());
+    let ended = broker.and_then(last_end);
     let seen = Pod {
         name: pod.name_any(),
         uid: pod.uid().unwrap_or_default(),
@@ -186,6 +196,9 @@ fn pod(key: &ClusterKey, pod: &KubePod) -> Option<(i32, Pod)> {
         ready_since: ready
             .and_then(|ready| ready.last_transition_time.as_ref())
             .map(|time| time.0),
+        unready_since: unready
+            .and_then(|unready| unready.last_transition_time.as_ref())
+            .map(|time| time.0),
         scheduled: pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some()),
         unschedulable: unscheduled.and_then(|condition| condition.message.clone()),
         terminating: pod.metadata.deletion_timestamp.is_some(),
@@ -194,23 +207,38 @@ fn pod(key: &ClusterKey, pod: &KubePod) -> Option<(i32, Pod)> {
             let reason = waiting.reason.clone().unwrap_or_default();
             (reason, waiting.message.clone().unwrap_or_default())
         }),
-        last_end: broker.and_then(last_words),
+        last_end: ended.map(last_words),
+        last_ended: ended.and_then(|ended| ended.finished_at.as_ref()).map(|time| time.0),
+        last_run: ended.and_then(last_run),
         restarts: broker.map_or(0, |broker| broker.restart_count),
     };
     Some((id, seen))
 }
 
+/// How the process ended the last time.
+fn last_end(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let states = [&container.state, &container.last_state];
+    states.into_iter().flatten().find_map(|state| state.terminated.as_ref())
+}
+
 /// What the process wrote last before it ended.
-fn last_words(container: &ContainerStatus) -> Option<String> {
-    let ended = |state: &Option<k8s_openapi::api::core::v1::ContainerState>| state.as_ref()?.terminated.clone();
-    let ended = ended(&container.state).or_else(|| ended(&container.last_state))?;
-    let words = ended.message.unwrap_or_default();
-    let last = words.trim().lines().last().unwrap_or_default().to_owned();
-    Some(if last.is_empty() {
-        let reason = ended.reason.unwrap_or_default();
-        format!("{reason} (exit code {})", ended.exit_code)
+fn last_words(ended: &ContainerStateTerminated) -> String {
+    let words = ended.message.as_deref().unwrap_or_default();
+    let last = words.trim().lines().last().unwrap_or_default();
+    if last.is_empty() {
+        let reason = ended.reason.as_deref().unwrap_or_default();
+        return format!("{reason} (exit code {})", ended.exit_code);
+    }
+    last.to_owned()
+}
+
+/// How long the process had run when it ended. One that could not be started at all has begun in 1970 for the kubelet.
+fn last_run(ended: &ContainerStateTerminated) -> Option<SignedDuration> {
+    let (started, finished) = (ended.started_at.as_ref()?.0, ended.finished_at.as_ref()?.0);
+    Some(if started > Timestamp::UNIX_EPOCH {
+        finished.duration_since(started)
     } else {
-        last
+        SignedDuration::ZERO
     })
 }
 
@@ -263,4 +291,72 @@ pub async fn cluster(context: &Context, key: &ClusterKey) -> anyhow::Result<Read
         Ok(cluster) => Read::There(Box::new(cluster)),
         Err(error) => Read::Unreadable(value, error.to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seen(status: &Value) -> Pod {
+        let object = json!({ "metadata": { "name": "orders-broker-1" }, "status": status });
+        let object: KubePod = serde_json::from_value(object).unwrap();
+        let (id, seen) = pod(&ClusterKey::new("demo", "orders"), &object).unwrap();
+        assert_eq!(id, 1);
+        seen
+    }
+
+    fn at(time: &str) -> Option<Timestamp> {
+        Some(time.parse().unwrap())
+    }
+
+    #[test]
+    fn since_when_a_pod_is_or_is_not_ready() {
+        let ready = |status: &str| {
+            let condition = json!({ "type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T10:00:00Z" });
+            let seen = seen(&json!({ "conditions": [condition] }));
+            (seen.ready_since, seen.unready_since)
+        };
+        let then = at("2026-01-01T10:00:00Z");
+        assert_eq!(ready("True"), (then, None));
+        assert_eq!(ready("False"), (None, then));
+        assert_eq!(ready("Unknown"), (None, then), "its node does not tell any more");
+        assert_eq!(seen(&json!({})).unready_since, None);
+    }
+
+    #[test]
+    fn how_a_broker_has_ended_is_known_until_it_ends_again() {
+        let ended = |from: &str, message: &str| {
+            json!({ "terminated": {
+                "exitCode": 1, "reason": "Error", "message": message,
+                "startedAt": from, "finishedAt": "2026-01-01T10:00:00Z",
+            } })
+        };
+        let container = |state: Value, last: Value| {
+            let container = json!({
+                "name": CONTAINER, "image": "", "imageID": "", "ready": false, "restartCount": 3,
+                "state": state, "lastState": last,
+            });
+            seen(&json!({ "containerStatuses": [container] }))
+        };
+        let (early, late) = ("2026-01-01T08:00:00Z", "2026-01-01T09:59:30Z");
+        let again = container(
+            json!({ "running": { "startedAt": "2026-01-01T10:00:20Z" } }),
+            ended(late, "one\ntwo\n"),
+        );
+        assert_eq!((again.running, again.restarts), (true, 3));
+        assert_eq!(again.last_end.as_deref(), Some("two"));
+        assert_eq!(again.last_ended, at("2026-01-01T10:00:00Z"));
+        assert_eq!(again.last_run, Some(SignedDuration::from_secs(30)));
+        let now = container(ended(late, ""), ended(early, "before"));
+        assert_eq!(
+            now.last_end.as_deref(),
+            Some("Error (exit code 1)"),
+            "the newest counts"
+        );
+        assert_eq!(now.last_run, Some(SignedDuration::from_secs(30)));
+        let never = container(json!({ "waiting": {} }), ended("1970-01-01T00:00:00Z", "no such file"));
+        assert_eq!(never.last_run, Some(SignedDuration::ZERO));
+    }
 }

@@ -35,8 +35,7 @@ pub fn step(seen: &Seen, told: &Told, wishes: &Wishes) -> Option<Step> {
     if staying.len() >= wanted && staying.iter().all(|id| told.broker(*id).is_some_and(is_serving)) {
         // Its broker has another disk by somebody's word, and the old one will never be let in again; all who are to
         // vote do.
-        let lost = told.members.iter().find(|member| member.is_voter && member.broker_id.is_none());
-        if let Some(lost) = lost {
+        if let Some(lost) = told.lost_voter() {
             return Some(Step::RemoveLostVoter(lost.voter_id));
         }
     }
@@ -126,8 +125,8 @@ fn rack(told: &Told, id: i32) -> &str {
 }
 
 fn follows_closely(told: &Told, id: i32) -> bool {
-    let member = told.members.iter().find(|member| member.broker_id == Some(id));
-    member.is_some_and(|member| member.lag_entries.is_none_or(|lag| lag <= MAX_LAG))
+    told.member(id)
+        .is_some_and(|member| member.lag_entries.is_none_or(|lag| lag <= MAX_LAG))
 }
 
 #[cfg(test)]
@@ -251,8 +250,11 @@ mod tests {
 
     #[test]
     fn the_vote_of_a_disk_that_was_replaced_goes_last() {
+        // As the brokers tell it: the broker's number stays with the vote of its former disk.
         let lost = v1::QuorumMember {
             voter_id: 3,
+            broker_id: Some(2),
+            directory_id: "former".into(),
             is_voter: true,
             ..v1::QuorumMember::default()
         };

@@ -14,7 +14,7 @@ use super::{
     racks,
     roll::KeptBack,
     scale::named,
-    seen::{Reach, Seen, Told},
+    seen::{Pod, Reach, Seen, Told},
     wishes::Wishes,
 };
 use crate::{
@@ -26,6 +26,9 @@ use crate::{
 const MAX_BROKERS: usize = 200;
 /// After so long without a broker that answers a new cluster is told to be stuck.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// The check before a broker goes for good, or its claim: all others are a roll's.
+const SCALE_IN: &str = "scale-in";
 
 /// All of it.
 #[must_use]
@@ -166,6 +169,9 @@ impl Report<'_> {
             Reach::Unasked => return no("BrokersUnready", "no broker runs".into()),
             Reach::Unreachable(why) => return no("BrokersUnready", format!("no broker answers: {why}")),
         };
+        if let Some(Hold::OtherCluster { known, found }) = &self.decision.hold {
+            return no("OtherCluster", exchanged(known, found));
+        }
         if told.quorum_leader().is_none() {
             return no(
                 "QuorumLost",
@@ -180,7 +186,10 @@ impl Report<'_> {
         let spare = usize::from(rolling && enough > 1);
         if ready + spare < enough {
             let reason = if created { "BrokersUnready" } else { "Creating" };
-            let missing = named(&self.decision.scale.coming);
+            // By the pods: where nothing is done nothing was planned either.
+            let is_ready = |id: &i32| self.seen.pods.get(id).is_some_and(Pod::is_ready);
+            let missing: Vec<i32> = (0..wanted).filter(|id| !is_ready(id)).collect();
+            let missing = named(&missing);
             return no(
                 reason,
                 format!("{ready} of {wanted} brokers are ready; not yet: {missing}"),
@@ -207,6 +216,17 @@ impl Report<'_> {
 
     fn reconciling(&self) -> Option<Wanted> {
         let yes = |reason, text: String| Some(Wanted::yes("Reconciling", reason, text));
+        match (self.under_way(), self.error) {
+            (Some((reason, text)), Some(error)) => yes(reason, format!("{text}; the last step failed: {error}")),
+            (Some((reason, text)), None) => yes(reason, text),
+            (None, Some(error)) => yes("Retrying", error.to_owned()),
+            (None, None) => None,
+        }
+    }
+
+    /// What goes on, with the reason for the condition.
+    fn under_way(&self) -> Option<(&'static str, String)> {
+        let yes = |reason, text: String| Some((reason, text));
         match &self.decision.hold {
             Some(Hold::Leftover(what)) => {
                 let text = format!("{what} of the Cluster of this name that was deleted before is about to go");
@@ -230,15 +250,19 @@ impl Report<'_> {
             );
         }
         let roll = &self.decision.roll;
+        let kept = self.scale_in_waits();
         if !roll.outdated.is_empty() {
-            let waits = self
-                .roll_waits()
-                .map(|text| format!("; waiting: {text}"))
-                .unwrap_or_default();
-            return yes("Rolling", format!("to be restarted: {}{waits}", named(&roll.outdated)));
+            let mut text = format!("to be restarted: {}", named(&roll.outdated));
+            text.extend(self.roll_waits().map(|waits| format!("; waiting: {waits}")));
+            text.extend(kept.map(|kept| format!("; {kept}")));
+            return yes("Rolling", text);
         }
-        if let Some(waiting) = &self.decision.scale.waiting {
-            return yes("Draining", waiting.clone());
+        match (&self.decision.scale.waiting, kept) {
+            (Some(waiting), Some(kept)) => return yes("Draining", format!("{waiting}; {kept}")),
+            (Some(waiting), None) => return yes("Draining", waiting.clone()),
+            // Nothing is left of it but its claim.
+            (None, Some(kept)) => return yes("Draining", kept.to_owned()),
+            (None, None) => {}
         }
         if !self.decision.scale.coming.is_empty() {
             let coming = &self.decision.scale.coming;
@@ -255,7 +279,7 @@ impl Report<'_> {
         if moves > 0 {
             return yes("MovingReplicas", format!("{moves} partitions are being moved"));
         }
-        self.error.and_then(|error| yes("Retrying", error.to_owned()))
+        None
     }
 
     fn stalled(&self) -> Option<Wanted> {
@@ -267,15 +291,17 @@ impl Report<'_> {
                 return yes("NameTaken", text);
             }
             Some(Hold::OtherCluster { known, found }) => {
-                let text = format!(
-                    "the brokers are of cluster {found}, and this is {known}: their disks were exchanged; bring the right ones back"
-                );
-                return yes("OtherCluster", text);
+                return yes("OtherCluster", exchanged(known, found));
             }
             Some(Hold::Leftover(_) | Hold::ClaimsGoing) | None => {}
         }
         if self.is_invalid() {
             return yes("InvalidSpec", self.decision.problems.join(" "));
+        }
+        if let Some(words) = &self.outcome.forbidden {
+            let words = words.trim_end_matches('.');
+            let text = format!("the operator lacks a right: {words}. Install the chart's roles for this namespace.");
+            return yes("Forbidden", text);
         }
         if let Some(refused) = self.outcome.refused.first() {
             return yes(refused.reason, refused.text.clone());
@@ -350,10 +376,16 @@ impl Report<'_> {
     }
 
     fn roll_waits(&self) -> Option<String> {
-        if let Some((_, text)) = &self.outcome.held {
-            return Some(text.clone());
+        match &self.outcome.held {
+            Some((gate, text)) if *gate != SCALE_IN => Some(text.clone()),
+            _ => self.decision.roll.waiting.as_ref().map(|waiting| waiting.text.clone()),
         }
-        self.decision.roll.waiting.as_ref().map(|waiting| waiting.text.clone())
+    }
+
+    /// Why a broker that leaves may not go yet.
+    fn scale_in_waits(&self) -> Option<&str> {
+        let held = self.outcome.held.as_ref().filter(|(gate, _)| *gate == SCALE_IN);
+        held.map(|(_, text)| text.as_str())
     }
 
     fn rollout(&self, before: Option<&RolloutStatus>) -> Option<RolloutStatus> {
@@ -373,6 +405,12 @@ impl Report<'_> {
     }
 }
 
+fn exchanged(known: &str, found: &str) -> String {
+    format!(
+        "the brokers are of cluster {found}, and this is {known}: their disks were exchanged; bring the right ones back"
+    )
+}
+
 fn now(now: Timestamp) -> Timestamp {
     whole_seconds(now)
 }
@@ -382,3 +420,6 @@ fn was_ready(status: &ClusterStatus) -> bool {
     let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
     ready.is_some_and(|ready| ready.reason != "Creating" && ready.reason != "InvalidSpec")
 }
+
+#[cfg(test)]
+mod tests;

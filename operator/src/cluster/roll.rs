@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::{
     blueprint,
@@ -15,6 +15,14 @@ use crate::names;
 
 /// After so long without a node somebody has to do something about it.
 const UNSCHEDULABLE_FOR: SignedDuration = SignedDuration::from_secs(30);
+
+/// From this on a broker that was started anew ends again and again: the kubelet says so itself while it waits before
+/// the second time, but not while the broker runs again.
+const LOOPS_AFTER: i32 = 2;
+/// One that had run longer than this ended for itself: the kubelet begins to count anew then, too.
+const LOOPS_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+/// So long the kubelet waits at most before it starts a container anew.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(5);
 
 /// How a roll stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -187,11 +195,20 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
         return Err(match seen.pods.get(id) {
             // A pod without a node could lose its place to one that is restarted (strimzi/proposals, pull 236).
             Some(pod) if !pod.scheduled => wait("unscheduled", format!("broker {id} has no node yet")),
-            Some(_) => wait("unready", format!("broker {id} catches up")),
+            Some(pod) => wait("unready", format!("broker {id} {}", doing(pod))),
             None => wait("missing", format!("the pod of broker {id} is not there yet")),
         });
     }
     Ok(restart(order(told, &roll.outdated)))
+}
+
+/// What a broker does that has a node and is not ready.
+fn doing(pod: &Pod) -> &'static str {
+    match pod.last_end {
+        _ if pod.running => "catches up",
+        Some(_) => "has ended and is started again",
+        None => "starts",
+    }
 }
 
 /// Followers of the metadata first, then voters, its leader last: each handing over is done once (Strimzi's
@@ -226,10 +243,10 @@ fn stuck(seen: &Seen, wishes: &Wishes) -> BTreeMap<i32, Stuck> {
 
 fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> {
     let stuck = |reason, text: String| Some(Stuck { reason, text });
-    let since = pod.created.map(|created| seen.now.duration_since(created));
+    let since = |time: Option<Timestamp>| time.map(|time| seen.now.duration_since(time));
     // For a moment that is how each pod begins that waits for its volume.
     let unschedulable = pod.unschedulable.as_ref();
-    if let Some(words) = unschedulable.filter(|_| since.is_some_and(|since| since > UNSCHEDULABLE_FOR)) {
+    if let Some(words) = unschedulable.filter(|_| since(pod.created) > Some(UNSCHEDULABLE_FOR)) {
         return stuck(
             "Unschedulable",
             format!("broker {id} finds no node: {words} Add nodes, or change podTemplate.spec."),
@@ -244,23 +261,48 @@ fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> 
                 );
             }
             "CrashLoopBackOff" | "RunContainerError" | "CreateContainerConfigError" | "CreateContainerError" => {
-                let said = pod.last_end.as_ref().unwrap_or(message).trim();
-                return stuck(
-                    "BrokerCrashLooping",
-                    format!("broker {id} ends again and again: {said}"),
-                );
+                return Some(looping(id, pod.last_end.as_ref().unwrap_or(message)));
             }
             _ => {}
         }
     }
+    if let Some(said) = pod.last_end.as_ref().filter(|_| is_looping(seen.now, pod)) {
+        return Some(looping(id, said));
+    }
+    // One that has been there for long may have become unready a moment ago.
     let deadline = SignedDuration::from_secs(wishes.rollout_deadline_seconds.into());
-    let late = since.is_some_and(|since| since > deadline);
-    if late && pod.running {
-        let text = format!(
-            "broker {id} is not ready after {} s: see `kubectl logs {}`",
-            wishes.rollout_deadline_seconds, pod.name
-        );
-        return stuck("BrokerNotReady", text);
+    if since(pod.unready_since.or(pod.created)) > Some(deadline) {
+        return stuck("BrokerNotReady", late(seen, wishes, id, pod));
     }
     None
 }
+
+fn looping(id: i32, said: &str) -> Stuck {
+    Stuck {
+        reason: "BrokerCrashLooping",
+        text: format!("broker {id} ends again and again: {}", said.trim()),
+    }
+}
+
+/// Whether a broker ends again and again, told also while it runs in between: of one that comes back after a good while
+/// nobody knows better than that it catches up, however often it was started in the life of its pod.
+fn is_looping(now: Timestamp, pod: &Pod) -> bool {
+    let ended = pod.last_ended.map(|ended| now.duration_since(ended));
+    let recently = ended.is_some_and(|ended| ended < LONGEST_PAUSE + LOOPS_WITHIN);
+    let soon = pod.last_run.is_none_or(|run| run < LOOPS_WITHIN);
+    pod.restarts >= LOOPS_AFTER && recently && soon
+}
+
+/// What to look at where a broker takes too long.
+fn late(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> String {
+    let (seconds, namespace, name) = (wishes.rollout_deadline_seconds, &seen.key.namespace, &pod.name);
+    if pod.running {
+        return format!("broker {id} is not ready after {seconds} s: see `kubectl logs -n {namespace} {name}`");
+    }
+    let waiting = pod.waiting.as_ref().filter(|(reason, _)| !reason.is_empty());
+    let waiting = waiting.map(|(reason, _)| format!(" ({reason})")).unwrap_or_default();
+    format!("broker {id} does not run after {seconds} s{waiting}: see `kubectl describe pod -n {namespace} {name}`")
+}
+
+#[cfg(test)]
+mod tests;

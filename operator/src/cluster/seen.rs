@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millrace_client::v1;
 use millrace_crds::Cluster;
 use serde_json::Value;
@@ -58,6 +58,8 @@ pub struct Pod {
     pub created: Option<Timestamp>,
     /// Since when it is ready; none: it is not.
     pub ready_since: Option<Timestamp>,
+    /// Since when it is not; none: it is, or its node has not told yet.
+    pub unready_since: Option<Timestamp>,
     /// Whether it has a node.
     pub scheduled: bool,
     /// Why it has none, in the scheduler's words.
@@ -70,6 +72,10 @@ pub struct Pod {
     pub waiting: Option<(String, String)>,
     /// What the process said when it last ended, if it did.
     pub last_end: Option<String>,
+    /// When that was.
+    pub last_ended: Option<Timestamp>,
+    /// How long it had run then; none: nobody has told.
+    pub last_run: Option<SignedDuration>,
     /// How often it was started anew in this pod.
     pub restarts: i32,
 }
@@ -155,11 +161,31 @@ impl Told {
         i32::try_from(leader).ok()
     }
 
-    /// The brokers that vote.
+    /// The brokers that vote, with the disk that they have now.
     #[must_use]
     pub fn voters(&self) -> BTreeSet<i32> {
         let voters = self.members.iter().filter(|member| member.is_voter);
-        voters.filter_map(|member| member.broker_id).collect()
+        voters.filter_map(|member| self.runs(member)).collect()
+    }
+
+    /// The member of the quorum that a broker runs with the disk that it has now.
+    #[must_use]
+    pub fn member(&self, id: i32) -> Option<&v1::QuorumMember> {
+        self.members.iter().find(|member| self.runs(member) == Some(id))
+    }
+
+    /// A voter whose disk no broker has any more.
+    #[must_use]
+    pub fn lost_voter(&self) -> Option<&v1::QuorumMember> {
+        let mut voters = self.members.iter().filter(|member| member.is_voter);
+        voters.find(|member| self.runs(member).is_none())
+    }
+
+    /// A voter is a disk (its number is never given to another one), and the member tells of its broker also after that
+    /// has got a new one.
+    fn runs(&self, member: &v1::QuorumMember) -> Option<i32> {
+        let broker = self.broker(member.broker_id?)?;
+        (broker.directory_id == member.directory_id).then_some(broker.broker_id)
     }
 
     /// Partitions that take no records with acks=all, and those that would not with one broker less where that is not

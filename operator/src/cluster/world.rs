@@ -255,7 +255,15 @@ impl World {
                 }
                 self.moves.retain(|(_, from, _)| !ids.contains(from));
             }
-            Step::Rebalance(onto) => self.plan_share(onto),
+            Step::Rebalance { onto, record } => {
+                // It may fail, and the operator may die before it has written that it did not.
+                if self.dice.roll(3) > 0 {
+                    self.plan_share(onto);
+                    if self.dice.roll(3) > 0 {
+                        self.objects.insert(record.kind, record.value.clone());
+                    }
+                }
+            }
             Step::RemoveBroker(id) => {
                 let broker = self.brokers.remove(id).unwrap();
                 assert!(broker.replicas.is_empty() && !broker.votes && !self.pods.contains_key(id));

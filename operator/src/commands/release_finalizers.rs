@@ -26,17 +26,18 @@ const ATTEMPTS: usize = 5;
 /// # Errors
 /// The API server refuses, or somebody puts them back.
 pub async fn run(kube: Client, options: &ReleaseOptions) -> anyhow::Result<()> {
+    let mut taken_from = None;
     if let Some(name) = options.lease_name.as_deref().filter(|name| !name.is_empty()) {
         let namespace = options.lease_namespace.clone();
         let namespace = namespace.unwrap_or_else(|| kube.default_namespace().to_owned());
         let leases: Api<Lease> = Api::namespaced(kube.clone(), &namespace);
         // The operator that runs would put them back. It stops when its lease is another's.
-        let taken = Elector::new(leases, name, "uninstall")
-            .seize(Duration::from_secs(60))
-            .await;
+        let elector = Elector::new(leases, name, "uninstall");
+        let taken = elector.seize(Duration::from_secs(60)).await;
         if taken.context("take the operator's lease")? {
             eprintln!("took the lease {namespace}/{name}; waiting until the operator has stopped");
             tokio::time::sleep(lease::DURATION).await;
+            taken_from = Some(elector);
         }
     }
     let named = options.namespaces.named();
@@ -58,6 +59,11 @@ pub async fn run(kube: Client, options: &ReleaseOptions) -> anyhow::Result<()> {
             }
         }
         if left == 0 {
+            if let Some(elector) = taken_from {
+                // Long enough until the old operator is deleted; a new one that is installed at once need not wait longer.
+                let shortened = elector.seize(lease::DURATION).await;
+                shortened.context("give the operator's lease back")?;
+            }
             eprintln!("released {released} Topics; their data stays");
             return Ok(());
         }

@@ -111,7 +111,7 @@ async fn in_cluster(object: &Object, admin: &Admin, step: Step) -> (Tried, Resul
         }
         Step::Configure { set, unset, drift } => {
             let altered = owned().alter_topic(topic, set, unset, None).await;
-            (Tried::Config, altered.map(|_| drift.iter().map(corrected).collect()))
+            (Tried::Config, altered.map(|_| corrected(&drift)))
         }
         Step::Grow(partitions) => {
             let grown = owned().create_partitions(topic, partitions).await.map(|partitions| {
@@ -126,7 +126,7 @@ async fn in_cluster(object: &Object, admin: &Admin, step: Step) -> (Tried, Resul
                 .alter_topic(topic, none, Vec::<String>::new(), Some(factor))
                 .await;
             let told = altered.map(|moves| {
-                let mut told: Vec<Told> = drift.iter().map(corrected).collect();
+                let mut told = corrected(drift.as_slice());
                 let note = format!(
                     "Topic {topic} gets {factor} replicas: {} partitions change.",
                     moves.partitions
@@ -148,13 +148,18 @@ async fn in_cluster(object: &Object, admin: &Admin, step: Step) -> (Tried, Resul
     }
 }
 
-fn corrected(drift: &Drift) -> Told {
-    let found = drift
-        .found
-        .as_deref()
-        .map_or_else(|| "not set".to_owned(), |found| format!("{found:?}"));
-    let note = format!("{}: found {found}, wanted {:?}.", drift.key, drift.wanted);
-    Told::normal("DriftCorrected", "Correct", note)
+/// One event for all keys: of several with the same reason Kubernetes' clients keep the first one's note only.
+fn corrected(drifts: &[Drift]) -> Vec<Told> {
+    let each = drifts.iter().map(|drift| {
+        let found = drift
+            .found
+            .as_deref()
+            .map_or_else(|| "not set".to_owned(), |found| format!("{found:?}"));
+        format!("{}: found {found}, wanted {:?}.", drift.key, drift.wanted)
+    });
+    let note = each.collect::<Vec<_>>().join(" ");
+    let told = (!note.is_empty()).then(|| Told::normal("DriftCorrected", "Correct", note));
+    told.into_iter().collect()
 }
 
 fn refused(what: Tried, error: &Error) -> Done {

@@ -1,0 +1,209 @@
+use std::collections::BTreeMap;
+
+use millrace_client::v1;
+use serde_json::json;
+
+use super::*;
+use crate::{
+    cluster::{act::Refused, roll::Stuck, seen::OperatorDefaults},
+    names::ClusterKey,
+};
+
+/// Three brokers that serve, those in `away` excepted; the cluster has been ready before.
+fn seen(away: &[i32]) -> Seen {
+    let now = Timestamp::from_second(100_000).unwrap();
+    let pod = |id: i32| Pod {
+        running: true,
+        scheduled: true,
+        ready_since: (!away.contains(&id)).then_some(now),
+        ..Pod::default()
+    };
+    let broker = |broker_id| v1::BrokerDescription {
+        broker_id,
+        available: !away.contains(&broker_id),
+        ..v1::BrokerDescription::default()
+    };
+    Seen {
+        now,
+        key: ClusterKey::new("demo", "orders"),
+        cluster: serde_json::from_value(json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "orders" },
+            "spec": { "replicas": 3, "storage": { "size": "1Gi" } },
+            "status": { "clusterId": "ours", "conditions": [{
+                "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+                "lastTransitionTime": "1970-01-01T00:00:00Z",
+            }] },
+        }))
+        .unwrap(),
+        operator: OperatorDefaults {
+            version: String::new(),
+            image: String::new(),
+            image_pull_policy: String::new(),
+            image_pull_secrets: Vec::new(),
+        },
+        objects: BTreeMap::new(),
+        pods: (0..3).map(|id| (id, pod(id))).collect(),
+        claims: BTreeMap::new(),
+        brokers: Reach::Reached(Box::new(Told {
+            cluster: v1::DescribeClusterResponse {
+                cluster_id: "ours".into(),
+                brokers: (0..3).map(broker).collect(),
+                quorum: Some(v1::QuorumDescription {
+                    leader_id: Some(0),
+                    ..v1::QuorumDescription::default()
+                }),
+                ..v1::DescribeClusterResponse::default()
+            },
+            ..Told::default()
+        })),
+    }
+}
+
+fn decision() -> Decision {
+    let mut decision = Decision::default();
+    decision.record.cluster_id = Some("ours".into());
+    decision
+}
+
+/// A condition: its status, reason and message.
+fn condition(status: &ClusterStatus, kind: &str) -> Option<(String, String, String)> {
+    let found = status.conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+}
+
+fn is(status: &str, reason: &str, message: &str) -> Option<(String, String, String)> {
+    Some((status.into(), reason.into(), message.into()))
+}
+
+#[test]
+fn what_failed_is_told_with_what_is_under_way() {
+    let reconciling = |decision: &Decision, error| {
+        let status = status(&seen(&[2]), decision, &Outcome::default(), error);
+        condition(&status, "Reconciling").map(|(_, reason, message)| (reason, message))
+    };
+    let mut forming = decision();
+    forming.forming = true;
+    let mut rolling = decision();
+    rolling.roll.outdated = vec![1];
+    let mut draining = decision();
+    draining.scale.waiting = Some("4 replicas are being moved away from broker 3".into());
+    let mut coming = decision();
+    coming.scale.coming = vec![2];
+    for (decision, expected) in [
+        (forming, "Creating"),
+        (rolling, "Rolling"),
+        (draining, "Draining"),
+        (coming, "Recovering"),
+    ] {
+        let (reason, calm) = reconciling(&decision, None).unwrap();
+        assert_eq!(reason, expected);
+        assert!(!calm.contains("failed"), "{calm}");
+        let told = reconciling(&decision, Some("reach the brokers: timeout")).unwrap();
+        let text = format!("{calm}; the last step failed: reach the brokers: timeout");
+        assert_eq!(told, (reason, text));
+    }
+    let idle = decision();
+    assert_eq!(reconciling(&idle, None), None);
+    let told = reconciling(&idle, Some("timeout"));
+    assert_eq!(told, Some(("Retrying".into(), "timeout".into())));
+}
+
+#[test]
+fn moves_do_not_hide_what_failed() {
+    let mut seen = seen(&[]);
+    let Reach::Reached(told) = &mut seen.brokers else {
+        unreachable!()
+    };
+    told.moves.push(v1::Reassignment::default());
+    let status = status(&seen, &decision(), &Outcome::default(), Some("timeout"));
+    assert_eq!(
+        condition(&status, "Reconciling"),
+        is(
+            "True",
+            "MovingReplicas",
+            "1 partitions are being moved; the last step failed: timeout"
+        )
+    );
+}
+
+#[test]
+fn a_right_that_is_lacking_stalls() {
+    let mut outcome = Outcome {
+        forbidden: Some("apply Service orders: services is forbidden.".into()),
+        ..Outcome::default()
+    };
+    outcome.refused.push(Refused {
+        reason: "AdmissionDenied",
+        text: "quota".into(),
+    });
+    let mut decision = decision();
+    let stuck = Stuck {
+        reason: "BrokerNotReady",
+        text: String::new(),
+    };
+    decision.roll.stuck.insert(2, stuck);
+    let status = status(&seen(&[2]), &decision, &outcome, Some("services is forbidden"));
+    let text = "the operator lacks a right: apply Service orders: services is forbidden. Install the chart's roles for \
+                this namespace.";
+    assert_eq!(condition(&status, "Stalled"), is("True", "Forbidden", text));
+}
+
+#[test]
+fn brokers_of_another_cluster_are_not_this_ones() {
+    let mut decision = decision();
+    decision.hold = Some(Hold::OtherCluster {
+        known: "ours".into(),
+        found: "theirs".into(),
+    });
+    let status = status(&seen(&[]), &decision, &Outcome::default(), None);
+    let text =
+        "the brokers are of cluster theirs, and this is ours: their disks were exchanged; bring the right ones back";
+    assert_eq!(condition(&status, "Ready"), is("False", "OtherCluster", text));
+    assert_eq!(condition(&status, "Stalled"), is("True", "OtherCluster", text));
+}
+
+#[test]
+fn who_is_missing_is_named_also_while_nothing_is_done() {
+    let mut decision = decision();
+    decision.hold = Some(Hold::Paused);
+    let mut seen = seen(&[2]);
+    seen.pods.remove(&1);
+    let status = status(&seen, &decision, &Outcome::default(), None);
+    let text = "1 of 3 brokers are ready; not yet: brokers 1 and 2";
+    assert_eq!(condition(&status, "Ready"), is("False", "BrokersUnready", text));
+}
+
+#[test]
+fn what_keeps_a_broker_from_going_is_no_matter_of_the_roll() {
+    let kept = Outcome {
+        held: Some(("scale-in", "broker 3 cannot go yet: it votes".into())),
+        ..Outcome::default()
+    };
+    let told = |decision: &Decision, outcome: &Outcome| {
+        let status = status(&seen(&[]), decision, outcome, None);
+        let reconciling = condition(&status, "Reconciling").map(|(_, reason, message)| (reason, message));
+        (
+            reconciling.unwrap(),
+            status.rollout.and_then(|rollout| rollout.waiting_for),
+        )
+    };
+    let mut draining = decision();
+    draining.scale.waiting = Some("empty, and being taken away: broker 3".into());
+    let text = "empty, and being taken away: broker 3; broker 3 cannot go yet: it votes";
+    assert_eq!(told(&draining, &kept), (("Draining".into(), text.into()), None));
+    let text = "broker 3 cannot go yet: it votes";
+    let its_claim = told(&decision(), &kept);
+    assert_eq!(its_claim, (("Draining".into(), text.into()), None));
+
+    let mut rolling = draining;
+    rolling.roll.outdated = vec![1];
+    let text = "to be restarted: broker 1; broker 3 cannot go yet: it votes";
+    assert_eq!(told(&rolling, &kept), (("Rolling".into(), text.into()), None));
+    let held = Outcome {
+        held: Some(("may-restart", "broker 1: 2 partitions need it".into())),
+        ..Outcome::default()
+    };
+    let text = "to be restarted: broker 1; waiting: broker 1: 2 partitions need it";
+    let waits = Some("broker 1: 2 partitions need it".into());
+    assert_eq!(told(&rolling, &held), (("Rolling".into(), text.into()), waits));
+}
