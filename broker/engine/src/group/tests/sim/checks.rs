@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     super::{super::*, support::*},
     Seen,
-    world::{CLIENTS, World},
+    world::{CLIENTS, DOUBLE, World},
 };
 
 impl World {
@@ -65,6 +65,7 @@ impl World {
             client.frozen_until = Duration::ZERO;
             client.subscribe(vec!["t1".into(), "t2".into()]);
         }
+        self.clients[DOUBLE].running = false;
         for _ in 0..600 {
             self.pass(Duration::from_millis(100), seen);
             for _ in 0..20 {

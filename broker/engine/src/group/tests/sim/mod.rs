@@ -27,7 +27,7 @@ fn run(seed: u64, steps: usize, seen: &mut Seen) {
     }
 }
 
-const MUST_BE_SEEN: [&str; 16] = [
+const MUST_BE_SEEN: [&str; 17] = [
     "acquired",
     "revoked",
     "fenced",
@@ -35,6 +35,7 @@ const MUST_BE_SEEN: [&str; 16] = [
     "commit accepted",
     "commit refused",
     "late copy",
+    "held up",
     "answer lost",
     "request lost",
     "refused append",

@@ -14,6 +14,10 @@ use super::{
 };
 
 pub(super) const CLIENTS: usize = 5;
+/// A second process with the instance id of the last client.
+pub(super) const DOUBLE: usize = CLIENTS;
+/// For how long a message may be held up, in milliseconds: longer than a session.
+const HELD_MS: usize = 7_000;
 
 /// Under way.
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub(super) struct World {
     pub(super) partitions: [u32; 2],
     pub(super) clients: Vec<Client>,
     network: Vec<Message>,
+    /// Messages that are held up, and until when.
+    held: Vec<(Duration, Message)>,
     /// What is committed.
     pub(super) log: Vec<StoredRecord>,
     pub(super) replica: Groups,
@@ -84,10 +90,11 @@ impl World {
             config,
             topics: topics(&partitions),
             partitions,
-            clients: (0..CLIENTS)
-                .map(|at| Client::new(at, (at >= 3).then(|| format!("pod-{at}"))))
+            clients: (0..=DOUBLE)
+                .map(|at| Client::new(at, (at >= 3).then(|| format!("pod-{}", at.min(CLIENTS - 1)))))
                 .collect(),
             network: Vec::new(),
+            held: Vec::new(),
             log: Vec::new(),
             replica: Groups::default(),
             open: VecDeque::new(),
@@ -269,8 +276,17 @@ impl World {
         self.take(Event::Loaded, &mut seen);
     }
 
+    fn hold(&mut self, message: Message) {
+        let until = self.now.monotonic + Duration::from_millis(self.random.below(HELD_MS) as u64);
+        self.held.push((until, message));
+    }
+
     /// A message arrives: any of them.
     pub(super) fn deliver(&mut self, seen: &mut Seen) {
+        let now = self.now.monotonic;
+        for (_, message) in self.held.extract_if(.., |(until, _)| *until <= now) {
+            self.network.push(message);
+        }
         if self.network.is_empty() {
             return;
         }
@@ -279,14 +295,17 @@ impl World {
         } else {
             self.random.below(self.network.len())
         };
-        let message = if self.happens(5) && self.network.len() < 60 {
+        let message = self.network.remove(at);
+        if self.happens(6) {
             count(seen, "late copy");
-            self.network[at].clone()
-        } else {
-            self.network.remove(at)
-        };
+            self.hold(message.clone());
+        }
         match message {
             Message::Request { .. } if self.happens(5) => count(seen, "request lost"),
+            message if self.happens(4) => {
+                count(seen, "held up");
+                self.hold(message);
+            }
             Message::Request {
                 from,
                 life,
@@ -367,6 +386,9 @@ impl World {
     pub(super) fn act(&mut self, at: usize, seen: &mut Seen) {
         let now = self.now.monotonic;
         if !self.clients[at].running {
+            if self.calm && at == DOUBLE {
+                return;
+            }
             if self.calm || self.random.percent(5) {
                 self.clients[at].restart(now);
             }
