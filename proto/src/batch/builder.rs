@@ -201,13 +201,29 @@ impl BatchBuilder {
             .checked_sub(base)
             .ok_or(BuildError::Timestamp { timestamp, base })?;
 
+        self.put_record(timestamp_delta, offset_delta, key, value, headers.iter().copied())?;
+        self.fields.base_timestamp = base;
+        self.fields.max_timestamp = self.fields.max_timestamp.max(timestamp);
+        Ok(offset_delta)
+    }
+
+    /// Encodes a record with these differences from the batch's first time and offset.
+    #[inline]
+    pub(super) fn put_record<'h>(
+        &mut self,
+        timestamp_delta: i64,
+        offset_delta: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = Header<'h>> + Clone,
+    ) -> Result<(), BuildError> {
         let body = 1
             + varint::len(timestamp_delta)
             + varint::len(i64::from(offset_delta))
             + nullable_len(key)
             + nullable_len(value)
             + varint::len(headers.len() as i64)
-            + headers.iter().map(header_len).sum::<usize>();
+            + headers.clone().map(|header| header_len(&header)).sum::<usize>();
         let size = varint::len(body as i64) + body;
         if self.size_in_bytes() + size > MAX_BATCH_LEN {
             return Err(BuildError::BatchTooLarge {
@@ -243,10 +259,8 @@ impl BatchBuilder {
             self.buffer.extend_from_slice(header.value.unwrap_or_default());
         }
 
-        self.fields.base_timestamp = base;
-        self.fields.max_timestamp = self.fields.max_timestamp.max(timestamp);
         self.fields.record_count += 1;
-        Ok(offset_delta)
+        Ok(())
     }
 
     /// The idempotent producer's id, its epoch and the sequence of the batch's first record.
@@ -326,7 +340,11 @@ impl BatchBuilder {
         if self.is_empty() {
             return Err(BuildError::Empty);
         }
-        let mut header = self.header();
+        self.finish(self.header())
+    }
+
+    /// Ends the batch with this header; its length and checksum are those of the records.
+    pub(super) fn finish(&mut self, mut header: BatchHeader) -> Result<Bytes, BuildError> {
         header.validate()?;
         let mut batch = if self.codec == Codec::None {
             self.buffer.split()

@@ -36,6 +36,7 @@ mod header;
 mod limits;
 mod owned;
 mod record;
+mod retain;
 mod stamp;
 mod varint;
 mod view;
@@ -52,6 +53,7 @@ pub use header::{BatchHeader, advance_sequence};
 pub use limits::DecodeLimits;
 pub use owned::{OwnedBatch, OwnedBatches, OwnedHeader, OwnedRecord, OwnedRecords, owned_batches};
 pub use record::{Header, Headers, Record, RecordIter, Records};
+pub use retain::{BatchFilter, empty_batch};
 pub use stamp::{stamp_header_log_append_time, stamp_log_append_time, stamp_offset_and_epoch};
 pub use view::{BatchView, Batches, batches};
 
