@@ -2,6 +2,15 @@
 
 use millrace_proto::batch::TimestampType;
 
+/// `cleanup.policy`: what becomes of old records. With neither nothing is ever deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    /// Segments go by `retention.ms` and `retention.bytes`.
+    pub delete: bool,
+    /// Records go that have a later one of their key.
+    pub compact: bool,
+}
+
 /// Settings of one log. Times are milliseconds, sizes bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -18,6 +27,19 @@ pub struct LogConfig {
     pub retention_ms: Option<i64>,
     /// `retention.bytes`: the oldest segments are deleted while the rest is at least this. `None` keeps them.
     pub retention_bytes: Option<u64>,
+    /// `cleanup.policy`. Default delete. Without delete only what lies below the log start goes (KAFKA-7400).
+    pub cleanup_policy: CleanupPolicy,
+    /// `min.compaction.lag.ms`: records are not compacted away before they are as old. Default 0.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`: a compaction is due at the latest when a record that was not compacted yet is as old,
+    /// and the active segment is rolled for it (KIP-354). Default `None`: no limit.
+    pub max_compaction_lag_ms: Option<i64>,
+    /// `delete.retention.ms`: for so long after its first compaction a tombstone is kept, so that whoever reads from
+    /// the start within that time sees it (KIP-534). Default one day.
+    pub delete_retention_ms: i64,
+    /// `min.cleanable.dirty.ratio` in millionths: a compaction is due when so much of the log was not compacted yet.
+    /// Default 500,000.
+    pub min_cleanable_dirty_ppm: u32,
     /// `max.message.bytes`: the largest batch a leader takes. Default 1 MiB and 12 bytes, as Kafka's.
     pub max_message_bytes: u32,
     /// `message.timestamp.type`. Default create time.
@@ -52,6 +74,14 @@ impl Default for LogConfig {
             index_interval_bytes: 4096,
             retention_ms: Some(7 * DAY_MS),
             retention_bytes: None,
+            cleanup_policy: CleanupPolicy {
+                delete: true,
+                compact: false,
+            },
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: None,
+            delete_retention_ms: DAY_MS,
+            min_cleanable_dirty_ppm: 500_000,
             max_message_bytes: (1 << 20) + 12,
             timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: None,
@@ -60,6 +90,18 @@ impl Default for LogConfig {
             max_producer_ids: 100_000,
             uses_reserve: false,
             verify_crc_on_read: true,
+        }
+    }
+}
+
+impl LogConfig {
+    /// How old the first record of the active segment gets before it is rolled: records are compacted in sealed segments
+    /// only.
+    #[must_use]
+    pub fn roll_ms(&self) -> i64 {
+        match self.max_compaction_lag_ms {
+            Some(lag) if self.cleanup_policy.compact => self.segment_ms.min(lag),
+            _ => self.segment_ms,
         }
     }
 }

@@ -236,6 +236,61 @@ pub enum ChangeError {
     Closed,
 }
 
+/// Why a log is not compacted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompactionError {
+    /// A batch is damaged, or can't be taken apart. To go on without it would lose the last record of a key, or bring
+    /// back a deleted one: so the log is not compacted until the batch is repaired (from another replica) or deleted.
+    #[error(
+        "segment {segment} at byte {position}, offset {offset}: {reason}; the log is not compacted until this is repaired"
+    )]
+    Damaged {
+        /// Base offset of the segment.
+        segment: i64,
+        /// Where in it the batch begins, in bytes.
+        position: u64,
+        /// The first offset that can't be read.
+        offset: i64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another compaction of the log is under way.
+    #[error("the log is being compacted already")]
+    Busy,
+    /// The file system refused something; nothing was changed by it.
+    #[error("{0}")]
+    Refused(String),
+    /// The directory failed, now or before.
+    #[error(transparent)]
+    Offline(#[from] Offline),
+    /// The log was closed or deleted.
+    #[error("the log is closed")]
+    Closed,
+}
+
+impl CompactionError {
+    /// Nothing was changed, because a file could not be read.
+    pub(crate) fn from_read(error: io::Error) -> Self {
+        CompactionError::Refused(format!("reading failed: {error}"))
+    }
+}
+
+impl From<ChangeError> for CompactionError {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Offline(offline) => CompactionError::Offline(offline),
+            ChangeError::Closed => CompactionError::Closed,
+            other => CompactionError::Refused(other.to_string()),
+        }
+    }
+}
+
+impl From<FlushError> for CompactionError {
+    fn from(error: FlushError) -> Self {
+        ChangeError::from(error).into()
+    }
+}
+
 /// Why a log was not opened or created.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenLogError {

@@ -4,6 +4,7 @@
 //! [`LogDir`] is a data directory, [`Log`] one partition's log in it. File formats are Kafka's own.
 
 pub mod checkpoint;
+mod compact;
 mod config;
 mod dir;
 pub mod dump;
@@ -18,18 +19,21 @@ pub mod segment;
 pub use checkpoint::leader_epochs::EpochEntry;
 pub use checkpoint::meta_properties::DirIdentity;
 pub use checkpoint::topic_partition::TopicPartition;
-pub use config::{LogConfig, MAX_SEGMENT_BYTES};
+pub use compact::{CompactionBounds, CompactionNeed};
+pub use config::{CleanupPolicy, LogConfig, MAX_SEGMENT_BYTES};
 pub use dir::{DeletedLog, DirOptions, FoundPartition, JOIN_FILE_NAME, LogDir, OpenLogOptions, PartitionState};
 pub use epochs::EpochCache;
 pub use error::{
-    AppendError, ChangeError, DiskFull, FlushError, FormatDirError, Offline, OpenDirError, OpenLogError, ReadError,
+    AppendError, ChangeError, CompactionError, DiskFull, FlushError, FormatDirError, Offline, OpenDirError,
+    OpenLogError, ReadError,
 };
 pub use fs::faulty::FaultyFileSystem;
 pub use fs::handles::keep_at_most;
 pub use fs::os::OsFileSystem;
 pub use fs::{File, FileSystem};
 pub use log::{
-    AppendOptions, Appended, CheckedBatch, DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch,
-    FoundOffset, Log, ProducerDescription, ReadData, RecoveryReport, RetentionReport, ScrubReport,
+    AppendOptions, Appended, CheckedBatch, Compaction, CompactionOptions, CompactionReport, CompactionStep,
+    DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch, FoundOffset, Log, ProducerDescription,
+    ReadData, RecoveryReport, RetentionReport, ScrubReport,
 };
 pub use producer::SequenceRule;

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use millrace_log::DirIdentity;
-use millrace_log::checkpoint::{clean_mark, flushed, leader_epochs, partition_metadata, start_offsets};
+use millrace_log::checkpoint::{clean_mark, cleaned, flushed, leader_epochs, partition_metadata, start_offsets};
 use millrace_log::producer::snapshot;
 use millrace_proto::batch::crc::crc32c;
 
@@ -43,6 +43,9 @@ fn text_with_checksum(data: &[u8]) {
     }
     if let Ok(epoch) = clean_mark::decode(data) {
         assert_eq!(clean_mark::decode(&clean_mark::encode(epoch)).unwrap(), epoch);
+    }
+    if let Ok(state) = cleaned::decode(data) {
+        assert_eq!(cleaned::decode(&cleaned::encode(&state)).unwrap(), state);
     }
 }
 

@@ -4,6 +4,7 @@
 //! told apart from an old one. All are replaced atomically (see [`crate::fs::write_atomic`]).
 
 pub mod clean_mark;
+pub mod cleaned;
 pub mod flushed;
 pub mod leader_epochs;
 pub mod meta_properties;

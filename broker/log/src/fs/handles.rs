@@ -42,6 +42,8 @@ pub fn keep_at_most(files: usize) {
 /// A file that is opened when it is needed, and kept.
 pub(crate) struct KeptFile {
     file: Mutex<Option<Arc<dyn File>>>,
+    /// Whether it stays open until this is dropped: another file has its name by now, or soon.
+    pinned: AtomicBool,
     /// Whether something was written that may not be on the disk.
     unsynced: AtomicBool,
     /// Whether that could not be forced to the disk when its handle was needed elsewhere.
@@ -55,6 +57,7 @@ impl KeptFile {
         let is_open = file.is_some();
         let kept = Arc::new(Self {
             file: Mutex::new(file),
+            pinned: AtomicBool::new(false),
             unsynced: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             listed: AtomicBool::new(false),
@@ -78,9 +81,24 @@ impl KeptFile {
         Ok(file)
     }
 
-    /// Gives the handle back. Who uses it at this moment keeps it for so long.
+    /// Gives the handle back, unless it is pinned. Who uses it at this moment keeps it for so long.
     pub fn close(&self) {
-        *self.file.lock() = None;
+        let mut slot = self.file.lock();
+        if !self.pinned.load(Ordering::Acquire) {
+            *slot = None;
+        }
+    }
+
+    /// Opens the file if it is not, and keeps it open from now on.
+    pub fn pin(self: &Arc<Self>, open: impl FnOnce() -> io::Result<Arc<dyn File>>) -> io::Result<()> {
+        // Nobody may close it in between.
+        self.pinned.store(true, Ordering::Release);
+        self.get(open).map(|_| ()).inspect_err(|_| self.unpin())
+    }
+
+    /// Lets go of a pinned file.
+    pub fn unpin(&self) {
+        self.pinned.store(false, Ordering::Release);
     }
 
     /// Something was written by who still holds the file.
@@ -124,6 +142,9 @@ impl KeptFile {
         let Some(mut slot) = self.file.try_lock() else {
             return Closing::Refused;
         };
+        if self.pinned.load(Ordering::Acquire) {
+            return Closing::Refused;
+        }
         if let Some(file) = &*slot {
             if Arc::strong_count(file) > 1 {
                 return Closing::Refused;

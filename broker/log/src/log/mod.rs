@@ -13,6 +13,8 @@
 
 mod append;
 mod checked;
+mod cleaned;
+mod compact;
 mod damage;
 mod flush;
 mod lookup;
@@ -48,6 +50,7 @@ use crate::segment::Segment;
 
 pub use append::{AppendOptions, Appended, FollowerAppended};
 pub use checked::CheckedBatch;
+pub use compact::{Compaction, CompactionOptions, CompactionReport, CompactionStep};
 pub use lookup::{FoundBatch, FoundOffset};
 pub(crate) use open::OpenLog;
 pub use producers::ProducerDescription;
@@ -114,6 +117,10 @@ pub(crate) struct LogInner {
     pub truncations: AtomicU64,
     pub has_damage: AtomicBool,
     pub damage: RwLock<Vec<DamagedRange>>,
+    /// How far the log is compacted; `None` until the file was read.
+    pub cleaned: Mutex<Option<cleaned::KnownCleaned>>,
+    /// Whether a compaction is under way.
+    pub compacting: AtomicBool,
     pub closed: AtomicBool,
     pub gone: AtomicBool,
     pub report: RecoveryReport,

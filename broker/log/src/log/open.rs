@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+use super::cleaned::{self, KnownCleaned};
+use super::compact::finish_swaps;
 use super::recover::{FoundSegment, Known, Recovered, Recovery, note_epoch};
 use super::report::RecoveryReport;
 use super::truncate::{MARKER_FILE_NAME, Marker, PRODUCERS_FILE_NAME};
@@ -56,6 +58,7 @@ impl LogInner {
         let mut found = if marker.is_some() {
             Vec::new()
         } else {
+            finish_swaps(&**fs, dir)?;
             list_segments(&**fs, dir)?
         };
         if !open.clean && marker.is_none() {
@@ -90,6 +93,11 @@ impl LogInner {
                 flushed: open.flushed,
                 drop_cache: !open.clean,
                 latest_epoch: open.options.latest_epoch.unwrap_or(i32::MAX),
+                gaps_below: match open.flushed {
+                    // All gaps lie below it.
+                    Some(_) => i64::MIN,
+                    None => gaps_below(&**fs, dir)?,
+                },
             };
             let mut recovery = Recovery {
                 fs,
@@ -130,6 +138,8 @@ impl LogInner {
             truncations: AtomicU64::new(0),
             has_damage: AtomicBool::new(!report.damage.is_empty()),
             damage: RwLock::new(report.damage.clone()),
+            cleaned: Mutex::new(None),
+            compacting: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             report,
@@ -142,6 +152,9 @@ impl LogInner {
             inner.report.replayed_batches = inner.reload_producers(&mut writer, marker.offset)?;
             *inner.writer.lock() = writer;
             return Ok(Arc::new(inner));
+        }
+        if inner.report.truncated_bytes > 0 {
+            inner.lower_cleaned(recovered.log_end)?;
         }
         // Snapshots of offsets that are no more would be taken for those of new records.
         inner.remove_snapshots_where(|offset| offset > recovered.log_end)?;
@@ -288,6 +301,15 @@ fn new_writer() -> Writer {
         active_since_ms: None,
         snapshot_offset: -1,
     }
+}
+
+/// Up to where compaction may have left gaps.
+fn gaps_below(fs: &dyn FileSystem, dir: &Path) -> io::Result<i64> {
+    Ok(match cleaned::read(fs, dir)? {
+        KnownCleaned::Never => i64::MIN,
+        KnownCleaned::UpTo(cleaned) => cleaned.gaps_below,
+        KnownCleaned::Unknown => i64::MAX,
+    })
 }
 
 /// A full truncation that a crash interrupted.

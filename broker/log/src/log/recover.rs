@@ -42,6 +42,8 @@ pub(super) struct Known {
     pub drop_cache: bool,
     /// The latest leader epoch that a batch can have; `i32::MAX` if that is not known.
     pub latest_epoch: i32,
+    /// Compaction may have left gaps below this offset, if no flushed point tells.
+    pub gaps_below: i64,
 }
 
 /// The segments of a log after recovery.
@@ -122,7 +124,7 @@ impl Recovery<'_> {
             walked_from: None,
         };
         let mut chain = Chain {
-            contiguous_from: self.known.flushed.map_or(i64::MIN, |_| flushed),
+            contiguous_from: self.known.flushed.map_or(self.known.gaps_below, |_| flushed),
             latest_epoch: self.known.latest_epoch,
             ..Chain::at(found[start].base_offset)
         };

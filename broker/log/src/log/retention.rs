@@ -47,7 +47,8 @@ pub struct RetentionReport {
 impl Log {
     /// Deletes the segments that retention lets go: a prefix, never the active one, nothing at or above the high
     /// watermark. An active segment whose records are all too old is rolled first, so that quiet topics age out
-    /// (KAFKA-15047). Works on a full disk.
+    /// (KAFKA-15047). Where records are compacted and not deleted, only what lies below the log start goes (KAFKA-7400).
+    /// Works on a full disk.
     ///
     /// # Errors
     /// The log is closed or the directory offline.
@@ -157,6 +158,7 @@ impl LogInner {
                 DeletionReason::Time
             } else if config
                 .retention_bytes
+                .filter(|_| config.cleanup_policy.delete)
                 .is_some_and(|bytes| left.saturating_sub(size_bytes) >= bytes)
             {
                 DeletionReason::Size
@@ -178,22 +180,26 @@ impl LogInner {
     /// all, says nothing: then the file's own age counts, so that one absurd time does not keep everything behind it
     /// (KIP-937, KAFKA-14991).
     fn is_expired(&self, segment: &Segment, now_ms: i64) -> bool {
-        let Some(retention_ms) = self.config().retention_ms else {
+        let config = self.config();
+        let Some(retention_ms) = config.retention_ms.filter(|_| config.cleanup_policy.delete) else {
             return false;
         };
         if segment.size() == 0 {
             return false;
         }
-        let newest = match segment.max_timestamp() {
-            Ok(time) if (0..=now_ms).contains(&time) => time,
-            Ok(_) => match self.shared.fs.metadata(&segment.log_path()) {
-                Ok(metadata) => metadata.modified_ms,
-                Err(_) => return false,
-            },
-            // Not known is not expired.
-            Err(_) => return false,
-        };
-        now_ms.saturating_sub(newest) > retention_ms
+        let newest = segment
+            .max_timestamp()
+            .and_then(|time| self.about_ms(segment, time, now_ms));
+        // Not known is not expired.
+        newest.is_ok_and(|newest| now_ms.saturating_sub(newest) > retention_ms)
+    }
+
+    /// A record's time, or the file's own where that is ahead of the clock, or none at all.
+    pub(super) fn about_ms(&self, segment: &Segment, time: i64, now_ms: i64) -> io::Result<i64> {
+        if (0..=now_ms).contains(&time) {
+            return Ok(time);
+        }
+        Ok(self.shared.fs.metadata(&segment.log_path())?.modified_ms)
     }
 
     /// Moves the log start and removes the segments wholly below it. The caller holds the flush lock, not the writer

@@ -26,8 +26,8 @@ impl Log {
         self.inner.roll_locked(&mut writer)
     }
 
-    /// Rolls if the active segment is older than `segment.ms`, and gives back what sealed segments that nobody reads
-    /// hold open. To be called now and then. Returns whether a segment was rolled.
+    /// Rolls if the active segment is older than `segment.ms` (or `max.compaction.lag.ms`, where records are compacted),
+    /// and gives back what sealed segments that nobody reads hold open. To be called now and then. Returns whether a segment was rolled.
     ///
     /// # Errors
     /// As [`Log::roll`].
@@ -43,7 +43,7 @@ impl Log {
             }
         }
         let age_ms = self.inner.active_age_ms(&writer, now_ms);
-        if age_ms.is_some_and(|age| age > self.inner.config().segment_ms) {
+        if age_ms.is_some_and(|age| age > self.inner.config().roll_ms()) {
             return self.inner.roll_locked(&mut writer);
         }
         Ok(false)
@@ -100,7 +100,7 @@ impl LogInner {
                 || self.indexes_full(&active, config)
                 || writer
                     .active_since_ms
-                    .is_some_and(|since| now_ms.saturating_sub(since) > config.segment_ms));
+                    .is_some_and(|since| now_ms.saturating_sub(since) > config.roll_ms()));
         if !due && !too_far && !gap {
             return Ok(active);
         }

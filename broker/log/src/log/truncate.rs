@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Log, LogInner, Writer};
-use crate::checkpoint::leader_epochs;
+use crate::checkpoint::{cleaned, leader_epochs};
 use crate::error::ChangeError;
 use crate::fs::{OpenMode, temporary_path, write_atomic};
 use crate::producer::{ProducerState, snapshot};
@@ -175,6 +175,9 @@ impl LogInner {
                     .refuse_or_fail("copying the kept part of a sealed segment", &error)
             })?;
 
+        self.lower_cleaned(new_end)
+            .map_err(|error| self.shared.refuse_or_fail("lowering what is compacted", &error))?;
+
         let _truncating = Truncating::begin(self);
         // The indexes of a replaced file are made anew.
         let indexed = if replacement.is_some() {
@@ -309,6 +312,7 @@ impl LogInner {
         let active = self
             .start_over(marker)
             .map_err(|error| self.fail("truncating fully", &error))?;
+        *self.cleaned.lock() = None;
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
         writer.dir_unsynced = false;
@@ -424,7 +428,7 @@ impl LogInner {
     }
 }
 
-/// Removes segments, indexes, snapshots and the epoch checkpoint, all but one file.
+/// Removes segments, indexes, snapshots, the epoch checkpoint and how far all was compacted, all but one file.
 pub(super) fn remove_all_log_files(
     fs: &dyn crate::fs::FileSystem,
     dir: &std::path::Path,
@@ -433,7 +437,10 @@ pub(super) fn remove_all_log_files(
     for entry in fs.read_dir(dir)? {
         let Some(name) = entry.name.to_str() else { continue };
         let path = dir.join(name);
-        let is_ours = names::parse(name).is_some() || names::is_leftover(name) || name == leader_epochs::FILE_NAME;
+        let is_ours = names::parse(name).is_some()
+            || names::parse_swap(name).is_some()
+            || names::is_leftover(name)
+            || [leader_epochs::FILE_NAME, cleaned::FILE_NAME].contains(&name);
         if is_ours && kept != Some(&*path) {
             crate::fs::remove_if_exists(fs, &path)?;
         }

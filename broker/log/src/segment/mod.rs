@@ -5,6 +5,7 @@
 
 mod locate;
 pub mod names;
+mod replaced;
 pub mod scan;
 
 use std::io::{self, IoSlice};
@@ -45,6 +46,8 @@ pub(crate) struct Indexes {
     pub times: IndexFile<TimeEntry>,
     /// False until the files of a sealed segment were looked at.
     pub loaded: bool,
+    /// The files are another segment's by now, and must neither be read nor written.
+    pub detached: bool,
     /// Position of the last batch in the offset index (0 if none), from which the interval counts.
     pub last_indexed_position: u64,
     /// The largest record time, and the last offset of the first batch that has it.
@@ -60,6 +63,7 @@ impl Indexes {
             offsets: IndexFile::empty(names::index_path(dir, base_offset)),
             times: IndexFile::empty(names::time_index_path(dir, base_offset)),
             loaded,
+            detached: false,
             last_indexed_position: 0,
             max_timestamp: NO_TIMESTAMP,
             max_timestamp_offset: base_offset,
@@ -327,8 +331,11 @@ impl Segment {
             segment = self.base_offset,
             "the indexes do not match their segment and are rebuilt"
         );
-        let rebuilt = self.rebuild_indexes()?;
-        self.set_indexes(rebuilt);
+        // Under the lock, so that this comes wholly before the files become another segment's, or not at all.
+        let mut indexes = self.indexes.lock();
+        if !indexes.detached {
+            *indexes = self.rebuild_indexes()?;
+        }
         Ok(())
     }
 

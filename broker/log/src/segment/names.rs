@@ -58,13 +58,37 @@ pub fn parse(name: &str) -> Option<(i64, FileKind)> {
     Some((offset, kind))
 }
 
-/// Whether a name is one that only a half-done step leaves behind (`.tmp` of ours; `.deleted`, `.cleaned` and
-/// `.swap` of Kafka): such a file is removed when the log is opened.
+/// Whether a name is one that only a half-done step leaves behind (`.tmp` of ours, `.deleted` of Kafka, `.cleaned` of
+/// either): such a file is removed when the log is opened.
 #[must_use]
 pub fn is_leftover(name: &str) -> bool {
     [".tmp", ".deleted", ".cleaned"]
         .iter()
         .any(|suffix| name.ends_with(suffix))
+}
+
+/// Where compaction writes the segment that is to begin at `base_offset`: nothing until it has its next name.
+#[must_use]
+pub fn cleaned_path(dir: &Path, base_offset: i64) -> PathBuf {
+    dir.join(format!("{base_offset:020}.log.cleaned"))
+}
+
+/// A whole, durable segment that is to take the place of all that begin from `base_offset` up to below `end_offset`.
+#[must_use]
+pub fn swap_path(dir: &Path, base_offset: i64, end_offset: i64) -> PathBuf {
+    dir.join(format!("{base_offset:020}-{end_offset:020}.swap"))
+}
+
+/// Reads a name as [`swap_path`] writes it.
+#[must_use]
+pub fn parse_swap(name: &str) -> Option<(i64, i64)> {
+    let (base, end) = name.strip_suffix(".swap")?.split_once('-')?;
+    let number = |digits: &str| {
+        let is_number = digits.len() == 20 && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| digits.parse::<i64>().ok()).flatten()
+    };
+    let range = (number(base)?, number(end)?);
+    (range.0 < range.1).then_some(range)
 }
 
 pub(crate) fn log_path(dir: &Path, base_offset: i64) -> PathBuf {
@@ -101,6 +125,25 @@ mod tests {
             "99999999999999999999.log",
         ] {
             assert_eq!(parse(bad), None, "{bad}");
+        }
+        let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let swap = name(swap_path(Path::new("/d"), 12, 345));
+        assert_eq!(
+            (parse_swap(&swap), parse(&swap), is_leftover(&swap)),
+            (Some((12, 345)), None, false)
+        );
+        let cleaned = name(cleaned_path(Path::new("/d"), 12));
+        assert_eq!(
+            (parse_swap(&cleaned), parse(&cleaned), is_leftover(&cleaned)),
+            (None, None, true)
+        );
+        for bad in [
+            "00000000000000000012.log.swap",
+            "00000000000000000012-00000000000000000012.swap",
+            "00000000000000000012-0000000000000000001.swap",
+            "00000000000000000012-99999999999999999999.swap",
+        ] {
+            assert_eq!(parse_swap(bad), None, "{bad}");
         }
     }
 }

@@ -1,0 +1,112 @@
+//! How far a log is compacted, as its file tells.
+
+use std::io;
+use std::path::Path;
+
+use super::{Log, LogInner};
+use crate::checkpoint::cleaned::{self, Cleaned};
+use crate::checkpoint::{Loaded, load};
+use crate::error::ChangeError;
+use crate::fs::{FileSystem, write_atomic};
+
+/// What the file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KnownCleaned {
+    /// There is none: nothing was ever compacted.
+    Never,
+    /// This.
+    UpTo(Cleaned),
+    /// Nothing that can be read, so that all must be taken for dirty, and for full of gaps.
+    Unknown,
+}
+
+/// Reads the file of a partition's directory.
+pub(super) fn read(fs: &dyn FileSystem, dir: &Path) -> io::Result<KnownCleaned> {
+    let path = dir.join(cleaned::FILE_NAME);
+    Ok(match load(fs, &path, cleaned::decode)? {
+        Loaded::Found(cleaned) => KnownCleaned::UpTo(cleaned),
+        Loaded::Missing => KnownCleaned::Never,
+        Loaded::Damaged(reason) => {
+            tracing::warn!(path = %path.display(), %reason, "how far the log is compacted is not known: all of it counts as dirty");
+            KnownCleaned::Unknown
+        }
+    })
+}
+
+impl Log {
+    /// Forgets how far the log is compacted, durably: the next compaction looks at all of it. To be called when the
+    /// directory's contents became another replica's.
+    ///
+    /// # Errors
+    /// [`ChangeError::Refused`] on a full disk; the log is closed or the directory offline.
+    pub fn reset_compaction(&self) -> Result<(), ChangeError> {
+        let inner = &*self.inner;
+        let _no_compaction_ends = inner.flush_lock.lock();
+        inner.check_change()?;
+        // Gaps stay where they are, and so does what readers may have seen.
+        let reset = |cleaned: &mut Cleaned| cleaned.offset = 0;
+        inner
+            .change_cleaned(reset)
+            .map_err(|error| inner.shared.refuse_or_fail("forgetting what is compacted", &error))
+    }
+}
+
+impl LogInner {
+    /// How far the log is compacted. Where that is not known, nothing is, there may be gaps everywhere, and whoever reads
+    /// may have what the tombstones delete for as long as those are kept.
+    pub(super) fn cleaned(&self) -> io::Result<Cleaned> {
+        let known = self.known_cleaned(&mut self.cleaned.lock())?;
+        Ok(self.cleaned_by(known))
+    }
+
+    /// What is known; the file is read once.
+    fn known_cleaned(&self, slot: &mut Option<KnownCleaned>) -> io::Result<KnownCleaned> {
+        if let Some(known) = *slot {
+            return Ok(known);
+        }
+        let known = read(&*self.shared.fs, &self.dir)?;
+        *slot = Some(known);
+        Ok(known)
+    }
+
+    fn cleaned_by(&self, known: KnownCleaned) -> Cleaned {
+        match known {
+            KnownCleaned::Never => Cleaned::default(),
+            KnownCleaned::UpTo(cleaned) => cleaned,
+            KnownCleaned::Unknown => Cleaned {
+                gaps_below: self.log_end(),
+                longest_copy_ms: self.config().delete_retention_ms.max(0),
+                ..Cleaned::default()
+            },
+        }
+    }
+
+    /// Changes and stores it, if that changes anything. Durable when this returns. Changes come one after the other: a
+    /// compaction that notes something must not bring back what a truncation has lowered.
+    pub(super) fn change_cleaned(&self, change: impl FnOnce(&mut Cleaned)) -> io::Result<()> {
+        let mut slot = self.cleaned.lock();
+        let known = self.known_cleaned(&mut slot)?;
+        let before = self.cleaned_by(known);
+        let mut after = before;
+        change(&mut after);
+        after.gaps_below = after.gaps_below.max(after.offset);
+        if after == before {
+            return Ok(());
+        }
+        write_atomic(
+            &*self.shared.fs,
+            &self.dir.join(cleaned::FILE_NAME),
+            &cleaned::encode(&after),
+        )?;
+        *slot = Some(KnownCleaned::UpTo(after));
+        Ok(())
+    }
+
+    /// Before the log is cut to `end`: what is written there later was never compacted (KAFKA-3330).
+    pub(super) fn lower_cleaned(&self, end: i64) -> io::Result<()> {
+        self.change_cleaned(|cleaned| {
+            cleaned.offset = cleaned.offset.min(end);
+            cleaned.gaps_below = cleaned.gaps_below.min(end);
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! How long deletes stay.
+
+use millrace_log::CompactionStep;
+use millrace_proto::batch::BatchHeader;
+
+use crate::broker::{Broker, DAY_MS, config, options};
+use crate::rules::{headers, texts};
+
+#[test]
+fn a_tombstone_stays_for_the_delete_retention_after_it_was_first_compacted() {
+    let mut broker = Broker::new(config(), 1);
+    broker.put(&["a=1", "b=1", "c=1"]);
+    broker.put(&["a", "d=1"]);
+    broker.put(&["b"]);
+    broker.roll();
+    broker.put(&["e=1"]);
+    // However old it is: nobody can have seen that it replaced something.
+    broker.now_ms += 10 * DAY_MS;
+    broker.compact().unwrap().unwrap();
+    assert_eq!(texts(&broker), ["2:c=1", "3:a", "4:d=1", "5:b", "6:e=1"]);
+    let horizon = broker.now_ms + DAY_MS;
+    let horizons: Vec<_> = headers(&broker).iter().map(BatchHeader::delete_horizon_ms).collect();
+    assert_eq!(horizons, [None, Some(horizon), Some(horizon), None]);
+    broker.check();
+    // Another round changes nothing of that.
+    broker.now_ms += DAY_MS - 1;
+    broker.roll();
+    broker.compact().unwrap().unwrap();
+    assert_eq!(texts(&broker), ["2:c=1", "3:a", "4:d=1", "5:b", "6:e=1"]);
+    assert_eq!(headers(&broker)[1].delete_horizon_ms(), Some(horizon));
+    // Who began to read right before the copy was in place has its time, too.
+    let need = |broker: &Broker| broker.log().compaction_need(&broker.bounds(), broker.now_ms).unwrap();
+    broker.now_ms += 2;
+    assert!(!need(&broker).is_due);
+    broker.now_ms += 60_000;
+    assert!(need(&broker).is_due, "although nothing is dirty");
+    let report = broker.compact().unwrap().unwrap();
+    assert_eq!(report.deleted_tombstones, 2);
+    assert_eq!(texts(&broker), ["2:c=1", "4:d=1", "6:e=1"]);
+    broker.check();
+    assert!(!need(&broker).is_due);
+    broker.reopen();
+    broker.check();
+}
+
+#[test]
+fn how_long_a_copy_took_is_added_to_the_time_of_its_tombstones() {
+    let mut broker = Broker::new(config(), 1);
+    broker.put(&["a=1"]);
+    broker.put(&["a"]);
+    broker.put(&["b=1"]);
+    broker.roll();
+    broker.put(&["c=1"]);
+    let bounds = broker.bounds();
+    broker.model.untouched_from = bounds.high_watermark;
+    let begun = broker.now_ms;
+    let mut round = broker
+        .log()
+        .begin_compaction(&bounds, &options(), broker.now_ms)
+        .unwrap()
+        .unwrap();
+    while round.step(1, broker.now_ms).unwrap() == CompactionStep::More {
+        broker.now_ms += DAY_MS / 2;
+    }
+    drop(round);
+    let horizon = headers(&broker)
+        .iter()
+        .find_map(BatchHeader::delete_horizon_ms)
+        .unwrap();
+    assert!(horizon < begun + 4 * DAY_MS, "set while it was copied");
+    broker.roll();
+    // Readers could get the deleted record until the copy was in place.
+    broker.now_ms = horizon + 1;
+    broker.compact().unwrap().unwrap();
+    assert!(texts(&broker).contains(&"1:a".to_owned()));
+    broker.now_ms = horizon + 10 * DAY_MS;
+    broker.compact().unwrap().unwrap();
+    assert!(!texts(&broker).contains(&"1:a".to_owned()));
+    broker.check();
+}
