@@ -1,11 +1,16 @@
 //! Damage, full disks, cuts and readers in the midst of a round.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use millrace_log::fs::faulty::FaultPlan;
-use millrace_log::{CompactionError, CompactionStep, LogConfig};
+use millrace_log::{AppendOptions, CompactionError, CompactionStep, LogConfig};
+use millrace_proto::batch::Codec;
 
 use crate::broker::{Broker, DAY_MS, PARTITION, config, options};
+use crate::model::{build, record};
+use crate::stopping::Stopping;
 
 fn log_file(base: i64) -> PathBuf {
     Path::new(PARTITION).join(format!("{base:020}.log"))
@@ -260,6 +265,47 @@ fn who_reads_an_old_segment_finishes_with_it() {
     let entries = crate::model::entries(&before.bytes, 0);
     assert_eq!(entries.len(), 4);
     broker.check();
+}
+
+#[test]
+fn reads_and_appends_work_after_each_change_of_the_disk() {
+    let mut broker = three_segments();
+    let disk = broker.disk.copy();
+    let (fs, left) = Stopping::around(disk.shared());
+    let mut fork = broker.fork(disk, &fs);
+    // With an index that is in use, and one that nobody has looked at yet.
+    fork.log().read(3, 1, true, i64::MAX).unwrap();
+    let log = fork.log().clone();
+    let appended = Arc::new(AtomicU64::new(0));
+    let (count, batch) = (
+        appended.clone(),
+        build(&[record("late", Some("1"))], 1, Codec::None, None),
+    );
+    left.after_each(move || {
+        for offset in 0..log.log_end_offset() {
+            let found = crate::model::read(&log, offset, i64::MAX);
+            let state = crate::model::state(&found);
+            assert!(
+                offset > 10 || (state[&b"k0"[..]] == b"10" && state[&b"k1"[..]] == b"11"),
+                "from {offset}"
+            );
+            assert!(offset > 12 || state[&b"active"[..]] == b"1", "from {offset}");
+        }
+        let first = log.offset_for_timestamp(1_000_000, i64::MAX).unwrap().unwrap();
+        assert!(first.offset <= 10, "{first:?}");
+        // Whatever the compaction holds, it is nothing that this waits for.
+        log.append_as_leader(&batch, 0, 1, &AppendOptions::default()).unwrap();
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    let report = fork.compact().unwrap().unwrap();
+    assert_eq!((report.superseded_records, report.segments_after), (10, 1));
+    assert!(appended.load(Ordering::Relaxed) > 10);
+    for _ in 0..appended.load(Ordering::Relaxed) {
+        fork.model
+            .append(&build(&[record("late", Some("1"))], 1, Codec::None, None));
+    }
+    fork.check();
+    broker.compact().unwrap().unwrap();
 }
 
 #[test]

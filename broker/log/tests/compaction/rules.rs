@@ -255,6 +255,24 @@ fn records_without_a_key_go() {
 }
 
 #[test]
+fn what_a_full_map_has_left_out_stays_for_the_next_round() {
+    let mut broker = Broker::new(config(), 1);
+    let keyless = (None, Some(b"x".to_vec()));
+    let records = [record("a", Some("1")), record("b", Some("1")), keyless];
+    broker.append(&build(&records, 1, Codec::None, None));
+    broker.roll();
+    let small = CompactionOptions {
+        map_bytes: 0,
+        ..options()
+    };
+    let report = broker.compact_with(&small, u64::MAX).unwrap().unwrap();
+    assert_eq!(report.cleaned_offset, Some(1));
+    assert_eq!(texts(&broker), ["0:a=1", "1:b=1", "2:?=x"]);
+    broker.compact_with(&small, u64::MAX).unwrap().unwrap();
+    assert_eq!(texts(&broker), ["0:a=1", "1:b=1"]);
+}
+
+#[test]
 fn markers_stay_and_records_of_transactions_replace_none() {
     let mut broker = Broker::new(config(), 1);
     broker.put(&["a=1", "b=1"]);

@@ -2,18 +2,22 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use millrace_log::fs::{DirEntry, Metadata, OpenMode};
 use millrace_log::{File, FileSystem};
 
+/// Called after each change.
+type Hook = Box<dyn Fn() + Send + Sync>;
+
 /// Changes that are still let through, and that were made.
-#[derive(Debug)]
 pub struct Left {
     left: AtomicU64,
     made: AtomicU64,
+    hook: OnceLock<Hook>,
+    in_hook: AtomicBool,
 }
 
 impl Left {
@@ -25,6 +29,21 @@ impl Left {
     pub fn stop_after(&self, changes: u64) {
         self.left.store(changes, Ordering::SeqCst);
         self.made.store(0, Ordering::SeqCst);
+    }
+
+    /// Calls this after each change from now on, except after its own.
+    pub fn after_each(&self, hook: impl Fn() + Send + Sync + 'static) {
+        assert!(self.hook.set(Box::new(hook)).is_ok());
+    }
+
+    fn changed<T>(&self, result: T) -> T {
+        if let Some(hook) = self.hook.get()
+            && !self.in_hook.swap(true, Ordering::SeqCst)
+        {
+            hook();
+            self.in_hook.store(false, Ordering::SeqCst);
+        }
+        result
     }
 
     fn check(&self) -> io::Result<()> {
@@ -52,6 +71,8 @@ impl Stopping {
         let left = Arc::new(Left {
             left: AtomicU64::new(u64::MAX),
             made: AtomicU64::new(0),
+            hook: OnceLock::new(),
+            in_hook: AtomicBool::new(false),
         });
         let stopping = Stopping {
             inner,
@@ -95,12 +116,12 @@ impl FileSystem for Stopping {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.inner.rename(from, to)
+        self.left.changed(self.inner.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.inner.remove_file(path)
+        self.left.changed(self.inner.remove_file(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -110,7 +131,7 @@ impl FileSystem for Stopping {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.inner.sync_dir(path)
+        self.left.changed(self.inner.sync_dir(path))
     }
 
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -142,7 +163,7 @@ impl File for StoppingFile {
 
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
         self.left.change()?;
-        self.inner.write_all_vectored_at(slices, pos)
+        self.left.changed(self.inner.write_all_vectored_at(slices, pos))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -157,7 +178,7 @@ impl File for StoppingFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.left.change()?;
-        self.inner.sync_all()
+        self.left.changed(self.inner.sync_all())
     }
 
     fn map(&self, pos: u64, len: usize) -> io::Result<Bytes> {
