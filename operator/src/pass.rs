@@ -8,7 +8,7 @@ use std::{
 
 use kube::{
     Api,
-    core::NamespaceResourceScope,
+    core::{NamespaceResourceScope, Status},
     runtime::{controller::Action, utils::Backoff},
 };
 
@@ -67,7 +67,13 @@ pub async fn run(
 #[must_use]
 pub fn is_forbidden(error: &anyhow::Error) -> bool {
     let mut causes = error.chain();
-    causes.any(|cause| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if status.code == 403))
+    causes.any(|cause| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if lacks_right(status)))
+}
+
+/// Whether an answer says so. Quotas and other admission refuse with the same code, and do not speak of who asks.
+#[must_use]
+pub fn lacks_right(status: &Status) -> bool {
+    status.code == 403 && status.message.contains(" cannot ")
 }
 
 /// An error with its causes. Of the API server's answers only what it says: their debug form is a page long.

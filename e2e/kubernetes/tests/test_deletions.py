@@ -103,6 +103,8 @@ def test_a_deleted_cluster_leaves_its_data_to_the_next_of_its_name(operator: Ope
 def test_a_broker_with_an_empty_disk_begins_nothing(operator: Operator, loaded: Loaded) -> None:
     cluster, load = loaded()
     home, cluster_id, claims = cluster.kubectl, cluster.status()["clusterID"], cluster.claims()
+    disks = _voting_disks(cluster)
+    assert len(disks) == 3
     load.mark()
     home("delete", "pvc", "data-orders-broker-1", "--wait=false")
     home("delete", "pod", "orders-broker-1", "--wait=false")
@@ -127,9 +129,18 @@ def test_a_broker_with_an_empty_disk_begins_nothing(operator: Operator, loaded: 
     assert cluster.status()["clusterID"] == cluster_id
     for partition in cluster.partitions("ledger"):
         assert sorted(partition["in_sync_replicas"]) == [0, 1, 2]
+    home.until(
+        "the new disk votes, and the lost one does not",
+        lambda: len(_voting_disks(cluster)) == 3 and len(_voting_disks(cluster) - disks) == 1,
+    )
     load.goes_on()
     load.verdict()
     operator.wait_quiet(namespace=home.namespace)
+
+
+def _voting_disks(cluster: Cluster) -> set[str]:
+    members = cluster.ask("quorum", "describe", broker=0)["members"]
+    return {each["directory_id"] for each in members if each["votes"]}
 
 
 def _is_ready(cluster: Cluster, broker: int) -> bool:

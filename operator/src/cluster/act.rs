@@ -27,6 +27,8 @@ use crate::{
     render::{Kind, Object, template_hash},
 };
 
+/// The check before a broker goes for good, or its claim. All others are a roll's.
+pub const SCALE_IN: &str = "scale-in";
 /// Who restarts a broker has the slot so long at most; it ends by itself when the broker has registered again.
 const SLOT_FOR: Duration = Duration::from_secs(600);
 
@@ -190,7 +192,7 @@ impl<'a> Actor<'a> {
                 self.outcome.outran = true;
                 Ok(())
             }
-            Err(kube::Error::Api(status)) if is_refusal(status.code) => {
+            Err(kube::Error::Api(status)) if is_refusal(status.code) && !pass::lacks_right(&status) => {
                 self.refuse("AdmissionDenied", format!("{kind} {name}: {}", status.message));
                 let replicas = |set: &Value| set["spec"]["replicas"].as_i64();
                 let live = self.seen.objects.get(&object.kind).and_then(replicas);
@@ -240,7 +242,7 @@ impl<'a> Actor<'a> {
             Err(error) => match error.reason() {
                 Some(ErrorReason::UnknownBroker) => Ok(true),
                 Some(ErrorReason::StillNeeded | ErrorReason::BrokerState | ErrorReason::MaintenanceTaken) => {
-                    self.hold("scale-in", format!("broker {id} cannot go yet: {error}"));
+                    self.hold(SCALE_IN, format!("broker {id} cannot go yet: {error}"));
                     Ok(false)
                 }
                 _ => Err(error).with_context(|| format!("ask whether broker {id} holds anything")),

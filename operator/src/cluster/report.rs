@@ -9,7 +9,7 @@ use k8s_openapi::{
 use millrace_crds::{BrokerStatus, ClusterStatus, Moves, PartitionCounts, QuorumStatus, RolloutStatus};
 
 use super::{
-    act::Outcome,
+    act::{Outcome, SCALE_IN},
     decide::{Decision, Hold},
     racks,
     roll::KeptBack,
@@ -26,9 +26,6 @@ use crate::{
 const MAX_BROKERS: usize = 200;
 /// After so long without a broker that answers a new cluster is told to be stuck.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
-
-/// The check before a broker goes for good, or its claim: all others are a roll's.
-const SCALE_IN: &str = "scale-in";
 
 /// All of it.
 #[must_use]
@@ -217,7 +214,7 @@ impl Report<'_> {
     fn reconciling(&self) -> Option<Wanted> {
         let yes = |reason, text: String| Some(Wanted::yes("Reconciling", reason, text));
         match (self.under_way(), self.error) {
-            (Some((reason, text)), Some(error)) => yes(reason, format!("{text}; the last step failed: {error}")),
+            (Some((reason, text)), Some(error)) => yes(reason, format!("{text}; a step failed: {error}")),
             (Some((reason, text)), None) => yes(reason, text),
             (None, Some(error)) => yes("Retrying", error.to_owned()),
             (None, None) => None,

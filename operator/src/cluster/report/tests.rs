@@ -99,7 +99,7 @@ fn what_failed_is_told_with_what_is_under_way() {
         assert_eq!(reason, expected);
         assert!(!calm.contains("failed"), "{calm}");
         let told = reconciling(&decision, Some("reach the brokers: timeout")).unwrap();
-        let text = format!("{calm}; the last step failed: reach the brokers: timeout");
+        let text = format!("{calm}; a step failed: reach the brokers: timeout");
         assert_eq!(told, (reason, text));
     }
     let idle = decision();
@@ -121,7 +121,7 @@ fn moves_do_not_hide_what_failed() {
         is(
             "True",
             "MovingReplicas",
-            "1 partitions are being moved; the last step failed: timeout"
+            "1 partitions are being moved; a step failed: timeout"
         )
     );
 }
