@@ -7,6 +7,8 @@ RUN cargo build --locked --profile dist --bins \
     && mkdir /out && cp target/dist/millrace-broker target/dist/millrace-operator target/dist/millrace /out/
 
 FROM debian:bookworm-slim
+# As image/root has it.
+RUN echo 'nonroot:x:65532:65532:nonroot:/tmp:/sbin/nologin' >> /etc/passwd && echo 'nonroot:x:65532:' >> /etc/group
 COPY --from=build /out/ /usr/local/bin/
 USER 65532:65532
 ENTRYPOINT ["millrace"]
