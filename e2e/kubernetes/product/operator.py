@@ -59,6 +59,11 @@ class Operator:
         """`helm uninstall`, with what the chart does before."""
         self._helm("uninstall", self.release, f"--namespace={self.namespace}", "--wait", "--timeout=120s", timeout=150)
 
+    def test(self) -> str:
+        """`helm test`, with what its pod said."""
+        where = [f"--namespace={self.namespace}", "--logs", "--timeout=300s"]
+        return self._helm("test", self.release, *where, timeout=330)
+
     # --- its pods ---
 
     def pods(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -41,6 +42,18 @@ def test_from_install_to_the_first_record(operator: Operator, images: Images, cl
     columns = cluster.kubectl.get("clusters").splitlines()
     assert columns[0].split() == ["NAME", "READY", "BROKERS", "DESIRED", "VERSION", "REASON", "AGE"]
     assert columns[1].split()[:4] == ["orders", "True", "3", "3"]
+
+
+def test_the_chart_tests_itself(operator: Operator) -> None:
+    # Each in its turn, the last when all that the test made was taken away.
+    said = operator.test()
+    assert re.search(r"made Cluster.*made Topic.*wrote 3 records.*read them.*all of it works", said, re.DOTALL), said
+    # The claim goes as soon as no pod uses it any more.
+    left = "pods,pvc,statefulsets,services,configmaps"
+    selector = "millrace.dev/cluster=millrace-self-test"
+    operator.kubectl.until("nothing is left", lambda: not operator.kubectl.json(left, "-l", selector)["items"], 120)
+    assert operator.kubectl.json("clusters,topics")["items"] == []
+    assert operator.kubectl("get", "pod,role,rolebinding", "-o", "name").count("-test") == 0
 
 
 def test_a_second_look_writes_nothing(operator: Operator, cluster: Cluster) -> None:
