@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -155,12 +156,26 @@ def reinstalled(operator: Operator) -> Iterator[Operator]:
         operator.install()
 
 
+@pytest.fixture
+def leaving(cluster_kubectl: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a namespace that a test deletes."""
+    name = f"leaving-{uuid.uuid4().hex[:8]}"
+    cluster_kubectl("create", "namespace", name)
+    yield cluster_kubectl.within(name)
+    cluster_kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.mark.timeout(600)
 def test_an_uninstalled_chart_leaves_clusters_and_their_data(
-    reinstalled: Operator, images: Images, loaded: Loaded
+    reinstalled: Operator, loaded: Loaded, leaving: Kubectl
 ) -> None:
-    cluster, load = loaded()
+    cluster, load = loaded(topics={"allowedNamespaces": {"from": "All"}})
     home, uids, claims = cluster.kubectl, cluster.pod_uids(), cluster.claims()
     topic = Topic(home, "clicks", cluster).create(partitions=2).wait_ready()
+    small = Cluster(leaving, "small").create(replicas=1)
+    guest = Topic(leaving, "guest", cluster).create(partitions=1).wait_ready()
+    own = Topic(leaving, "own", small).create(partitions=1).wait_ready()
+    assert guest.is_held() and own.is_held()
     reinstalled.uninstall()
     # The definitions stay, and with them the objects; brokers go on.
     assert home.json("clusters", "orders")["metadata"].get("deletionTimestamp") is None
@@ -169,6 +184,9 @@ def test_an_uninstalled_chart_leaves_clusters_and_their_data(
     # Nobody is there to take a finalizer off.
     topic.delete(timeout=20)
     assert "clicks" in cluster.millrace("topic", "list"), "its data is kept: nobody was there to decide otherwise"
+    # Nor does a namespace wait for somebody.
+    leaving.delete("namespace", str(leaving.namespace), timeout=180)
+    assert "guest" in cluster.millrace("topic", "list"), "what was in another namespace is kept, too"
     mark = now()
     reinstalled.install()
     # It waits until what the uninstallation has taken of the Lease is over.
