@@ -148,6 +148,66 @@ def _is_ready(cluster: Cluster, broker: int) -> bool:
     return any(each["id"] == broker and each["ready"] for each in cluster.status()["brokers"])
 
 
+# It is never done to a cluster that is not the tests' own: all Clusters and Topics go.
+@pytest.mark.usefixtures("machine")
+@pytest.mark.long
+@pytest.mark.timeout(900)
+# Topics' first: the brokers are there to delete what they are told to. Clusters' first: then there is no such kind any
+# more when the operator is to let Topics go.
+@pytest.mark.parametrize("first", ["topics", "clusters"])
+def test_deleted_definitions_take_no_data(
+    operator: Operator, home: Kubectl, cluster: Cluster, images: Images, first: str
+) -> None:
+    cluster.create()
+    topics = [Topic(home, name, cluster) for name in ("ledger", "clicks")]
+    for topic in topics:
+        topic.create(partitions=2, replicationFactor=3)
+    cluster.wait_ready()
+    for topic in topics:
+        topic.wait_ready()
+        assert topic.is_held(), "it would be deleted with its data if it were deleted by itself"
+    load = Load(home, images).start(cluster.bootstrap, "ledger", "clicks")
+    cluster_id, claims = cluster.status()["clusterID"], cluster.claims()
+    ids, runs = {topic.name: topic.status()["topicID"] for topic in topics}, _runs(operator)
+    load.goes_on()
+    # A definition is gone only when all its objects are.
+    home.delete("crd", f"{first}.millrace.dev", timeout=120)
+    if first == "topics":
+        assert {topic["name"] for topic in cluster.ask("topic", "list")["topics"]} >= ids.keys()
+        load.goes_on()
+        load.check()
+    home.delete("crd", "clusters.millrace.dev", "topics.millrace.dev", timeout=120)
+    # To the load it is an outage.
+    home.until("its pods are gone", lambda: not cluster.pods(), 120)
+    assert cluster.claims() == claims, "its data must stay"
+    operator.install()
+    cluster.create()
+    for topic in topics:
+        topic.create(partitions=2, replicationFactor=3)
+    cluster.wait_ready(300)
+    for topic in topics:
+        topic.wait_ready()
+        told = topic.status()
+        assert told["topicID"] == ids[topic.name]
+        # It was there before its object, which does not take it along any more.
+        assert told["adopted"] and not topic.is_held()
+    assert _runs(operator) == runs, "an operator without definitions waits for them"
+    assert cluster.status()["clusterID"] == cluster_id
+    assert cluster.claims() == claims
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+def _runs(operator: Operator) -> dict[str, int]:
+    """How often each of the operator's pods was started."""
+    return {
+        pod["metadata"]["uid"]: container["restartCount"]
+        for pod in operator.pods()
+        for container in pod["status"]["containerStatuses"]
+    }
+
+
 @pytest.fixture
 def reinstalled(operator: Operator) -> Iterator[Operator]:
     """The operator, which a test uninstalls."""
