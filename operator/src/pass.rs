@@ -1,6 +1,7 @@
 //! What is around each pass over an object: its time, its errors, and when the next one comes.
 
 use std::{
+    fmt::Debug,
     future::Future,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -11,6 +12,8 @@ use kube::{
     core::{NamespaceResourceScope, Status},
     runtime::{controller::Action, utils::Backoff},
 };
+
+use serde::de::DeserializeOwned;
 
 use crate::{context::Context, http::Life};
 
@@ -138,13 +141,35 @@ where
     }
 }
 
+/// Whether the API server says that something is not there: the object, or its whole kind. Of a kind whose definition is
+/// gone it says so in plain text, which is no [`Status`] with a reason: only the code tells.
+#[must_use]
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// An object of one of our own kinds, whose definition may be deleted while we look.
+///
+/// # Errors
+/// All but that it is not there.
+pub async fn get_opt<K>(api: &Api<K>, name: &str) -> kube::Result<Option<K>>
+where
+    K: Clone + DeserializeOwned + Debug,
+{
+    match api.get(name).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What is not there any more needs no deletion and no change.
 ///
 /// # Errors
 /// All others.
 pub fn gone_is_fine(result: kube::Result<()>) -> kube::Result<()> {
     match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) if is_not_found(&error) => Ok(()),
         other => other,
     }
 }
@@ -153,4 +178,43 @@ fn since_epoch() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(code: u16, message: &str, reason: &str) -> kube::Error {
+        let status = Status::failure(message, reason).with_code(code);
+        kube::Error::Api(Box::new(status))
+    }
+
+    /// As the client makes it of an answer in plain text: once the definition of a kind is gone.
+    #[test]
+    fn a_kind_that_is_gone_is_not_found_either() {
+        assert!(is_not_found(&answer(
+            404,
+            "404 page not found",
+            "Failed to parse error data"
+        )));
+        assert!(is_not_found(&answer(404, "clusters \"orders\" not found", "NotFound")));
+        assert!(!is_not_found(&answer(503, "404 page not found", "")));
+    }
+
+    #[test]
+    fn a_quota_is_no_lack_of_rights() {
+        let lacks = "pods is forbidden: User \"operator\" cannot list resource \"pods\" in API group \"\"";
+        assert!(is_forbidden(&answer(403, lacks, "Forbidden").into()));
+        let quota = "pods \"orders-broker-0\" is forbidden: exceeded quota: small";
+        assert!(!is_forbidden(&answer(403, quota, "Forbidden").into()));
+    }
+
+    #[test]
+    fn a_watch_that_fails_is_soon_begun_again() {
+        let mut backoff = WatchBackoff::default();
+        let waits: Vec<Duration> = backoff.by_ref().take(6).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 5000, 5000].map(Duration::from_millis));
+        backoff.reset();
+        assert_eq!(backoff.next(), Some(Duration::from_millis(500)));
+    }
 }

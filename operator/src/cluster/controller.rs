@@ -318,7 +318,7 @@ async fn apply_status(context: &Context, key: &ClusterKey, status: Value) -> any
     let params = PatchParams::apply(FIELD_MANAGER).force();
     match api.patch_status(&key.name, &params, &Patch::Apply(&patch)).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) if pass::is_not_found(&error) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -29,6 +29,7 @@ use crate::{
     context::Context,
     names::{ClusterKey, TEMPLATE_HASH},
     options::VERSION,
+    pass::get_opt,
     render::Kind,
 };
 
@@ -283,7 +284,7 @@ pub enum Read {
 pub async fn cluster(context: &Context, key: &ClusterKey) -> anyhow::Result<Read> {
     let resource = ApiResource::erase::<Cluster>(&());
     let api: Api<DynamicObject> = Api::namespaced_with(context.kube.clone(), &key.namespace, &resource);
-    let Some(object) = api.get_opt(&key.name).await.context("read the Cluster")? else {
+    let Some(object) = get_opt(&api, &key.name).await.context("read the Cluster")? else {
         return Ok(Read::Gone);
     };
     let value = serde_json::to_value(object)?;

@@ -16,6 +16,7 @@ use crate::{
     lease::{self, Elector},
     names::TOPIC_FINALIZER,
     options::ReleaseOptions,
+    pass::is_not_found,
 };
 
 /// Objects that are changed by somebody else meanwhile are tried again so often.
@@ -78,7 +79,7 @@ async fn held(api: &Api<PartialObjectMeta<Topic>>) -> anyhow::Result<Vec<Partial
             .into_iter()
             .filter(|topic| topic.finalizers().iter().any(|name| name == TOPIC_FINALIZER))
             .collect()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+        Err(error) if is_not_found(&error) => Ok(Vec::new()),
         Err(error) => Err(error).context("list Topics"),
     }
 }

@@ -25,7 +25,7 @@ use super::{
     silence::Silence,
     terminating::{Definition, definition},
 };
-use crate::{context::Context, names::ClusterKey};
+use crate::{context::Context, names::ClusterKey, pass::is_not_found};
 
 /// What is asked for many Topics at once is asked so often at most.
 const SHARED_FOR: Duration = Duration::from_millis(200);
@@ -191,7 +191,7 @@ impl Observer {
                     Ok(cluster) => Looked::There(Arc::new(cluster)),
                     Err(_) => Looked::Unreadable,
                 },
-                Err(kube::Error::Api(status)) if status.is_not_found() => Looked::NotFound,
+                Err(error) if is_not_found(&error) => Looked::NotFound,
                 Err(kube::Error::Api(status)) if status.is_forbidden() => Looked::Forbidden,
                 Err(error) => return Err(anyhow::Error::from(error).context(format!("Cluster {key} can't be fetched"))),
             })

@@ -26,6 +26,7 @@ use crate::{
     conditions::Wanted,
     context::{Context, Told},
     names::{ClusterKey, FIELD_MANAGER},
+    pass::{get_opt, is_not_found},
 };
 
 /// A pass looks so often at most. The longest way there is (take a name off the record of an owner that is gone, take
@@ -104,7 +105,7 @@ impl Reconciler {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.context.kube.clone(), namespace, &ApiResource::erase::<Topic>(&()));
         let at = (namespace.to_owned(), name.to_owned());
-        let Some(mut raw) = api.get_opt(name).await.context("the Topic can't be fetched")? else {
+        let Some(mut raw) = get_opt(&api, name).await.context("the Topic can't be fetched")? else {
             self.forget(namespace, name);
             return Ok(Action::await_change());
         };
@@ -285,7 +286,7 @@ async fn write_status(
     match api.patch_status(&name, &params, &Patch::Merge(patch)).await {
         Ok(written) => Ok(written),
         // Deleted meanwhile: nobody reads it.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(raw),
+        Err(error) if is_not_found(&error) => Ok(raw),
         Err(error) => Err(anyhow::Error::from(error).context("the Topic's status can't be written")),
     }
 }

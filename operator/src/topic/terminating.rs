@@ -6,6 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client, Resource as _, core::PartialObjectMeta};
 use millrace_crds::Topic;
 
+use crate::pass::is_not_found;
+
 /// What is known of the definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Definition {
@@ -42,7 +44,7 @@ pub async fn definition(client: &Client) -> kube::Result<Definition> {
             .resources
             .iter()
             .any(|resource| resource.name == Topic::plural(&()) && resource.verbs.iter().any(|verb| verb == "create")),
-        Err(kube::Error::Api(status)) if status.is_not_found() => false,
+        Err(error) if is_not_found(&error) => false,
         Err(error) => return Err(error),
     };
     Ok(if served {
