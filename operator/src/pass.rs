@@ -73,10 +73,10 @@ pub fn is_forbidden(error: &anyhow::Error) -> bool {
     causes.any(|cause| matches!(cause.downcast_ref(), Some(kube::Error::Api(status)) if lacks_right(status)))
 }
 
-/// Whether an answer says so. Quotas and other admission refuse with the same code, and do not speak of who asks.
+/// Whether an answer says so, in the words of the API server's authorizers. Quotas and other admission refuse with the same code, and do not speak of who asks.
 #[must_use]
 pub fn lacks_right(status: &Status) -> bool {
-    status.code == 403 && status.message.contains(" cannot ")
+    status.code == 403 && status.message.contains("is forbidden: User \"")
 }
 
 /// An error with its causes. Of the API server's answers only what it says: their debug form is a page long.

@@ -76,7 +76,7 @@ def test_a_bad_image_stops_at_the_first_broker_and_a_good_one_goes_on(operator: 
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
-def test_settings_that_brokers_do_not_take_give_up_nobody(operator: Operator, loaded: Loaded) -> None:
+def test_a_spec_that_cannot_be_carried_out_gives_up_nobody(operator: Operator, loaded: Loaded) -> None:
     cluster, load = loaded()
     before, mark = cluster.pod_uids(), now()
     for setting, value, words in (
@@ -90,6 +90,14 @@ def test_settings_that_brokers_do_not_take_give_up_nobody(operator: Operator, lo
         assert cluster.condition("Ready")["status"] == "True", "it serves as before"
         cluster.patch(config={setting: None})
         cluster.until("it is taken back", lambda told: not cluster.condition("Stalled", told), 60)
+    # So is a field of pods that there is not, and what else is to be done does not wait for it.
+    cluster.patch(podTemplate={"spec": {"priorityClas": "data"}})
+    assert "priorityClas" in cluster.until_condition("Stalled", "AdmissionDenied", timeout=60)
+    home = cluster.kubectl
+    home("delete", "service", "orders-bootstrap")
+    home.until("it comes again", lambda: "orders-bootstrap" in home("get", "services", "-o", "name"))
+    cluster.patch(podTemplate=None)
+    cluster.until("it is taken back", lambda told: not cluster.condition("Stalled", told), 60)
     assert cluster.pod_uids() == before
     assert operator.evictions(mark) == []
     cluster.wait_ready()

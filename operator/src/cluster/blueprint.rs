@@ -24,9 +24,10 @@ pub fn record(seen: &Seen) -> Record {
         let annotations = &map["metadata"]["annotations"];
         let annotations: BTreeMap<String, String> = serde_json::from_value(annotations.clone()).unwrap_or_default();
         let mut record = Record::read(&annotations);
-        if status.is_some_and(|status| status.cluster_id.is_some()) {
-            // An operator that was held up for long may have written it once more.
+        if let Some(known) = status.and_then(|status| status.cluster_id.clone()) {
+            // An operator that was held up for long may have written it once more, or somebody has taken it out.
             record.forming = None;
+            record.cluster_id.get_or_insert(known);
         }
         return record;
     }
@@ -46,6 +47,8 @@ pub fn record(seen: &Seen) -> Record {
             .map(|told| told.cluster.brokers.iter().map(|broker| broker.broker_id).collect())
             .unwrap_or_default(),
         image: live_image(seen),
+        image_pull_policy: live_pull_policy(seen),
+        image_pull_secrets: live_pull_secrets(seen),
         renderer: status.and_then(|status| status.renderer_revision),
         ..Record::default()
     }
@@ -60,6 +63,21 @@ fn live_image(seen: &Seen) -> Option<String> {
         .image
         .is_none()
         .then(|| image.as_str().map(str::to_owned))?
+}
+
+fn live_pull_policy(seen: &Seen) -> Option<String> {
+    let set = seen.objects.get(&Kind::StatefulSet)?;
+    let policy = set.pointer("/spec/template/spec/containers/0/imagePullPolicy")?;
+    policy.as_str().map(str::to_owned)
+}
+
+fn live_pull_secrets(seen: &Seen) -> Vec<String> {
+    let set = seen.objects.get(&Kind::StatefulSet);
+    let secrets = set.and_then(|set| set.pointer("/spec/template/spec/imagePullSecrets")?.as_array());
+    let names = secrets.into_iter().flatten();
+    names
+        .filter_map(|secret| secret["name"].as_str().map(str::to_owned))
+        .collect()
 }
 
 /// What the objects are made of, and the pods' template made of it, if the user's part of it fits.

@@ -187,11 +187,7 @@ pub fn decide(seen: &Seen) -> Decision {
     if let Some(told) = told {
         decision.steps.extend(quorum::step(seen, told, &wishes));
     }
-    let shrinks = decision.steps.iter().any(|step| shrinks(seen, step));
-    if !shrinks {
-        // One act that takes something away in each pass.
-        decision.steps.extend(decision.roll.step.clone());
-    }
+    decision.steps.extend(decision.roll.step.clone());
     decision.steps.extend(decision.scale.after.iter().cloned());
     if let Some(onto) = balance {
         let mut balanced = wanted.clone();
@@ -242,8 +238,8 @@ impl Target {
             if wishes.rolls_when_approved && !roll::is_approved(seen, &hash) {
                 return kept(Some(KeptBack::Unapproved(hash)));
             }
-            if has_unknown_settings(seen, wishes) {
-                return kept(Some(KeptBack::Unasked));
+            if has_unknown_settings(seen, wishes) && !roll::is_approved(seen, &hash) {
+                return kept(Some(KeptBack::Unasked(hash)));
             }
         }
         Self {
@@ -403,21 +399,18 @@ fn differs(wanted: &Object, live: &Value) -> bool {
 
 /// Whether somebody has changed a variable of the brokers' environment. Others may be added: those are the user's.
 fn has_other_settings(wanted: &Value, live: &Value) -> bool {
-    let variables = |set: &Value| -> Vec<(Value, Value)> {
+    fn variables(set: &Value) -> impl Iterator<Item = &Value> {
         let env = set
             .pointer("/spec/template/spec/containers/0/env")
             .and_then(Value::as_array);
-        let named = env.into_iter().flatten();
-        named
-            .map(|each| (each["name"].clone(), each["value"].clone()))
-            .collect()
-    };
-    let live = variables(live);
+        env.into_iter().flatten()
+    }
     // The API server leaves out what is empty.
-    let mut wanted = variables(wanted)
-        .into_iter()
-        .filter(|(_, value)| *value != "" && !value.is_null());
-    wanted.any(|variable| !live.contains(&variable))
+    let value = |variable: &Value| variable["value"].as_str().unwrap_or_default().to_owned();
+    variables(wanted).any(|wanted| {
+        let live = variables(live).find(|live| live["name"] == wanted["name"]);
+        live.is_none_or(|live| value(live) != value(wanted) || !contains(&live["valueFrom"], &wanted["valueFrom"]))
+    })
 }
 
 /// Whether all that is wanted is there; the API server adds fields of its own.
@@ -431,6 +424,11 @@ fn contains(live: &Value, wanted: &Value) -> bool {
         }
         (live, wanted) => live == wanted,
     }
+}
+
+/// Whether a step takes a pod away to have it made anew.
+pub(super) fn takes_a_pod(step: &Step) -> bool {
+    matches!(step, Step::Restart { .. } | Step::Replace { .. })
 }
 
 /// Whether a step takes a pod away by way of the StatefulSet.

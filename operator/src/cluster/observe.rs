@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use k8s_openapi::{
     api::core::v1::{ContainerStateTerminated, ContainerStatus, PersistentVolumeClaim, Pod as KubePod},
     jiff::{SignedDuration, Timestamp},
@@ -51,13 +51,15 @@ pub fn api(context: &Context, key: &ClusterKey, kind: Kind) -> Api<DynamicObject
 /// # Errors
 /// The API server can't be asked. That brokers can't be is something seen.
 pub async fn observe(context: &Context, key: &ClusterKey, cluster: &Cluster) -> anyhow::Result<Seen> {
-    let objects = try_join_all(Kind::ALL.map(|kind| async move {
+    let objects = join_all(Kind::ALL.map(|kind| async move {
         let object = api(context, key, kind).get_opt(&kind.name(key)).await;
         let object = object.with_context(|| format!("read {} {}", kind.api().2, kind.name(key)))?;
         let value = object.map(serde_json::to_value).transpose()?;
         anyhow::Ok(value.map(|value| (kind, value)))
     }))
-    .await?;
+    .await;
+    // The first in their order: what is told of it must not change from pass to pass.
+    let objects: Vec<Option<(Kind, Value)>> = objects.into_iter().collect::<anyhow::Result<_>>()?;
     let selected = ListParams::default().labels(&key.selector());
     let pods: Api<KubePod> = Api::namespaced(context.kube.clone(), &key.namespace);
     let pods = pods.list(&selected).await.context("list the brokers' pods")?;

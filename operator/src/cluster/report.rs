@@ -324,7 +324,7 @@ impl Report<'_> {
         if let Some(kept_back) = &roll.kept_back {
             let reason = match kept_back {
                 KeptBack::Unapproved(_) => "AwaitingApproval",
-                KeptBack::Unasked => "RestartPending",
+                KeptBack::Unasked(_) => "RestartPending",
             };
             return Wanted::no("UpToDate", reason, kept_back.waiting().text);
         }

@@ -48,8 +48,8 @@ pub struct Roll {
 pub enum KeptBack {
     /// Nobody has approved it; its hash.
     Unapproved(String),
-    /// It has settings that no broker could be asked about.
-    Unasked,
+    /// It has settings that no broker could be asked about, and nobody has approved it; its hash.
+    Unasked(String),
 }
 
 impl KeptBack {
@@ -61,7 +61,14 @@ impl KeptBack {
                 "approval",
                 format!("annotate the Cluster with {}={hash} to begin", names::APPROVE),
             ),
-            Self::Unasked => wait("settings", "no broker answers whether it knows the new settings"),
+            Self::Unasked(hash) => wait(
+                "settings",
+                format!(
+                    "no broker answers whether it knows the new settings; annotate the Cluster with {}={hash} to use them \
+                     all the same",
+                    names::APPROVE
+                ),
+            ),
         }
     }
 }
@@ -89,8 +96,8 @@ impl Roll {
     #[must_use]
     pub fn newest(&self) -> &str {
         match &self.kept_back {
-            Some(KeptBack::Unapproved(hash)) => hash,
-            _ => &self.hash,
+            Some(KeptBack::Unapproved(hash) | KeptBack::Unasked(hash)) => hash,
+            None => &self.hash,
         }
     }
 }
@@ -119,6 +126,10 @@ pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBa
 
 /// The brokers that run something else. Those that leave are not restarted: they go.
 fn outdated(seen: &Seen, hash: &str) -> Vec<i32> {
+    if hash.is_empty() {
+        // Somebody has changed the template that there is: nobody is made from that on purpose.
+        return Vec::new();
+    }
     let pods = seen.pods.iter().filter(|(id, _)| **id < seen.cluster.spec.replicas);
     pods.filter(|(_, pod)| pod.hash != hash).map(|(id, _)| *id).collect()
 }

@@ -62,7 +62,7 @@ pub async fn run(kube: Client, options: &ReleaseOptions) -> anyhow::Result<()> {
         if left == 0 {
             if let Some(elector) = taken_from {
                 // Long enough until the old operator is deleted; a new one that is installed at once need not wait longer.
-                let shortened = elector.seize(lease::DURATION).await;
+                let shortened = elector.seize(2 * lease::DURATION).await;
                 shortened.context("give the operator's lease back")?;
             }
             eprintln!("released {released} Topics; their data stays");
