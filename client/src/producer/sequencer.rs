@@ -287,9 +287,13 @@ impl<B> Sequencer<B> {
         let in_doubt = entry.in_doubt;
         entry.last_error = Some(error.clone());
         if error.reason() == Some(ErrorReason::OutOfOrderSequence) && self.rules.idempotent {
-            // Behind an unresolved batch that is what must happen. At the front it means that the
-            // broker forgot, or lost, what it had acknowledged.
-            self.resetting |= at == 0 && self.gap.is_none();
+            // Behind an unresolved batch, or one that was given up, that is what must happen. Else it means
+            // that the broker forgot, or lost, what it had acknowledged.
+            let sequence = entry.sequence;
+            let is_behind_gap = self
+                .gap
+                .is_some_and(|gap| sequence.is_none_or(|sequence| !precedes(sequence, gap)));
+            self.resetting |= at == 0 && !is_behind_gap;
             self.rewinding = true;
         } else if is_retried(&error) && (self.rules.idempotent || !in_doubt) {
             self.rewinding = true;

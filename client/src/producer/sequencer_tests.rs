@@ -236,6 +236,25 @@ fn a_full_disk_is_told_at_once() {
     assert_eq!(fixture.answer(0, not_written(ErrorReason::DiskFull)).len(), 1);
 }
 
+/// It would be sent again and again, until its delivery timeout.
+#[test]
+fn a_front_that_cannot_follow_is_given_up_also_while_there_is_a_gap_behind_it() {
+    let mut fixture = Fixture::idempotent(4);
+    fixture.establish();
+    fixture.send();
+    fixture.answer(1, refused(ErrorReason::TimedOut, WriteOutcome::Unknown));
+    assert_eq!(fixture.answer(2, not_written(ErrorReason::DiskFull)).len(), 1);
+    fixture.answer(3, refused(ErrorReason::TimedOut, WriteOutcome::Unknown));
+    fixture.later();
+    assert_eq!(fixture.send(), [(1, 10), (3, 30)]);
+    // The broker's memory of this producer is not ours.
+    fixture.answer(1, not_written(ErrorReason::OutOfOrderSequence));
+    let done = fixture.answer(3, not_written(ErrorReason::OutOfOrderSequence));
+    let unknown =
+        |done: &Done<u32>| matches!(done, Done::Failed { error, .. } if error.outcome() == Some(WriteOutcome::Unknown));
+    assert!(done.len() == 2 && done.iter().all(unknown), "{done:?}");
+}
+
 #[test]
 fn predictions_hold_while_nothing_fails() {
     let mut fixture = Fixture::idempotent(3);
