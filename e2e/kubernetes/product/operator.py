@@ -42,6 +42,7 @@ class Operator:
         self.began = 0.0
         # The audit's time from which on all that it asked for is of this run.
         self.since = now()
+        self._uninstalled: list[tuple[str, str]] = []
 
     # --- the release ---
 
@@ -57,7 +58,14 @@ class Operator:
 
     def uninstall(self) -> None:
         """`helm uninstall`, with what the chart does before."""
+        began = now()
         self._helm("uninstall", self.release, f"--namespace={self.namespace}", "--wait", "--timeout=120s", timeout=150)
+        # Its roles may go before its last pod does.
+        self._uninstalled.append((began, now(2)))
+
+    def is_uninstalled(self, entry: dict[str, Any]) -> bool:
+        """Whether an entry of the audit is of a time at which it was being uninstalled."""
+        return any(began <= entry["requestReceivedTimestamp"] <= ended for began, ended in self._uninstalled)
 
     def test(self) -> str:
         """`helm test`, with what its pod said."""
