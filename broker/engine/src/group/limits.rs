@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cluster::MAX_PARTITIONS;
+
 /// The longest group id, in bytes. Kafka sets no bound; a topic's name, which ids are often made
 /// of, has 249.
 pub const MAX_GROUP_ID_BYTES: usize = 255;
@@ -19,9 +21,12 @@ pub const MAX_SUBSCRIBED_TOPICS: usize = 1_000;
 /// `offset.metadata.max.bytes`.
 pub const MAX_OFFSET_METADATA_BYTES: usize = 4_096;
 
-/// The most partitions that one commit, reset or list of owned partitions names: as many as one
-/// topic has at most.
+/// The most partitions that one commit or reset names: as many as one topic has at most.
 pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
+
+/// The most partitions that a member says it owns: all of a cluster, as one member may have them
+/// all. The list can't be sent in parts, since what is not in it counts as given back.
+pub const MAX_OWNED_PARTITIONS: usize = MAX_PARTITIONS;
 
 /// About how many bytes of keys and values go into one append, so that it stays below the usual
 /// largest batch of 1 MiB. A step that needs more is cut between records, in an order that leaves

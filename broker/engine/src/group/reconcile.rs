@@ -45,7 +45,9 @@ impl Coordinator {
         };
         next.previous_epoch = next.previous_epoch.max(shown);
         let timer = Timer::Rebalance(beat.group.clone(), beat.member.clone());
-        let begins = member.current.revoking.is_empty() && !next.revoking.is_empty();
+        // Of what it is told to give back only now it has not had any of the time, whatever it was
+        // told before.
+        let begins = next.revoking.keys().any(|at| !member.current.revoking.contains_key(at));
         let ends = next.revoking.is_empty();
         let within = member
             .record

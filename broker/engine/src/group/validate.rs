@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     limits::{
-        GroupConfig, MAX_GROUP_ID_BYTES, MAX_PARTITIONS_PER_REQUEST, MAX_PATTERN_BYTES, MAX_SUBSCRIBED_TOPICS,
-        MAX_TEXT_BYTES,
+        GroupConfig, MAX_GROUP_ID_BYTES, MAX_OWNED_PARTITIONS, MAX_PARTITIONS_PER_REQUEST, MAX_PATTERN_BYTES,
+        MAX_SUBSCRIBED_TOPICS, MAX_TEXT_BYTES,
     },
     rejection::GroupRejection,
     request::Heartbeat,
@@ -76,7 +76,13 @@ pub(super) fn check_heartbeat(config: &GroupConfig, beat: &Heartbeat) -> Result<
     if beat.epoch < 0 {
         return Err(invalid("member_epoch", "must be 0 to join, or the last answer's"));
     }
-    check_partitions(beat.owned.as_ref().map_or(0, Vec::len))?;
+    let owned = beat.owned.as_ref().map_or(0, Vec::len);
+    if owned > MAX_OWNED_PARTITIONS {
+        return Err(invalid(
+            "owned",
+            format!("a member owns at most {MAX_OWNED_PARTITIONS} partitions, not {owned}: name each once"),
+        ));
+    }
     match &beat.details {
         Some(details) => check_details(config, details),
         None if beat.epoch == 0 => Err(invalid("details", "are needed to join")),

@@ -1,6 +1,7 @@
 mod failover;
 mod membership;
 mod offsets;
+mod revocation;
 mod scale;
 mod sim;
 mod static_members;
