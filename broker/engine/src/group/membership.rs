@@ -26,12 +26,19 @@ impl Coordinator {
             .get(&beat.group)
             .and_then(|group| group.members.get(&beat.member));
         match member {
-            Some(member) => {
-                check_beat(&beat, member)?;
-                self.update_details(turn, &beat);
-            }
-            None if beat.epoch == 0 => self.join(turn, &beat)?,
+            Some(member) => check_beat(&beat, member)?,
+            None if beat.epoch == 0 => {}
             None => return Err(self.unknown_member(&beat.group, &beat.member, beat.instance.as_deref())),
+        }
+        // Nothing is assigned before the topics are known, and a member that has no epoch yet can't
+        // be given one: 0 would tell it to join. Who has one goes on with what it has.
+        if self.topics.is_none() && member.is_none_or(|member| member.current.epoch == 0) {
+            return Err(GroupRejection::Loading);
+        }
+        if member.is_some() {
+            self.update_details(turn, &beat);
+        } else {
+            self.join(turn, &beat)?;
         }
         // A first member has its partitions with its first answer.
         self.settle(turn, &beat.group);

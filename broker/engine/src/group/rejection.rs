@@ -7,8 +7,9 @@ use super::limits::{MAX_OFFSET_METADATA_BYTES, MAX_PARTITIONS_PER_REQUEST};
 /// Why a request is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum GroupRejection {
-    /// The group's records are still being read. What is not known yet is not "nothing": no
-    /// offset is called absent before all are read.
+    /// The group's records are still being read, or the cluster's topics are not known yet. What is
+    /// not known yet is not "nothing": no offset is called absent before all are read, and nobody
+    /// joins a group that can't be assigned.
     #[error("the group's coordinator is loading its state: try again")]
     Loading,
     /// This broker does not coordinate the group, or not any more.

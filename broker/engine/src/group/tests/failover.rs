@@ -154,6 +154,29 @@ fn who_takes_over_gives_everybody_the_whole_time_and_moves_nothing() {
     assert_eq!(a.assignment.assigned.len() + b.assignment.assigned.len(), 6);
 }
 
+/// Its records say that it joined, and not what it got: it joins again, and there are no topics yet.
+#[test]
+fn who_has_no_epoch_yet_is_told_none_before_topics_are_known() {
+    let mut bench = Bench::new(&[4]);
+    bench.join("a");
+    bench.log.truncate(2);
+    bench.coordinator = Coordinator::new(bench.config.clone());
+    bench.last_sequence = 0;
+    for record in bench.log.clone() {
+        let value = record.value.as_deref();
+        bench.step(Event::Replayed {
+            key: &record.key,
+            value,
+        });
+    }
+    bench.step(Event::Loaded);
+    assert_eq!(bench.coordinator.groups().get("g").unwrap().members.len(), 1);
+    assert_eq!(bench.beat(join("a")), Err(GroupRejection::Loading));
+    bench.set_topics(topics(&[4]), &[]);
+    let a = bench.join("a");
+    assert_eq!((a.epoch, a.assignment.assigned.len()), (1, 4));
+}
+
 #[test]
 fn tombstones_of_what_is_not_there_do_nothing() {
     let mut groups = Groups::default();
