@@ -289,9 +289,16 @@ impl Coordinator {
         let mut touched = BTreeSet::new();
         for record in back {
             touched.insert(record.group.clone());
+            if let Fact::Member(member, None) = &record.fact {
+                self.timers.clear_member(&record.group, member);
+            }
             self.groups.apply(record);
         }
         for group in touched {
+            self.hints_of(&group);
+            if self.groups.get(&group).is_none() {
+                continue;
+            }
             self.arm(turn.now, &group);
             // What had made it may be gone with it, as that topics have changed: it is looked at
             // again, after a while, as the next append may be refused as well.

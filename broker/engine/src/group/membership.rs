@@ -149,9 +149,6 @@ impl Coordinator {
             self.write(turn, &beat.group, Fact::Target(member.clone(), Some(before.target)));
         }
         self.write(turn, &beat.group, Fact::Current(member.clone(), Some(current)));
-        if let Some(hints) = self.hints.get_mut(&beat.group) {
-            hints.successors.remove(instance);
-        }
         if changed {
             self.bump(turn, &beat.group);
             self.ask_for_patterns(turn, &beat.group);
@@ -310,13 +307,16 @@ impl Coordinator {
             return;
         };
         let had_target = !member.target.is_empty();
+        // Who waited for its instance id waits no more.
+        if let Some((instance, hints)) = member.instance_id().zip(self.hints.get_mut(group)) {
+            hints.successors.remove(instance);
+        }
         self.change_current(turn, group, id, None);
         if had_target {
             self.write(turn, group, Fact::Target(id.clone(), None));
         }
         self.write(turn, group, Fact::Member(id.clone(), None));
-        self.timers.clear(&Timer::Session(group.clone(), id.clone()));
-        self.timers.clear(&Timer::Rebalance(group.clone(), id.clone()));
+        self.timers.clear_member(group, id);
     }
 
     /// The last member has gone. A group without offsets leaves nothing behind.

@@ -41,6 +41,12 @@ impl Timers {
         }
     }
 
+    /// Clears all that is held against a member: it is no more.
+    pub(super) fn clear_member(&mut self, group: &GroupId, member: &MemberId) {
+        self.clear(&Timer::Session(group.clone(), member.clone()));
+        self.clear(&Timer::Rebalance(group.clone(), member.clone()));
+    }
+
     pub(super) fn get(&self, timer: &Timer) -> Option<Duration> {
         self.at.get(timer).copied()
     }

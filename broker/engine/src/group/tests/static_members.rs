@@ -102,3 +102,24 @@ fn what_was_kept_and_is_for_others_by_now_is_free() {
     assert_eq!(next.assignment.assigned.len(), 2);
     assert_eq!(next.assignment.revoking, []);
 }
+
+/// Who waits for an instance id is forgotten with whom it waited for, however many have waited.
+#[test]
+fn who_waited_for_an_instance_is_forgotten_with_it() {
+    let mut bench = Bench::new(&[4]);
+    bench.join("b");
+    let waiting = |bench: &Bench| bench.coordinator.hints[&GroupId::from("g")].successors.len();
+    for instance in 0..3 {
+        let instance = format!("i{instance}");
+        let (first, second) = (format!("{instance}-1"), format!("{instance}-2"));
+        bench.beat(static_join(&first, &instance)).unwrap();
+        let refused = bench.beat(static_join(&second, &instance));
+        assert!(
+            matches!(refused, Err(GroupRejection::UnreleasedInstanceId { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(waiting(&bench), 1);
+        bench.leave(&first, false).unwrap();
+        assert_eq!(waiting(&bench), 0);
+    }
+}

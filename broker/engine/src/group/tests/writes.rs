@@ -97,6 +97,21 @@ fn timers_come_back_with_what_was_taken_back() {
     assert!(bench.coordinator.groups().is_empty());
 }
 
+/// Of a group that was never stored nothing is kept: neither a timer nor that it was assigned just
+/// now, for which its next first member would wait.
+#[test]
+fn a_refused_group_leaves_nothing() {
+    let mut bench = Bench::new(&[4]);
+    ask(&mut bench, 1, Request::Heartbeat(join("a")));
+    let sequence = bench.last_sequence;
+    bench.step_uncommitted(Event::Refused { sequence });
+    assert!(bench.coordinator.groups().is_empty());
+    assert!(bench.coordinator.hints.is_empty(), "{:?}", bench.coordinator.hints);
+    assert_eq!(bench.coordinator.timers(), 1, "that of the retention is left");
+    let a = bench.join("a");
+    assert_eq!((a.epoch, a.assignment.assigned), (1, places(0..4)));
+}
+
 /// That topics have changed is told once; what followed from it was refused.
 #[test]
 fn what_called_for_a_refused_append_is_not_forgotten() {
