@@ -259,6 +259,9 @@ impl Coordinator {
             });
         }
         for id in self.served_groups() {
+            if self.groups.get(&id).is_some_and(Group::end_is_unnoted) {
+                self.emptied(turn, &id);
+            }
             self.arm(turn.now, &id);
             self.ask_for_patterns(turn, &id);
             self.reconsider_topics(turn, &id);

@@ -187,7 +187,6 @@ impl Coordinator {
                 .filter(|(at, offset)| expired(at, offset))
                 .map(|(at, _)| Fact::Offset(*at, None))
                 .collect();
-            let any = !facts.is_empty();
             if !group.members.is_empty() {
                 let unused = group
                     .topics
@@ -198,11 +197,11 @@ impl Coordinator {
             for fact in facts {
                 self.write(turn, &id, fact);
             }
-            if any
-                && self
-                    .groups
-                    .get(&id)
-                    .is_some_and(|group| group.members.is_empty() && group.offsets.is_empty())
+            // Also one whose offsets have gone otherwise, as an operator has them forgotten.
+            if self
+                .groups
+                .get(&id)
+                .is_some_and(|group| group.members.is_empty() && group.offsets.is_empty())
             {
                 self.erase(turn, &id);
             }

@@ -98,6 +98,13 @@ impl Group {
             .filter(|(_, member)| member.current.state != MemberState::Fenced)
     }
 
+    /// Whether its members have gone and it is not noted when: what the last one's removal wrote
+    /// was cut off in the middle.
+    pub(super) fn end_is_unnoted(&self) -> bool {
+        let unnoted = |record: &GroupRecord| record.empty_since_ms.is_none();
+        self.members.is_empty() && self.record.as_ref().is_some_and(unnoted)
+    }
+
     fn is_nothing(&self) -> bool {
         self.record.is_none()
             && self.members.is_empty()

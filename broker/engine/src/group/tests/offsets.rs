@@ -324,6 +324,49 @@ fn offsets_of_a_topic_that_no_member_takes_any_more_end_by_themselves() {
     assert_eq!(bench.committed(at(1, 0)), Some(10));
 }
 
+/// The last member's removal is stored in part: that the group is empty, but not since when.
+#[test]
+fn offsets_of_a_group_whose_end_was_not_noted_are_kept_from_now_on() {
+    let mut bench = Bench::new(&[4]);
+    bench.commit(None, at(1, 0), 5).unwrap();
+    bench.join("a");
+    for fact in [
+        Fact::Current("a".into(), None),
+        Fact::Target("a".into(), None),
+        Fact::Member("a".into(), None),
+    ] {
+        let record = Record {
+            group: "g".into(),
+            fact,
+        };
+        bench.log.push(record.encode());
+    }
+    bench.to(bench.now.monotonic + DAY * 30);
+    bench.fail_over();
+    bench.pass(DAY * 6);
+    assert_eq!(bench.committed(at(1, 0)), Some(5));
+    // Who takes over next does not begin anew.
+    bench.fail_over();
+    bench.pass(DAY - Duration::from_secs(60));
+    assert_eq!(bench.committed(at(1, 0)), Some(5));
+    bench.pass(Duration::from_secs(20 * 60));
+    assert!(bench.coordinator.groups().is_empty());
+    assert_eq!(compacted(&bench.log).len(), 0);
+}
+
+#[test]
+fn a_group_without_members_whose_offsets_are_forgotten_is_no_more() {
+    let mut bench = Bench::new(&[4]);
+    bench.join("a");
+    bench.commit(Some(("a", 1)), at(1, 0), 5).unwrap();
+    bench.leave("a", false).unwrap();
+    bench.ask(reset(vec![(at(1, 0), None)], false)).unwrap();
+    assert_eq!(bench.coordinator.groups().len(), 1);
+    bench.pass(bench.config.retention_check_interval);
+    assert!(bench.coordinator.groups().is_empty());
+    assert_eq!(compacted(&bench.log).len(), 0);
+}
+
 fn reset(offsets: Vec<(TopicPartition, Option<i64>)>, validate_only: bool) -> Request {
     Request::ResetOffsets(ResetOffsets {
         group: "g".into(),
