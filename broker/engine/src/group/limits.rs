@@ -28,6 +28,10 @@ pub const MAX_PARTITIONS_PER_REQUEST: usize = 10_000;
 /// all. The list can't be sent in parts, since what is not in it counts as given back.
 pub const MAX_OWNED_PARTITIONS: usize = MAX_PARTITIONS;
 
+/// The highest version of a member's assignment that is read: far above what changes come to, and
+/// as far below the type's end, so that a coordinator's own changes don't get there.
+pub const MAX_VERSION: u32 = u32::MAX / 2;
+
 /// About how many bytes of keys and values go into one append, so that it stays below the usual
 /// largest batch of 1 MiB. A step that needs more is cut between records, in an order that leaves
 /// a valid state at each cut.

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::group::types::{Assigned, Assignor, MemberDetails, MemberState, Start};
+use crate::group::{
+    limits::MAX_VERSION,
+    types::{Assigned, Assignor, MemberDetails, MemberState, Start},
+};
 
 fn at() -> impl Strategy<Value = TopicPartition> {
     (0u128..3, 0u32..5).prop_map(|(topic, partition)| TopicPartition {
@@ -27,7 +30,7 @@ fn text() -> impl Strategy<Value = String> {
 
 fn current() -> impl Strategy<Value = CurrentRecord> {
     let all = proptest::collection::btree_map(at(), (any::<i32>(), any::<bool>()), 0..10);
-    (0i32..9, 9i32.., any::<u32>(), 0u8..3, all).prop_map(|(previous_epoch, epoch, version, state, all)| {
+    (0i32..9, 9..i32::MAX, 0..=MAX_VERSION, 0u8..3, all).prop_map(|(previous_epoch, epoch, version, state, all)| {
         let part = |kept: bool| -> Assigned {
             all.iter()
                 .filter(|(_, (_, is))| *is == kept)
@@ -78,11 +81,13 @@ fn member() -> impl Strategy<Value = MemberRecord> {
 fn fact() -> impl Strategy<Value = Fact> {
     let time = || proptest::option::of(any::<i64>());
     let group =
-        (0i32..9, 9i32.., any::<bool>(), time()).prop_map(|(target_epoch, epoch, range, empty_since_ms)| GroupRecord {
-            epoch,
-            target_epoch,
-            assignor: if range { Assignor::Range } else { Assignor::Uniform },
-            empty_since_ms,
+        (0i32..9, 9..i32::MAX, any::<bool>(), time()).prop_map(|(target_epoch, epoch, range, empty_since_ms)| {
+            GroupRecord {
+                epoch,
+                target_epoch,
+                assignor: if range { Assignor::Range } else { Assignor::Uniform },
+                empty_since_ms,
+            }
         });
     let offset = (0i64.., proptest::option::of(any::<i32>()), text(), any::<i64>()).prop_map(
         |(offset, leader_epoch, metadata, committed_at_ms)| OffsetRecord {
@@ -225,4 +230,44 @@ fn what_a_later_version_wrote_stops_only_what_it_may_be_about() {
             what: "group id"
         })))
     );
+}
+
+/// What nothing can come after: a change of it would overflow, or never take place.
+#[test]
+fn epochs_and_versions_at_their_end_are_damage() {
+    let read = |fact| {
+        let record = Record {
+            group: "g".into(),
+            fact,
+        };
+        let stored = record.encode();
+        Record::decode(&stored.key, stored.value.as_deref()).map(|read| assert_eq!(read, record))
+    };
+    let group = |epoch| {
+        Fact::Group(Some(GroupRecord {
+            epoch,
+            ..GroupRecord::default()
+        }))
+    };
+    let current = |epoch, version| {
+        let current = CurrentRecord {
+            epoch,
+            version,
+            ..CurrentRecord::default()
+        };
+        Fact::Current("a".into(), Some(current))
+    };
+    let damaged = |what| {
+        Err(ReadError::Group {
+            group: "g".into(),
+            reason: Unreadable::Damaged(Malformed::Field { what }),
+        })
+    };
+    assert_eq!(read(group(i32::MAX - 1)), Ok(()));
+    assert_eq!(read(group(i32::MAX)), damaged("epoch"));
+    assert_eq!(read(current(i32::MAX - 1, MAX_VERSION)), Ok(()));
+    assert_eq!(read(current(i32::MAX, 1)), damaged("member epoch"));
+    for version in [MAX_VERSION + 1, u32::MAX] {
+        assert_eq!(read(current(1, version)), damaged("version"));
+    }
 }

@@ -7,11 +7,14 @@ use super::{
     codec::{Malformed, Reader, Writer},
     key::{Slot, Unreadable},
 };
-use crate::group::types::{Assigned, Assignor, MemberDetails, MemberState, Start};
+use crate::group::{
+    limits::MAX_VERSION,
+    types::{Assigned, Assignor, MemberDetails, MemberState, Start},
+};
 
 const VERSION: u8 = 1;
 
-/// A group. `target_epoch ≤ epoch`.
+/// A group. `target_epoch ≤ epoch < i32::MAX`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRecord {
     /// Rises with each change of members, subscriptions or topics.
@@ -33,7 +36,7 @@ pub struct MemberRecord {
     pub details: MemberDetails,
 }
 
-/// What a member has. `previous_epoch ≤ epoch`.
+/// What a member has. `previous_epoch ≤ epoch < i32::MAX`, `version ≤ MAX_VERSION`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CurrentRecord {
     /// The epoch that it has reached; also if it does not know that yet.
@@ -192,6 +195,10 @@ fn decode_group(reader: &mut Reader<'_>) -> Result<GroupRecord, Malformed> {
     if group.target_epoch > group.epoch || group.target_epoch < 0 {
         return Err(Malformed::Field { what: "target epoch" });
     }
+    // No epoch comes after it: nothing would ever be assigned anew.
+    if group.epoch == i32::MAX {
+        return Err(Malformed::Field { what: "epoch" });
+    }
     Ok(group)
 }
 
@@ -260,6 +267,12 @@ fn decode_current(reader: &mut Reader<'_>) -> Result<CurrentRecord, Malformed> {
         assigned: reader.assigned("assigned partitions")?,
         revoking: reader.assigned("partitions to give back")?,
     };
+    if current.epoch == i32::MAX {
+        return Err(Malformed::Field { what: "member epoch" });
+    }
+    if current.version > MAX_VERSION {
+        return Err(Malformed::Field { what: "version" });
+    }
     let disjoint = current.revoking.keys().all(|at| !current.assigned.contains_key(at));
     if !disjoint || current.previous_epoch > current.epoch {
         return Err(Malformed::Field {
