@@ -55,7 +55,10 @@ pub struct GroupConfig {
     pub min_session_timeout: Duration,
     /// The longest one: for so long a dead member keeps its partitions.
     pub max_session_timeout: Duration,
-    /// The longest time that a member may ask for to give partitions back.
+    /// The shortest time that a member may ask for to give partitions back: the heartbeat that
+    /// reports it must fit in, and another one, as an answer gets lost.
+    pub min_rebalance_timeout: Duration,
+    /// The longest one.
     pub max_rebalance_timeout: Duration,
     /// How often members are told to send heartbeats.
     pub heartbeat_interval: Duration,
@@ -80,6 +83,7 @@ impl Default for GroupConfig {
             max_members: 10_000,
             min_session_timeout: Duration::from_secs(1),
             max_session_timeout: Duration::from_secs(30 * 60),
+            min_rebalance_timeout: Duration::from_secs(2),
             max_rebalance_timeout: Duration::from_secs(24 * 60 * 60),
             heartbeat_interval: Duration::from_secs(1),
             assignment_interval: Duration::from_millis(100),

@@ -102,9 +102,13 @@ fn check_details(config: &GroupConfig, details: &MemberDetails) -> Result<(), Gr
             max_ms: ms(max),
         });
     }
-    if details.rebalance_timeout > config.max_rebalance_timeout || !fits(details.rebalance_timeout) {
-        let most = config.max_rebalance_timeout.as_millis();
-        return Err(invalid("rebalance_timeout", format!("must be at most {most} ms")));
+    let (min, max) = (config.min_rebalance_timeout, config.max_rebalance_timeout);
+    if details.rebalance_timeout < min || details.rebalance_timeout > max || !fits(details.rebalance_timeout) {
+        let (least, most) = (min.as_millis(), max.as_millis());
+        return Err(invalid(
+            "rebalance_timeout",
+            format!("must be from {least} ms to {most} ms"),
+        ));
     }
     if details.topics.len() > MAX_SUBSCRIBED_TOPICS {
         return Err(invalid(

@@ -475,6 +475,11 @@ fn bad_requests_have_typed_errors_and_leave_nothing() {
             "rebalance_timeout",
             of(|details| details.rebalance_timeout = Duration::MAX),
         ),
+        // As of a message whose field was left unset.
+        (
+            "rebalance_timeout",
+            of(|details| details.rebalance_timeout = Duration::ZERO),
+        ),
         (
             "owned",
             Box::new(|beat| beat.owned = Some(places(0..MAX_OWNED_PARTITIONS as u32 + 1))),
