@@ -81,8 +81,9 @@ impl LogInner {
         }
     }
 
-    /// Changes and stores it, if that changes anything. Durable when this returns. Changes come one after the other: a
-    /// compaction that notes something must not bring back what a truncation has lowered.
+    /// Changes and stores it, if that changes anything. Durable when this returns. The caller holds the flush lock of a
+    /// log that is not closed, or opens it: a compaction that notes something must not bring back what a truncation has
+    /// lowered or removed, nor write into the directory of another log that has this one's name.
     pub(super) fn change_cleaned(&self, change: impl FnOnce(&mut Cleaned)) -> io::Result<()> {
         let mut slot = self.cleaned.lock();
         let known = self.known_cleaned(&mut slot)?;

@@ -281,7 +281,7 @@ fn reads_and_appends_work_after_each_change_of_the_disk() {
         appended.clone(),
         build(&[record("late", Some("1"))], 1, Codec::None, None),
     );
-    left.after_each(move || {
+    left.after_each(move |_| {
         for offset in 0..log.log_end_offset() {
             let found = crate::model::read(&log, offset, i64::MAX);
             let state = crate::model::state(&found);

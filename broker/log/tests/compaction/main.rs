@@ -10,6 +10,7 @@ mod common;
 mod crash;
 mod limits;
 mod model;
+mod overtaken;
 mod random;
 mod rules;
 mod stopping;

@@ -1,16 +1,16 @@
 //! A file system that dies after so many changes: from then on nothing is done, and all is refused.
 
 use std::io::{self, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use millrace_log::fs::{DirEntry, Metadata, OpenMode};
+use millrace_log::fs::{DirEntry, Metadata, OpenMode, parent_of};
 use millrace_log::{File, FileSystem};
 
-/// Called after each change.
-type Hook = Box<dyn Fn() + Send + Sync>;
+/// Called after each change with the file, or with the directory whose names it changed or made durable.
+type Hook = Box<dyn Fn(&Path) + Send + Sync>;
 
 /// Changes that are still let through, and that were made.
 pub struct Left {
@@ -32,15 +32,15 @@ impl Left {
     }
 
     /// Calls this after each change from now on, except after its own.
-    pub fn after_each(&self, hook: impl Fn() + Send + Sync + 'static) {
+    pub fn after_each(&self, hook: impl Fn(&Path) + Send + Sync + 'static) {
         assert!(self.hook.set(Box::new(hook)).is_ok());
     }
 
-    fn changed<T>(&self, result: T) -> T {
+    fn changed<T>(&self, path: &Path, result: T) -> T {
         if let Some(hook) = self.hook.get()
             && !self.in_hook.swap(true, Ordering::SeqCst)
         {
-            hook();
+            hook(path);
             self.in_hook.store(false, Ordering::SeqCst);
         }
         result
@@ -83,6 +83,7 @@ impl Stopping {
 }
 
 struct StoppingFile {
+    path: PathBuf,
     inner: Arc<dyn File>,
     left: Arc<Left>,
 }
@@ -94,6 +95,7 @@ impl FileSystem for Stopping {
             _ => self.left.change()?,
         }
         Ok(Arc::new(StoppingFile {
+            path: path.to_owned(),
             inner: self.inner.open(path, mode)?,
             left: self.left.clone(),
         }))
@@ -116,12 +118,12 @@ impl FileSystem for Stopping {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.left.changed(self.inner.rename(from, to))
+        self.left.changed(parent_of(to), self.inner.rename(from, to))
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.left.changed(self.inner.remove_file(path))
+        self.left.changed(parent_of(path), self.inner.remove_file(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -131,7 +133,7 @@ impl FileSystem for Stopping {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.left.change()?;
-        self.left.changed(self.inner.sync_dir(path))
+        self.left.changed(path, self.inner.sync_dir(path))
     }
 
     fn available_bytes(&self, path: &Path) -> io::Result<u64> {
@@ -163,7 +165,8 @@ impl File for StoppingFile {
 
     fn write_all_vectored_at(&self, slices: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
         self.left.change()?;
-        self.left.changed(self.inner.write_all_vectored_at(slices, pos))
+        let written = self.inner.write_all_vectored_at(slices, pos);
+        self.left.changed(&self.path, written)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -178,7 +181,7 @@ impl File for StoppingFile {
 
     fn sync_all(&self) -> io::Result<()> {
         self.left.change()?;
-        self.left.changed(self.inner.sync_all())
+        self.left.changed(&self.path, self.inner.sync_all())
     }
 
     fn map(&self, pos: u64, len: usize) -> io::Result<Bytes> {

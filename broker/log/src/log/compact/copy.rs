@@ -17,6 +17,10 @@ use crate::segment::{Indexes, names};
 /// Bytes that are collected before they are written.
 const WRITE_CHUNK: usize = 1 << 20;
 
+/// Milliseconds in which a copy is surely synced and in place after the time that the caller told: added to how long
+/// copying took.
+const SWAP_MS: i64 = 60_000;
+
 /// One group under way.
 pub(super) struct GroupCopy {
     pub group: Vec<Planned>,
@@ -35,7 +39,7 @@ pub(super) struct GroupCopy {
     /// Whether the copy differs from what it was made of.
     pub changed: bool,
     /// When the first delete horizon was set.
-    pub horizon_since_ms: Option<i64>,
+    horizon_since_ms: Option<i64>,
 }
 
 impl GroupCopy {
@@ -45,11 +49,13 @@ impl GroupCopy {
             return Ok(None);
         };
         let path = names::cleaned_path(&inner.dir, base_offset);
-        let target = inner
-            .shared
-            .fs
-            .open(&path, OpenMode::CreateOrTruncate)
-            .map_err(|error| inner.refuse_copy(base_offset, &error))?;
+        let opened = {
+            // No deletion between the look and the opening: the copy would be begun in the directory of another log.
+            let _no_deletion = inner.flush_lock.lock();
+            inner.check_change()?;
+            inner.shared.fs.open(&path, OpenMode::CreateOrTruncate)
+        };
+        let target = opened.map_err(|error| inner.refuse_copy(base_offset, &error))?;
         Ok(Some(GroupCopy {
             at: 0,
             position: 0,
@@ -167,8 +173,8 @@ impl GroupCopy {
         Ok(())
     }
 
-    /// Makes the copy durable. Its group, and what takes its place.
-    pub fn finish(mut self, inner: &LogInner) -> Result<(Vec<Planned>, Copied), CompactionError> {
+    /// Makes the copy durable; `now_ms` is the broker's clock. Its group, and what takes its place.
+    pub fn finish(mut self, inner: &LogInner, now_ms: i64) -> Result<(Vec<Planned>, Copied), CompactionError> {
         self.target
             .sync_all()
             .map_err(|error| inner.fail("syncing a compacted segment", &error))?;
@@ -176,6 +182,9 @@ impl GroupCopy {
         let copied = Copied {
             size: self.written,
             indexes: self.indexes,
+            copied_ms: self
+                .horizon_since_ms
+                .map_or(0, |since| now_ms.saturating_sub(since).max(0).saturating_add(SWAP_MS)),
         };
         Ok((self.group, copied))
     }
@@ -189,6 +198,7 @@ impl LogInner {
     /// What is left of a copy is in nobody's way, but takes room. Where the log was deleted another one may have its
     /// place.
     pub(super) fn drop_copy(&self, base_offset: i64) {
+        let _no_deletion = self.flush_lock.lock();
         if self.is_closed() {
             return;
         }

@@ -25,10 +25,6 @@ use crate::error::CompactionError;
 use crate::segment::Segment;
 use crate::segment::scan::{Chain, Scan};
 
-/// Milliseconds in which a copy is surely synced and in place after the time that the caller told: added to how long
-/// copying took.
-const SWAP_MS: i64 = 60_000;
-
 /// How a compaction is done.
 #[derive(Clone, Copy, Debug)]
 pub struct CompactionOptions {
@@ -134,6 +130,11 @@ impl Compaction {
         self.pass_over_deleted();
         match self.proceed(&inner, max_bytes.max(1), now_ms) {
             Ok(true) => Ok(self.end()),
+            // What was read may have been deleted with the log, or be another log's of the same name.
+            Err(CompactionError::Damaged { .. } | CompactionError::Refused(_)) if inner.is_closed() => {
+                self.end();
+                Err(CompactionError::Closed)
+            }
             Ok(false) => Ok(CompactionStep::More),
             // What was read may have been cut or deleted meanwhile: no wonder that it was not there.
             Err(CompactionError::Damaged { .. } | CompactionError::Refused(_)) if self.is_cut() => Ok(self.end()),
@@ -285,21 +286,11 @@ impl Compaction {
             ..
         } = copying.counts;
         let (base_offset, written) = (copying.base_offset(), copying.written());
-        let copied_ms = copying
-            .horizon_since_ms
-            .map_or(0, |since| now_ms.saturating_sub(since).max(0).saturating_add(SWAP_MS));
         let has_records = copying.group.iter().any(|planned| planned.segment.size() > 0);
         if copying.changed && has_records {
-            let (group, copied) = copying.finish(inner).inspect_err(|_| inner.drop_copy(base_offset))?;
-            let end_offset = group.last().map_or(base_offset, |last| last.facts.end_offset);
-            // Known before the first gap is there, and before the first tombstone relies on it.
-            let prepared = inner.change_cleaned(|cleaned| {
-                cleaned.gaps_below = cleaned.gaps_below.max(end_offset);
-                cleaned.longest_copy_ms = cleaned.longest_copy_ms.max(copied_ms);
-            });
-            let swapped = prepared
-                .map_err(|error| inner.refuse_or_fail("noting what is compacted", &error))
-                .and_then(|()| inner.swap(&group, copied, self.cuts))
+            let (group, swapped) = copying
+                .finish(inner, now_ms)
+                .and_then(|(group, copied)| inner.swap(&group, copied, self.cuts).map(|swapped| (group, swapped)))
                 .inspect_err(|_| inner.drop_copy(base_offset))?;
             match swapped {
                 Swapped::Yes => {}

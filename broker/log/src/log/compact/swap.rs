@@ -26,6 +26,8 @@ use crate::segment::{Indexes, Segment};
 pub(super) struct Copied {
     pub size: u64,
     pub indexes: Indexes,
+    /// Milliseconds from when the first delete horizon in it was set to when it is surely in place; 0 if none was set.
+    pub copied_ms: i64,
 }
 
 /// Whether a copy was put in place.
@@ -74,13 +76,14 @@ fn finish_swap(fs: &dyn FileSystem, dir: &Path, base_offset: i64, end_offset: i6
 }
 
 impl LogInner {
-    /// Puts a copy in the place of its group. Appends go on meanwhile; a flush waits for a few syncs of the directory.
+    /// Puts a copy in the place of its group. Appends go on meanwhile; a flush waits for a few syncs of the directory
+    /// and of a small file.
     pub(super) fn swap(&self, group: &[Planned], copied: Copied, cuts: u64) -> Result<Swapped, CompactionError> {
         let (Some(first), Some(last)) = (group.first(), group.last()) else {
             return Ok(Swapped::Outdated);
         };
         let (base_offset, end_offset) = (first.segment.base_offset, last.facts.end_offset);
-        // No truncation, no retention, no flush.
+        // No truncation, no retention, no flush, no deletion of the log.
         let _no_change = self.flush_lock.lock();
         self.check_change()?;
         if self.truncations.load(Ordering::SeqCst) != cuts {
@@ -90,6 +93,12 @@ impl LogInner {
             return Ok(Swapped::Outdated);
         }
         self.check_damage(group)?;
+        // Known before the first gap is there, and before the first tombstone relies on it.
+        self.change_cleaned(|cleaned| {
+            cleaned.gaps_below = cleaned.gaps_below.max(end_offset);
+            cleaned.longest_copy_ms = cleaned.longest_copy_ms.max(copied.copied_ms);
+        })
+        .map_err(|error| self.refuse_or_fail("noting what is compacted", &error))?;
         let fs = &*self.shared.fs;
         let cleaned = names::cleaned_path(&self.dir, base_offset);
         let pinned = group.iter().try_for_each(|planned| planned.segment.pin());
@@ -113,7 +122,7 @@ impl LogInner {
         };
         finish().map_err(|error| self.fail("putting a compacted segment in place", &error))?;
 
-        let Copied { size, mut indexes } = copied;
+        let Copied { size, mut indexes, .. } = copied;
         let interval = self.config().index_interval_bytes;
         let new = Segment::open(&self.shared.fs, &self.dir, base_offset, interval, size, true);
         // On a full disk they stay in memory, and are made anew by the next start.
