@@ -7,7 +7,7 @@ use super::{Log, LogInner};
 use crate::checkpoint::cleaned::{self, Cleaned};
 use crate::checkpoint::{Loaded, load};
 use crate::error::ChangeError;
-use crate::fs::{FileSystem, write_atomic};
+use crate::fs::{FileSystem, OpenMode, is_disk_full, remove_if_exists, temporary_path, write_atomic};
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,5 +109,27 @@ impl LogInner {
             cleaned.offset = cleaned.offset.min(end);
             cleaned.gaps_below = cleaned.gaps_below.min(end);
         })
+    }
+
+    /// The same where the log is opened and ends at `end`. On a full disk what is compacted is forgotten instead: that
+    /// takes no room, and makes no start fail.
+    pub(super) fn lower_cleaned_at_start(&self, end: i64) -> io::Result<()> {
+        match self.lower_cleaned(end) {
+            Err(error) if is_disk_full(&error) => self.forget_cleaned(),
+            other => other,
+        }
+    }
+
+    /// Durably makes the file one that tells nothing. To remove it would tell that there are no gaps.
+    fn forget_cleaned(&self) -> io::Result<()> {
+        let mut slot = self.cleaned.lock();
+        let fs = &*self.shared.fs;
+        let path = self.dir.join(cleaned::FILE_NAME);
+        remove_if_exists(fs, &temporary_path(&path))?;
+        let file = fs.open(&path, OpenMode::ReadWrite)?;
+        file.set_len(0)?;
+        file.sync_all()?;
+        *slot = Some(KnownCleaned::Unknown);
+        Ok(())
     }
 }

@@ -153,8 +153,9 @@ impl LogInner {
             *inner.writer.lock() = writer;
             return Ok(Arc::new(inner));
         }
-        if inner.report.truncated_bytes > 0 {
-            inner.lower_cleaned(recovered.log_end)?;
+        // Without a flushed point batches may be missing at the end with nothing that tells of them.
+        if inner.report.truncated_bytes > 0 || inner.report.flushed_point_unknown {
+            inner.lower_cleaned_at_start(recovered.log_end)?;
         }
         // Snapshots of offsets that are no more would be taken for those of new records.
         inner.remove_snapshots_where(|offset| offset > recovered.log_end)?;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use millrace_log::fs::OpenMode;
 use millrace_log::fs::faulty::FaultPlan;
 use millrace_log::{AppendOptions, CompactionError, CompactionStep, LogConfig};
 use millrace_proto::batch::Codec;
 
 use crate::broker::{Broker, DAY_MS, PARTITION, config, options};
 use crate::model::{build, record};
+use crate::rules::headers;
 use crate::stopping::Stopping;
 
 fn log_file(base: i64) -> PathBuf {
@@ -213,6 +215,50 @@ fn what_is_not_known_to_be_compacted_is_dirty() {
 
 #[test]
 fn segments_that_retention_takes_in_the_midst_of_a_round_are_passed_over() {
+/// The flushed point is lost, and the end of the log with it, in a way that no checksum tells of. What is written there
+/// next was never compacted, whatever was there before.
+#[test]
+fn a_log_that_lost_its_end_is_compacted_no_farther_than_it_goes() {
+    for is_full in [false, true] {
+        let mut broker = three_segments();
+        broker.compact().unwrap().unwrap();
+        let last = *headers(&broker).iter().find(|header| header.base_offset == 11).unwrap();
+        let len = broker.log().segment_sizes()[0].1;
+        broker.disk.kill_process();
+        let fs = broker.disk.shared();
+        fs.remove_file(&log_file(12)).unwrap();
+        fs.sync_dir(Path::new(PARTITION)).unwrap();
+        let file = fs.open(&log_file(0), OpenMode::ReadWrite).unwrap();
+        file.set_len(len - last.size_in_bytes() as u64).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let flushed = Path::new("/data/flushed-offset-checkpoint");
+        broker.disk.flip_bit(flushed, 3, 0).unwrap();
+        if is_full {
+            broker.disk.set_plan(FaultPlan {
+                capacity_bytes: 0,
+                ..FaultPlan::default()
+            });
+        }
+        broker.open_through(&fs);
+        // A full disk has no room to tell where it ends, but all may be taken for dirty.
+        let expected = if is_full { 0 } else { 11 };
+        let first_dirty = |broker: &Broker| {
+            let need = broker.log().compaction_need(&broker.bounds(), broker.now_ms).unwrap();
+            need.first_dirty_offset
+        };
+        assert_eq!((broker.log().log_end_offset(), first_dirty(&broker)), (11, expected));
+        broker.disk.crash();
+        broker.reopen();
+        assert_eq!((broker.log().log_end_offset(), first_dirty(&broker)), (11, expected));
+        assert_eq!(broker.log().damage(), []);
+        broker.put(&["k0=late"]);
+        broker.roll();
+        broker.compact().unwrap().unwrap();
+        assert_eq!(broker.texts(), [(11, "k0=late".to_owned())]);
+    }
+}
+
     for steps in 0.. {
         let mut broker = Broker::new(
             LogConfig {
