@@ -53,6 +53,8 @@ pub(crate) enum RuleError {
 /// What all batches of a round are judged by.
 pub(crate) struct Rules {
     pub map: KeyMap,
+    /// No round of this replica that came to its end has looked at records from here on.
+    pub first_dirty_offset: i64,
     /// The map holds the keys of all dirty records below this offset, and of none from here on.
     pub map_end: i64,
     pub delete_retention_ms: i64,
@@ -62,9 +64,9 @@ pub(crate) struct Rules {
     pub producers: HashMap<i64, i64>,
 }
 
-/// Notes the keys of a batch's records from `from` on, below [`Rules::map_end`]. Where the map is full that becomes the
-/// offset of the first record that found no room, and false is returned.
-pub(crate) fn note_keys(rules: &mut Rules, view: &BatchView<'_>, from: i64) -> Result<bool, BatchError> {
+/// Notes the keys of a batch's dirty records below [`Rules::map_end`]. Where the map is full that becomes the offset of
+/// the first record that found no room, and false is returned.
+pub(crate) fn note_keys(rules: &mut Rules, view: &BatchView<'_>) -> Result<bool, BatchError> {
     let header = view.header();
     if replaces_nothing(header) || header.record_count == 0 {
         return Ok(true);
@@ -72,7 +74,7 @@ pub(crate) fn note_keys(rules: &mut Rules, view: &BatchView<'_>, from: i64) -> R
     let records = view.records(&DecodeLimits::default())?;
     for record in &records {
         let record = record?;
-        if record.offset < from {
+        if record.offset < rules.first_dirty_offset {
             continue;
         }
         if record.offset >= rules.map_end {
@@ -118,10 +120,13 @@ impl Rules {
             return Ok(if must_stay { Fate::Stays } else { Fate::Goes });
         }
         let records = view.records(&DecodeLimits::default())?;
+        // Another replica's horizon tells from when its own readers could not get what the tombstone deletes: here they
+        // can until the first round over it has come to its end.
+        let horizon_ms = header
+            .delete_horizon_ms()
+            .filter(|_| header.next_offset() <= self.first_dirty_offset);
         let may_drop_tombstones = !replaces_nothing(header)
-            && header
-                .delete_horizon_ms()
-                .is_some_and(|horizon| has_passed(horizon, self.longest_copy_ms, now_ms));
+            && horizon_ms.is_some_and(|horizon| has_passed(horizon, self.longest_copy_ms, now_ms));
         let mut kept = Kept::default();
         for record in &records {
             let record = record?;
@@ -136,7 +141,7 @@ impl Rules {
         }
         // From when the horizon counts all older records of the keys are gone, so the batch must be below the map's end.
         let is_clean = header.next_offset() <= self.map_end && !replaces_nothing(header);
-        let sets_horizon = kept.has_tombstone && header.delete_horizon_ms().is_none() && is_clean;
+        let sets_horizon = kept.has_tombstone && horizon_ms.is_none() && is_clean;
         if kept.count == kept.flags.len() && !sets_horizon {
             kept.note_horizon(header.delete_horizon_ms(), counts);
             return Ok(Fate::Stays);
@@ -149,7 +154,7 @@ impl Rules {
                     kept.note_horizon(Some(horizon), counts);
                     return Ok(Fate::Becomes(bytes));
                 }
-                // Then its tombstones stay for good.
+                // Then its tombstones stay, for good where the batch has no horizon.
                 Ok(_) | Err(BuildError::Timestamp { .. } | BuildError::BatchTooLarge { .. }) => {}
                 Err(error) => return Err(error.into()),
             }

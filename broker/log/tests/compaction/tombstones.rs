@@ -78,3 +78,51 @@ fn how_long_a_copy_took_is_added_to_the_time_of_its_tombstones() {
     assert!(!texts(&broker).contains(&"1:a".to_owned()));
     broker.check();
 }
+
+/// Appends what another replica has from this one's end to below `end`.
+fn follow(follower: &Broker, leader: &Broker, end: i64) {
+    loop {
+        let from = follower.log().log_end_offset();
+        let fetched = leader.log().read(from, usize::MAX, true, end).unwrap();
+        if fetched.bytes.is_empty() {
+            return;
+        }
+        follower
+            .log()
+            .append_as_follower(&fetched.bytes, 0, follower.now_ms)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_horizon_that_another_replica_has_set_counts_from_the_first_round_of_this_one() {
+    let mut leader = Broker::new(config(), 1);
+    let mut follower = Broker::new(config(), 2);
+    leader.put(&["a=1"]);
+    leader.put(&["b=1"]);
+    leader.put(&["a"]);
+    leader.put(&["c=1"]);
+    leader.roll();
+    leader.put(&["d=1"]);
+    follow(&follower, &leader, 2);
+    leader.compact().unwrap().unwrap();
+    follow(&follower, &leader, i64::MAX);
+    follower.roll();
+    follower.model = leader.model.clone();
+    let horizon = leader.now_ms + DAY_MS;
+    assert_eq!(texts(&follower), ["0:a=1", "1:b=1", "2:a", "3:c=1", "4:d=1"]);
+    assert_eq!(headers(&follower)[2].delete_horizon_ms(), Some(horizon));
+    // The horizon is long past, but until now readers of this replica could get the deleted record.
+    follower.now_ms = horizon + 10 * DAY_MS;
+    let first = follower.compact().unwrap().unwrap();
+    assert_eq!((first.superseded_records, first.deleted_tombstones), (1, 0));
+    assert_eq!(texts(&follower), ["1:b=1", "2:a", "3:c=1", "4:d=1"]);
+    let anew = follower.now_ms + DAY_MS;
+    assert_eq!(headers(&follower)[1].delete_horizon_ms(), Some(anew));
+    follower.check();
+    follower.now_ms = anew + 60_000;
+    let second = follower.compact().unwrap().unwrap();
+    assert_eq!(second.deleted_tombstones, 1);
+    assert_eq!(texts(&follower), ["1:b=1", "3:c=1", "4:d=1"]);
+    follower.check();
+}

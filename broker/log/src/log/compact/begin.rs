@@ -80,6 +80,7 @@ impl Log {
         let records = need.dirty_bytes / BYTES_A_KEY + LEAST_KEYS;
         let rules = Rules {
             map: KeyMap::new(options.map_bytes, records, &options.hash_key),
+            first_dirty_offset: from,
             map_end: need.end_offset,
             delete_retention_ms: inner.config().delete_retention_ms.max(0),
             longest_copy_ms: inner.cleaned().map_err(CompactionError::from_read)?.longest_copy_ms,
@@ -90,7 +91,6 @@ impl Log {
         Ok(Some(Compaction {
             log: self.clone(),
             cuts,
-            first_dirty_offset: from,
             to_map,
             position: 0,
             chain: None,

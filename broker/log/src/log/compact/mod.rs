@@ -70,7 +70,6 @@ pub struct Compaction {
     log: Log,
     /// The truncation counter when it began: all bounds are void once the log was cut.
     cuts: u64,
-    first_dirty_offset: i64,
     /// Segments whose keys were not noted yet; of the first one `position` bytes were read.
     to_map: VecDeque<Planned>,
     position: u64,
@@ -130,12 +129,12 @@ impl Compaction {
         self.pass_over_deleted();
         match self.proceed(&inner, max_bytes.max(1), now_ms) {
             Ok(true) => Ok(self.end()),
+            Ok(false) => Ok(CompactionStep::More),
             // What was read may have been deleted with the log, or be another log's of the same name.
             Err(CompactionError::Damaged { .. } | CompactionError::Refused(_)) if inner.is_closed() => {
                 self.end();
                 Err(CompactionError::Closed)
             }
-            Ok(false) => Ok(CompactionStep::More),
             // What was read may have been cut or deleted meanwhile: no wonder that it was not there.
             Err(CompactionError::Damaged { .. } | CompactionError::Refused(_)) if self.is_cut() => Ok(self.end()),
             Err(CompactionError::Damaged { .. } | CompactionError::Refused(_)) if self.pass_over_deleted() => {
@@ -239,9 +238,8 @@ impl Compaction {
                     Err(reason) => return Err(damaged(planned, scan.position(), chain.next_offset, &reason)),
                 };
                 planned.check_end(position, expected, &header)?;
-                if header.next_offset() > self.first_dirty_offset {
-                    let noted = BatchView::parse(&bytes)
-                        .and_then(|view| note_keys(&mut self.rules, &view, self.first_dirty_offset));
+                if header.next_offset() > self.rules.first_dirty_offset {
+                    let noted = BatchView::parse(&bytes).and_then(|view| note_keys(&mut self.rules, &view));
                     match noted {
                         Ok(true) => {}
                         Ok(false) => {
