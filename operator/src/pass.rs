@@ -79,6 +79,13 @@ pub fn lacks_right(status: &Status) -> bool {
     status.code == 403 && status.message.contains("is forbidden: User \"")
 }
 
+/// What a condition says of a right that is lacking, in the API server's words, and what to do.
+#[must_use]
+pub fn lacking(words: &str) -> String {
+    let words = words.trim_end_matches('.');
+    format!("the operator lacks a right: {words}. Install the chart's roles for this namespace.")
+}
+
 /// An error with its causes. Of the API server's answers only what it says: their debug form is a page long.
 #[must_use]
 pub fn in_words(error: &anyhow::Error) -> String {

@@ -271,7 +271,7 @@ pub enum CompactionError {
 impl CompactionError {
     /// Nothing was changed, because a file could not be read.
     pub(crate) fn from_read(error: io::Error) -> Self {
-        CompactionError::Refused(format!("reading failed: {error}"))
+        ChangeError::from_read(error).into()
     }
 }
 

@@ -54,26 +54,23 @@ pub fn record(seen: &Seen) -> Record {
     }
 }
 
+/// A part of the pods' template that there is, by its path in the pods' spec.
+fn live<'a>(seen: &'a Seen, path: &str) -> Option<&'a Value> {
+    seen.objects.get(&Kind::StatefulSet)?["spec"]["template"]["spec"].pointer(path)
+}
+
 /// The image of the StatefulSet that there is.
 fn live_image(seen: &Seen) -> Option<String> {
-    let set = seen.objects.get(&Kind::StatefulSet)?;
-    let image = set.pointer("/spec/template/spec/containers/0/image")?;
-    seen.cluster
-        .spec
-        .image
-        .is_none()
-        .then(|| image.as_str().map(str::to_owned))?
+    let image = live(seen, "/containers/0/image").filter(|_| seen.cluster.spec.image.is_none());
+    image?.as_str().map(str::to_owned)
 }
 
 fn live_pull_policy(seen: &Seen) -> Option<String> {
-    let set = seen.objects.get(&Kind::StatefulSet)?;
-    let policy = set.pointer("/spec/template/spec/containers/0/imagePullPolicy")?;
-    policy.as_str().map(str::to_owned)
+    live(seen, "/containers/0/imagePullPolicy")?.as_str().map(str::to_owned)
 }
 
 fn live_pull_secrets(seen: &Seen) -> Vec<String> {
-    let set = seen.objects.get(&Kind::StatefulSet);
-    let secrets = set.and_then(|set| set.pointer("/spec/template/spec/imagePullSecrets")?.as_array());
+    let secrets = live(seen, "/imagePullSecrets").and_then(Value::as_array);
     let names = secrets.into_iter().flatten();
     names
         .filter_map(|secret| secret["name"].as_str().map(str::to_owned))

@@ -329,13 +329,9 @@ async fn blind(context: &Context, key: &ClusterKey, cluster: &Cluster, error: &a
     if !pass::is_forbidden(error) {
         return Ok(());
     }
-    let text = format!(
-        "the operator lacks a right: {}. Install the chart's roles for this namespace.",
-        pass::in_words(error)
-    );
     let wanted = [
         Wanted::unknown("Ready", "Forbidden", "the operator cannot look"),
-        Wanted::yes("Stalled", "Forbidden", text),
+        Wanted::yes("Stalled", "Forbidden", pass::lacking(&pass::in_words(error))),
     ];
     let status = serde_json::to_value(&cluster.status)?;
     tell_only(context, key, status, cluster.metadata.generation, &wanted).await

@@ -257,10 +257,9 @@ fn has_unknown_settings(seen: &Seen, wishes: &Wishes) -> bool {
         return false;
     }
     let set = seen.objects.get(&Kind::StatefulSet);
-    let env = set.and_then(|set| set.pointer("/spec/template/spec/containers/0/env")?.as_array());
-    let has = |name: &str| env.is_some_and(|env| env.iter().any(|each| each["name"] == name));
+    let has = |name: String| set.is_some_and(|set| variables(set).any(|each| each["name"] == *name));
     let mut names = wishes.settings.keys();
-    names.any(|name| !has(&render::variable(name)))
+    names.any(|name| !has(render::variable(name)))
 }
 
 /// Whether an object of one of our names is not this Cluster's.
@@ -397,14 +396,14 @@ fn differs(wanted: &Object, live: &Value) -> bool {
     changed || wanted.kind == Kind::StatefulSet && has_other_settings(&wanted.value, live)
 }
 
+/// The variables of a StatefulSet's brokers.
+fn variables(set: &Value) -> impl Iterator<Item = &Value> {
+    let env = set.pointer("/spec/template/spec/containers/0/env");
+    env.and_then(Value::as_array).into_iter().flatten()
+}
+
 /// Whether somebody has changed a variable of the brokers' environment. Others may be added: those are the user's.
 fn has_other_settings(wanted: &Value, live: &Value) -> bool {
-    fn variables(set: &Value) -> impl Iterator<Item = &Value> {
-        let env = set
-            .pointer("/spec/template/spec/containers/0/env")
-            .and_then(Value::as_array);
-        env.into_iter().flatten()
-    }
     // The API server leaves out what is empty.
     let value = |variable: &Value| variable["value"].as_str().unwrap_or_default().to_owned();
     variables(wanted).any(|wanted| {

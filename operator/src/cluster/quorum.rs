@@ -133,42 +133,23 @@ fn follows_closely(told: &Told, id: i32) -> bool {
 mod tests {
     use k8s_openapi::jiff::Timestamp;
     use millrace_client::v1;
-    use millrace_crds::Cluster;
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        cluster::seen::{OperatorDefaults, Pod, Reach},
-        names::ClusterKey,
-    };
+    use crate::cluster::seen::Pod;
 
     /// Brokers 0 to `brokers`, three racks in turn; those in `voters` vote, and all have been ready for an hour.
     fn seen(replicas: i32, brokers: i32, voters: &[i32], leaving: &[i32]) -> (Seen, Told) {
         let now = Timestamp::from_second(100_000).unwrap();
-        let cluster: Cluster = serde_json::from_value(json!({
-            "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "orders" },
-            "spec": { "replicas": replicas, "storage": { "size": "1Gi" } },
-        }))
-        .unwrap();
         let ready = Pod {
             running: true,
             ready_since: Some(Timestamp::from_second(96_400).unwrap()),
             ..Pod::default()
         };
+        let spec = json!({ "replicas": replicas, "storage": { "size": "1Gi" } });
         let seen = Seen {
-            now,
-            key: ClusterKey::new("demo", "orders"),
-            cluster,
-            operator: OperatorDefaults {
-                version: String::new(),
-                image: String::new(),
-                image_pull_policy: String::new(),
-                image_pull_secrets: Vec::new(),
-            },
-            objects: BTreeMap::new(),
             pods: (0..brokers).map(|id| (id, ready.clone())).collect(),
-            claims: BTreeMap::new(),
-            brokers: Reach::Unasked,
+            ..Seen::bare(now, &spec)
         };
         let broker = |id: i32| v1::BrokerDescription {
             broker_id: id,

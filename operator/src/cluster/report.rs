@@ -20,6 +20,7 @@ use super::{
 use crate::{
     conditions::{self, Wanted, whole_seconds},
     options::VERSION,
+    pass,
 };
 
 /// More brokers than these are not listed.
@@ -296,9 +297,7 @@ impl Report<'_> {
             return yes("InvalidSpec", self.decision.problems.join(" "));
         }
         if let Some(words) = &self.outcome.forbidden {
-            let words = words.trim_end_matches('.');
-            let text = format!("the operator lacks a right: {words}. Install the chart's roles for this namespace.");
-            return yes("Forbidden", text);
+            return yes("Forbidden", pass::lacking(words));
         }
         if let Some(refused) = self.outcome.refused.first() {
             return yes(refused.reason, refused.text.clone());

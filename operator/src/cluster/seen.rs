@@ -30,6 +30,31 @@ pub struct Seen {
     pub brokers: Reach,
 }
 
+#[cfg(test)]
+impl Seen {
+    /// Of Cluster `demo/orders` with this spec nothing but the object, for tests to add to.
+    pub(crate) fn bare(now: Timestamp, spec: &Value) -> Self {
+        let cluster = serde_json::json!({
+            "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "orders" }, "spec": spec,
+        });
+        Self {
+            now,
+            key: ClusterKey::new("demo", "orders"),
+            cluster: serde_json::from_value(cluster).unwrap(),
+            operator: OperatorDefaults {
+                version: String::new(),
+                image: String::new(),
+                image_pull_policy: String::new(),
+                image_pull_secrets: Vec::new(),
+            },
+            objects: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            brokers: Reach::Unasked,
+        }
+    }
+}
+
 /// What the operator gives to clusters that do not say it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperatorDefaults {

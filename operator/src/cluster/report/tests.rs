@@ -1,13 +1,8 @@
-use std::collections::BTreeMap;
-
 use millrace_client::v1;
 use serde_json::json;
 
 use super::*;
-use crate::{
-    cluster::{act::Refused, roll::Stuck, seen::OperatorDefaults},
-    names::ClusterKey,
-};
+use crate::cluster::{act::Refused, roll::Stuck};
 
 /// Three brokers that serve, those in `away` excepted; the cluster has been ready before.
 fn seen(away: &[i32]) -> Seen {
@@ -23,27 +18,9 @@ fn seen(away: &[i32]) -> Seen {
         available: !away.contains(&broker_id),
         ..v1::BrokerDescription::default()
     };
-    Seen {
-        now,
-        key: ClusterKey::new("demo", "orders"),
-        cluster: serde_json::from_value(json!({
-            "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "orders" },
-            "spec": { "replicas": 3, "storage": { "size": "1Gi" } },
-            "status": { "clusterId": "ours", "conditions": [{
-                "type": "Ready", "status": "True", "reason": "Ready", "message": "",
-                "lastTransitionTime": "1970-01-01T00:00:00Z",
-            }] },
-        }))
-        .unwrap(),
-        operator: OperatorDefaults {
-            version: String::new(),
-            image: String::new(),
-            image_pull_policy: String::new(),
-            image_pull_secrets: Vec::new(),
-        },
-        objects: BTreeMap::new(),
+    let spec = json!({ "replicas": 3, "storage": { "size": "1Gi" } });
+    let mut seen = Seen {
         pods: (0..3).map(|id| (id, pod(id))).collect(),
-        claims: BTreeMap::new(),
         brokers: Reach::Reached(Box::new(Told {
             cluster: v1::DescribeClusterResponse {
                 cluster_id: "ours".into(),
@@ -56,7 +33,14 @@ fn seen(away: &[i32]) -> Seen {
             },
             ..Told::default()
         })),
-    }
+        ..Seen::bare(now, &spec)
+    };
+    let status = json!({ "clusterId": "ours", "conditions": [{
+        "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+        "lastTransitionTime": "1970-01-01T00:00:00Z",
+    }] });
+    seen.cluster.status = serde_json::from_value(status).unwrap();
+    seen
 }
 
 fn decision() -> Decision {

@@ -1,14 +1,9 @@
-use std::collections::BTreeMap;
-
 use k8s_openapi::jiff::Timestamp;
 use millrace_client::v1;
 use serde_json::json;
 
 use super::*;
-use crate::{
-    cluster::seen::{OperatorDefaults, Reach},
-    names::ClusterKey,
-};
+use crate::cluster::seen::Reach;
 
 const NOW: i64 = 1_000_000;
 
@@ -30,23 +25,9 @@ fn seen(other: Pod) -> Seen {
         scheduled: true,
         ..other
     };
+    let spec = json!({ "replicas": 2, "storage": { "size": "1Gi" }, "rollout": { "deadlineSeconds": 600 } });
     Seen {
-        now: Timestamp::from_second(NOW).unwrap(),
-        key: ClusterKey::new("demo", "orders"),
-        cluster: serde_json::from_value(json!({
-            "apiVersion": "millrace.dev/v1alpha1", "kind": "Cluster", "metadata": { "name": "orders" },
-            "spec": { "replicas": 2, "storage": { "size": "1Gi" }, "rollout": { "deadlineSeconds": 600 } },
-        }))
-        .unwrap(),
-        operator: OperatorDefaults {
-            version: String::new(),
-            image: String::new(),
-            image_pull_policy: String::new(),
-            image_pull_secrets: Vec::new(),
-        },
-        objects: BTreeMap::new(),
         pods: [(0, serving), (1, other)].into(),
-        claims: BTreeMap::new(),
         brokers: Reach::Reached(Box::new(Told {
             cluster: v1::DescribeClusterResponse {
                 quorum: Some(v1::QuorumDescription {
@@ -57,6 +38,7 @@ fn seen(other: Pod) -> Seen {
             },
             ..Told::default()
         })),
+        ..Seen::bare(Timestamp::from_second(NOW).unwrap(), &spec)
     }
 }
 
