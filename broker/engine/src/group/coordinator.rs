@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    ended::Ended,
     event::{Effect, Event},
     limits::{GroupConfig, MAX_APPEND_BYTES, MAX_WAITING_ANSWERS},
     record::{Fact, ReadError, Record, StoredRecord},
@@ -49,6 +50,7 @@ pub struct Coordinator {
     pub(super) topics: Option<Arc<Topics>>,
     pub(super) timers: Timers,
     pub(super) hints: HashMap<GroupId, Hints>,
+    pub(super) ended: Ended,
     stopped: BTreeMap<GroupId, String>,
     writes: Writes,
 }
@@ -95,6 +97,7 @@ impl Coordinator {
             topics: None,
             timers: Timers::default(),
             hints: HashMap::new(),
+            ended: Ended::default(),
             stopped: BTreeMap::new(),
             writes: Writes::default(),
         }
@@ -116,6 +119,12 @@ impl Coordinator {
     #[must_use]
     pub fn timers(&self) -> usize {
         self.timers.len()
+    }
+
+    /// How many members are remembered after their end: up to `MAX_ENDED_MEMBERS`.
+    #[must_use]
+    pub fn ended_members(&self) -> usize {
+        self.ended.len()
     }
 
     /// Takes one step.
@@ -285,6 +294,7 @@ impl Coordinator {
         self.groups = Groups::default();
         self.timers = Timers::default();
         self.hints.clear();
+        self.ended = Ended::default();
     }
 
     fn refuse(&mut self, turn: &mut Turn, sequence: u64) {
@@ -292,8 +302,10 @@ impl Coordinator {
         let mut touched = BTreeSet::new();
         for record in back {
             touched.insert(record.group.clone());
-            if let Fact::Member(member, None) = &record.fact {
-                self.timers.clear_member(&record.group, member);
+            match &record.fact {
+                Fact::Member(member, None) => self.timers.clear_member(&record.group, member),
+                Fact::Member(member, Some(_)) => self.ended.take_back(&record.group, member),
+                _ => {}
             }
             self.groups.apply(record);
         }

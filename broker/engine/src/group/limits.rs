@@ -41,6 +41,10 @@ pub const MAX_APPEND_BYTES: usize = 768 * 1_024;
 /// advance fills no memory.
 pub const MAX_WAITING_ANSWERS: usize = 65_536;
 
+/// The most members that are remembered after their end, so that late copies of their joins are
+/// known as such: more than leave together when a large group is rolled.
+pub const MAX_ENDED_MEMBERS: usize = 16_384;
+
 /// How many groups one page of a list has at most.
 pub const MAX_LISTED_GROUPS: usize = 1_000;
 

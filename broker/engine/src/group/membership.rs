@@ -27,7 +27,8 @@ impl Coordinator {
             .and_then(|group| group.members.get(&beat.member));
         match member {
             Some(member) => check_beat(&beat, member)?,
-            None if beat.epoch == 0 => {}
+            // A join of one whose life has ended is a late copy: who comes back draws another id.
+            None if beat.epoch == 0 && !self.ended.contains(&beat.group, &beat.member, turn.now.monotonic) => {}
             None => return Err(self.unknown_member(&beat.group, &beat.member, beat.instance.as_deref())),
         }
         // Nothing is assigned before the topics are known, and a member that has no epoch yet can't
@@ -35,15 +36,16 @@ impl Coordinator {
         if self.topics.is_none() && member.is_none_or(|member| member.current.epoch == 0) {
             return Err(GroupRejection::Loading);
         }
+        let mut changed = false;
         if member.is_some() {
-            self.update_details(turn, &beat);
+            changed = self.update_details(turn, &beat);
         } else {
             self.join(turn, &beat)?;
         }
         // A first member has its partitions with its first answer.
         self.settle(turn, &beat.group);
         self.extend_session(turn, &beat.group, &beat.member);
-        self.reconcile(turn, &beat);
+        self.reconcile(turn, &beat, changed);
         Ok(Answer::Heartbeat(self.heartbeat_answer(turn, &beat)))
     }
 
@@ -156,17 +158,21 @@ impl Coordinator {
         Ok(())
     }
 
-    fn update_details(&mut self, turn: &mut Turn, beat: &Heartbeat) {
-        let Some(details) = &beat.details else { return };
+    /// Takes what a member says of itself, if it is news; tells whether it was. Only of a member that
+    /// has seen the version of its assignment: each news makes another version, so that a late copy
+    /// of a heartbeat from before does not set the former subscription back.
+    fn update_details(&mut self, turn: &mut Turn, beat: &Heartbeat) -> bool {
+        let Some(details) = &beat.details else { return false };
         let member = self
             .groups
             .get(&beat.group)
-            .and_then(|group| group.members.get(&beat.member));
+            .and_then(|group| group.members.get(&beat.member))
+            .filter(|member| member.current.version == beat.version);
         let Some(record) = member.and_then(|member| member.record.as_ref()) else {
-            return;
+            return false;
         };
         if record.details == *details {
-            return;
+            return false;
         }
         let changed = subscription_changed(&record.details, details);
         let record = MemberRecord {
@@ -178,6 +184,7 @@ impl Coordinator {
             self.bump(turn, &beat.group);
             self.ask_for_patterns(turn, &beat.group);
         }
+        true
     }
 
     /// Something changed that asks for another assignment. While one is due already, the epoch need
@@ -317,6 +324,8 @@ impl Coordinator {
         }
         self.write(turn, group, Fact::Member(id.clone(), None));
         self.timers.clear_member(group, id);
+        let now = turn.now.monotonic;
+        self.ended.note(group, id, now, now + self.config.max_session_timeout);
     }
 
     /// The last member has gone. A group without offsets leaves nothing behind.

@@ -40,7 +40,7 @@
 //!
 //! | file | rules |
 //! |---|---|
-//! | `membership` | joining, epochs of heartbeats, static members, fencing (KIP-848, KIP-345) |
+//! | `membership`, `ended` | joining, epochs of heartbeats, static members, fencing (KIP-848, KIP-345) |
 //! | `reconcile` | giving back before getting (KIP-848) |
 //! | `target`, `assignor` | when is assigned, and how |
 //! | `subscription` | topics and patterns |
@@ -54,6 +54,7 @@
 mod admin;
 mod assignor;
 mod coordinator;
+mod ended;
 mod event;
 mod limits;
 mod membership;
@@ -78,7 +79,7 @@ mod tests;
 pub use coordinator::Coordinator;
 pub use event::{Effect, Event};
 pub use limits::{
-    GroupConfig, MAX_APPEND_BYTES, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, MAX_OFFSET_METADATA_BYTES,
+    GroupConfig, MAX_APPEND_BYTES, MAX_ENDED_MEMBERS, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, MAX_OFFSET_METADATA_BYTES,
     MAX_OWNED_PARTITIONS, MAX_PARTITIONS_PER_REQUEST, MAX_PATTERN_BYTES, MAX_SUBSCRIBED_TOPICS, MAX_TEXT_BYTES,
     MAX_VERSION, MAX_WAITING_ANSWERS,
 };

@@ -22,8 +22,9 @@ use super::{
 };
 
 impl Coordinator {
-    /// Brings a member that has just shown itself as near to its target as can be.
-    pub(super) fn reconcile(&mut self, turn: &mut Turn, beat: &Heartbeat) {
+    /// Brings a member that has just shown itself as near to its target as can be. `news`: it has said
+    /// something new of itself, which makes another version.
+    pub(super) fn reconcile(&mut self, turn: &mut Turn, beat: &Heartbeat, news: bool) {
         let Some(group) = self.groups.get(&beat.group) else {
             return;
         };
@@ -34,7 +35,7 @@ impl Coordinator {
         // of a report from before it got a partition would give that back while it is in use
         // (KAFKA-14639).
         let report = beat.owned.as_ref().filter(|_| beat.version == member.current.version);
-        let Some(mut next) = next(group, &beat.member, member, report.map(Vec::as_slice)) else {
+        let Some(mut next) = next(group, &beat.member, member, report.map(Vec::as_slice), news) else {
             return;
         };
         // A join's answer may be lost as well, but then it is the join that comes again.
@@ -115,11 +116,19 @@ impl Coordinator {
     }
 }
 
-/// What a member has next, as it reports to own `owned` (`None`: as before); `None`: no change.
-fn next(group: &Group, id: &MemberId, member: &Member, owned: Option<&[TopicPartition]>) -> Option<CurrentRecord> {
+/// What a member has next, as it reports to own `owned` (`None`: as before); `None`: no change, not
+/// even another version for `news`.
+fn next(
+    group: &Group,
+    id: &MemberId,
+    member: &Member,
+    owned: Option<&[TopicPartition]>,
+    news: bool,
+) -> Option<CurrentRecord> {
     let target_epoch = group.epochs().target_epoch;
     let before = &member.current;
-    if before.version > 0 && member.is_settled(target_epoch) {
+    let old = before.version > 0 && !news;
+    if old && member.is_settled(target_epoch) {
         return None;
     }
     let mut next = before.clone();
@@ -144,7 +153,7 @@ fn next(group: &Group, id: &MemberId, member: &Member, owned: Option<&[TopicPart
             }
         }
     }
-    if before.version > 0 && next == *before {
+    if old && next == *before {
         return None;
     }
     next.version += 1;

@@ -48,7 +48,9 @@ pub struct Heartbeat {
     pub epoch: i32,
     /// The version of the last answer; 0: there was none.
     pub version: u32,
-    /// Needed to join; later only when something changes.
+    /// Needed to join; later only when something changes. Taken only from a member that has seen
+    /// its present version, so that a late copy sets nothing back: it is to be repeated until an
+    /// answer has the version that the heartbeat had.
     pub details: Option<MemberDetails>,
     /// All partitions that it uses at this moment; `None`: as before. What it has been told to give
     /// back counts as given back once this does not have it.

@@ -1,4 +1,5 @@
 mod failover;
+mod late_copies;
 mod membership;
 mod offsets;
 mod revocation;

@@ -95,6 +95,20 @@ impl World {
         if group.members.len() != CLIENTS {
             return Err(format!("members: {:?}", group.members.keys()));
         }
+        for client in self.clients.iter().filter(|client| client.running) {
+            let record = group
+                .members
+                .get(&client.id())
+                .and_then(|member| member.record.as_ref());
+            let stored = record.map(|record| &record.details.topics);
+            if stored != Some(&client.topics) {
+                return Err(format!(
+                    "{} takes {:?}, stored is {stored:?}",
+                    client.id(),
+                    client.topics
+                ));
+            }
+        }
         let now = self.now.monotonic;
         for (topic, partitions) in self.partitions.iter().enumerate() {
             for partition in 0..*partitions {

@@ -29,6 +29,8 @@ pub(super) struct Client {
     pub(super) topics: Vec<String>,
     /// Whether it repeats its details with the next heartbeat.
     changed: bool,
+    /// The topics that the heartbeat named whose answer it waits for.
+    told: Vec<String>,
 }
 
 /// What a client learns of an answer.
@@ -54,7 +56,8 @@ impl Client {
             frozen_until: Duration::ZERO,
             running: true,
             topics: vec!["t1".into(), "t2".into()],
-            changed: false,
+            changed: true,
+            told: Vec::new(),
         }
     }
 
@@ -114,8 +117,9 @@ impl Client {
         }
         self.outstanding = Some((request, now));
         self.due = now + HEARTBEAT_INTERVAL;
-        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         let tells = self.epoch == 0 || self.changed;
+        self.told = if tells { self.topics.clone() } else { Vec::new() };
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         Some(Heartbeat {
             group: "g".into(),
             member: self.id(),
@@ -144,8 +148,10 @@ impl Client {
             Ok(answer) => {
                 self.answered = Some(sent);
                 self.epoch = answer.epoch;
+                if answer.version == self.version && self.told == self.topics {
+                    self.changed = false;
+                }
                 self.version = answer.version;
-                self.changed = false;
                 let Some(told) = answer.assignment else {
                     return Learnt::Nothing;
                 };
