@@ -129,6 +129,36 @@ proptest! {
     fn range_shares_out_all(question in prop_oneof![question(true), question(false)]) {
         let assigned = ask(Assignor::Range, &question, &[]);
         check_complete(&question, &assigned)?;
+        let mut bare = question.clone();
+        bare.members.iter_mut().for_each(|member| member.0 = None);
+        let plain = ask(Assignor::Range, &bare, &[]);
+        for topic in 0..question.topics.len() {
+            // Of each topic nobody has more or less for the sake of racks.
+            let numbers = |assigned: &[Vec<Place>]| {
+                let mut numbers: Vec<usize> =
+                    assigned.iter().map(|places| places.iter().filter(|(of, _)| *of == topic).count()).collect();
+                numbers.sort_unstable();
+                numbers
+            };
+            prop_assert_eq!(numbers(&assigned), numbers(&plain));
+            // Topics that are alike meet.
+            for other in 0..topic {
+                let subscribed = |topic| question.members.iter().map(move |(_, topics)| topics.contains(&topic));
+                if question.topics[topic].len() == question.topics[other].len() && subscribed(topic).eq(subscribed(other)) {
+                    for places in &assigned {
+                        for (_, at) in places.iter().filter(|(of, _)| *of == topic) {
+                            prop_assert!(places.contains(&(other, *at)));
+                        }
+                    }
+                }
+            }
+        }
+        // Without racks: runs of neighbours, in the order of names.
+        for places in &plain {
+            for pair in places.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+                prop_assert_eq!(pair[0].1 + 1, pair[1].1);
+            }
+        }
     }
 
     /// Members of equal subscription: exactly as many moves as the numbers need.
@@ -171,6 +201,37 @@ fn range_gives_runs_that_meet() {
 }
 
 #[test]
+fn range_prefers_a_members_own_rack_and_stays_level() {
+    let racks = |names: &str| -> Vec<Vec<String>> { names.chars().map(|name| vec![name.to_string()]).collect() };
+    let members = |names: &[&str], topics: usize| -> Vec<(Option<String>, Vec<usize>)> {
+        let member = |name: &&str| ((!name.is_empty()).then(|| (*name).to_owned()), (0..topics).collect());
+        names.iter().map(member).collect()
+    };
+    let of = |topics: &[&str], names: &[&str]| {
+        let question = Question {
+            topics: topics.iter().map(|names| racks(names)).collect(),
+            members: members(names, topics.len()),
+        };
+        ask(Assignor::Range, &question, &[])
+    };
+    assert_eq!(of(&["abab"], &["b", "a"]), [vec![(0, 1), (0, 3)], vec![(0, 0), (0, 2)]]);
+    // All replicas are near one: it has no more than its share, the first ones.
+    assert_eq!(of(&["aaaa"], &["b", "a"]), [vec![(0, 2), (0, 3)], vec![(0, 0), (0, 1)]]);
+    // The one more is for who is near.
+    assert_eq!(of(&["aaa"], &["b", "a"]), [vec![(0, 2)], vec![(0, 0), (0, 1)]]);
+    // Racks that nobody is in, or that are not known.
+    assert_eq!(of(&["cccc"], &["b", "a"]), of(&["abab"], &["", ""]));
+    // Topics that are alike meet, by partitions that are near in both.
+    assert_eq!(
+        of(&["abab", "aabb"], &["b", "a"]),
+        [
+            vec![(0, 1), (0, 3), (1, 1), (1, 3)],
+            vec![(0, 0), (0, 2), (1, 0), (1, 2)]
+        ]
+    );
+}
+
+#[test]
 fn a_members_own_rack_is_preferred() {
     let rack = |name: &str| vec![name.to_owned()];
     let question = Question {
@@ -187,6 +248,24 @@ fn a_members_own_rack_is_preferred() {
     mixed.topics.push(Vec::new());
     mixed.members[0].1.push(1);
     assert_eq!(ask(Assignor::Uniform, &mixed, &[]), assigned);
+}
+
+/// As above.
+#[test]
+fn range_of_many_members_and_partitions_costs_little() {
+    const MEMBERS: usize = 1_000;
+    let mut question = plain(&[10_000], MEMBERS);
+    for (at, racks) in question.topics[0].iter_mut().enumerate() {
+        racks.extend([format!("r{}", at % 3), format!("r{}", (at + 1) % 3)]);
+    }
+    for (at, (rack, _)) in question.members.iter_mut().enumerate() {
+        *rack = Some(format!("r{}", at % 4));
+    }
+    let begun = Instant::now();
+    let assigned = ask(Assignor::Range, &question, &[]);
+    println!("range of {MEMBERS} members: {:?}", begun.elapsed());
+    check_complete(&question, &assigned).unwrap();
+    assert!(loads(&assigned).iter().all(|&load| load == 10));
 }
 
 /// A cost that grows with members times partitions would take minutes here, not a second.
