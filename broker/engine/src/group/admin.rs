@@ -1,10 +1,14 @@
 //! What operators ask: which groups there are, what one is in, and to delete one.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use super::{
+    budget::description_bytes,
     coordinator::{Coordinator, Turn},
-    limits::MAX_LISTED_GROUPS,
+    limits::{MAX_ANSWER_BYTES, MAX_DESCRIBED_MEMBERS, MAX_LISTED_GROUPS},
     rejection::GroupRejection,
     request::{Answer, GroupDescription, GroupListing, GroupState, MemberDescription},
     state::{Group, Member},
@@ -33,20 +37,34 @@ impl Group {
 }
 
 impl Coordinator {
-    pub(super) fn describe(&self, id: &str) -> Result<Answer, GroupRejection> {
+    pub(super) fn describe(&self, id: &str, after: &str, limit: usize) -> Result<Answer, GroupRejection> {
         let group = self.known(id)?;
         let epochs = group.epochs();
+        let limit = limit.clamp(1, MAX_DESCRIBED_MEMBERS);
+        let mut left = group
+            .members
+            .range::<str, _>((Excluded(after), Unbounded))
+            .filter_map(|(id, member)| describe_member(id, member))
+            .peekable();
+        let (mut members, mut bytes) = (Vec::new(), 0);
+        while let Some(member) = left.next_if(|next| bytes == 0 || bytes + description_bytes(next) <= MAX_ANSWER_BYTES)
+        {
+            bytes += description_bytes(&member);
+            members.push(member);
+            if members.len() == limit {
+                break;
+            }
+        }
         Ok(Answer::Group(Box::new(GroupDescription {
             state: group.state(),
             epoch: epochs.epoch,
             target_epoch: epochs.target_epoch,
             assignor: epochs.assignor,
             topics: group.topics.iter().map(|(id, topic)| (*id, topic.start)).collect(),
-            members: group
-                .members
-                .iter()
-                .filter_map(|(id, member)| describe_member(id, member))
-                .collect(),
+            member_count: group.members.len(),
+            members,
+            more: left.next().is_some(),
+            last_rebalance: self.hints.get(id).and_then(|hints| hints.last_rebalance.clone()),
         })))
     }
 

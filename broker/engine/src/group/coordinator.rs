@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
+use uuid::Uuid;
+
 use super::{
     ended::Ended,
     event::{Effect, Event},
-    limits::{GroupConfig, MAX_APPEND_BYTES, MAX_WAITING_ANSWERS},
+    limits::{GroupConfig, MAX_APPEND_BYTES, MAX_DESCRIBED_MEMBERS, MAX_WAITING_ANSWERS, MAX_WAITING_BYTES},
     record::{Fact, ReadError, Record, StoredRecord},
     rejection::GroupRejection,
-    request::{Answer, Request},
+    request::{Answer, Rebalance, Request},
     state::{Group, Groups},
     timers::{Timer, Timers},
     topics::Topics,
@@ -38,6 +40,12 @@ pub(super) struct Hints {
     pub(super) assigned_at: Option<Duration>,
     /// Instance ids that a new process waits for, and when it last asked.
     pub(super) successors: HashMap<String, Duration>,
+    /// Patterns whose matches are not known yet, and the view of topics when they were named.
+    pub(super) patterns_since: HashMap<String, u64>,
+    /// Set aside for what it is yet to be assigned.
+    pub(super) reserved_bytes: usize,
+    /// Why it was to be assigned anew last.
+    pub(super) last_rebalance: Option<Rebalance>,
 }
 
 /// The coordinator of the groups of one partition.
@@ -48,6 +56,12 @@ pub struct Coordinator {
     pub(super) groups: Groups,
     /// `None`: not told yet, which is not the same as none.
     pub(super) topics: Option<Arc<Topics>>,
+    /// Counts views of topics.
+    pub(super) generation: u64,
+    /// Topics that were not in the first view, and in which they were first.
+    pub(super) appeared: HashMap<Uuid, u64>,
+    /// What all groups' hints have set aside.
+    pub(super) reserved_bytes: usize,
     pub(super) timers: Timers,
     pub(super) hints: HashMap<GroupId, Hints>,
     pub(super) ended: Ended,
@@ -95,6 +109,9 @@ impl Coordinator {
             phase: Phase::Loading,
             groups: Groups::default(),
             topics: None,
+            generation: 0,
+            appeared: HashMap::new(),
+            reserved_bytes: 0,
             timers: Timers::default(),
             hints: HashMap::new(),
             ended: Ended::default(),
@@ -133,9 +150,15 @@ impl Coordinator {
         match event {
             Event::Replayed { key, value } => self.replay(key, value),
             Event::Loaded => self.load(&mut turn),
-            Event::LoadFailed { reason } => self.fail(&mut turn, reason.to_owned()),
+            // Once it serves, or does not any more, there is nothing left to load.
+            Event::LoadFailed { reason } => {
+                if self.phase == Phase::Loading {
+                    self.fail(&mut turn, reason.to_owned());
+                }
+            }
             Event::TopicsChanged { topics, deleted } => {
                 let before = self.topics.replace(topics);
+                self.note_appeared(before.as_deref());
                 if self.phase == Phase::Active {
                     self.topics_changed(&mut turn, before.as_deref(), deleted);
                 }
@@ -181,7 +204,7 @@ impl Coordinator {
             Phase::Failed(reason) => return Err(GroupRejection::CoordinatorFailed { reason: reason.clone() }),
             Phase::Resigned => return Err(GroupRejection::NotCoordinator { outcome_unknown: false }),
         }
-        if self.writes.waiting() >= MAX_WAITING_ANSWERS {
+        if self.writes.waiting() >= MAX_WAITING_ANSWERS || self.writes.waiting_bytes() >= MAX_WAITING_BYTES {
             return Err(GroupRejection::Overloaded);
         }
         let group = match request {
@@ -190,7 +213,10 @@ impl Coordinator {
             Request::Commit(commit) => &commit.group,
             Request::FetchOffsets(fetch) => &fetch.group,
             Request::ResetOffsets(reset) => &reset.group,
-            Request::DeleteGroup(group) | Request::Describe(group) => group,
+            Request::DeleteGroup(group)
+            | Request::Describe(group)
+            | Request::DescribePage { group, .. }
+            | Request::OffsetPage { group, .. } => group,
             Request::List { .. } => return Ok(()),
         };
         check_group_id(group)?;
@@ -211,7 +237,9 @@ impl Coordinator {
             Request::FetchOffsets(fetch) => self.fetch_offsets(turn, fetch),
             Request::ResetOffsets(reset) => self.reset_offsets(turn, reset),
             Request::DeleteGroup(group) => self.delete_group(turn, &group),
-            Request::Describe(group) => self.describe(&group),
+            Request::Describe(group) => self.describe(&group, "", MAX_DESCRIBED_MEMBERS),
+            Request::DescribePage { group, after, limit } => self.describe(&group, &after, limit),
+            Request::OffsetPage { group, after, limit } => self.offset_page(&group, after, limit),
             Request::List { after, limit } => Ok(self.list(&after, limit)),
         }
     }
@@ -272,7 +300,9 @@ impl Coordinator {
                 self.emptied(turn, &id);
             }
             self.arm(turn.now, &id);
+            self.await_patterns(&id);
             self.ask_for_patterns(turn, &id);
+            self.note_new_topics(turn, &id);
             self.reconsider_topics(turn, &id);
         }
         self.timers.set(
@@ -294,6 +324,7 @@ impl Coordinator {
         self.groups = Groups::default();
         self.timers = Timers::default();
         self.hints.clear();
+        self.reserved_bytes = 0;
         self.ended = Ended::default();
     }
 
@@ -449,6 +480,7 @@ impl Coordinator {
     /// Forgets what else was known of a group that is no more.
     fn hints_of(&mut self, group: &GroupId) {
         if self.groups.get(group).is_none() {
+            self.release(group);
             self.hints.remove(group);
             self.timers.clear(&Timer::Assignment(group.clone()));
         }

@@ -41,6 +41,17 @@ pub const MAX_APPEND_BYTES: usize = 768 * 1_024;
 /// advance fills no memory.
 pub const MAX_WAITING_ANSWERS: usize = 65_536;
 
+/// The most bytes that wait with them: to be answered, and to be taken back.
+pub const MAX_WAITING_BYTES: usize = 64 * 1_024 * 1_024;
+
+/// About the most bytes of what one answer tells of members or offsets, so that it stays below the
+/// usual largest message of 4 MiB. What is asked for page by page ends its page there, with at least
+/// one member or offset.
+pub const MAX_ANSWER_BYTES: usize = 2 * 1_024 * 1_024;
+
+/// How many members one page of a description has at most.
+pub const MAX_DESCRIBED_MEMBERS: usize = 1_000;
+
 /// The most members that are remembered after their end, so that late copies of their joins are
 /// known as such: more than leave together when a large group is rolled.
 pub const MAX_ENDED_MEMBERS: usize = 16_384;
@@ -53,6 +64,9 @@ pub const MAX_LISTED_GROUPS: usize = 1_000;
 pub struct GroupConfig {
     /// The most groups of one coordinator.
     pub max_groups: usize,
+    /// About how many bytes the state of one coordinator may take. Beyond seven eighths of it no
+    /// group, member or larger subscription is let in, beyond it no new offset.
+    pub max_state_bytes: usize,
     /// The most members of one group.
     pub max_members: usize,
     /// The shortest session time-out that a member may ask for.
@@ -84,6 +98,7 @@ impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             max_groups: 10_000,
+            max_state_bytes: 128 * 1_024 * 1_024,
             max_members: 10_000,
             min_session_timeout: Duration::from_secs(1),
             max_session_timeout: Duration::from_secs(30 * 60),

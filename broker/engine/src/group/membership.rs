@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use super::{
+    budget::{GROUP_BYTES, member_bytes},
+    cause::Cause,
     coordinator::{Coordinator, Turn},
+    event::Effect,
     record::{CurrentRecord, Fact, GroupRecord, MemberRecord},
     rejection::GroupRejection,
-    request::{Answer, Heartbeat, Leave},
+    request::{Answer, Heartbeat, Leave, Rebalance},
     state::Member,
     timers::Timer,
     types::{GroupId, MemberDetails, MemberId, MemberState},
@@ -38,7 +41,7 @@ impl Coordinator {
         }
         let mut changed = false;
         if member.is_some() {
-            changed = self.update_details(turn, &beat);
+            changed = self.update_details(turn, &beat)?;
         } else {
             self.join(turn, &beat)?;
         }
@@ -89,13 +92,14 @@ impl Coordinator {
                 max: self.config.max_members,
             });
         }
-        self.bump(turn, &beat.group);
         let record = MemberRecord {
             instance_id: beat.instance.clone(),
             details,
         };
-        self.write(turn, &beat.group, Fact::Member(beat.member.clone(), Some(record)));
-        self.ask_for_patterns(turn, &beat.group);
+        let of_group = if group.is_none() { GROUP_BYTES } else { 0 };
+        self.admit_member(&beat.group, of_group + member_bytes(&record), &record)?;
+        self.bump(turn, &beat.group, &Cause::Joined(&beat.member));
+        self.write_member(turn, &beat.group, &beat.member, record);
         Ok(())
     }
 
@@ -130,6 +134,12 @@ impl Coordinator {
                 retry_after_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             });
         }
+        let record = MemberRecord {
+            instance_id: Some(instance.to_owned()),
+            details,
+        };
+        let had = before.record.as_ref().map_or(0, member_bytes);
+        self.admit_member(&beat.group, member_bytes(&record).saturating_sub(had), &record)?;
         // One batch: there is no moment at which nobody, or both, are the instance (KAFKA-10284).
         self.forget(turn, &beat.group, holder);
         let current = CurrentRecord {
@@ -138,22 +148,17 @@ impl Coordinator {
             state: MemberState::Active,
             ..before.current
         };
-        let record = MemberRecord {
-            instance_id: Some(instance.to_owned()),
-            details,
-        };
         let changed = before
             .record
             .is_none_or(|old| subscription_changed(&old.details, &record.details));
         let member = &beat.member;
-        self.write(turn, &beat.group, Fact::Member(member.clone(), Some(record)));
+        self.write_member(turn, &beat.group, member, record);
         if !before.target.is_empty() {
             self.write(turn, &beat.group, Fact::Target(member.clone(), Some(before.target)));
         }
         self.write(turn, &beat.group, Fact::Current(member.clone(), Some(current)));
         if changed {
-            self.bump(turn, &beat.group);
-            self.ask_for_patterns(turn, &beat.group);
+            self.bump(turn, &beat.group, &Cause::Subscribed(member));
         }
         Ok(())
     }
@@ -161,35 +166,61 @@ impl Coordinator {
     /// Takes what a member says of itself, if it is news; tells whether it was. Only of a member that
     /// has seen the version of its assignment: each news makes another version, so that a late copy
     /// of a heartbeat from before does not set the former subscription back.
-    fn update_details(&mut self, turn: &mut Turn, beat: &Heartbeat) -> bool {
-        let Some(details) = &beat.details else { return false };
+    fn update_details(&mut self, turn: &mut Turn, beat: &Heartbeat) -> Result<bool, GroupRejection> {
+        let Some(details) = &beat.details else { return Ok(false) };
         let member = self
             .groups
             .get(&beat.group)
             .and_then(|group| group.members.get(&beat.member))
             .filter(|member| member.current.version == beat.version);
         let Some(record) = member.and_then(|member| member.record.as_ref()) else {
-            return false;
+            return Ok(false);
         };
         if record.details == *details {
-            return false;
+            return Ok(false);
         }
         let changed = subscription_changed(&record.details, details);
+        let had = member_bytes(record);
         let record = MemberRecord {
             instance_id: record.instance_id.clone(),
             details: details.clone(),
         };
-        self.write(turn, &beat.group, Fact::Member(beat.member.clone(), Some(record)));
-        if changed {
-            self.bump(turn, &beat.group);
-            self.ask_for_patterns(turn, &beat.group);
+        // Which of its topics are there now, and which come later, decides where it begins.
+        if changed && self.topics.is_none() {
+            return Err(GroupRejection::Loading);
         }
-        true
+        self.admit_member(&beat.group, member_bytes(&record).saturating_sub(had), &record)?;
+        self.write_member(turn, &beat.group, &beat.member, record);
+        if changed {
+            self.bump(turn, &beat.group, &Cause::Subscribed(&beat.member));
+        }
+        Ok(true)
+    }
+
+    /// Whether there is room for what a member asks for: so much more of its own, and what its topics
+    /// will take when they are assigned.
+    fn admit_member(&self, group: &GroupId, bytes: usize, record: &MemberRecord) -> Result<(), GroupRejection> {
+        let of_topics = self.assignment_growth(group, record.details.topics.iter());
+        self.admit_growth(bytes.saturating_add(of_topics))
+    }
+
+    /// Stores a member, and before it where its topics begin; asks what its pattern matches.
+    fn write_member(&mut self, turn: &mut Turn, group: &GroupId, member: &MemberId, record: MemberRecord) {
+        let of_topics = self.assignment_growth(group, record.details.topics.iter());
+        self.reserve(group, of_topics);
+        self.note_subscription(turn, group, &record.details);
+        if let Some(pattern) = &record.details.pattern {
+            turn.effects.push(Effect::ResolvePattern {
+                group: group.clone(),
+                pattern: pattern.clone(),
+            });
+        }
+        self.write(turn, group, Fact::Member(member.clone(), Some(record)));
     }
 
     /// Something changed that asks for another assignment. While one is due already, the epoch need
     /// not rise again: nobody has been told anything of it.
-    pub(super) fn bump(&mut self, turn: &mut Turn, id: &GroupId) {
+    pub(super) fn bump(&mut self, turn: &mut Turn, id: &GroupId, cause: &Cause<'_>) {
         let epochs = self.groups.get(id).map(super::state::Group::epochs).unwrap_or_default();
         if epochs.epoch == epochs.target_epoch {
             let record = GroupRecord {
@@ -199,7 +230,18 @@ impl Coordinator {
             };
             self.write(turn, id, Fact::Group(Some(record)));
         }
+        self.tell_why(turn, id, cause);
         turn.unsettled.insert(id.clone());
+    }
+
+    /// Notes for people why a group is assigned anew.
+    pub(super) fn tell_why(&mut self, turn: &Turn, id: &GroupId, cause: &Cause<'_>) {
+        let epoch = self.groups.get(id).map_or(0, |group| group.epochs().epoch);
+        self.hints.entry(id.clone()).or_default().last_rebalance = Some(Rebalance {
+            epoch,
+            reason: cause.text(),
+            at_ms: turn.now.unix_ms,
+        });
     }
 
     fn extend_session(&mut self, turn: &Turn, group: &GroupId, id: &MemberId) {
@@ -228,7 +270,9 @@ impl Coordinator {
                 self.keep_for_restart(turn, &leave.group, &leave.member);
             }
             // A fenced member has nothing to come back to.
-            (true, MemberState::Fenced) | (false, _) => self.remove(turn, &leave.group, &leave.member),
+            (true, MemberState::Fenced) | (false, _) => {
+                self.remove(turn, &leave.group, &leave.member, &Cause::Left(&leave.member));
+            }
         }
         Ok(Answer::Done)
     }
@@ -265,7 +309,7 @@ impl Coordinator {
         if member.current.state == MemberState::Active && recently {
             self.keep_for_restart(turn, group, id);
         } else {
-            self.remove(turn, group, id);
+            self.remove(turn, group, id, &Cause::SessionEnded(id));
         }
     }
 
@@ -289,11 +333,11 @@ impl Coordinator {
             self.write(turn, group, Fact::Target(id.clone(), None));
         }
         turn.wake(group, id.clone());
-        self.bump(turn, group);
+        self.bump(turn, group, &Cause::KeptPartitions(id));
     }
 
     /// Removes a member; what it had is free.
-    pub(super) fn remove(&mut self, turn: &mut Turn, group: &GroupId, id: &MemberId) {
+    fn remove(&mut self, turn: &mut Turn, group: &GroupId, id: &MemberId, cause: &Cause<'_>) {
         let Some(known) = self.groups.get(group) else { return };
         let shared = known
             .members
@@ -301,8 +345,11 @@ impl Coordinator {
             .is_some_and(|member| member.current.state != MemberState::Fenced);
         self.forget(turn, group, id);
         match self.groups.get(group) {
-            Some(left) if left.members.is_empty() => self.emptied(turn, group),
-            Some(_) if shared => self.bump(turn, group),
+            Some(left) if left.members.is_empty() => {
+                self.emptied(turn, group);
+                self.tell_why(turn, group, cause);
+            }
+            Some(_) if shared => self.bump(turn, group, cause),
             _ => {}
         }
     }

@@ -43,8 +43,9 @@
 //! | `membership`, `ended` | joining, epochs of heartbeats, static members, fencing (KIP-848, KIP-345) |
 //! | `reconcile` | giving back before getting (KIP-848) |
 //! | `target`, `assignor` | when is assigned, and how |
-//! | `subscription` | topics and patterns |
-//! | `offsets` | commits, where to begin, retention (KIP-211, KIP-1251, KAFKA-20742) |
+//! | `subscription`, `first_sight` | topics and patterns; where to begin in them (KAFKA-20742) |
+//! | `offsets` | commits, positions, retention (KIP-211, KIP-1251) |
+//! | `budget`, `limits` | how much of all that there may be |
 //! | `state`, `record` | what is known, and how it is stored |
 //! | `writes`, `timers`, `coordinator` | what waits for what |
 //!
@@ -53,9 +54,12 @@
 
 mod admin;
 mod assignor;
+mod budget;
+mod cause;
 mod coordinator;
 mod ended;
 mod event;
+mod first_sight;
 mod limits;
 mod membership;
 mod offsets;
@@ -79,9 +83,9 @@ mod tests;
 pub use coordinator::Coordinator;
 pub use event::{Effect, Event};
 pub use limits::{
-    GroupConfig, MAX_APPEND_BYTES, MAX_ENDED_MEMBERS, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, MAX_OFFSET_METADATA_BYTES,
-    MAX_OWNED_PARTITIONS, MAX_PARTITIONS_PER_REQUEST, MAX_PATTERN_BYTES, MAX_SUBSCRIBED_TOPICS, MAX_TEXT_BYTES,
-    MAX_VERSION, MAX_WAITING_ANSWERS,
+    GroupConfig, MAX_ANSWER_BYTES, MAX_APPEND_BYTES, MAX_DESCRIBED_MEMBERS, MAX_ENDED_MEMBERS, MAX_GROUP_ID_BYTES,
+    MAX_LISTED_GROUPS, MAX_OFFSET_METADATA_BYTES, MAX_OWNED_PARTITIONS, MAX_PARTITIONS_PER_REQUEST, MAX_PATTERN_BYTES,
+    MAX_SUBSCRIBED_TOPICS, MAX_TEXT_BYTES, MAX_VERSION, MAX_WAITING_ANSWERS, MAX_WAITING_BYTES,
 };
 pub use partitioner::group_partition;
 pub use record::{
@@ -91,7 +95,7 @@ pub use record::{
 pub use rejection::{GroupRejection, OffsetRejection};
 pub use request::{
     Answer, Assignment, Commit, CommitOffset, FetchOffsets, GroupDescription, GroupListing, GroupState, Heartbeat,
-    HeartbeatAnswer, Leave, MemberDescription, Position, Request, ResetOffsets,
+    HeartbeatAnswer, Leave, MemberDescription, Position, Rebalance, Request, ResetOffsets,
 };
 pub use state::{Group, Groups, Member};
 pub use topics::{TopicView, Topics};

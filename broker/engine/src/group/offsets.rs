@@ -1,13 +1,17 @@
 //! Committed offsets: who may commit, where to read on, and how long they are kept.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::Bound::{Excluded, Unbounded},
+};
 
 use uuid::Uuid;
 
 use super::{
+    budget::{GROUP_BYTES, offset_bytes, position_bytes},
     coordinator::{Coordinator, Turn},
     event::Effect,
-    limits::MAX_OFFSET_METADATA_BYTES,
+    limits::{MAX_ANSWER_BYTES, MAX_OFFSET_METADATA_BYTES, MAX_PARTITIONS_PER_REQUEST},
     record::{CurrentRecord, Fact, OffsetRecord},
     rejection::{GroupRejection, OffsetRejection},
     request::{Answer, Commit, CommitOffset, FetchOffsets, Position, ResetOffsets},
@@ -21,19 +25,18 @@ impl Coordinator {
     pub(super) fn commit(&mut self, turn: &mut Turn, commit: Commit) -> Result<Answer, GroupRejection> {
         check_partitions(commit.offsets.len())?;
         let topics = self.topics.clone().ok_or(GroupRejection::Loading)?;
-        let member = match &commit.member {
-            Some((id, epoch)) => Some((self.committer(&commit.group, id, *epoch)?.clone(), *epoch)),
-            None => {
-                self.check_unmanaged(&commit.group)?;
-                None
-            }
-        };
+        match &commit.member {
+            Some((id, epoch)) => _ = self.committer(&commit.group, id, *epoch)?,
+            None => self.check_unmanaged(&commit.group)?,
+        }
         let mut results = Vec::with_capacity(commit.offsets.len());
         for offset in commit.offsets {
             let at = offset.at;
             let group = self.groups.get(&commit.group);
-            let member = member.as_ref().map(|(current, epoch)| (current, *epoch));
-            let result = judge(group, &topics, member, commit.rewind, &offset);
+            // Looked up for each: what a member has may be large, and is not copied.
+            let member = commit.member.as_ref();
+            let member = member.and_then(|(id, epoch)| Some((&group?.members.get(id)?.current, *epoch)));
+            let mut result = judge(group, &topics, member, commit.rewind, &offset);
             if result.is_ok() {
                 let record = OffsetRecord {
                     offset: offset.offset,
@@ -41,11 +44,28 @@ impl Coordinator {
                     metadata: offset.metadata,
                     committed_at_ms: turn.now.unix_ms,
                 };
-                self.write(turn, &commit.group, Fact::Offset(at, Some(record)));
+                result = self.write_offset(turn, &commit.group, at, record);
             }
             results.push((at, result));
         }
         Ok(Answer::Offsets(results))
+    }
+
+    /// Stores an offset, if there is room for it: there is for one that takes no more than before.
+    fn write_offset(
+        &mut self,
+        turn: &mut Turn,
+        id: &GroupId,
+        at: TopicPartition,
+        record: OffsetRecord,
+    ) -> Result<(), OffsetRejection> {
+        let had = self.groups.get(id).and_then(|group| group.offsets.get(&at));
+        let growth = offset_bytes(&record).saturating_sub(had.map_or(0, offset_bytes));
+        if !self.has_room(growth) {
+            return Err(OffsetRejection::CoordinatorFull);
+        }
+        self.write(turn, id, Fact::Offset(at, Some(record)));
+        Ok(())
     }
 
     /// What a member has, if it may speak with this epoch. Also with one from before an
@@ -76,7 +96,8 @@ impl Coordinator {
             None if self.groups.len() >= self.config.max_groups => Err(GroupRejection::TooManyGroups {
                 max: self.config.max_groups,
             }),
-            _ => Ok(()),
+            None => self.admit_growth(GROUP_BYTES),
+            Some(_) => Ok(()),
         }
     }
 
@@ -93,15 +114,24 @@ impl Coordinator {
                 });
             }
         }
-        let asked = fetch.partitions.unwrap_or_else(|| {
-            group
-                .map(|group| group.offsets.keys().copied().collect())
-                .unwrap_or_default()
-        });
+        let asked = match fetch.partitions {
+            Some(asked) => asked,
+            None => {
+                check_partitions(group.map_or(0, |group| group.offsets.len()))?;
+                group
+                    .map(|group| group.offsets.keys().copied().collect())
+                    .unwrap_or_default()
+            }
+        };
         let mut pending: BTreeMap<(Uuid, Start), Vec<u32>> = BTreeMap::new();
         let mut positions = Vec::with_capacity(asked.len());
+        let mut bytes = 0;
         for at in asked {
             let position = group.map_or(Position::None, |group| position(group, at));
+            bytes += position_bytes(&position);
+            if bytes > MAX_ANSWER_BYTES {
+                return Err(GroupRejection::TooManyPartitions);
+            }
             if position == Position::Pending
                 && let Some(topic) = group.and_then(|group| group.topics.get(&at.topic))
             {
@@ -120,6 +150,34 @@ impl Coordinator {
                 }),
         );
         Ok(Answer::Fetched(positions))
+    }
+
+    pub(super) fn offset_page(
+        &self,
+        id: &str,
+        after: Option<TopicPartition>,
+        limit: usize,
+    ) -> Result<Answer, GroupRejection> {
+        let group = self.known(id)?;
+        let limit = limit.clamp(1, MAX_PARTITIONS_PER_REQUEST);
+        let from = after.map_or(Unbounded, Excluded);
+        let mut left = group
+            .offsets
+            .range((from, Unbounded))
+            .map(|(at, _)| (*at, position(group, *at)))
+            .peekable();
+        let (mut positions, mut bytes) = (Vec::new(), 0);
+        while let Some((at, position)) =
+            left.next_if(|(_, next)| bytes == 0 || bytes + position_bytes(next) <= MAX_ANSWER_BYTES)
+        {
+            bytes += position_bytes(&position);
+            positions.push((at, position));
+            if positions.len() == limit {
+                break;
+            }
+        }
+        let more = left.next().is_some();
+        Ok(Answer::OffsetPage { positions, more })
     }
 
     /// Where a group begins is found out once, and stored as if it were committed: another owner
@@ -153,16 +211,21 @@ impl Coordinator {
         let mut results = Vec::with_capacity(reset.offsets.len());
         for (at, offset) in reset.offsets {
             let group = self.groups.get(&reset.group);
-            let result = judge_reset(group, &topics, at, offset);
+            let mut result = judge_reset(group, &topics, at, offset);
             let known = group.is_some_and(|group| group.offsets.contains_key(&at));
             if result.is_ok() && !reset.validate_only && (known || offset.is_some()) {
-                let record = offset.map(|offset| OffsetRecord {
-                    offset,
-                    leader_epoch: None,
-                    metadata: String::new(),
-                    committed_at_ms: turn.now.unix_ms,
-                });
-                self.write(turn, &reset.group, Fact::Offset(at, record));
+                match offset {
+                    None => self.write(turn, &reset.group, Fact::Offset(at, None)),
+                    Some(offset) => {
+                        let record = OffsetRecord {
+                            offset,
+                            leader_epoch: None,
+                            metadata: String::new(),
+                            committed_at_ms: turn.now.unix_ms,
+                        };
+                        result = self.write_offset(turn, &reset.group, at, record);
+                    }
+                }
             }
             results.push((at, result));
         }

@@ -94,7 +94,8 @@ impl Coordinator {
             .groups
             .get(&beat.group)
             .and_then(|group| group.members.get(&beat.member));
-        let current = member.map(|member| member.current.clone()).unwrap_or_default();
+        let nothing = CurrentRecord::default();
+        let current = member.map_or(&nothing, |member| &member.current);
         let has = |at: &TopicPartition| current.assigned.contains_key(at) || current.revoking.contains_key(at);
         let foreign = beat.owned.as_ref().is_some_and(|owned| !owned.iter().all(has));
         let tell = beat.epoch == 0 || beat.version != current.version || foreign;
@@ -106,11 +107,11 @@ impl Coordinator {
             version: current.version,
             heartbeat_interval: self.config.heartbeat_interval,
             assignment: tell.then(|| Assignment {
-                assigned: current.assigned.into_keys().collect(),
+                assigned: current.assigned.keys().copied().collect(),
                 revoke_within: ends
                     .filter(|_| !current.revoking.is_empty())
                     .map(|at| at.saturating_sub(turn.now.monotonic)),
-                revoking: current.revoking.into_keys().collect(),
+                revoking: current.revoking.keys().copied().collect(),
             }),
         }
     }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::limits::{MAX_OFFSET_METADATA_BYTES, MAX_PARTITIONS_PER_REQUEST};
+use super::limits::{MAX_ANSWER_BYTES, MAX_OFFSET_METADATA_BYTES, MAX_PARTITIONS_PER_REQUEST};
 
 /// Why a request is refused as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -88,6 +88,14 @@ pub enum GroupRejection {
         /// The most.
         max: usize,
     },
+    /// What it has takes all the memory that it may have.
+    #[error(
+        "this coordinator has no room for more (it may take {max_bytes} bytes): delete unused groups, or subscribe to less"
+    )]
+    CoordinatorFull {
+        /// The most, in bytes.
+        max_bytes: usize,
+    },
     /// No such member; its session ended, perhaps.
     #[error("the group has no member {member:?}: give its partitions up and join again under a new member id")]
     UnknownMember {
@@ -136,8 +144,10 @@ pub enum GroupRejection {
         /// The member's id.
         member: String,
     },
-    /// The request names too many partitions.
-    #[error("a request may name {MAX_PARTITIONS_PER_REQUEST} partitions: send several")]
+    /// The request names too many partitions, or the answer would be too large.
+    #[error(
+        "a request may name {MAX_PARTITIONS_PER_REQUEST} partitions, and an answer have {MAX_ANSWER_BYTES} bytes: send several, or ask page by page"
+    )]
     TooManyPartitions,
 }
 
@@ -181,6 +191,10 @@ pub enum OffsetRejection {
         /// Its length.
         length: usize,
     },
+    /// What the coordinator has takes all the memory that it may have; offsets that are there are
+    /// still renewed.
+    #[error("this coordinator has no room for more offsets: delete unused groups, or commit shorter texts")]
+    CoordinatorFull,
     /// A member owns it.
     #[error("member {member:?} owns the partition: stop it first")]
     Owned {

@@ -24,8 +24,26 @@ pub enum Request {
     ResetOffsets(ResetOffsets),
     /// A group without members is deleted, with its offsets.
     DeleteGroup(GroupId),
-    /// All of a group.
+    /// A group, with its first members: as `DescribePage` from the beginning.
     Describe(GroupId),
+    /// A group, with some of its members.
+    DescribePage {
+        /// Which group.
+        group: GroupId,
+        /// Only members with ids after this one.
+        after: String,
+        /// At most so many, and `MAX_DESCRIBED_MEMBERS`; fewer where they are large.
+        limit: usize,
+    },
+    /// Some of a group's offsets, in their order: for a group that has more than one answer holds.
+    OffsetPage {
+        /// Which group.
+        group: GroupId,
+        /// Only partitions after this one; `None`: from the first on.
+        after: Option<TopicPartition>,
+        /// At most so many, and `MAX_PARTITIONS_PER_REQUEST`; fewer where their texts are long.
+        limit: usize,
+    },
     /// Which groups there are.
     List {
         /// Only those with ids after this one.
@@ -103,7 +121,7 @@ pub struct FetchOffsets {
     pub group: GroupId,
     /// The member and its epoch, if a member asks.
     pub member: Option<(MemberId, i32)>,
-    /// Which; `None`: all that are committed.
+    /// Which; `None`: all that are committed, if one answer holds them (else `Request::OffsetPage`).
     pub partitions: Option<Vec<TopicPartition>>,
 }
 
@@ -130,6 +148,13 @@ pub enum Answer {
     Offsets(Vec<(TopicPartition, Result<(), OffsetRejection>)>),
     /// To a question for offsets.
     Fetched(Vec<(TopicPartition, Position)>),
+    /// Offsets; `more`: there are others after the last.
+    OffsetPage {
+        /// By their partitions.
+        positions: Vec<(TopicPartition, Position)>,
+        /// Whether there are others.
+        more: bool,
+    },
     /// A group.
     Group(Box<GroupDescription>),
     /// Groups; `more`: there are others after the last.
@@ -212,7 +237,7 @@ pub struct GroupListing {
     pub members: usize,
 }
 
-/// All of a group, without its offsets.
+/// A group, without its offsets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupDescription {
     /// What it is in.
@@ -225,8 +250,25 @@ pub struct GroupDescription {
     pub assignor: Assignor,
     /// Topics that it has read, and where it began.
     pub topics: Vec<(Uuid, Start)>,
-    /// Its members.
+    /// How many members it has.
+    pub member_count: usize,
+    /// Its members, or some of them, by their ids.
     pub members: Vec<MemberDescription>,
+    /// Whether there are members after the last of `members`.
+    pub more: bool,
+    /// Why it was to be assigned anew last; `None`: not since this coordinator has taken over.
+    pub last_rebalance: Option<Rebalance>,
+}
+
+/// Why a group was to be assigned anew: for people, and not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// The group's epoch from then on.
+    pub epoch: i32,
+    /// Why, in a sentence of at most 300 characters.
+    pub reason: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
 }
 
 /// A member of a group.

@@ -9,6 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
+    budget::{GROUP_BYTES, fact_bytes},
     record::{CurrentRecord, Fact, GroupRecord, MemberRecord, OffsetRecord, Record, TopicRecord},
     types::{GroupId, MemberId, MemberState, TopicPartition},
 };
@@ -221,6 +222,7 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Groups {
     groups: BTreeMap<GroupId, Group>,
+    bytes: usize,
 }
 
 impl Groups {
@@ -241,6 +243,12 @@ impl Groups {
         self.groups.range::<str, _>((Excluded(after), Unbounded))
     }
 
+    /// About how many bytes they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -257,9 +265,19 @@ impl Groups {
     /// left leaves nothing behind; a tombstone of what is not there does nothing.
     pub fn apply(&mut self, record: Record) -> Record {
         let Record { group: id, fact } = record;
-        let group = self.groups.entry(id.clone()).or_default();
+        let grown = fact_bytes(&fact);
+        let of_group = GROUP_BYTES + id.len();
+        let group = match self.groups.get_mut(&id) {
+            Some(group) => group,
+            None => {
+                self.bytes += of_group;
+                self.groups.entry(id.clone()).or_default()
+            }
+        };
         let fact = group.apply(fact);
+        self.bytes = self.bytes + grown - fact_bytes(&fact);
         if group.is_nothing() {
+            self.bytes -= of_group;
             self.groups.remove(&id);
         }
         Record { group: id, fact }

@@ -1,10 +1,12 @@
 //! What groups do when the cluster's topics change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use uuid::Uuid;
 
 use super::{
+    budget::fact_bytes,
+    cause::Cause,
     coordinator::{Coordinator, Turn},
     event::Effect,
     record::Fact,
@@ -22,6 +24,7 @@ impl Coordinator {
             None => {
                 for id in &all {
                     turn.unsettled.insert(id.clone());
+                    self.note_new_topics(turn, id);
                     self.reconsider_topics(turn, id);
                 }
             }
@@ -32,12 +35,13 @@ impl Coordinator {
                     if ask {
                         self.ask_for_patterns(turn, id);
                     }
-                    if self
-                        .groups
-                        .get(id)
-                        .is_some_and(|group| subscribes_to_any(group, &changed))
-                    {
-                        self.bump(turn, id);
+                    let group = self.groups.get(id);
+                    let subscribed = group.map(|group| subscribed_of(group, &changed)).unwrap_or_default();
+                    if let Some(name) = subscribed.first() {
+                        let partitions = |of: &Topics| of.named(name).map(|topic| topic.partitions);
+                        let (had, has) = (partitions(before), partitions(&topics));
+                        self.note_new_topics(turn, id);
+                        self.bump(turn, id, &Cause::Topic(name, had, has, subscribed.len() - 1));
                     }
                 }
             }
@@ -50,6 +54,7 @@ impl Coordinator {
     /// Topics were deleted: their offsets mean nothing any more.
     fn forget_topics(&mut self, turn: &mut Turn, id: &GroupId, deleted: &[Uuid]) {
         let Some(group) = self.groups.get(id) else { return };
+        let deleted: HashSet<&Uuid> = deleted.iter().collect();
         let offsets = group
             .offsets
             .keys()
@@ -58,7 +63,7 @@ impl Coordinator {
         let topics = group
             .topics
             .keys()
-            .filter(|topic| deleted.contains(topic))
+            .filter(|topic| deleted.contains(*topic))
             .map(|topic| Fact::Topic(*topic, None));
         let facts: Vec<Fact> = offsets.chain(topics).collect();
         let any = !facts.is_empty();
@@ -93,7 +98,7 @@ impl Coordinator {
             }
         }
         if shall != has {
-            self.bump(turn, id);
+            self.bump(turn, id, &Cause::Topics);
         }
     }
 
@@ -126,13 +131,29 @@ impl Coordinator {
         if group.patterns.get(pattern) == Some(&topics) || !group.members.values().any(has_it) {
             return;
         }
-        self.write(turn, &id, Fact::Pattern(pattern.to_owned(), Some(topics)));
-        self.bump(turn, &id);
+        let had = group.patterns.get(pattern).map_or(0, |topics| {
+            fact_bytes(&Fact::Pattern(pattern.to_owned(), Some(topics.clone())))
+        });
+        let fact = Fact::Pattern(pattern.to_owned(), Some(topics.clone()));
+        let of_topics = self.assignment_growth(&id, topics.iter());
+        let growth = fact_bytes(&fact).saturating_sub(had).saturating_add(of_topics);
+        if self.admit_growth(growth).is_err() {
+            // Asked again when topics change; until then the group goes on with what it has.
+            self.tell_why(turn, &id, &Cause::NoRoom(pattern));
+            return;
+        }
+        self.note_matches(turn, &id, pattern, &topics);
+        self.write(turn, &id, fact);
+        self.reserve(&id, of_topics);
+        self.bump(turn, &id, &Cause::Pattern(pattern));
     }
 }
 
-fn subscribes_to_any(group: &Group, names: &BTreeSet<String>) -> bool {
-    group
-        .sharers()
-        .any(|(_, member)| group.subscribed(member).any(|name| names.contains(name)))
+/// Those of the names that members of the group subscribe to.
+fn subscribed_of<'a>(group: &Group, names: &'a BTreeSet<String>) -> Vec<&'a String> {
+    let mut found: BTreeSet<&String> = BTreeSet::new();
+    for member in group.members.values() {
+        found.extend(group.subscribed(member).filter_map(|name| names.get(name)));
+    }
+    found.into_iter().collect()
 }

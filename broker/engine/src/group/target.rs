@@ -7,7 +7,6 @@ use uuid::Uuid;
 use super::{
     assignor::{self, Place, Shape, Subscriber},
     coordinator::{Coordinator, Turn},
-    event::Effect,
     record::{CurrentRecord, Fact, GroupRecord, TopicRecord},
     state::{Group, Member},
     timers::Timer,
@@ -31,7 +30,7 @@ struct Question<'a> {
     subscribers: Vec<Subscriber<'a>>,
     /// Topics that exist and have a subscriber, by their names.
     topics: Vec<&'a TopicView>,
-    /// Where each of them begins, if it is new to the group.
+    /// Where its first subscriber would begin.
     starts: Vec<Start>,
 }
 
@@ -131,6 +130,7 @@ impl Coordinator {
         // Topics that nobody has told of are not topics that do not exist.
         let Some(topics) = self.topics.clone() else { return };
         if epochs.epoch == epochs.target_epoch {
+            self.release(id);
             return;
         }
         let assigned_at = self.hints.get(id).and_then(|hints| hints.assigned_at);
@@ -162,13 +162,22 @@ impl Coordinator {
             .map(|(id, target)| ((*id).clone(), target))
             .collect();
         let facts = topic_facts(group, &question, turn.now.unix_ms);
-        let unused: Vec<String> = unused_patterns(group);
+        let used = used_patterns(group);
+        let unused: Vec<String> = group
+            .patterns
+            .keys()
+            .filter(|of| !used.contains(*of))
+            .cloned()
+            .collect();
         let epochs = group.epochs();
 
         for fact in facts {
-            self.ask_where_to_begin(turn, id, &fact);
             self.write(turn, id, fact);
         }
+        if let Some(hints) = self.hints.get_mut(id) {
+            hints.patterns_since.retain(|pattern, _| used.contains(pattern));
+        }
+        self.release(id);
         for pattern in unused {
             self.write(turn, id, Fact::Pattern(pattern, None));
         }
@@ -207,26 +216,9 @@ impl Coordinator {
             self.change_current(turn, id, &member, Some(current));
         }
     }
-
-    fn ask_where_to_begin(&self, turn: &mut Turn, id: &GroupId, fact: &Fact) {
-        let Fact::Topic(topic, Some(record)) = fact else { return };
-        let is_new = self
-            .groups
-            .get(id)
-            .is_some_and(|group| !group.topics.contains_key(topic));
-        if is_new && record.start != Start::Beginning {
-            turn.effects.push(Effect::ResolveStart {
-                group: id.clone(),
-                topic: *topic,
-                partitions: (0..record.known_partitions).collect(),
-                start: record.start,
-            });
-        }
-    }
 }
 
-/// What is new about the group's topics: one that it has for the first time begins where its
-/// member says, with the partitions of this moment; how long one is not used is noted.
+/// What is new about the group's topics: how long one is not used is noted.
 fn topic_facts(group: &Group, question: &Question<'_>, unix_ms: i64) -> Vec<Fact> {
     let mut facts = Vec::new();
     for (topic, start) in question.topics.iter().zip(&question.starts) {
@@ -236,8 +228,9 @@ fn topic_facts(group: &Group, question: &Question<'_>, unix_ms: i64) -> Vec<Fact
                 unsubscribed_since_ms: None,
                 ..record.clone()
             },
+            // It has come under the subscription, and what noted that was taken back.
             None => TopicRecord {
-                known_partitions: topic.partitions,
+                known_partitions: 0,
                 start: *start,
                 unsubscribed_since_ms: None,
             },
@@ -259,16 +252,9 @@ fn topic_facts(group: &Group, question: &Question<'_>, unix_ms: i64) -> Vec<Fact
     facts
 }
 
-fn unused_patterns(group: &Group) -> Vec<String> {
-    let used: BTreeSet<&str> = group
-        .members
-        .values()
-        .filter_map(|member| member.record.as_ref()?.details.pattern.as_deref())
-        .collect();
-    group
-        .patterns
-        .keys()
-        .filter(|pattern| !used.contains(pattern.as_str()))
-        .cloned()
+fn used_patterns(group: &Group) -> BTreeSet<String> {
+    let members = group.members.values();
+    members
+        .filter_map(|member| member.record.as_ref()?.details.pattern.clone())
         .collect()
 }

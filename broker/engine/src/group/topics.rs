@@ -42,6 +42,11 @@ impl Topics {
         self.partitions.get(&id).copied()
     }
 
+    /// Ids of all topics.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Uuid> {
+        self.partitions.keys().copied()
+    }
+
     /// The names of topics that assignments of `self` and `other` would see differently.
     pub(super) fn changed_names(&self, other: &Self) -> BTreeSet<String> {
         let differs = |name: &&String| self.by_name.get(*name) != other.by_name.get(*name);

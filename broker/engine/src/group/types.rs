@@ -45,7 +45,7 @@ pub enum Assignor {
     #[default]
     Uniform,
     /// Of each topic a run of neighbouring partitions, so that equal numbers of two topics meet
-    /// at one member.
+    /// at one member; a member's own rack is preferred where that leaves the numbers equal.
     Range,
 }
 
@@ -55,7 +55,9 @@ pub enum Start {
     /// At the oldest record.
     #[default]
     Beginning,
-    /// After the newest record at the time when the group first had the topic.
+    /// After the newest record at the time when the group first had the topic; a topic that is
+    /// created after the group has subscribed to its name or to a pattern of it is read from its
+    /// beginning, as are partitions that are added.
     End,
     /// At the first record of this time or later, in milliseconds since 1970.
     Time(i64),

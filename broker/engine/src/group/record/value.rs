@@ -70,8 +70,8 @@ pub struct OffsetRecord {
 /// A topic that the group has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicRecord {
-    /// How many partitions it had when the group first had it: those begin at `start`; those
-    /// that were added later are read from their beginning (KAFKA-20742).
+    /// How many partitions it had when the group subscribed to it: those begin at `start`; those
+    /// that were added later are read from their beginning (KAFKA-20742). 0: it was created later.
     pub known_partitions: u32,
     /// Where to begin.
     pub start: Start,

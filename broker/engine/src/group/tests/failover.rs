@@ -159,7 +159,7 @@ fn who_takes_over_gives_everybody_the_whole_time_and_moves_nothing() {
 fn who_has_no_epoch_yet_is_told_none_before_topics_are_known() {
     let mut bench = Bench::new(&[4]);
     bench.join("a");
-    bench.log.truncate(2);
+    bench.log.truncate(3);
     bench.coordinator = Coordinator::new(bench.config.clone());
     bench.last_sequence = 0;
     for record in bench.log.clone() {

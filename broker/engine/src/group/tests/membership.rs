@@ -43,8 +43,8 @@ fn the_first_member_has_all_with_its_first_answer() {
         sequence: 1,
         records: vec![
             record(Fact::Group(Some(epochs(0)))),
-            record(Fact::Member("a".into(), Some(described))),
             record(Fact::Topic(topic(1), Some(begun))),
+            record(Fact::Member("a".into(), Some(described))),
             record(Fact::Target("a".into(), Some(places(0..3)))),
             record(Fact::Group(Some(epochs(1)))),
             record(Fact::Current("a".into(), Some(has))),

@@ -1,4 +1,7 @@
+mod budget;
+mod describe;
 mod failover;
+mod first_sight;
 mod late_copies;
 mod membership;
 mod offsets;

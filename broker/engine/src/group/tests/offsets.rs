@@ -212,7 +212,7 @@ fn a_topic_that_is_created_anew_inherits_nothing() {
     // That a topic is not seen does not mean that it is gone.
     bench.set_topics(renamed.clone().into(), &[]);
     assert_eq!(bench.committed(at(1, 0)), Some(10));
-    assert_eq!(bench.position(at(50, 0)), Position::None);
+    assert_eq!(bench.position(at(50, 0)), Position::Beginning);
     bench.set_topics(renamed.into(), &[topic(1)]);
     assert_eq!(bench.position(at(1, 0)), Position::None);
     bench.pass(INTERVAL);
