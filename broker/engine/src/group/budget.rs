@@ -40,9 +40,7 @@ pub(super) fn fact_bytes(fact: &Fact) -> usize {
         Fact::Target(_, target) => target.as_ref().map_or(0, |target| target.len() * PARTITION_BYTES),
         Fact::Offset(_, offset) => offset.as_ref().map_or(0, offset_bytes),
         Fact::Topic(_, topic) => topic.as_ref().map_or(0, |_| TOPIC_BYTES),
-        Fact::Pattern(pattern, topics) => topics
-            .as_ref()
-            .map_or(0, |topics| PATTERN_BYTES + pattern.len() + texts_bytes(topics)),
+        Fact::Pattern(pattern, topics) => topics.as_ref().map_or(0, |topics| pattern_bytes(pattern, topics)),
     }
 }
 
@@ -59,6 +57,10 @@ fn details_bytes(details: &MemberDetails) -> usize {
 pub(super) fn member_bytes(record: &MemberRecord) -> usize {
     let instance = record.instance_id.as_ref().map_or(0, |id| 2 * id.len());
     MEMBER_BYTES + instance + details_bytes(&record.details)
+}
+
+pub(super) fn pattern_bytes(pattern: &str, topics: &[String]) -> usize {
+    PATTERN_BYTES + pattern.len() + texts_bytes(topics)
 }
 
 pub(super) fn offset_bytes(offset: &OffsetRecord) -> usize {

@@ -20,6 +20,8 @@ pub(super) enum Cause<'a> {
     /// Changed while another coordinator, or none, was there.
     Topics,
     Pattern(&'a str),
+    /// What a pattern matches is more than one record holds.
+    TooMany(&'a str),
     /// What a pattern matches is more than there is room for.
     NoRoom(&'a str),
 }
@@ -48,6 +50,10 @@ impl fmt::Display for Cause<'_> {
             }
             Self::Topics => write!(f, "topics or their partitions have changed"),
             Self::Pattern(pattern) => write!(f, "the topics that match {pattern:?} have changed"),
+            Self::TooMany(pattern) => write!(
+                f,
+                "{pattern:?} matches more topics than can be stored: they are left out, until it matches less"
+            ),
             Self::NoRoom(pattern) => write!(
                 f,
                 "the coordinator has no room for the topics that match {pattern:?}: they are left out"

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use uuid::Uuid;
 
 use super::{
-    budget::fact_bytes,
+    budget::pattern_bytes,
     cause::Cause,
     coordinator::{Coordinator, Turn},
     event::Effect,
+    limits::{MAX_APPEND_BYTES, MAX_GROUP_ID_BYTES},
     record::Fact,
     state::Group,
     topics::Topics,
@@ -131,22 +132,31 @@ impl Coordinator {
         if group.patterns.get(pattern) == Some(&topics) || !group.members.values().any(has_it) {
             return;
         }
-        let had = group.patterns.get(pattern).map_or(0, |topics| {
-            fact_bytes(&Fact::Pattern(pattern.to_owned(), Some(topics.clone())))
-        });
-        let fact = Fact::Pattern(pattern.to_owned(), Some(topics.clone()));
+        let had = group.patterns.get(pattern);
+        let had = had.map_or(0, |topics| pattern_bytes(pattern, topics));
         let of_topics = self.assignment_growth(&id, topics.iter());
-        let growth = fact_bytes(&fact).saturating_sub(had).saturating_add(of_topics);
-        if self.admit_growth(growth).is_err() {
-            // Asked again when topics change; until then the group goes on with what it has.
-            self.tell_why(turn, &id, &Cause::NoRoom(pattern));
-            return;
+        let growth = pattern_bytes(pattern, &topics).saturating_sub(had);
+        // Asked again when topics change; until then the group goes on with what it has.
+        if stored_bytes(pattern, &topics) > MAX_APPEND_BYTES {
+            return self.tell_why(turn, &id, &Cause::TooMany(pattern));
+        }
+        if self.admit_growth(growth.saturating_add(of_topics)).is_err() {
+            return self.tell_why(turn, &id, &Cause::NoRoom(pattern));
         }
         self.note_matches(turn, &id, pattern, &topics);
-        self.write(turn, &id, fact);
+        self.write(turn, &id, Fact::Pattern(pattern.to_owned(), Some(topics)));
         self.reserve(&id, of_topics);
         self.bump(turn, &id, &Cause::Pattern(pattern));
     }
+}
+
+/// At most how many bytes the record of a pattern's matches has: one that has more than an append
+/// could never be stored.
+fn stored_bytes(pattern: &str, topics: &[String]) -> usize {
+    const OF_TEXT: usize = 4;
+    const OF_RECORD: usize = 64;
+    let topics: usize = topics.iter().map(|topic| OF_TEXT + topic.len()).sum();
+    OF_RECORD + MAX_GROUP_ID_BYTES + pattern.len() + topics
 }
 
 /// Those of the names that members of the group subscribe to.

@@ -226,6 +226,41 @@ fn a_pattern_that_matches_more_than_there_is_room_for_is_left_out() {
     assert_eq!(a.assignment.assigned.len(), 1_001);
 }
 
+/// A record that no append takes would be refused for ever, and all with it.
+#[test]
+fn a_pattern_that_matches_more_than_a_record_holds_is_left_out() {
+    let mut bench = Bench::new(&[1]);
+    let mut beat = join("a");
+    beat.details.as_mut().unwrap().pattern = Some("t.*".into());
+    bench.beat(beat).unwrap();
+    let mut names: Vec<String> = (0..4_000).map(|number| format!("t{number:0>200}")).collect();
+    let mut resolve = |bench: &mut Bench| {
+        bench.step(Event::PatternResolved {
+            group: "g",
+            pattern: "t.*",
+            topics: names.clone(),
+        });
+        names.truncate(3_800);
+        bench.coordinator.groups().get("g").unwrap().patterns.len()
+    };
+    assert_eq!(resolve(&mut bench), 0);
+    let Ok(Answer::Group(told)) = bench.ask(Request::Describe("g".into())) else {
+        panic!("it is there")
+    };
+    assert!(
+        told.last_rebalance
+            .unwrap()
+            .reason
+            .contains("more topics than can be stored")
+    );
+    assert_eq!(resolve(&mut bench), 1);
+    let largest = bench.log.iter().map(StoredRecord::size).max().unwrap();
+    assert!(
+        (MAX_APPEND_BYTES - 10_000..=MAX_APPEND_BYTES).contains(&largest),
+        "{largest}"
+    );
+}
+
 /// The count is that of what is there, whichever way it came there.
 #[test]
 fn bytes_are_the_same_when_they_are_replayed() {

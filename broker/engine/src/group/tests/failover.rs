@@ -177,6 +177,21 @@ fn who_has_no_epoch_yet_is_told_none_before_topics_are_known() {
     assert_eq!((a.epoch, a.assignment.assigned.len()), (1, 4));
 }
 
+/// What is said of its loading when that is over is of no meaning.
+#[test]
+fn a_coordinator_that_serves_does_not_fail_to_load() {
+    let mut bench = Bench::new(&[4]);
+    bench.join("a");
+    assert_eq!(bench.step(Event::LoadFailed { reason: "late" }), []);
+    assert_eq!(bench.state(), GroupState::Stable);
+    bench.step(Event::Resigned);
+    bench.step(Event::LoadFailed { reason: "late" });
+    assert_eq!(
+        bench.ask(Request::Describe("g".into())),
+        Err(GroupRejection::NotCoordinator { outcome_unknown: false })
+    );
+}
+
 #[test]
 fn tombstones_of_what_is_not_there_do_nothing() {
     let mut groups = Groups::default();

@@ -118,6 +118,27 @@ fn bogus_groups_leave_nothing_and_are_bounded() {
     assert_eq!(compacted(&bench.log).len(), 0);
 }
 
+/// Each asks for its own pattern: all for all would grow with the square of them.
+#[test]
+fn a_join_asks_only_for_its_own_pattern() {
+    let mut bench = Bench::new(&[1]);
+    for (member, pattern) in [("a", Some("a.*")), ("b", Some("b.*")), ("c", None)] {
+        let mut beat = join(member);
+        beat.details.as_mut().unwrap().pattern = pattern.map(str::to_owned);
+        bench.take_effects();
+        bench.beat(beat).unwrap();
+        let asked: Vec<String> = bench
+            .take_effects()
+            .into_iter()
+            .filter_map(|effect| match effect {
+                Effect::ResolvePattern { pattern, .. } => Some(pattern),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(asked, pattern.map(str::to_owned).into_iter().collect::<Vec<_>>());
+    }
+}
+
 /// A step whose cost grew with members times partitions would take minutes here.
 #[test]
 fn a_large_group_is_assigned_in_one_short_step() {
