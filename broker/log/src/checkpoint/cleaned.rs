@@ -1,10 +1,10 @@
-//! `cleaned-offset`: how far a partition's log is compacted. In the partition's directory, so that it goes where the
+//! `cleaned-offset`: how far a partition's log is compacted, and where it may have gaps. In the partition's directory, so that it goes where the
 //! log goes, and goes with it.
 //!
 //! ```text
 //! version=0
 //! cleaned.offset=1200          below it each key has one record
-//! gaps.below.offset=1500       below it compaction may have left gaps between batches
+//! gaps.below.offset=1500       below it batches may leave gaps: taken out here, or at the leader
 //! earliest.horizon.ms=17000    the next delete horizon that passes; left out if there is none
 //! longest.copy.ms=250          the longest time from the setting of a horizon to the end of what it counts from
 //! checksum=1c2d3e4f            CRC-32C, hex, of all bytes before this line
@@ -23,7 +23,8 @@ pub const FILE_NAME: &str = "cleaned-offset";
 pub struct Cleaned {
     /// Below this offset no record has a later one of its key below this offset.
     pub offset: i64,
-    /// Below this offset batches may be missing. Rises before the first of them goes.
+    /// Below this offset batches may be missing. Rises before the first of them goes, or the first behind a gap is
+    /// written.
     pub gaps_below: i64,
     /// The earliest delete horizon of a kept tombstone, in milliseconds since the Unix epoch.
     pub earliest_horizon_ms: Option<i64>,

@@ -165,8 +165,7 @@ impl Log {
     }
 
     /// Appends whole batches as a follower fetched them: offsets and epochs stay as the leader set them. They must
-    /// follow the log end (a gap is what compaction at the leader leaves; behind it a segment begins), epochs must not
-    /// fall, and none may be above `max_epoch`, the epoch the fetch was made under (KAFKA-18723).
+    /// follow the log end (a gap is what compaction at the leader leaves, see `gaps.rs`), epochs must not fall, and none may be above `max_epoch`, the epoch the fetch was made under (KAFKA-18723).
     ///
     /// The batches of one segment are appended all or not at all. Where they need several segments and the disk is
     /// full before the last, those before stay, as after a crash: they are whole batches as the leader has them, in
@@ -196,32 +195,27 @@ impl Log {
         };
 
         let inner = &*self.inner;
-        // An empty log may be made to begin lower, which no flush may overlap.
-        let no_flush = (inner.log_start() == inner.log_end()).then(|| inner.flush_lock.lock());
-        let mut writer = inner.writer.lock();
-        inner.check_change()?;
-        let config = inner.config();
-        let within = no_flush.is_some() && inner.begins_within(&first);
-        let mut next_offset = if within { first.base_offset } else { inner.log_end() };
-        let mut epoch = inner.epochs.read().latest().map_or(-1, |entry| entry.epoch);
-        for (_, header) in &parsed {
-            if header.base_offset < next_offset {
-                return Err(AppendError::OutOfOrderOffset {
-                    expected: next_offset,
-                    found: header.base_offset,
-                });
+        let mut no_flush = None;
+        let (mut writer, config, fetched) = loop {
+            // An empty log may be made to begin lower, which no flush may overlap.
+            if inner.log_start() == inner.log_end() {
+                no_flush.get_or_insert_with(|| inner.flush_lock.lock());
             }
-            if header.partition_leader_epoch < epoch.max(0) || header.partition_leader_epoch > max_epoch {
-                return Err(AppendError::InvalidLeaderEpoch {
-                    epoch: header.partition_leader_epoch,
-                    lowest: epoch.max(0),
-                    highest: max_epoch,
-                });
+            let writer = inner.writer.lock();
+            inner.check_change()?;
+            let config = inner.config();
+            let within = no_flush.is_some() && inner.begins_within(&first);
+            let fetched = inner.check_fetched(&parsed, within, max_epoch)?;
+            inner.claim_space(&config, bytes.len())?;
+            if inner.permits_gaps(&fetched) {
+                break (writer, config, fetched);
             }
-            next_offset = header.next_offset();
-            epoch = header.partition_leader_epoch;
-        }
-        inner.claim_space(&config, bytes.len())?;
+            // Rarely: what the flush lock keeps away may change meanwhile, so that all is looked at anew.
+            drop(writer);
+            let _no_flush = no_flush.get_or_insert_with(|| inner.flush_lock.lock());
+            inner.permit_gaps(&fetched)?;
+        };
+        let Fetched { within, log_end, .. } = fetched;
         if within {
             inner
                 .begin_lower(&mut writer, first.base_offset)
@@ -237,12 +231,9 @@ impl Log {
             let mut run = vec![(active.size(), header)];
             let mut end = start + header.size_in_bytes();
             for (position, header) in &parsed[at + 1..] {
-                let follows = run
-                    .last()
-                    .is_some_and(|(_, last)| last.next_offset() == header.base_offset);
                 let fits = (position + header.size_in_bytes() - start) as u64 <= room
                     && header.last_offset() - active.base_offset <= i64::from(i32::MAX);
-                if !fits || !follows {
+                if !fits {
                     break;
                 }
                 run.push((active.size() + (position - start) as u64, *header));
@@ -259,7 +250,7 @@ impl Log {
         }
         Ok(FollowerAppended {
             base_offset: first.base_offset,
-            log_end: next_offset,
+            log_end,
             batches: parsed.len(),
         })
     }
@@ -318,7 +309,56 @@ fn check_client_batch(
     Ok(())
 }
 
+/// What a follower's append comes to.
+pub(super) struct Fetched {
+    /// The log, which is empty, begins within the first batch.
+    within: bool,
+    /// The log's end after it.
+    log_end: i64,
+    /// Where the last batch that leaves a gap before it ends.
+    pub gaps_end: Option<i64>,
+}
+
 impl LogInner {
+    /// Checks that fetched batches follow the log and each other.
+    fn check_fetched(
+        &self,
+        parsed: &[(usize, BatchHeader)],
+        within: bool,
+        max_epoch: i32,
+    ) -> Result<Fetched, AppendError> {
+        let mut fetched = Fetched {
+            within,
+            log_end: self.log_end(),
+            gaps_end: None,
+        };
+        if let Some((_, first)) = parsed.first().filter(|_| within) {
+            fetched.log_end = first.base_offset;
+        }
+        let mut epoch = self.epochs.read().latest().map_or(-1, |entry| entry.epoch);
+        for (_, header) in parsed {
+            if header.base_offset < fetched.log_end {
+                return Err(AppendError::OutOfOrderOffset {
+                    expected: fetched.log_end,
+                    found: header.base_offset,
+                });
+            }
+            if header.partition_leader_epoch < epoch.max(0) || header.partition_leader_epoch > max_epoch {
+                return Err(AppendError::InvalidLeaderEpoch {
+                    epoch: header.partition_leader_epoch,
+                    lowest: epoch.max(0),
+                    highest: max_epoch,
+                });
+            }
+            if header.base_offset > fetched.log_end {
+                fetched.gaps_end = Some(header.next_offset());
+            }
+            fetched.log_end = header.next_offset();
+            epoch = header.partition_leader_epoch;
+        }
+        Ok(fetched)
+    }
+
     /// An empty log may begin within the first batch that the leader has for it: then the batch is stored whole, and
     /// the log start stays where it is (KAFKA-6361's follow-up, `UnexpectedAppendOffsetException` in Kafka).
     fn begins_within(&self, first: &BatchHeader) -> bool {

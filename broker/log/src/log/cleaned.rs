@@ -1,7 +1,8 @@
-//! How far a log is compacted, as its file tells.
+//! How far a log is compacted and below which offset it may have gaps, as its file tells.
 
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::{Log, LogInner};
 use crate::checkpoint::cleaned::{self, Cleaned};
@@ -31,6 +32,14 @@ pub(super) fn read(fs: &dyn FileSystem, dir: &Path) -> io::Result<KnownCleaned> 
             KnownCleaned::Unknown
         }
     })
+}
+
+/// Below which offset the file says that there may be gaps; nowhere if it says nothing.
+pub(super) fn told_gaps_below(known: Option<KnownCleaned>) -> i64 {
+    match known {
+        Some(KnownCleaned::UpTo(cleaned)) => cleaned.gaps_below,
+        Some(KnownCleaned::Never | KnownCleaned::Unknown) | None => i64::MIN,
+    }
 }
 
 impl Log {
@@ -65,8 +74,18 @@ impl LogInner {
             return Ok(known);
         }
         let known = read(&*self.shared.fs, &self.dir)?;
-        *slot = Some(known);
+        self.note_known(slot, Some(known));
         Ok(known)
+    }
+
+    fn note_known(&self, slot: &mut Option<KnownCleaned>, known: Option<KnownCleaned>) {
+        *slot = known;
+        self.gaps_below.store(told_gaps_below(known), Ordering::Release);
+    }
+
+    /// After the file was removed with all others.
+    pub(super) fn note_cleaned_removed(&self) {
+        self.note_known(&mut self.cleaned.lock(), None);
     }
 
     fn cleaned_by(&self, known: KnownCleaned) -> Cleaned {
@@ -99,7 +118,7 @@ impl LogInner {
             &self.dir.join(cleaned::FILE_NAME),
             &cleaned::encode(&after),
         )?;
-        *slot = Some(KnownCleaned::UpTo(after));
+        self.note_known(&mut slot, Some(KnownCleaned::UpTo(after)));
         Ok(())
     }
 
@@ -129,7 +148,7 @@ impl LogInner {
         let file = fs.open(&path, OpenMode::ReadWrite)?;
         file.set_len(0)?;
         file.sync_all()?;
-        *slot = Some(KnownCleaned::Unknown);
+        self.note_known(&mut slot, Some(KnownCleaned::Unknown));
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ mod cleaned;
 mod compact;
 mod damage;
 mod flush;
+mod gaps;
 mod lookup;
 mod open;
 mod producers;
@@ -117,6 +118,9 @@ pub(crate) struct LogInner {
     pub truncations: AtomicU64,
     pub has_damage: AtomicBool,
     pub damage: RwLock<Vec<DamagedRange>>,
+    /// Below this offset the stored bound permits gaps: a copy of what is known of [`LogInner::cleaned`], to be read
+    /// without its lock. Falls only under the writer lock.
+    pub gaps_below: AtomicI64,
     /// How far the log is compacted; `None` until the file was read.
     pub cleaned: Mutex<Option<cleaned::KnownCleaned>>,
     /// Whether a compaction is under way.

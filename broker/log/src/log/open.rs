@@ -72,6 +72,11 @@ impl LogInner {
         };
         let interval_bytes = open.config.index_interval_bytes;
         let mut created = false;
+        let known_cleaned = match found.is_empty() {
+            // It is read when somebody asks.
+            true => None,
+            false => Some(cleaned::read(&**fs, dir)?),
+        };
         let (recovered, report) = if found.is_empty() {
             let base = marker.as_ref().map_or(open.log_start, |marker| marker.offset).max(0);
             let segment = if marker.is_some() {
@@ -93,10 +98,10 @@ impl LogInner {
                 flushed: open.flushed,
                 drop_cache: !open.clean,
                 latest_epoch: open.options.latest_epoch.unwrap_or(i32::MAX),
-                gaps_below: match open.flushed {
-                    // All gaps lie below it.
-                    Some(_) => i64::MIN,
-                    None => gaps_below(&**fs, dir)?,
+                gaps_below: match known_cleaned {
+                    // What can't be read may have told of gaps anywhere.
+                    Some(KnownCleaned::Unknown) => i64::MAX,
+                    known => cleaned::told_gaps_below(known),
                 },
             };
             let mut recovery = Recovery {
@@ -138,7 +143,8 @@ impl LogInner {
             truncations: AtomicU64::new(0),
             has_damage: AtomicBool::new(!report.damage.is_empty()),
             damage: RwLock::new(report.damage.clone()),
-            cleaned: Mutex::new(None),
+            gaps_below: AtomicI64::new(cleaned::told_gaps_below(known_cleaned)),
+            cleaned: Mutex::new(known_cleaned),
             compacting: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -302,15 +308,6 @@ fn new_writer() -> Writer {
         active_since_ms: None,
         snapshot_offset: -1,
     }
-}
-
-/// Up to where compaction may have left gaps.
-fn gaps_below(fs: &dyn FileSystem, dir: &Path) -> io::Result<i64> {
-    Ok(match cleaned::read(fs, dir)? {
-        KnownCleaned::Never => i64::MIN,
-        KnownCleaned::UpTo(cleaned) => cleaned.gaps_below,
-        KnownCleaned::Unknown => i64::MAX,
-    })
 }
 
 /// A full truncation that a crash interrupted.

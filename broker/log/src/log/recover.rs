@@ -12,10 +12,9 @@
 //! follows them.
 //!
 //! Base offset and leader epoch lie outside of a batch's CRC, as the leader sets them without reading the records: a
-//! flipped bit in them shows only by what is around. So a batch that ends above the flushed point must begin where the
-//! one before it ends (wherever it ends, if that point is not known): an append behind a gap begins a segment of its
-//! own and stores the flushed point there first, see `roll_for`. Below, gaps are left to compaction. And no batch may
-//! have a later leader epoch than the partition's metadata, if that is told.
+//! flipped bit in them shows only by what is around. What is told of gaps by others than the batches themselves is said
+//! in [`super::gaps`]; where there may be none, a batch begins where the one before it ends. And no batch may have a
+//! later leader epoch than the partition's metadata, if that is told.
 
 mod indexes;
 mod walk;
@@ -30,7 +29,7 @@ use self::walk::WalkEnd;
 use super::report::{DamagedRange, RecoveryReport};
 use crate::checkpoint::flushed::FlushedPoint;
 use crate::fs::{FileSystem, OpenMode, is_disk_full};
-use crate::segment::scan::{BadBatch, Chain};
+use crate::segment::scan::{BadBatch, Chain, Gaps};
 use crate::segment::{LocateError, Segment, names};
 
 /// What is known before a segment is looked at.
@@ -42,7 +41,7 @@ pub(super) struct Known {
     pub drop_cache: bool,
     /// The latest leader epoch that a batch can have; `i32::MAX` if that is not known.
     pub latest_epoch: i32,
-    /// Compaction may have left gaps below this offset, if no flushed point tells.
+    /// There may be gaps below this offset, see [`super::gaps`]; below the flushed point in any case.
     pub gaps_below: i64,
 }
 
@@ -124,7 +123,10 @@ impl Recovery<'_> {
             walked_from: None,
         };
         let mut chain = Chain {
-            contiguous_from: self.known.flushed.map_or(self.known.gaps_below, |_| flushed),
+            gaps: Gaps {
+                flushed: self.known.flushed.map_or(i64::MIN, |_| flushed),
+                below: self.known.gaps_below,
+            },
             latest_epoch: self.known.latest_epoch,
             ..Chain::at(found[start].base_offset)
         };
@@ -138,6 +140,9 @@ impl Recovery<'_> {
                 self.add_missing(chain.next_offset, listed.base_offset, chain.next_offset);
                 chain.next_offset = listed.base_offset;
             }
+            // A base offset that rose must not reach into the next segment, whose name tells where this one ends.
+            let next_base = found.get(at + 1).map_or(i64::MAX, |next| next.base_offset);
+            chain.gaps.below = self.known.gaps_below.min(next_base);
             let segment = self.open_segment(listed.base_offset, listed.size, false);
             let last = at + 1 == found.len();
             let end = self.recover_segment(&segment, &mut chain, (flushed, last), &mut out)?;

@@ -90,22 +90,18 @@ impl LogInner {
         let active = self.active();
         let size = active.size();
         let too_far = header.last_offset() - active.base_offset > i64::from(i32::MAX);
-        // Compaction at the leader may leave gaps. A segment says by its name where it begins, but within one a base
-        // offset is no proof: it lies outside of the batch's CRC, and recovery could not tell a gap from a flipped bit.
-        let gap = header.base_offset > self.log_end();
         let due = size > 0
             && (size + batch_len > u64::from(config.segment_bytes.min(MAX_SEGMENT_BYTES))
                 || too_far
-                || gap
                 || self.indexes_full(&active, config)
                 || writer
                     .active_since_ms
                     .is_some_and(|since| now_ms.saturating_sub(since) > config.roll_ms()));
-        if !due && !too_far && !gap {
+        if !due && !too_far {
             return Ok(active);
         }
-        // An empty segment before a gap, or whose base lies too far below, can't be rolled at its own base: it is
-        // replaced by one at the batch's.
+        // An empty segment whose base lies too far below can't be rolled at its own base: it is replaced by one at the
+        // batch's. Only there the end of one segment is not the base of the next.
         if size == 0 {
             self.replace_empty_active(writer, &active, header.base_offset)
                 .map_err(|error| self.refused_append(error))?;
@@ -113,14 +109,14 @@ impl LogInner {
         }
         match self.roll_locked(writer) {
             Ok(_) => {}
-            Err(ChangeError::Refused(_)) if !too_far && !gap && size + batch_len <= u64::from(MAX_SEGMENT_BYTES) => {
+            Err(ChangeError::Refused(_)) if !too_far && size + batch_len <= u64::from(MAX_SEGMENT_BYTES) => {
                 // No room for a new file. The old one can still grow if the disk has room for the batch.
                 return Ok(active);
             }
             Err(error) => return Err(self.refused_append(error)),
         }
         let active = self.active();
-        if gap || header.last_offset() - active.base_offset > i64::from(i32::MAX) {
+        if header.last_offset() - active.base_offset > i64::from(i32::MAX) {
             self.replace_empty_active(writer, &active, header.base_offset)
                 .map_err(|error| self.refused_append(error))?;
         }
@@ -175,7 +171,7 @@ impl LogInner {
         *slot = Arc::new(segments);
     }
 
-    /// Begins the log anew at `base_offset` behind a gap. Recovery takes a gap between two segments for a lost one,
+    /// Begins the log anew at `base_offset` behind a gap that no segment can span. Recovery takes a gap between two segments for a lost one,
     /// unless the flushed point lies behind it: so all before it is synced, here and now, and the flushed point is
     /// stored. The old, empty segment goes last: without it a point that could not be stored would lie in a segment
     /// that is gone. Of both recovery keeps the one that the stored point speaks of. A disk too full for one of these

@@ -312,7 +312,7 @@ impl LogInner {
         let active = self
             .start_over(marker)
             .map_err(|error| self.fail("truncating fully", &error))?;
-        *self.cleaned.lock() = None;
+        self.note_cleaned_removed();
         writer.unsynced.clear();
         writer.unsynced_snapshots.clear();
         writer.dir_unsynced = false;

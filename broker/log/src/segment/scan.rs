@@ -16,14 +16,43 @@ const DATA_CHUNK: usize = 4 << 20;
 /// What the next batch must follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// The next batch's base offset is this or, behind a gap that compaction left, more.
+    /// The next batch's base offset is this or, behind a gap, more.
     pub next_offset: i64,
     /// The next batch's leader epoch is this or more.
     pub epoch: i32,
-    /// Batches that end above this offset leave no gap before them. `i64::MAX`: gaps may be anywhere.
-    pub contiguous_from: i64,
+    /// Where batches may leave a gap before them.
+    pub gaps: Gaps,
     /// No batch has a later leader epoch. `i32::MAX`: not known.
     pub latest_epoch: i32,
+}
+
+/// Where batches may leave a gap before them.
+///
+/// ```text
+///                flushed                     below
+///   -----------------|-------------------------|-----------
+///     gaps, none     |  gaps                   |  no gaps
+///     across the end |                         |
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gaps {
+    /// Those that end at or below this offset, at which some batch ends. `i64::MAX`: all. `i64::MIN`: not known.
+    pub flushed: i64,
+    /// Those that begin behind the former and end at or below this offset.
+    pub below: i64,
+}
+
+impl Gaps {
+    /// They may be anywhere.
+    pub const ANYWHERE: Gaps = Gaps {
+        flushed: i64::MAX,
+        below: i64::MAX,
+    };
+
+    /// Whether there may be a gap between a batch that ends at `from` and one that ends at `end`.
+    fn permit(&self, from: i64, end: i64) -> bool {
+        end <= self.flushed || (from >= self.flushed && end <= self.below)
+    }
 }
 
 impl Chain {
@@ -33,7 +62,7 @@ impl Chain {
         Chain {
             next_offset,
             epoch: -1,
-            contiguous_from: i64::MAX,
+            gaps: Gaps::ANYWHERE,
             latest_epoch: i32::MAX,
         }
     }
@@ -49,7 +78,7 @@ impl Chain {
                 found: header.base_offset,
             });
         }
-        if header.base_offset > self.next_offset && header.next_offset() > self.contiguous_from {
+        if header.base_offset > self.next_offset && !self.gaps.permit(self.next_offset, header.next_offset()) {
             return Err(BadBatch::Gap {
                 expected: self.next_offset,
                 found: header.base_offset,

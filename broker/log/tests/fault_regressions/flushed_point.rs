@@ -314,7 +314,9 @@ fn a_flushed_batch_behind_a_gap_survives_a_crash() {
         broker.crash();
         assert_eq!(broker.log().damage(), [], "gap of {gap}");
         assert_eq!(broker.log().log_end_offset(), second + 1, "gap of {gap}");
-        assert_eq!(bases(&broker), [0, 1 + gap, second]);
+        // Only a gap that no segment can span begins one.
+        let expected = if gap == FAR { vec![0, 1 + gap, second] } else { vec![0] };
+        assert_eq!(bases(&broker), expected);
         for (from, base_offset) in [(1, 1 + gap), (2 + gap, 1 + gap), (3 + gap, second)] {
             let data = broker.log().read(from, 1, true, i64::MAX).unwrap();
             assert_eq!(data.base_offset, base_offset, "from {from}, gap of {gap}");

@@ -193,7 +193,7 @@ pub fn retry(world: &mut World) {
     }
 }
 
-/// Appends as a follower: one to three batches, perhaps behind a gap.
+/// Appends as a follower: one to three batches, perhaps behind gaps.
 pub fn follow(world: &mut World) {
     let mut next = world.model.log_end;
     if world.rng.below(5) == 0 {
@@ -204,13 +204,20 @@ pub fn follow(world: &mut World) {
     for _ in 0..=world.rng.below(3) {
         world.leader_epoch += i32::from(world.rng.below(4) == 0);
         let mut batch = build(world, None).to_vec();
+        if !batches.is_empty() && world.rng.below(4) == 0 {
+            next += [1, 100][world.rng.below(2) as usize];
+        }
         stamp_offset_and_epoch(&mut batch, next, world.leader_epoch);
         let batch = as_model(Bytes::from(batch));
         next = batch.header.next_offset();
         bytes.extend_from_slice(&batch.bytes);
         batches.push(batch);
     }
-    let gap = batches[0].header.base_offset > world.model.log_end;
+    // So far that a segment has to begin there.
+    let gap = batches[0].header.last_offset() - world.model.log_end > i64::from(i32::MAX);
+    if batches[0].header.base_offset > world.model.log_end {
+        world.reach("gap");
+    }
     let result = world
         .log()
         .append_as_follower(&Bytes::from(bytes), world.leader_epoch, world.now_ms);

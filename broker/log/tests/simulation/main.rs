@@ -97,6 +97,7 @@ fn every_seed_keeps_every_invariant() {
             "rolled",
             "flushed point lost",
             "follower",
+            "gap",
             "offset mismatch",
             "time found",
             "index damaged",

@@ -37,7 +37,7 @@ pub struct Model {
     pub log_end: i64,
     /// Where the first record of the history was or will be put.
     pub begins_at: i64,
-    /// Bases of segments that begin behind a gap.
+    /// Bases of segments that begin behind a gap that none can span.
     pub gap_bases: Vec<i64>,
     pub epochs: EpochCache,
     pub producers: BTreeMap<i64, ModelProducer>,
@@ -68,7 +68,7 @@ impl Model {
         let end = cut
             .checked_sub(1)
             .map_or(self.begins_at, |last| self.history[last].header.next_offset());
-        // Behind a gap a segment of its own begins.
+        // Behind a wide gap a segment of its own begins.
         let end = self
             .gap_bases
             .iter()
@@ -88,7 +88,7 @@ impl Model {
         self.log_end
     }
 
-    /// A segment of its own was begun behind a gap. An empty one at the log end is replaced by it.
+    /// A segment of its own was begun behind a wide gap. An empty one at the log end is replaced by it.
     pub fn began_behind_gap(&mut self, base: i64) {
         let end = self.log_end;
         let replaced = self.history.last().is_none_or(|batch| batch.header.next_offset() < end);

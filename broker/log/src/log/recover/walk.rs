@@ -155,6 +155,22 @@ impl Recovery<'_> {
                 Some(BadBatch::Epoch { found, .. }) if before.epoch <= *found => Some(chain.next_offset),
                 _ => None,
             };
+            if let Some(BadBatch::Offset { .. }) = &bad
+                && let Some(next_offset) = contradicted
+                && self.known.flushed.is_some()
+                && next_offset > flushed
+                && before.next_offset >= flushed
+            {
+                // Where all may be cut neither of the two is believed: one would be kept at an offset that is not its own.
+                *chain = before;
+                out.epochs.retain(|(_, base_offset)| *base_offset < before.next_offset);
+                self.put_indexes(segment, indexes, claimed)?;
+                segment.cut_indexes(previous.position)?;
+                return Ok(bad.map(|reason| WalkEnd::Torn {
+                    position: previous.position,
+                    reason,
+                }));
+            }
             if let Some(next_offset) = contradicted.filter(|next| self.known.flushed.is_none_or(|_| *next <= flushed))
                 && next_offset > before.next_offset
                 && let Some(reason) = &bad
