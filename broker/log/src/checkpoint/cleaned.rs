@@ -6,6 +6,7 @@
 //! cleaned.offset=1200          below it each key has one record
 //! gaps.below.offset=1500       below it batches may leave gaps: taken out here, or at the leader
 //! earliest.horizon.ms=17000    the next delete horizon that passes; left out if there is none
+//! tombstones.gone.below.offset=900   below it tombstones were taken out
 //! longest.copy.ms=250          the longest time from the setting of a horizon to the end of what it counts from
 //! checksum=1c2d3e4f            CRC-32C, hex, of all bytes before this line
 //! ```
@@ -28,6 +29,9 @@ pub struct Cleaned {
     pub gaps_below: i64,
     /// The earliest delete horizon of a kept tombstone, in milliseconds since the Unix epoch.
     pub earliest_horizon_ms: Option<i64>,
+    /// Below this offset compaction has taken out tombstones whose time had come, here or where this log was copied
+    /// from. Rises before the first of them goes.
+    pub tombstones_gone_below: i64,
     /// The longest time in milliseconds from when a delete horizon was set to when the older records of its keys
     /// were gone from the segments that were copied with it: readers may have read them for so long.
     pub longest_copy_ms: i64,
@@ -44,6 +48,10 @@ pub fn encode(cleaned: &Cleaned) -> Vec<u8> {
     if let Some(horizon) = cleaned.earliest_horizon_ms {
         pairs.push(("earliest.horizon.ms", horizon.to_string()));
     }
+    pairs.push((
+        "tombstones.gone.below.offset",
+        cleaned.tombstones_gone_below.to_string(),
+    ));
     pairs.push(("longest.copy.ms", cleaned.longest_copy_ms.to_string()));
     properties::encode(&pairs)
 }
@@ -66,9 +74,14 @@ pub fn decode(bytes: &[u8]) -> Result<Cleaned, FormatError> {
             Ok(text) => Some(number("earliest.horizon.ms", text)?),
             Err(_) => None,
         },
+        tombstones_gone_below: get("tombstones.gone.below.offset")?,
         longest_copy_ms: get("longest.copy.ms")?,
     };
-    if cleaned.offset < 0 || cleaned.gaps_below < cleaned.offset || cleaned.longest_copy_ms < 0 {
+    if cleaned.tombstones_gone_below < 0
+        || cleaned.offset < 0
+        || cleaned.gaps_below < cleaned.offset
+        || cleaned.longest_copy_ms < 0
+    {
         return Err(FormatError::new(format!("impossible values: {cleaned:?}")));
     }
     Ok(cleaned)
@@ -85,6 +98,7 @@ mod tests {
                 offset: 1200,
                 gaps_below: 1500,
                 earliest_horizon_ms,
+                tombstones_gone_below: 900,
                 longest_copy_ms: 3,
             };
             let good = encode(&cleaned);
@@ -107,11 +121,14 @@ mod tests {
 
     #[test]
     fn impossible_values_are_refused() {
-        for (offset, gaps_below, longest_copy_ms) in [(-1, 5, 0), (6, 5, 0), (1, 5, -1)] {
+        for (offset, gaps_below, tombstones_gone_below, longest_copy_ms) in
+            [(-1, 5, 0, 0), (6, 5, 0, 0), (1, 5, 0, -1), (1, 5, -1, 0)]
+        {
             let bad = encode(&Cleaned {
                 offset,
                 gaps_below,
                 earliest_horizon_ms: None,
+                tombstones_gone_below,
                 longest_copy_ms,
             });
             assert!(decode(&bad).is_err());

@@ -28,6 +28,8 @@ pub(crate) struct Counts {
     pub superseded: u64,
     /// Tombstones that went because their time had come.
     pub tombstones: u64,
+    /// The offset after the last of them; 0 if there were none.
+    pub tombstones_gone_below: i64,
     /// Went because they have no key.
     pub without_key: u64,
     /// The earliest delete horizon of the tombstones that stay.
@@ -202,6 +204,7 @@ impl Rules {
         }
         if record.value.is_none() && may_drop_tombstones {
             counts.tombstones += 1;
+            counts.tombstones_gone_below = counts.tombstones_gone_below.max(record.offset + 1);
             return false;
         }
         true

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{Log, LogInner};
 use crate::checkpoint::cleaned::{self, Cleaned};
 use crate::checkpoint::{Loaded, load};
-use crate::error::ChangeError;
+use crate::error::{ChangeError, ReadError};
 use crate::fs::{FileSystem, OpenMode, is_disk_full, remove_if_exists, temporary_path, write_atomic};
 
 /// What the file says.
@@ -43,6 +43,27 @@ pub(super) fn told_gaps_below(known: Option<KnownCleaned>) -> i64 {
 }
 
 impl Log {
+    /// Below this offset compaction has taken out tombstones whose time had come; 0 if none. Who has the log up to a lower
+    /// offset and goes on from there never gets them, and may have kept the records that they deleted. Where that is not
+    /// known it is the log end. Durable before the first tombstone goes; falls only where the log is cut.
+    ///
+    /// # Errors
+    /// The log is closed or the directory offline; the file can't be read.
+    pub fn tombstones_gone_below(&self) -> Result<i64, ReadError> {
+        self.inner.check_read()?;
+        Ok(self.inner.cleaned()?.tombstones_gone_below)
+    }
+
+    /// Below this offset no record has a later one of its key below this offset. Who begins to copy the log now gets
+    /// nothing that a tombstone below it deletes.
+    ///
+    /// # Errors
+    /// As [`Log::tombstones_gone_below`].
+    pub fn cleaned_offset(&self) -> Result<i64, ReadError> {
+        self.inner.check_read()?;
+        Ok(self.inner.cleaned()?.offset)
+    }
+
     /// Forgets how far the log is compacted, durably: the next compaction looks at all of it. To be called when the
     /// directory's contents became another replica's.
     ///
@@ -52,7 +73,7 @@ impl Log {
         let inner = &*self.inner;
         let _no_compaction_ends = inner.flush_lock.lock();
         inner.check_change()?;
-        // Gaps stay where they are, and so does what readers may have seen.
+        // Gaps stay where they are, and so does what readers may have seen and what is gone.
         let reset = |cleaned: &mut Cleaned| cleaned.offset = 0;
         inner
             .change_cleaned(reset)
@@ -94,6 +115,7 @@ impl LogInner {
             KnownCleaned::UpTo(cleaned) => cleaned,
             KnownCleaned::Unknown => Cleaned {
                 gaps_below: self.log_end(),
+                tombstones_gone_below: self.log_end(),
                 longest_copy_ms: self.config().delete_retention_ms.max(0),
                 ..Cleaned::default()
             },
@@ -127,6 +149,8 @@ impl LogInner {
         self.change_cleaned(|cleaned| {
             cleaned.offset = cleaned.offset.min(end);
             cleaned.gaps_below = cleaned.gaps_below.min(end);
+            // Those between would come again from whoever leads, or are gone there as well.
+            cleaned.tombstones_gone_below = cleaned.tombstones_gone_below.min(end);
         })
     }
 

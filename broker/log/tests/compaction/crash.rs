@@ -32,6 +32,8 @@ fn dirty_log(seed: u64) -> Broker {
         }
     };
     fill(&mut broker, 0);
+    broker.put(&["gone=1"]);
+    broker.put(&["gone"]);
     broker.put(&["once=1"]);
     broker.roll();
     broker.compact().unwrap().unwrap();
@@ -82,6 +84,27 @@ fn end_everywhere(end: End, seeds: u64) {
     }
 }
 
+/// A tombstone that is gone and that nothing has replaced is told of.
+fn check_gone(before: &Broker, after: &Broker) {
+    let (had, has) = (before.texts(), after.texts());
+    let gone_below = after.log().tombstones_gone_below().unwrap();
+    let is_last = |offset: i64, key: &str| {
+        let later = had.iter().filter(|(other, _)| *other > offset);
+        later
+            .map(|(_, text)| text.split('=').next())
+            .all(|other| other != Some(key))
+    };
+    for (offset, key) in had
+        .iter()
+        .filter(|(offset, text)| !text.contains('=') && is_last(*offset, text))
+    {
+        assert!(
+            *offset < gone_below || has.contains(&(*offset, key.clone())),
+            "{key} at {offset} is gone, and they are told to be gone below {gone_below}"
+        );
+    }
+}
+
 /// Ends a round after so many changes of the disk. True if it was at its end before that.
 fn end_after(broker: &Broker, bounds: &CompactionBounds, end: End, at: u64) -> bool {
     let disk = broker.disk.copy();
@@ -105,6 +128,7 @@ fn end_after(broker: &Broker, bounds: &CompactionBounds, end: End, at: u64) -> b
     fork.reopen();
     assert_eq!(fork.log().damage(), [], "a crash is no damage: after change {at}");
     fork.check();
+    check_gone(broker, &fork);
     let is_leftover = |path: &Path| {
         [".swap", ".cleaned"]
             .iter()

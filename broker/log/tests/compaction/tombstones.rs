@@ -1,9 +1,12 @@
 //! How long deletes stay.
 
+use std::path::Path;
+
 use millrace_log::CompactionStep;
+use millrace_log::producer::ProducerState;
 use millrace_proto::batch::BatchHeader;
 
-use crate::broker::{Broker, DAY_MS, config, options};
+use crate::broker::{Broker, DAY_MS, PARTITION, config, options};
 use crate::rules::{headers, texts};
 
 #[test]
@@ -125,4 +128,88 @@ fn a_horizon_that_another_replica_has_set_counts_from_the_first_round_of_this_on
     assert_eq!(second.deleted_tombstones, 1);
     assert_eq!(texts(&follower), ["1:b=1", "3:c=1", "4:d=1"]);
     follower.check();
+}
+
+/// Records 0 to 6, of which the tombstones 3 and 5 are gone; the log goes on to 8.
+fn without_its_tombstones() -> Broker {
+    let mut broker = Broker::new(config(), 1);
+    broker.put(&["a=1", "b=1", "c=1"]);
+    broker.put(&["a", "d=1"]);
+    broker.put(&["b"]);
+    broker.roll();
+    broker.put(&["e=1"]);
+    broker.compact().unwrap().unwrap();
+    let gone = |broker: &Broker| broker.log().tombstones_gone_below().unwrap();
+    assert_eq!((gone(&broker), broker.log().cleaned_offset().unwrap()), (0, 6));
+    broker.now_ms += 2 * DAY_MS;
+    broker.compact().unwrap().unwrap();
+    assert_eq!(texts(&broker), ["2:c=1", "4:d=1", "6:e=1"]);
+    broker.put(&["f=1"]);
+    broker.log().flush().unwrap();
+    assert_eq!(gone(&broker), 6);
+    broker
+}
+
+#[test]
+fn below_which_offset_tombstones_are_gone_is_told_for_good() {
+    let mut broker = without_its_tombstones();
+    let told = |broker: &Broker| {
+        let log = broker.log();
+        (log.tombstones_gone_below().unwrap(), log.cleaned_offset().unwrap())
+    };
+    broker.disk.crash();
+    broker.reopen();
+    assert_eq!(told(&broker), (6, 6));
+    // Whatever is to be looked at anew, they do not come back.
+    broker.log().reset_compaction().unwrap();
+    broker.reopen();
+    assert_eq!(told(&broker), (6, 0));
+    // Nor is a later round over them without any that goes a reason to forget it.
+    broker.roll();
+    broker.compact().unwrap().unwrap();
+    assert_eq!(told(&broker), (6, 8));
+}
+
+#[test]
+fn a_log_that_is_cut_tells_no_more_than_it_goes() {
+    for (to, expected) in [(8, (6, 6)), (7, (6, 6)), (5, (5, 5)), (3, (3, 3))] {
+        let mut broker = without_its_tombstones();
+        assert_eq!(broker.log().truncate_to(to).unwrap(), to);
+        for when in ["at once", "after a crash"] {
+            let log = broker.log();
+            let told = (log.tombstones_gone_below().unwrap(), log.cleaned_offset().unwrap());
+            assert_eq!(told, expected, "cut to {to}, {when}");
+            broker.disk.crash();
+            broker.reopen();
+        }
+    }
+}
+
+/// What comes then is another replica's, or was never there.
+#[test]
+fn an_emptied_log_knows_nothing_of_what_was_compacted() {
+    for start in [0, 7, 100] {
+        let mut broker = without_its_tombstones();
+        let log = broker.log();
+        log.truncate_fully_and_start_at(start, ProducerState::default())
+            .unwrap();
+        for when in ["at once", "after a crash"] {
+            let log = broker.log();
+            let need = log.compaction_need(&broker.bounds(), broker.now_ms).unwrap();
+            let told = (log.tombstones_gone_below().unwrap(), log.cleaned_offset().unwrap());
+            assert_eq!((told, need.first_dirty_offset), ((0, 0), start), "{when}");
+            broker.disk.crash();
+            broker.reopen();
+        }
+    }
+}
+
+#[test]
+fn where_it_is_not_known_all_tombstones_may_be_gone() {
+    let mut broker = without_its_tombstones();
+    let path = Path::new(PARTITION).join("cleaned-offset");
+    broker.disk.flip_bit(&path, 20, 1).unwrap();
+    broker.reopen();
+    assert_eq!(broker.log().tombstones_gone_below().unwrap(), 8);
+    assert_eq!(broker.log().cleaned_offset().unwrap(), 0);
 }

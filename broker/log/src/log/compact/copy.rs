@@ -182,6 +182,7 @@ impl GroupCopy {
         let copied = Copied {
             size: self.written,
             indexes: self.indexes,
+            tombstones_gone_below: self.counts.tombstones_gone_below,
             copied_ms: self
                 .horizon_since_ms
                 .map_or(0, |since| now_ms.saturating_sub(since).max(0).saturating_add(SWAP_MS)),

@@ -28,6 +28,8 @@ pub(super) struct Copied {
     pub indexes: Indexes,
     /// Milliseconds from when the first delete horizon in it was set to when it is surely in place; 0 if none was set.
     pub copied_ms: i64,
+    /// The offset after the last tombstone that is not in it any more; 0 if none went.
+    pub tombstones_gone_below: i64,
 }
 
 /// Whether a copy was put in place.
@@ -93,10 +95,11 @@ impl LogInner {
             return Ok(Swapped::Outdated);
         }
         self.check_damage(group)?;
-        // Known before the first gap is there, and before the first tombstone relies on it.
+        // Known before the first gap is there, before the first tombstone relies on it, and before the first is gone.
         self.change_cleaned(|cleaned| {
             cleaned.gaps_below = cleaned.gaps_below.max(end_offset);
             cleaned.longest_copy_ms = cleaned.longest_copy_ms.max(copied.copied_ms);
+            cleaned.tombstones_gone_below = cleaned.tombstones_gone_below.max(copied.tombstones_gone_below);
         })
         .map_err(|error| self.refuse_or_fail("noting what is compacted", &error))?;
         let fs = &*self.shared.fs;
