@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use clap::ValueEnum;
 use jiff::SignedDuration;
-use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, Header, Producer, Record, WriteOutcome};
+use millrace_client::{Acks, Client, Codec, Delivery, ErrorKind, ErrorReason, Header, Producer, Record, WriteOutcome};
 use serde::Serialize;
 use tokio::{
     sync::mpsc,
@@ -335,11 +335,14 @@ fn tell(
 ) -> anyhow::Result<()> {
     let what = what(args, counted);
     if let Some((line, error)) = &counted.failed {
-        let timeout = match error.kind() {
+        let hint = match error.kind() {
             ErrorKind::TimedOut => format!(" (--timeout {})", duration_ms(args.timeout.as_millis() as i64)),
+            ErrorKind::Server(ErrorReason::InvalidRecord) if args.key_separator.is_none() => {
+                " (--key-separator tells where in a line its key ends)".to_owned()
+            }
             _ => String::new(),
         };
-        return Err(anyhow::Error::new(error.clone()).context(format!("failed after {what}: line {line}{timeout}")));
+        return Err(anyhow::Error::new(error.clone()).context(format!("failed after {what}: line {line}{hint}")));
     }
     if let Err(error) = sent {
         return Err(if error.is::<UsageError>() {

@@ -183,7 +183,8 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::CorruptBatch
         | R::MessageTooLarge
         | R::InvalidTimestamp
-        | R::InvalidResumeToken => Code::InvalidArgument,
+        | R::InvalidResumeToken
+        | R::InvalidRecord => Code::InvalidArgument,
         R::UnknownTopic | R::UnknownPartition | R::UnknownBroker | R::UnknownVoter => Code::NotFound,
         R::TopicExists => Code::AlreadyExists,
         R::OffsetMismatch
@@ -293,8 +294,7 @@ impl From<NameError> for ApiError {
 impl From<ConfigError> for ApiError {
     fn from(error: ConfigError) -> Self {
         let message = sentence(&error);
-        let (ConfigError::UnknownKey { key, .. } | ConfigError::InvalidValue { key, .. }) = error;
-        Self::new(ErrorReason::InvalidConfig, message).with("key", key)
+        Self::new(ErrorReason::InvalidConfig, message).with("key", error.key())
     }
 }
 

@@ -189,5 +189,5 @@ pub fn batch(producer: Option<(i64, i32)>) -> SoundBatch {
     if let Some((id, sequence)) = producer {
         builder.set_producer(id, 0, sequence);
     }
-    SoundBatch::build(&mut builder, &[1]).unwrap()
+    SoundBatch::build(&mut builder, &[1], Some(0)).unwrap()
 }

@@ -179,7 +179,7 @@ impl From<NameError> for Rejection {
 impl From<ConfigError> for Rejection {
     fn from(error: ConfigError) -> Self {
         let reason = error.to_string();
-        let (ConfigError::UnknownKey { key, .. } | ConfigError::InvalidValue { key, .. }) = error;
+        let key = error.key().to_owned();
         Self::InvalidConfig { key, reason }
     }
 }

@@ -43,6 +43,7 @@ impl Cluster {
         for (key, value) in &create.configs {
             config::check(key, value)?;
         }
+        config::check_together(&create.configs, &self.topic_defaults)?;
         self.check_partition_count(0, create.assignments.len())?;
         let topic = Topic {
             name: create.name.clone(),
@@ -106,6 +107,7 @@ impl Cluster {
         if configs == topic.configs {
             return Ok(Applied::unchanged(Outcome::Done));
         }
+        config::check_together(&configs, &self.topic_defaults)?;
         let was = self.min_insync_replicas(topic);
         let flushed = flushes_before_ack(&topic.configs, &self.topic_defaults);
         let mut topic = Topic {

@@ -23,6 +23,27 @@ pub enum ConfigError {
         /// What is allowed.
         expected: String,
     },
+    /// Two settings that are allowed each, but not together.
+    #[error("{key} can't be {value:?}: {conflict}")]
+    Conflict {
+        /// One of them.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it contradicts.
+        conflict: String,
+    },
+}
+
+impl ConfigError {
+    /// The setting that is wrong.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::UnknownKey { key, .. } | Self::InvalidValue { key, .. } => key,
+            Self::Conflict { key, .. } => key,
+        }
+    }
 }
 
 /// What values a setting takes.
@@ -35,15 +56,28 @@ pub enum ValueKind {
         /// The greatest.
         max: i64,
     },
+    /// A number from 0 to 1.
+    Ratio,
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// One or more of these words, each once, separated by commas, in any order.
+    List(&'static [&'static str]),
 }
 
 impl ValueKind {
     fn accepts(self, value: &str) -> bool {
         match self {
             Self::Integer { min, max } => value.parse::<i64>().is_ok_and(|number| (min..=max).contains(&number)),
+            Self::Ratio => ratio_ppm(value).is_some(),
             Self::Choice(words) => words.contains(&value),
+            Self::List(words) => {
+                let mut seen = Vec::new();
+                list(value).all(|word| {
+                    let is_new = words.contains(&word) && !seen.contains(&word);
+                    seen.push(word);
+                    is_new
+                })
+            }
         }
     }
 
@@ -51,9 +85,28 @@ impl ValueKind {
         match self {
             Self::Integer { min, max: i64::MAX } => format!("a whole number from {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Ratio => "a number from 0 to 1, such as 0.5".to_owned(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::List(words) => format!("one or more of {}, separated by commas", words.join(", ")),
         }
     }
+}
+
+/// The words of a list.
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(str::trim)
+}
+
+/// A number from 0 to 1 in millionths: digits with at most one point among them, so that there is one way to write it.
+pub(super) fn ratio_ppm(value: &str) -> Option<u32> {
+    let is_plain = value.len() <= 20 && value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let ratio = value.parse::<f64>().ok().filter(|_| is_plain)?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to a million"
+    )]
+    (0.0..=1.0).contains(&ratio).then(|| (ratio * 1e6).round() as u32)
 }
 
 /// One setting: what people read in `topic describe` and what is checked.
@@ -100,17 +153,24 @@ const fn choice(
 
 /// All topic settings, by name.
 pub const TOPIC_KEYS: &[ConfigKey] = &[
-    choice(
-        "cleanup.policy",
-        "delete",
-        &["delete"],
-        "What happens to old segments: delete removes them by retention.ms and retention.bytes.",
-    ),
+    ConfigKey {
+        name: "cleanup.policy",
+        default: "delete",
+        kind: ValueKind::List(&["delete", "compact"]),
+        documentation: "What happens to old records: delete removes segments by retention.ms and retention.bytes; compact keeps of each key the last record, and refuses records without a key; delete,compact does both. Records without a key that a topic holds when it gets compact are deleted by compaction.",
+    },
     choice(
         "compression.type",
         "producer",
         &["producer", "uncompressed", "gzip", "snappy", "lz4", "zstd"],
         "How batches are stored: producer keeps them as they were sent; any other value re-encodes batches that differ, at the broker's cost.",
+    ),
+    integer(
+        "delete.retention.ms",
+        "86400000",
+        0,
+        i64::MAX,
+        "With cleanup.policy=compact: for so many milliseconds after it was first compacted a tombstone (a key without a value) is kept, so that who reads from the beginning within that time sees that the key was deleted (KIP-534).",
     ),
     choice(
         "flush",
@@ -131,6 +191,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         0,
         i32::MAX as i64,
         "About one entry of the offset index for this many bytes of log.",
+    ),
+    integer(
+        "max.compaction.lag.ms",
+        "9223372036854775807",
+        1,
+        i64::MAX,
+        "With cleanup.policy=compact: a record is compacted, and its segment rolled for it, about so many milliseconds after it was written, however little there is to compact (KIP-354).",
     ),
     integer(
         "max.message.bytes",
@@ -158,6 +225,19 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "CreateTime",
         &["CreateTime", "LogAppendTime"],
         "Whether a message keeps its producer's time or gets the broker's at append (KIP-32).",
+    ),
+    ConfigKey {
+        name: "min.cleanable.dirty.ratio",
+        default: "0.5",
+        kind: ValueKind::Ratio,
+        documentation: "With cleanup.policy=compact: a partition is compacted when so much of its log, not counting the active segment, was not compacted yet. 0 to 1: less wastes less disk and compacts more often.",
+    },
+    integer(
+        "min.compaction.lag.ms",
+        "0",
+        0,
+        i64::MAX,
+        "With cleanup.policy=compact: a record stays for at least so many milliseconds, also if a later one has its key.",
     ),
     integer(
         "min.insync.replicas",
@@ -281,6 +361,21 @@ mod tests {
     }
 
     #[test]
+    fn lists_take_any_order_and_ratios_their_bounds() {
+        for (key, value) in [
+            ("cleanup.policy", "compact"),
+            ("cleanup.policy", "compact,delete"),
+            ("cleanup.policy", "delete, compact"),
+            ("min.cleanable.dirty.ratio", "0"),
+            ("min.cleanable.dirty.ratio", "1.0"),
+            ("min.cleanable.dirty.ratio", "0.000001"),
+            ("max.compaction.lag.ms", "1"),
+        ] {
+            assert!(check(key, value).is_ok(), "{key}={value}");
+        }
+    }
+
+    #[test]
     fn values_outside_their_bounds_are_refused() {
         for (key, value) in [
             ("segment.bytes", "1023"),
@@ -288,7 +383,20 @@ mod tests {
             ("segment.bytes", "1e9"),
             ("retention.ms", "-2"),
             ("flush", "always"),
-            ("cleanup.policy", "compact"),
+            ("cleanup.policy", ""),
+            ("cleanup.policy", "compacted"),
+            ("cleanup.policy", "compact,"),
+            ("cleanup.policy", "delete,delete"),
+            ("cleanup.policy", "compact;delete"),
+            ("delete.retention.ms", "-1"),
+            ("max.compaction.lag.ms", "0"),
+            ("min.compaction.lag.ms", "-1"),
+            ("min.cleanable.dirty.ratio", "1.01"),
+            ("min.cleanable.dirty.ratio", "-0.1"),
+            ("min.cleanable.dirty.ratio", "NaN"),
+            ("min.cleanable.dirty.ratio", "1e-1"),
+            ("min.cleanable.dirty.ratio", ""),
+            ("min.cleanable.dirty.ratio", "."),
             ("max.message.bytes", ""),
         ] {
             assert!(

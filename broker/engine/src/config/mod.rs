@@ -7,4 +7,4 @@ mod key;
 mod topic;
 
 pub use key::{ConfigError, ConfigKey, TOPIC_KEYS, check, find_key, nearest};
-pub use topic::{FlushPolicy, TimestampKind, TopicCompression, TopicConfig};
+pub use topic::{CleanupPolicy, FlushPolicy, TimestampKind, TopicCompression, TopicConfig, check_together};

@@ -288,6 +288,8 @@ impl Settings {
                     source_text: source.to_string(),
                     expected,
                 },
+                // One alone contradicts no other.
+                conflict @ ConfigError::Conflict { .. } => ConfigProblem::Contradiction(conflict.to_string()),
             })?;
         } else if !BROKER_KEYS.iter().any(|known| known.name == key) {
             return Err(ConfigProblem::UnknownKey {

@@ -84,6 +84,7 @@ impl Partition {
 
     fn try_append(self: &Arc<Self>, batch: &SoundBatch, request: &AppendRequest) -> Result<Appended, ApiError> {
         let config = self.config();
+        let keyless = batch.keyless();
         let batch = batch.checked();
         let size = batch.bytes().len() as u64;
         let options = AppendOptions {
@@ -103,6 +104,9 @@ impl Partition {
                 .check_append(request.leader_epoch, request.acks == Acks::All);
             checked.map_err(|error| self.refused(error))?
         };
+        if let Some(at) = keyless.filter(|_| config.cleanup.compact) {
+            return Err(errors::without_key(at, "The batch's record"));
+        }
         // Not under the replica's lock, which flushes need too.
         let appended = write(batch.bytes().len(), || {
             self.log.append_checked(batch, leader_epoch, now_ms(), &options)

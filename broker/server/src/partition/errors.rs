@@ -25,6 +25,16 @@ pub fn too_large(size_bytes: usize, limit: u32) -> ApiError {
     .with("limit_bytes", limit)
 }
 
+/// A record, the `at`-th of `what` from 0, has no key where records are compacted by it.
+pub fn without_key(at: usize, what: &str) -> ApiError {
+    ApiError::new(
+        ErrorReason::InvalidRecord,
+        format!(
+            "{what} {at} (from 0) has no key, and the topic keeps the last record of each key (cleanup.policy has compact): send a key with each, or set cleanup.policy=delete."
+        ),
+    )
+}
+
 /// The topic has no partition of this number.
 pub fn unknown_partition(topic: &str, number: i32, count: usize) -> ApiError {
     ApiError::new(

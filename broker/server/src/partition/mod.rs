@@ -39,7 +39,7 @@ use uuid::Uuid;
 
 pub use append::{AppendRequest, Appended};
 pub use committed::Committed;
-pub use errors::too_large;
+pub use errors::{too_large, without_key};
 pub use flusher::Flusher;
 pub use housekeeping::{run as run_housekeeping, run_interval_flush};
 pub use millrace_log::SequenceRule;

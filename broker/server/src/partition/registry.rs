@@ -9,7 +9,7 @@ use std::{
 };
 
 use millrace_engine::{BrokerId, Cluster, Topic, TopicConfig, config::TimestampKind};
-use millrace_log::{LogConfig, LogDir};
+use millrace_log::{CleanupPolicy, LogConfig, LogDir};
 use millrace_proto::{batch::TimestampType, v1::ErrorReason};
 use parking_lot::{Mutex, RwLock};
 
@@ -244,6 +244,14 @@ pub fn log_config(config: &TopicConfig) -> LogConfig {
         index_interval_bytes: config.index_interval_bytes,
         retention_ms: config.retention_ms,
         retention_bytes: config.retention_bytes,
+        cleanup_policy: CleanupPolicy {
+            delete: config.cleanup.delete,
+            compact: config.cleanup.compact,
+        },
+        min_compaction_lag_ms: config.min_compaction_lag_ms,
+        max_compaction_lag_ms: config.max_compaction_lag_ms,
+        delete_retention_ms: config.delete_retention_ms,
+        min_cleanable_dirty_ppm: config.min_cleanable_dirty_ppm,
         max_message_bytes: config.max_message_bytes,
         timestamp_type: match config.timestamp_kind {
             TimestampKind::CreateTime => TimestampType::CreateTime,

@@ -30,7 +30,11 @@ const TRIAL_LIMITS: DecodeLimits = DecodeLimits {
 /// A batch that holds the records that its header claims, so that no reader meets one that it can't decode. The type
 /// is the proof; it can only be had by looking into what somebody sent, or by building it here.
 #[derive(Clone, Debug)]
-pub struct SoundBatch(CheckedBatch);
+pub struct SoundBatch {
+    checked: CheckedBatch,
+    /// The place in the batch of its first record without a key, from 0.
+    keyless: Option<usize>,
+}
 
 /// Why a batch is not taken.
 #[derive(Debug)]
@@ -63,14 +67,15 @@ impl From<Refusal> for ApiError {
 }
 
 impl SoundBatch {
-    /// Takes what a builder makes of this broker's own records, whose times are `times`.
+    /// Takes what a builder makes of this broker's own records, whose times are `times`; `keyless` is the place of the
+    /// first one without a key, if one has none.
     ///
     /// # Errors
     /// The builder's.
-    pub fn build(builder: &mut BatchBuilder, times: &[i64]) -> Result<Self, BuildError> {
-        let mut batch = CheckedBatch::build(builder)?;
-        batch.set_oldest_timestamp(times.iter().copied().fold(NO_TIMESTAMP, older));
-        Ok(Self(batch))
+    pub fn build(builder: &mut BatchBuilder, times: &[i64], keyless: Option<usize>) -> Result<Self, BuildError> {
+        let mut checked = CheckedBatch::build(builder)?;
+        checked.set_oldest_timestamp(times.iter().copied().fold(NO_TIMESTAMP, older));
+        Ok(Self { checked, keyless })
     }
 
     /// Looks into a batch that somebody sent, and encodes it anew where `config` asks for another codec. Work that
@@ -91,13 +96,18 @@ impl SoundBatch {
     }
 
     pub(super) fn checked(&self) -> &CheckedBatch {
-        &self.0
+        &self.checked
+    }
+
+    /// The place in the batch of its first record without a key, from 0.
+    pub(super) fn keyless(&self) -> Option<usize> {
+        self.keyless
     }
 
     /// The batch's bytes.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
-        self.0.bytes()
+        self.checked.bytes()
     }
 }
 
@@ -138,9 +148,13 @@ fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<Sou
         )));
     }
     let records = batch.records(limits)?;
-    let (mut newest, mut oldest) = (None, NO_TIMESTAMP);
-    for record in &records {
-        let timestamp = record?.timestamp;
+    let (mut newest, mut oldest, mut keyless) = (None, NO_TIMESTAMP, None);
+    for (at, record) in records.iter().enumerate() {
+        let record = record?;
+        if record.key.is_none() && keyless.is_none() {
+            keyless = Some(at);
+        }
+        let timestamp = record.timestamp;
         newest = newest.max(Some(timestamp));
         oldest = older(oldest, timestamp);
     }
@@ -159,7 +173,10 @@ fn look(bytes: Bytes, config: &TopicConfig, limits: &DecodeLimits) -> Result<Sou
         _ => drop(records),
     }
     batch.set_oldest_timestamp(oldest);
-    Ok(SoundBatch(batch))
+    Ok(SoundBatch {
+        checked: batch,
+        keyless,
+    })
 }
 
 /// Encodes a batch anew in the topic's codec.
@@ -292,6 +309,25 @@ mod tests {
             for compression in ["producer", "gzip"] {
                 let looked = look(batch.clone(), &config(compression), &INGEST_LIMITS).unwrap();
                 assert_eq!(looked.checked().oldest_timestamp(), oldest, "{compression}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_record_without_a_key_is_known_whatever_the_codec() {
+        for (keys, keyless) in [
+            (&[Some("a"), Some("")][..], None),
+            (&[Some("a"), None, None], Some(1)),
+            (&[None], Some(0)),
+        ] {
+            let mut builder = BatchBuilder::new(Codec::Gzip);
+            for key in keys {
+                builder.append(1, key.map(str::as_bytes), Some(b"value"), &[]).unwrap();
+            }
+            let batch = builder.build().unwrap();
+            for compression in ["producer", "zstd"] {
+                let looked = look(batch.clone(), &config(compression), &INGEST_LIMITS).unwrap();
+                assert_eq!(looked.keyless(), keyless, "{compression}");
             }
         }
     }

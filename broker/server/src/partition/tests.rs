@@ -1,13 +1,14 @@
 //! A partition of a real broker.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use millrace_engine::{
     Cluster, Command, Topic,
-    cluster::ElectionKind,
+    cluster::{ConfigChange, ElectionKind},
     partition::{Event, FetchRequest},
 };
 use millrace_proto::{
@@ -331,4 +332,30 @@ async fn a_partition_that_is_flushed_keeps_no_other_thread() {
     flushed.expect("threads wait for the slow one").unwrap();
     let appended = append(&slow, 0, Acks::All).unwrap();
     appended.committed.wait().await.unwrap();
+}
+
+/// Whoever sends it: a batch from a client that knows partitions, or one that another broker passes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_without_keys_is_refused_while_its_topic_is_compacted() {
+    let test = TestBroker::start().await;
+    let set = |policy: &str| BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
+    let partition = test.partition_with("t", &[0], set("compact")).await;
+    for sequence in [0, 1] {
+        let refused = append(&partition, sequence, Acks::All).unwrap_err();
+        assert_eq!(refused.reason(), ErrorReason::InvalidRecord);
+        assert!(refused.is_not_written());
+    }
+    assert_eq!(partition.offsets().log_end, 0);
+    let change = ConfigChange {
+        set: set("delete"),
+        unset: Vec::new(),
+    };
+    let name = "t".to_owned();
+    let broker = test.broker();
+    broker
+        .submit(Command::AlterTopicConfigs { name, change })
+        .await
+        .unwrap();
+    broker.wait_until_current().await.unwrap();
+    append(&partition, 0, Acks::All).unwrap();
 }

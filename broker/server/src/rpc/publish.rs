@@ -22,7 +22,7 @@ use crate::{
     forward::{Batch, Delivery, Flows, Stored, Target},
     limits,
     memory::{ConnectionBudget, MemoryPermit},
-    partition::{SequenceRule, SoundBatch, too_large},
+    partition::{SequenceRule, SoundBatch, too_large, without_key},
     turns,
 };
 
@@ -168,10 +168,15 @@ fn plan(
     publisher: Option<Publisher>,
 ) -> Result<Vec<Plan>, ApiError> {
     let spread = spread(broker, topic, request, publisher)?;
+    let keyless = request.messages.iter().position(|message| message.key.is_none());
     spread
         .into_iter()
         .map(|(partition, messages)| {
             let config = broker.partitions.config_of(cluster, topic, partition)?;
+            // Before anything of the request is written to other partitions.
+            if let Some(at) = keyless.filter(|_| config.cleanup.compact) {
+                return Err(without_key(at, "Field messages: message"));
+            }
             let asked = convert::codec(request.compression, config.compression)?;
             Ok(Plan {
                 partition,
@@ -226,6 +231,7 @@ fn encode_one(
 ) -> Result<Encoded, ApiError> {
     let times: Vec<i64> = plan.messages.iter().map(|at| times[*at]).collect();
     let mut builder = BatchBuilder::new(plan.codec);
+    let keyless = plan.messages.iter().position(|at| request.messages[*at].key.is_none());
     for (at, time) in plan.messages.iter().zip(&times) {
         let message = &request.messages[*at];
         let headers = convert::record_headers(message);
@@ -236,7 +242,7 @@ fn encode_one(
     if let Some(publisher) = publisher {
         builder.set_producer(publisher.producer_id, 0, publisher.sequence);
     }
-    let records = SoundBatch::build(&mut builder, &times).map_err(build_error)?;
+    let records = SoundBatch::build(&mut builder, &times, keyless).map_err(build_error)?;
     let size = records.bytes().len();
     if size > plan.max_message_bytes as usize {
         return Err(too_large(size, plan.max_message_bytes));
@@ -395,6 +401,40 @@ mod tests {
                 assert_eq!(BatchView::parse(&read.bytes).unwrap().header().codec(), stored);
             }
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_a_request_with_a_message_without_a_key_nothing_is_stored_in_a_compacted_topic() {
+        let test = TestBroker::start().await;
+        let policy = |policy: &str| BTreeMap::from([("cleanup.policy".to_owned(), policy.to_owned())]);
+        let publish = async |topic: &str, keys: &[Option<&str>]| {
+            let messages = keys.iter().map(|key| v1::Message {
+                key: key.map(|key| key.to_owned().into()),
+                ..Default::default()
+            });
+            let request = v1::PublishRequest {
+                topic: topic.into(),
+                messages: messages.collect(),
+                ..Default::default()
+            };
+            begin(test.broker(), request, None, &mut Flows::default(), None)
+                .await?
+                .finish(test.broker())
+                .await
+        };
+        for (topic, set) in [("c", "compact"), ("b", "delete,compact")] {
+            let partition = test.partition_with(topic, &[0], policy(set)).await;
+            publish(topic, &[Some("a"), Some("")]).await.unwrap();
+            let end = partition.offsets().log_end;
+            let refused = publish(topic, &[Some("a"), None]).await.unwrap_err();
+            assert_eq!(refused.reason(), ErrorReason::InvalidRecord);
+            assert!(refused.is_not_written());
+            let text = refused.to_message().message;
+            assert!(text.contains("message 1 (from 0) has no key"), "{text}");
+            assert_eq!(partition.offsets().log_end, end);
+        }
+        test.partition_with("d", &[0], policy("delete")).await;
+        publish("d", &[Some("a"), None]).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -298,6 +298,9 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_TIMESTAMP ErrorReason = 6
 	// INVALID_ARGUMENT. The resume token is not one of this cluster's, or damaged.
 	ErrorReason_ERROR_REASON_INVALID_RESUME_TOKEN ErrorReason = 7
+	// INVALID_ARGUMENT. A message is none that the topic takes: one without a key where
+	// `cleanup.policy` has `compact`. Metadata: "partition", "outcome".
+	ErrorReason_ERROR_REASON_INVALID_RECORD ErrorReason = 8
 	// NOT_FOUND. No topic of that name, or none with that id (then it was deleted,
 	// and maybe created anew).
 	ErrorReason_ERROR_REASON_UNKNOWN_TOPIC ErrorReason = 20
@@ -413,6 +416,7 @@ var (
 		5:   "ERROR_REASON_MESSAGE_TOO_LARGE",
 		6:   "ERROR_REASON_INVALID_TIMESTAMP",
 		7:   "ERROR_REASON_INVALID_RESUME_TOKEN",
+		8:   "ERROR_REASON_INVALID_RECORD",
 		20:  "ERROR_REASON_UNKNOWN_TOPIC",
 		21:  "ERROR_REASON_UNKNOWN_PARTITION",
 		22:  "ERROR_REASON_UNKNOWN_BROKER",
@@ -460,6 +464,7 @@ var (
 		"ERROR_REASON_MESSAGE_TOO_LARGE":                5,
 		"ERROR_REASON_INVALID_TIMESTAMP":                6,
 		"ERROR_REASON_INVALID_RESUME_TOKEN":             7,
+		"ERROR_REASON_INVALID_RECORD":                   8,
 		"ERROR_REASON_UNKNOWN_TOPIC":                    20,
 		"ERROR_REASON_UNKNOWN_PARTITION":                21,
 		"ERROR_REASON_UNKNOWN_BROKER":                   22,
@@ -1119,7 +1124,7 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aISOLATION_READ_UNCOMMITTED\x10\x01\x12\x1c\n" +
-	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xc0\f\n" +
+	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xe1\f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12#\n" +
@@ -1128,7 +1133,8 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\x1aERROR_REASON_CORRUPT_BATCH\x10\x04\x12\"\n" +
 	"\x1eERROR_REASON_MESSAGE_TOO_LARGE\x10\x05\x12\"\n" +
 	"\x1eERROR_REASON_INVALID_TIMESTAMP\x10\x06\x12%\n" +
-	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10\a\x12\x1e\n" +
+	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10\a\x12\x1f\n" +
+	"\x1bERROR_REASON_INVALID_RECORD\x10\b\x12\x1e\n" +
 	"\x1aERROR_REASON_UNKNOWN_TOPIC\x10\x14\x12\"\n" +
 	"\x1eERROR_REASON_UNKNOWN_PARTITION\x10\x15\x12\x1f\n" +
 	"\x1bERROR_REASON_UNKNOWN_BROKER\x10\x16\x12\x1e\n" +
