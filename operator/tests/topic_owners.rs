@@ -5,6 +5,10 @@
 mod topic_support;
 
 use millrace_client::{NewTopic, v1};
+use millrace_operator::{
+    commands::release_finalizers,
+    options::{Namespaces, ReleaseOptions},
+};
 use serde_json::json;
 use topic_support::{World, pair};
 
@@ -307,4 +311,34 @@ async fn a_namespace_that_is_not_watched_has_no_clusters() {
     assert_eq!(world.ready("b", "t"), pair("False", "NotAllowedOrNotFound"));
     let asked = world.api.take_requests();
     assert!(asked.iter().all(|(_, path)| !path.contains("/clusters/")), "{asked:?}");
+}
+
+/// With a namespace its RoleBinding is gone, and the API server refuses to list what was in it.
+#[tokio::test]
+async fn finalizers_are_released_although_one_of_the_namespaces_is_gone() {
+    let world = open().await;
+    let mut topic = json!({
+        "apiVersion": "millrace.dev/v1alpha1", "kind": "Topic",
+        "metadata": {"namespace": "a", "name": "t", "finalizers": [topic_support::FINALIZER]},
+        "spec": {"clusterRef": {"name": "c"}, "partitions": 1},
+    });
+    world.api.apply("topics", topic.clone());
+    world.api.forbid("/apis/millrace.dev/v1alpha1/namespaces/gone/");
+    let release = |namespaces: &[&str]| {
+        let watch_namespaces = namespaces.iter().map(ToString::to_string).collect();
+        let options = ReleaseOptions {
+            namespaces: Namespaces { watch_namespaces },
+            ..ReleaseOptions::default()
+        };
+        let client = world.api.client();
+        async move { release_finalizers::run(client, &options).await }
+    };
+    release(&["a", "gone"]).await.unwrap();
+    assert!(!world.has_finalizer("a", "t"));
+    // Who looks after all namespaces must be able to look.
+    topic["metadata"]["name"] = json!("u");
+    world.api.apply("topics", topic);
+    world.api.forbid("/apis/millrace.dev/v1alpha1/topics");
+    assert!(release(&[]).await.is_err());
+    assert!(world.has_finalizer("a", "u"));
 }

@@ -39,7 +39,7 @@ pub fn condition(seen: &Seen) -> Wanted {
     let weak = told
         .placements
         .iter()
-        .filter(|(replicas, _)| !survives(replicas, &brokers));
+        .filter(|(replicas, _)| !survives(replicas, &brokers, racks.len()));
     let weak: usize = weak.map(|(_, partitions)| partitions).sum();
     if weak == 0 {
         return uneven(&brokers).unwrap_or_else(|| {
@@ -57,18 +57,19 @@ pub fn condition(seen: &Seen) -> Wanted {
     let most = told.placements.keys().map(Vec::len).max().unwrap_or_default();
     if racks.len() < most.min(3) {
         let text = format!(
-            "{} racks are too few: {weak} partitions would lose most of their replicas with one",
+            "{} racks are too few: {weak} partitions would lose too many of their replicas with one",
             racks.len()
         );
         return Wanted::no(KIND, "TooFewRacks", text);
     }
     let text =
-        format!("{weak} partitions would lose most of their replicas with one rack: `millrace cluster rebalance`");
+        format!("{weak} partitions would lose too many of their replicas with one rack: `millrace cluster rebalance`");
     Wanted::no(KIND, "Uneven", text)
 }
 
-/// Whether a majority of the replicas is left when any one rack is lost; of two, one.
-fn survives(replicas: &[i32], brokers: &BTreeMap<i32, &str>) -> bool {
+/// Whether replicas are spread as evenly as the racks allow, and as many are left when any one rack is lost as are
+/// asked for before a write is acknowledged (two, by default); of two, one.
+fn survives(replicas: &[i32], brokers: &BTreeMap<i32, &str>, racks: usize) -> bool {
     if replicas.len() < 2 {
         return true;
     }
@@ -78,7 +79,7 @@ fn survives(replicas: &[i32], brokers: &BTreeMap<i32, &str>) -> bool {
     }
     let most = counts.values().copied().max().unwrap_or_default();
     let left = replicas.len() - most;
-    left >= (replicas.len() / 2 + 1).min(replicas.len() - 1)
+    most <= replicas.len().div_ceil(racks.max(1)) && left >= (replicas.len() - 1).min(2)
 }
 
 fn is_moving(told: &Told) -> bool {
@@ -111,15 +112,20 @@ mod tests {
     }
 
     #[test]
-    fn a_majority_must_be_left_when_a_rack_is_lost() {
-        let three = brokers(&["a", "b", "c", "a"]);
-        assert!(survives(&[0, 1, 2], &three));
-        assert!(!survives(&[0, 3, 1], &three), "two of three in one rack");
-        assert!(survives(&[0, 1], &three), "one of two is left");
-        assert!(!survives(&[0, 3], &three));
-        assert!(survives(&[0], &three), "a single replica promises nothing");
+    fn enough_must_be_left_when_a_rack_is_lost() {
+        let three = brokers(&["a", "b", "c", "a", "b", "a"]);
+        let on_three = |replicas: &[i32]| survives(replicas, &three, 3);
+        assert!(on_three(&[0, 1, 2]));
+        assert!(!on_three(&[0, 3, 1]), "two of three in one rack");
+        assert!(on_three(&[0, 1]), "one of two is left");
+        assert!(!on_three(&[0, 3]));
+        assert!(on_three(&[0]), "a single replica promises nothing");
+        assert!(on_three(&[0, 1, 2, 3]), "four on three racks can't be spread better");
+        assert!(on_three(&[0, 1, 2, 3, 4]));
+        assert!(!on_three(&[0, 1, 2, 3, 5]), "three of five in one rack");
         let two = brokers(&["a", "b", "a", "b", "a"]);
-        assert!(!survives(&[0, 1, 2], &two), "three on two racks");
+        assert!(!survives(&[0, 1, 2], &two, 2), "three on two racks");
+        assert!(survives(&[0, 1, 2, 3], &two, 2), "four on two racks");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{
     act::{Outcome, SCALE_IN},
     decide::{Decision, Hold},
     racks,
-    roll::KeptBack,
+    roll::{self, KeptBack},
     scale::named,
     seen::{Pod, Reach, Seen, Told},
     wishes::Wishes,
@@ -354,6 +354,12 @@ impl Report<'_> {
     }
 
     fn storage_ready(&self) -> Wanted {
+        let staying = |id: i32| id < self.seen.cluster.spec.replicas && self.seen.pods.contains_key(&id);
+        let going = self.seen.claims.iter().filter(|(_, claim)| claim.terminating);
+        let going: Vec<i32> = going.map(|(id, _)| *id).filter(|id| staying(*id)).collect();
+        if !going.is_empty() {
+            return Wanted::no("StorageReady", "ClaimDeleted", roll::claim_goes(&going));
+        }
         let unbound: Vec<i32> = self
             .seen
             .claims

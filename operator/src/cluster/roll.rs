@@ -161,12 +161,14 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     if let Some((id, _)) = seen.pods.iter().find(|(_, pod)| pod.terminating) {
         return Err(wait("terminating", format!("broker {id} stops")));
     }
+    // Its claim goes when its pod does, and the volume, with all that the broker holds: nobody asked for that who
+    // changed a setting.
+    let (keeps, loses): (Vec<i32>, Vec<i32>) = roll.outdated.iter().partition(|id| !loses_claim(seen, **id));
     let pod = |id: &i32| seen.pods.get(id).cloned().unwrap_or_default();
     let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
         .filter(|id| !seen.pods.get(id).is_some_and(Pod::is_ready))
         .collect();
-    let (outdated_unready, others): (Vec<i32>, Vec<i32>) =
-        unready.into_iter().partition(|id| roll.outdated.contains(id));
+    let (outdated_unready, others): (Vec<i32>, Vec<i32>) = unready.into_iter().partition(|id| keeps.contains(id));
     // Where there is no cluster yet nothing is to be lost.
     let begun = blueprint::record(seen).cluster_id.is_some();
     if !begun && let Some(id) = outdated_unready.first() {
@@ -178,7 +180,7 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     // What does not run takes nothing away when it goes: nobody need be asked, and nobody may be there to ask. A pod
     // that is stuck must never keep a newer template from taking its place (kubernetes/kubernetes#67250). But while one
     // that has the newest template is not ready, it may be that template that is wrong.
-    let stopped = roll.outdated.iter().find(|id| !pod(id).running && !pod(id).is_ready());
+    let stopped = keeps.iter().find(|id| !pod(id).running && !pod(id).is_ready());
     if let Some(id) = stopped.filter(|_| others.is_empty()) {
         return Ok(Step::Replace {
             broker: *id,
@@ -202,6 +204,9 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
         // First those that are not well: a restart may be what mends them. The quorum knows which may go.
         return Ok(restart(outdated_unready));
     }
+    if let Some(id) = others.iter().find(|id| loses.contains(id)) {
+        return Err(wait("claim", claim_goes(&[*id])));
+    }
     if let Some(id) = others.first() {
         return Err(match seen.pods.get(id) {
             // A pod without a node could lose its place to one that is restarted (strimzi/proposals, pull 236).
@@ -210,7 +215,25 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
             None => wait("missing", format!("the pod of broker {id} is not there yet")),
         });
     }
-    Ok(restart(order(told, &roll.outdated)))
+    if keeps.is_empty() {
+        return Err(wait("claim", claim_goes(&loses)));
+    }
+    Ok(restart(order(told, &keeps)))
+}
+
+/// Whether a broker's claim is deleted, and only there because its pod still uses it.
+fn loses_claim(seen: &Seen, id: i32) -> bool {
+    seen.claims.get(&id).is_some_and(|claim| claim.terminating)
+}
+
+/// What is told of claims that go with their pods.
+#[must_use]
+pub fn claim_goes(brokers: &[i32]) -> String {
+    format!(
+        "the claim of {} was deleted and goes with the pod, and what the broker holds goes with the volume: to keep that, \
+         set the volume's persistentVolumeReclaimPolicy to Retain; then delete the pod",
+        super::scale::named(brokers)
+    )
 }
 
 /// What a broker does that has a node and is not ready.

@@ -16,7 +16,7 @@ use crate::{
     lease::{self, Elector},
     names::TOPIC_FINALIZER,
     options::ReleaseOptions,
-    pass::is_not_found,
+    pass::{is_not_found, lacks_right},
 };
 
 /// Objects that are changed by somebody else meanwhile are tried again so often.
@@ -54,7 +54,7 @@ pub async fn run(kube: Client, options: &ReleaseOptions) -> anyhow::Result<()> {
     for _ in 0..ATTEMPTS {
         let mut left = 0;
         for api in &apis {
-            for topic in held(api).await? {
+            for topic in held(api, !named.is_empty()).await? {
                 left += 1;
                 released += usize::from(release(&kube, &topic).await?);
             }
@@ -72,14 +72,20 @@ pub async fn run(kube: Client, options: &ReleaseOptions) -> anyhow::Result<()> {
     bail!("Topics get their finalizer {TOPIC_FINALIZER} again: another operator looks after them");
 }
 
-/// Topics that have the finalizer. Where the definition is gone there are none.
-async fn held(api: &Api<PartialObjectMeta<Topic>>) -> anyhow::Result<Vec<PartialObjectMeta<Topic>>> {
+/// Topics that have the finalizer. Where the definition is gone there are none, and where the right to look is gone
+/// they are left as they are: of namespaces that are named one was deleted, with our role in it, or never had one, so
+/// that we put no finalizer there. That must not keep all others from being released.
+async fn held(api: &Api<PartialObjectMeta<Topic>>, named: bool) -> anyhow::Result<Vec<PartialObjectMeta<Topic>>> {
     match api.list(&ListParams::default()).await {
         Ok(topics) => Ok(topics
             .into_iter()
             .filter(|topic| topic.finalizers().iter().any(|name| name == TOPIC_FINALIZER))
             .collect()),
         Err(error) if is_not_found(&error) => Ok(Vec::new()),
+        Err(kube::Error::Api(status)) if named && lacks_right(&status) => {
+            eprintln!("left out: {}", status.message);
+            Ok(Vec::new())
+        }
         Err(error) => Err(error).context("list Topics"),
     }
 }

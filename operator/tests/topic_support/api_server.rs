@@ -219,7 +219,8 @@ impl ApiServer {
             return error(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", "it was not sent");
         }
         if store.forbidden.iter().any(|forbidden| path.starts_with(forbidden)) {
-            return error(StatusCode::FORBIDDEN, "Forbidden", "no right");
+            let words = format!("{path} is forbidden: User \"operator\" cannot do this");
+            return error(StatusCode::FORBIDDEN, "Forbidden", &words);
         }
         if query.get("watch").is_some_and(|watch| watch == "true") {
             let since = query.get("resourceVersion").and_then(|version| version.parse().ok());

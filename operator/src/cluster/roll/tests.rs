@@ -174,3 +174,62 @@ fn a_broker_that_catches_up_after_it_has_ended_is_in_no_crash_loop() {
     );
     assert_eq!(why(again(7, 15, 86_400)), None, "seldom: it ran for a day before");
 }
+
+/// `kubectl delete pvc` of a claim in use does nothing until the pod goes.
+#[test]
+fn a_broker_whose_claim_was_deleted_is_not_restarted() {
+    let ready = |hash: &str| Pod {
+        hash: hash.into(),
+        running: true,
+        ready_since: ago(3_600),
+        ..Pod::default()
+    };
+    let of_claims = |deleted: &[i32], pods: [Pod; 2]| {
+        let mut seen = seen(ready("new"));
+        for (id, pod) in (0..).zip(pods) {
+            let scheduled = true;
+            seen.pods.insert(id, Pod { scheduled, ..pod });
+            let terminating = deleted.contains(&id);
+            let claim = crate::cluster::seen::Claim {
+                bound: true,
+                terminating,
+                ..Default::default()
+            };
+            seen.claims.insert(id, claim);
+        }
+        let cluster_id = Some("known".into());
+        let status = millrace_crds::ClusterStatus {
+            cluster_id,
+            ..Default::default()
+        };
+        seen.cluster.status = Some(status);
+        plan(&seen, &Wishes::of(&seen.cluster), "new".into(), None)
+    };
+    let restarted = |roll: Roll| match roll.step {
+        Some(Step::Restart { candidates, .. }) => candidates,
+        Some(Step::Replace { broker, .. }) => vec![broker],
+        _ => Vec::new(),
+    };
+    let outdated = || [ready("old"), ready("old")];
+    // Its leader is last.
+    assert_eq!(restarted(of_claims(&[], outdated())), [1]);
+    assert_eq!(restarted(of_claims(&[1], outdated())), [0], "the other one goes on");
+    let all = of_claims(&[0, 1], outdated());
+    assert!(all.step.is_none());
+    let waiting = all.waiting.unwrap();
+    assert_eq!(waiting.gate, "claim");
+    assert!(
+        waiting.text.contains("persistentVolumeReclaimPolicy"),
+        "{}",
+        waiting.text
+    );
+    // One that does not run would take its disk along all the same.
+    let stopped = Pod {
+        hash: "old".into(),
+        ..Pod::default()
+    };
+    let roll = of_claims(&[1], [ready("new"), stopped.clone()]);
+    assert_eq!(roll.waiting.as_ref().map(|waiting| waiting.gate), Some("claim"));
+    assert!(roll.step.is_none());
+    assert_eq!(restarted(of_claims(&[], [ready("new"), stopped])), [1]);
+}
