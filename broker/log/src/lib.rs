@@ -33,7 +33,7 @@ pub use fs::os::OsFileSystem;
 pub use fs::{File, FileSystem};
 pub use log::{
     AppendOptions, Appended, CheckedBatch, Compaction, CompactionOptions, CompactionReport, CompactionStep,
-    DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch, FoundOffset, Log, ProducerDescription,
-    ReadData, RecoveryReport, RetentionReport, ScrubReport,
+    CompactionTraffic, DamagedRange, DeletedSegment, DeletionReason, FollowerAppended, FoundBatch, FoundOffset, Log,
+    ProducerDescription, ReadData, RecoveryReport, RetentionReport, ScrubReport,
 };
 pub use producer::SequenceRule;

@@ -317,6 +317,17 @@ pub const LEAST_THROTTLE: u64 = 64 << 10;
 /// How often it is looked whether a partition with `flush=interval` is due.
 pub const INTERVAL_FLUSH_LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How many bytes of reading and writing a step of a compaction is: little enough to be paced and to end soon, and as much as
+/// a disk reads at once.
+pub const COMPACTION_STEP_BYTES: u64 = 4 << 20;
+
+/// How long a log is left alone after its compaction failed once; twice as long after each further time. What is damaged
+/// is mended from another replica within seconds, or not at all.
+pub const COMPACTION_RETRY_FIRST: Duration = Duration::from_secs(60);
+
+/// The longest such time.
+pub const COMPACTION_RETRY_LONGEST: Duration = Duration::from_secs(3_600);
+
 /// How often it is recorded up to where logs are on disk, if that has changed: a start after a
 /// crash reads from the disk what was written since.
 pub const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);

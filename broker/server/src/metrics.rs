@@ -64,6 +64,18 @@ pub struct Metrics {
     pub disk_available_bytes: FloatGauge,
     /// Bytes of all logs.
     pub log_bytes: FloatGauge,
+    /// Rounds of compaction that came to their end.
+    pub compactions: Counter,
+    /// Attempts to compact a log that failed.
+    pub compaction_failures: Counter,
+    /// Bytes read by compaction.
+    pub compaction_read: Counter,
+    /// Bytes written by compaction.
+    pub compaction_written: Counter,
+    /// The largest share of a log that was not compacted yet.
+    pub compaction_max_dirty_ratio: FloatGauge,
+    /// Partitions whose last compaction failed.
+    pub compaction_failing: Gauge,
     /// Time that reading the logs took at start.
     pub recovery_seconds: FloatGauge,
     /// Bytes scanned at start.
@@ -101,6 +113,12 @@ impl Default for Metrics {
             under_min_isr_partitions: Gauge::default(),
             disk_available_bytes: FloatGauge::default(),
             log_bytes: FloatGauge::default(),
+            compactions: Counter::default(),
+            compaction_failures: Counter::default(),
+            compaction_read: Counter::default(),
+            compaction_written: Counter::default(),
+            compaction_max_dirty_ratio: FloatGauge::default(),
+            compaction_failing: Gauge::default(),
             recovery_seconds: FloatGauge::default(),
             recovered_bytes: Gauge::default(),
             clean_start: Gauge::default(),
@@ -191,6 +209,7 @@ impl Metrics {
             bytes(),
             self.log_bytes.clone(),
         );
+        self.register_compaction(registry);
         registry.register_with_unit(
             "recovery_scanned",
             "Bytes that were scanned by CRC when this broker started",
@@ -217,6 +236,41 @@ impl Metrics {
             "metadata_has_leader",
             "1 if the metadata quorum has a leader, else 0",
             self.metadata_has_leader.clone(),
+        );
+    }
+
+    fn register_compaction(&self, registry: &mut Registry) {
+        registry.register(
+            "log_compactions",
+            "Rounds of compaction that came to their end",
+            self.compactions.clone(),
+        );
+        registry.register(
+            "log_compaction_failures",
+            "Attempts to compact a partition's log that failed",
+            self.compaction_failures.clone(),
+        );
+        registry.register_with_unit(
+            "log_compaction_read",
+            "Bytes of segments read by compaction",
+            Unit::Bytes,
+            self.compaction_read.clone(),
+        );
+        registry.register_with_unit(
+            "log_compaction_written",
+            "Bytes of segments written by compaction",
+            Unit::Bytes,
+            self.compaction_written.clone(),
+        );
+        registry.register(
+            "log_compaction_max_dirty_ratio",
+            "Of all compacted topics' partitions here, the largest share of a log's sealed segments that was not compacted yet",
+            self.compaction_max_dirty_ratio.clone(),
+        );
+        registry.register(
+            "log_compaction_failing_partitions",
+            "Partitions whose last compaction failed",
+            self.compaction_failing.clone(),
         );
     }
 

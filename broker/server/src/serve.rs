@@ -224,6 +224,7 @@ async fn start_broker(
     wait_for_own_life(&broker, health).await?;
     recover(&broker, health).await;
     tokio::spawn(partition::run_housekeeping(broker.clone()));
+    tokio::spawn(partition::run_compaction(broker.clone()));
     tokio::spawn(partition::run_interval_flush(broker.clone()));
     tokio::spawn(broker.clone().follow_metadata());
     if let Err(problem) = controller::wait_for_service(&broker, health).await {

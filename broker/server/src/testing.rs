@@ -45,6 +45,8 @@ impl TestBroker {
             ("listen.client", "127.0.0.1:0"),
             ("listen.http", "127.0.0.1:0"),
             ("listen.internal", "127.0.0.1:0"),
+            // So that only those tests compact that mean to.
+            ("log.cleaner.backoff.ms", "600000"),
             ("node.id", "0"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()));

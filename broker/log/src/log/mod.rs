@@ -51,7 +51,7 @@ use crate::segment::Segment;
 
 pub use append::{AppendOptions, Appended, FollowerAppended};
 pub use checked::CheckedBatch;
-pub use compact::{Compaction, CompactionOptions, CompactionReport, CompactionStep};
+pub use compact::{Compaction, CompactionOptions, CompactionReport, CompactionStep, CompactionTraffic};
 pub use lookup::{FoundBatch, FoundOffset};
 pub(crate) use open::OpenLog;
 pub use producers::ProducerDescription;

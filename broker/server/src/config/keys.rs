@@ -83,6 +83,21 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "HOST:PORT for other brokers; port 0: any free one, which is not for brokers of a cluster of many: they are to be found again.",
     ),
     key(
+        "log.cleaner.backoff.ms",
+        "15000",
+        "How often it is looked whether a log of a topic with cleanup.policy=compact is to be compacted, once there is none. 100 to 600,000.",
+    ),
+    key(
+        "log.cleaner.dedupe.buffer.size",
+        "67108864",
+        "Bytes of memory for the keys of the log that is being compacted, one at a time: 24 a key and a third more, so 64 MiB hold two million. Of a log that has more in what was not compacted yet, the rest is left to the next round. 1 MiB to 64 GiB.",
+    ),
+    key(
+        "log.cleaner.io.max.bytes.per.second",
+        "67108864",
+        "Bytes that compaction reads and writes in a second, all logs together, so that it leaves the disk to others. 1 MiB to 1 TiB.",
+    ),
+    key(
         "log.format",
         "text",
         "How the broker's own log is written on standard error: text or json.",

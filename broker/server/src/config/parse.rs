@@ -172,6 +172,12 @@ pub struct BrokerConfig {
     pub listen_http: SocketAddr,
     /// `listen.internal`.
     pub listen_internal: SocketAddr,
+    /// `log.cleaner.backoff.ms`.
+    pub compaction_look_every: Duration,
+    /// `log.cleaner.dedupe.buffer.size`.
+    pub compaction_map_bytes: usize,
+    /// `log.cleaner.io.max.bytes.per.second`.
+    pub compaction_bytes_per_second: u64,
     /// `log.format`: JSON instead of text.
     pub log_json: bool,
     /// `log.level`.
@@ -427,6 +433,19 @@ impl Settings {
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             listen_http: self.parse("listen.http", address, |_| true)?,
             listen_internal,
+            compaction_look_every: Duration::from_millis(self.parse(
+                "log.cleaner.backoff.ms",
+                "100 to 600,000",
+                |n| (100..=600_000).contains(n),
+            )?),
+            compaction_map_bytes: self.parse("log.cleaner.dedupe.buffer.size", "1 MiB to 64 GiB, in bytes", |n| {
+                (1 << 20..=64 << 30).contains(n)
+            })?,
+            compaction_bytes_per_second: self.parse(
+                "log.cleaner.io.max.bytes.per.second",
+                "1 MiB to 1 TiB, in bytes",
+                |n| (1 << 20..=TIB).contains(n),
+            )?,
             log_json: self.parse::<String>("log.format", "text or json", |format| {
                 format == "text" || format == "json"
             })? == "json",

@@ -207,7 +207,7 @@ fn round(broker: &Broker, turn: &mut Turn) {
     }
 }
 
-fn look_after(partition: &Arc<Partition>, now: i64) {
+pub(super) fn look_after(partition: &Arc<Partition>, now: i64) {
     let log = &partition.log;
     if log.offline().is_some() {
         return;

@@ -7,6 +7,7 @@
 
 mod append;
 mod committed;
+mod compaction;
 mod damage;
 mod deletion;
 mod ends;
@@ -39,6 +40,7 @@ use uuid::Uuid;
 
 pub use append::{AppendRequest, Appended};
 pub use committed::Committed;
+pub use compaction::run as run_compaction;
 pub use errors::{too_large, without_key};
 pub use flusher::Flusher;
 pub use housekeeping::{run as run_housekeeping, run_interval_flush};

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use millrace_proto::batch::BatchFilter;
 
-use super::{Compaction, CompactionOptions, CompactionReport, Planned};
+use super::{Compaction, CompactionOptions, CompactionReport, CompactionTraffic, Planned};
 use crate::compact::key_map::KeyMap;
 use crate::compact::plan::{CompactionBounds, CompactionNeed, SegmentFacts, assess};
 use crate::compact::rule::Rules;
@@ -100,6 +100,7 @@ impl Log {
             filter: BatchFilter::default(),
             earliest_horizon_ms: None,
             report: CompactionReport::default(),
+            traffic: CompactionTraffic::default(),
             is_over: false,
         }))
     }

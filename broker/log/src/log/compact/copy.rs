@@ -190,6 +190,11 @@ impl GroupCopy {
         Ok((self.group, copied))
     }
 
+    /// Bytes of the group that were not read yet.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
     pub fn written(&self) -> u64 {
         self.written
     }

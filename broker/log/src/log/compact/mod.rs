@@ -65,6 +65,15 @@ pub struct CompactionReport {
     pub records_without_key: u64,
 }
 
+/// What a compaction has read and written until now, in bytes of batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompactionTraffic {
+    /// Read, those that were read twice counted twice.
+    pub read_bytes: u64,
+    /// Written to copies, also to those that were given up.
+    pub written_bytes: u64,
+}
+
 /// One round under way, at most one a log. Dropped before its end it leaves the log whole.
 pub struct Compaction {
     log: Log,
@@ -81,6 +90,7 @@ pub struct Compaction {
     filter: BatchFilter,
     earliest_horizon_ms: Option<i64>,
     report: CompactionReport,
+    traffic: CompactionTraffic,
     is_over: bool,
 }
 
@@ -145,6 +155,12 @@ impl Compaction {
                 Err(error)
             }
         }
+    }
+
+    /// What it has read and written until now: for whoever paces it.
+    #[must_use]
+    pub fn traffic(&self) -> CompactionTraffic {
+        self.traffic
     }
 
     fn end(&mut self) -> CompactionStep {
@@ -215,7 +231,11 @@ impl Compaction {
         let Some(copying) = &mut self.copying else {
             return self.store(inner).map(|()| true);
         };
+        let left = copying.left();
+        let written = copying.written();
         let is_whole = copying.proceed(inner, &self.rules, &mut self.filter, now_ms, &mut budget)?;
+        self.traffic.read_bytes += left - copying.left();
+        self.traffic.written_bytes += copying.written() - written;
         if is_whole {
             self.put_in_place(inner, now_ms)?;
         }
@@ -249,6 +269,7 @@ impl Compaction {
                         Err(reason) => return Err(damaged(planned, position, header.base_offset, &reason)),
                     }
                 }
+                self.traffic.read_bytes += bytes.len() as u64;
                 *budget = budget.saturating_sub(bytes.len() as u64);
                 if *budget == 0 {
                     self.position = scan.position();
