@@ -229,6 +229,7 @@ fn range_prefers_a_members_own_rack_and_stays_level() {
             vec![(0, 0), (0, 2), (1, 0), (1, 2)]
         ]
     );
+    assert_eq!(of(&["aabb", "abab"], &["b", "a"]), of(&["abab", "aabb"], &["b", "a"]));
 }
 
 #[test]

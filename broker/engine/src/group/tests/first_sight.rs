@@ -75,6 +75,50 @@ fn a_topic_that_comes_while_nobody_coordinates_is_read_from_its_beginning() {
     assert_eq!(bench.position(at(2, 0)), Position::Beginning);
 }
 
+/// Nothing is assigned to the only member, which is fenced: it has subscribed all the same.
+#[test]
+fn a_topic_that_comes_under_a_fenced_members_subscription_is_read_from_its_beginning() {
+    for topics_last in [false, true] {
+        let mut bench = Bench::new(&[2]);
+        let mut a = Known::default();
+        a.take(bench.beat(from_end("a", &["t1", "t2"], None)).unwrap());
+        bench.pass(INTERVAL);
+        let mut b = bench.join("b");
+        while let Ok(answer) = bench.beat(Heartbeat {
+            owned: None,
+            ..a.beat("a")
+        }) {
+            a.take(answer);
+            bench.renew("b", &mut b);
+            bench.pass(Duration::from_secs(1));
+        }
+        bench.leave("b", false).unwrap();
+        let group = bench.coordinator.groups().get("g").unwrap();
+        assert_eq!(group.members.get("a").unwrap().current.state, MemberState::Fenced);
+        assert_eq!(group.members.len(), 1);
+        bench.topics = topics(&[2, 1]);
+        if topics_last {
+            let log = bench.log.clone();
+            bench.coordinator = Coordinator::new(bench.config.clone());
+            bench.last_sequence = 0;
+            for record in &log {
+                let (key, value) = (&record.key, record.value.as_deref());
+                bench.step(Event::Replayed { key, value });
+            }
+            bench.step(Event::Loaded);
+            bench.set_topics(topics(&[2, 1]), &[]);
+        } else {
+            bench.fail_over();
+        }
+        bench.beat(from_end("c", &["t2"], None)).unwrap();
+        assert_eq!(
+            bench.position(at(2, 0)),
+            Position::Beginning,
+            "topics last: {topics_last}"
+        );
+    }
+}
+
 /// Two members, so that the second's assignment waits: what is there when it subscribes begins at its
 /// end, whenever it is assigned.
 #[test]

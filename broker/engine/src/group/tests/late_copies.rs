@@ -138,12 +138,21 @@ fn an_end_that_was_not_written_is_none() {
     assert_eq!(bench.beat(join("a")).unwrap().epoch, a.epoch);
     bench.renew("a", &mut a);
     assert_eq!(a.assignment.assigned.len(), 2);
-    // A join that was not written is no end: it is sent again.
+    // A join that was not written is no end, nor is a leave with it: it is sent again.
     bench.step_uncommitted(Event::Requested {
         id: 100,
         request: Box::new(Request::Heartbeat(join("b"))),
     });
     let sequence = bench.last_sequence;
+    bench.step_uncommitted(Event::Requested {
+        id: 101,
+        request: Box::new(Request::Leave(Leave {
+            group: "g".into(),
+            member: "b".into(),
+            temporary: false,
+        })),
+    });
+    assert_eq!(bench.last_sequence, sequence + 1);
     bench.step(Event::Refused { sequence });
     bench.pass(INTERVAL);
     bench.join("b");
