@@ -82,12 +82,13 @@ fn a_hundred_thousand_bogus_groups_take_a_bounded_memory() {
 
 #[test]
 fn what_is_there_goes_on_when_there_is_no_room() {
-    let mut bench = limited(20_000, &[4, 4]);
+    let mut bench = limited(20_000, &[20, 64, 4]);
     let mut a = bench.join("a");
-    bench.ask(commit_to("other", &places(0..4), 5, "")).unwrap();
-    for number in 0.. {
-        match bench.ask(commit_to(&format!("group-{number}"), &[at(1, 0)], 5, "")) {
-            Ok(_) => {}
+    bench.ask(commit_to("other", &places(0..12), 5, "")).unwrap();
+    let mut groups = 0;
+    loop {
+        match bench.ask(commit_to(&format!("group-{groups}"), &[at(1, 0)], 5, "")) {
+            Ok(_) => groups += 1,
             Err(rejection) => {
                 assert_eq!(rejection, GroupRejection::CoordinatorFull { max_bytes: 20_000 });
                 break;
@@ -98,7 +99,7 @@ fn what_is_there_goes_on_when_there_is_no_room() {
     let full = Err(GroupRejection::CoordinatorFull { max_bytes: 20_000 });
     assert_eq!(bench.beat(join("b")), full);
     let mut larger = a.beat("a");
-    larger.details = Some(details(&["t1", "t2"]));
+    larger.details = Some(details(&["t1", "t3"]));
     assert_eq!(bench.beat(larger.clone()), full);
     let mut longer = a.beat("a");
     longer.details = Some(MemberDetails {
@@ -111,14 +112,14 @@ fn what_is_there_goes_on_when_there_is_no_room() {
     bench.renew("a", &mut a);
     assert_eq!(bench.commit(Some(("a", a.epoch)), at(1, 0), 5), Ok(()));
     let mut refused = 0;
-    for partition in 0..4 {
-        let other = commit_to("other", &[at(2, partition)], 5, &"x".repeat(900));
+    for partition in 0..64 {
+        let other = commit_to("other", &[at(2, partition)], 5, "");
         refused += usize::from(results(bench.ask(other)) == [Err(OffsetRejection::CoordinatorFull)]);
     }
     assert!(refused > 0);
     // Those that are there are renewed, with a text about as long as before; a reset, too.
-    let again = bench.ask(commit_to("other", &places(0..4), 6, "some more text"));
-    assert_eq!(results(again), vec![Ok(()); 4]);
+    let again = bench.ask(commit_to("other", &places(0..12), 6, &"x".repeat(60)));
+    assert_eq!(results(again), vec![Ok(()); 12]);
     let long = bench.ask(commit_to("other", &[at(1, 0)], 7, &"x".repeat(4_000)));
     assert_eq!(results(long), [Err(OffsetRejection::CoordinatorFull)]);
     assert_eq!(bench.commit(Some(("a", a.epoch)), at(1, 0), 6), Ok(()));
@@ -130,7 +131,7 @@ fn what_is_there_goes_on_when_there_is_no_room() {
     });
     a.take(bench.beat(other).unwrap());
     // Who deletes makes room.
-    for number in 0..4 {
+    for number in 0..groups {
         bench
             .ask(Request::DeleteGroup(format!("group-{number}").into()))
             .unwrap();
