@@ -170,7 +170,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "86400000",
         0,
         i64::MAX,
-        "With cleanup.policy=compact: for so many milliseconds after it was first compacted a tombstone (a key without a value) is kept, so that who reads from the beginning within that time sees that the key was deleted (KIP-534).",
+        "With cleanup.policy=compact: for so many milliseconds after it was first compacted a tombstone (a key without a value) is kept, so that who reads from the beginning within that time sees that the key was deleted (KIP-534). Keep it above the longest outage or move of a replica: one that gets there later keeps what was deleted.",
     ),
     choice(
         "flush",

@@ -1,6 +1,6 @@
 //! What stays of a batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use millrace_proto::batch::{
@@ -64,6 +64,9 @@ pub(crate) struct Rules {
     /// The last offset below the end of the round of each producer that is remembered: the batch that ends there tells
     /// its last sequence, and stays, if need be empty (KAFKA-5490, KAFKA-8335).
     pub producers: HashMap<i64, i64>,
+    /// Where leader epochs begin. The batch there stays, if need be empty: replicas that copy the log tell by it where
+    /// the epoch before ended, and would otherwise let records pass for committed that another leader had cut.
+    pub epoch_starts: HashSet<i64>,
 }
 
 /// Notes the keys of a batch's dirty records below [`Rules::map_end`]. Where the map is full that becomes the offset of
@@ -117,7 +120,8 @@ impl Rules {
         if header.base_offset >= self.map_end || header.is_control() {
             return Ok(Fate::Stays);
         }
-        let must_stay = must_stay || self.is_last_of_producer(header);
+        let must_stay =
+            must_stay || self.is_last_of_producer(header) || self.epoch_starts.contains(&header.base_offset);
         if header.record_count == 0 {
             return Ok(if must_stay { Fate::Stays } else { Fate::Goes });
         }

@@ -1,5 +1,6 @@
 //! A log on a faulty disk, with what a broker does to it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -43,6 +44,7 @@ pub struct Broker {
     pub config: LogConfig,
     pub model: Model,
     pub now_ms: i64,
+    pub leader_epoch: i32,
     pub dir: Option<LogDir>,
     pub log: Option<Log>,
 }
@@ -57,6 +59,7 @@ impl Broker {
             config,
             model: Model::default(),
             now_ms: 1_000_000,
+            leader_epoch: 0,
             dir: Some(dir),
             log: Some(log),
         }
@@ -73,6 +76,7 @@ impl Broker {
             config: self.config.clone(),
             model: self.model.clone(),
             now_ms: self.now_ms,
+            leader_epoch: self.leader_epoch,
             dir: None,
             log: None,
         };
@@ -96,9 +100,25 @@ impl Broker {
         self.open_through(&fs);
     }
 
+    /// The process is killed, and files whose names end so are lost, as a crash at the wrong time may have it.
+    pub fn lose_files(&mut self, suffix: &str) {
+        self.log().flush().unwrap();
+        self.dir.as_ref().unwrap().write_checkpoints().unwrap();
+        self.log = None;
+        self.dir = None;
+        self.disk.kill_process();
+        for (path, _) in self.disk.list_files() {
+            if path.to_string_lossy().ends_with(suffix) {
+                self.disk.remove_file(&path).unwrap();
+            }
+        }
+        self.disk.sync_dir(Path::new(PARTITION)).unwrap();
+        self.reopen();
+    }
+
     pub fn append(&mut self, batch: &Bytes) {
         self.log()
-            .append_as_leader(batch, 0, self.now_ms, &AppendOptions::default())
+            .append_as_leader(batch, self.leader_epoch, self.now_ms, &AppendOptions::default())
             .unwrap();
         self.model.append(batch);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use millrace_log::fs::OpenMode;
 use millrace_log::fs::faulty::FaultPlan;
-use millrace_log::{AppendOptions, CompactionError, CompactionStep, LogConfig};
+use millrace_log::{AppendOptions, CompactionError, CompactionStep, FileSystem, LogConfig};
 use millrace_proto::batch::Codec;
 
 use crate::broker::{Broker, DAY_MS, PARTITION, config, options};
@@ -111,6 +111,22 @@ fn a_full_disk_refuses_a_copy_and_no_more() {
         broker.check();
     }
     assert!(refused > 2);
+}
+
+#[test]
+fn a_copy_leaves_the_reserve_to_others() {
+    let mut broker = three_segments();
+    let free = broker.disk.available_bytes(Path::new(PARTITION)).unwrap();
+    broker.dir.as_ref().unwrap().set_reserve_bytes(free - 10);
+    let refused = broker.compact().unwrap_err();
+    assert!(
+        matches!(&refused, CompactionError::Refused(text) if text.contains("in reserve")),
+        "{refused}"
+    );
+    broker.check();
+    broker.dir.as_ref().unwrap().set_reserve_bytes(free / 2);
+    broker.compact().unwrap().unwrap();
+    broker.check();
 }
 
 #[test]

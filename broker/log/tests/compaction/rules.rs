@@ -1,7 +1,5 @@
 //! What stays and what goes.
 
-use std::path::Path;
-
 use bytes::Bytes;
 use millrace_log::{
     CleanupPolicy, CompactionBounds, CompactionError, CompactionOptions, CompactionStep, DeletionReason, LogConfig,
@@ -10,7 +8,7 @@ use millrace_proto::batch::{
     BatchHeader, BatchView, Codec, ControlRecord, batches, end_transaction_batch, stamp_offset_and_epoch,
 };
 
-use crate::broker::{Broker, DAY_MS, PARTITION, config, options};
+use crate::broker::{Broker, DAY_MS, config, options};
 use crate::model::{CODECS, build, record};
 
 pub fn texts(broker: &Broker) -> Vec<String> {
@@ -168,23 +166,6 @@ fn what_is_left_empty_goes_except_where_a_sequence_or_an_end_must_stay_known() {
     broker.check();
 }
 
-/// Removes every snapshot, as a crash at the wrong time may.
-fn without_snapshots(broker: &mut Broker) {
-    use millrace_log::FileSystem;
-    broker.log().flush().unwrap();
-    broker.dir.as_ref().unwrap().write_checkpoints().unwrap();
-    broker.log = None;
-    broker.dir = None;
-    broker.disk.kill_process();
-    for (path, _) in broker.disk.list_files() {
-        if path.to_string_lossy().ends_with(".snapshot") {
-            broker.disk.remove_file(&path).unwrap();
-        }
-    }
-    broker.disk.sync_dir(Path::new(PARTITION)).unwrap();
-    broker.reopen();
-}
-
 #[test]
 fn a_producer_is_known_by_what_is_left_of_the_log() {
     let mut broker = Broker::new(config(), 1);
@@ -205,7 +186,7 @@ fn a_producer_is_known_by_what_is_left_of_the_log() {
     broker.compact().unwrap().unwrap();
     broker.log().truncate_to(12).unwrap();
     broker.model.cut_to(12);
-    without_snapshots(&mut broker);
+    broker.lose_files(".snapshot");
     let known = broker.log().producers();
     assert_eq!((known.len(), known[0].last_sequence, known[0].last_offset), (1, 9, 9));
     broker.check();

@@ -87,6 +87,15 @@ impl Log {
             producers: inner
                 .last_offsets(need.end_offset)
                 .map_err(CompactionError::from_read)?,
+            // Nothing comes before offset 0.
+            epoch_starts: inner
+                .epochs
+                .read()
+                .entries()
+                .iter()
+                .map(|entry| entry.start_offset)
+                .filter(|start| *start > 0)
+                .collect(),
         };
         Ok(Some(Compaction {
             log: self.clone(),

@@ -7,7 +7,7 @@ use millrace_proto::batch::{BatchFilter, BatchHeader, BatchView};
 
 use super::swap::Copied;
 use super::{CompactionError, Planned, damaged};
-use crate::compact::rule::{Counts, Fate, Rules};
+use crate::compact::rule::{Counts, Fate, RuleError, Rules};
 use crate::config::MAX_SEGMENT_BYTES;
 use crate::fs::{File, OpenMode, remove_if_exists};
 use crate::log::LogInner;
@@ -48,6 +48,11 @@ impl GroupCopy {
         let Some(base_offset) = group.first().map(|planned| planned.segment.base_offset) else {
             return Ok(None);
         };
+        let left = group.iter().map(|planned| planned.segment.size()).sum();
+        // What it frees comes later than what it takes, which must not be what appends leave.
+        inner.shared.claim_space(left).map_err(|full| {
+            CompactionError::Refused(format!("a copy may take {left} bytes, which are not free ({full})"))
+        })?;
         let path = names::cleaned_path(&inner.dir, base_offset);
         let opened = {
             // No deletion between the look and the opening: the copy would be begun in the directory of another log.
@@ -65,7 +70,7 @@ impl GroupCopy {
             pending: Vec::new(),
             indexes: Indexes::rebuilt(&inner.dir, base_offset),
             interval_bytes: inner.config().index_interval_bytes,
-            left: group.iter().map(|planned| planned.segment.size()).sum(),
+            left,
             counts: Counts::default(),
             changed: group.len() > 1,
             horizon_since_ms: None,
@@ -115,7 +120,13 @@ impl GroupCopy {
                 let mut counts = self.counts;
                 let fate = rules
                     .judge(&view, must_stay, max_bytes, now_ms, filter, &mut counts)
-                    .map_err(|reason| damaged(&planned, position, header.base_offset, &reason))?;
+                    .map_err(|reason| match reason {
+                        RuleError::Batch(reason) => damaged(&planned, position, header.base_offset, &reason),
+                        // The batch is sound; it can't be made smaller here.
+                        RuleError::Build(_) | RuleError::NoRoom(_) => {
+                            CompactionError::Refused(format!("the batch at offset {}: {reason}", header.base_offset))
+                        }
+                    })?;
                 self.counts = counts;
                 if counts.set_horizon {
                     self.horizon_since_ms.get_or_insert(now_ms);
