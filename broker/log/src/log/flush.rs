@@ -11,7 +11,7 @@ use crate::segment::{Segment, names};
 
 /// Bytes appended after which the indexes and the producer state are made durable at the next checkpoint, so that
 /// recovery has no more than this to walk.
-pub(super) const CHECKPOINT_BYTES: u64 = 32 << 20;
+const CHECKPOINT_BYTES: u64 = 32 << 20;
 
 /// A segment as it was when the flush began.
 struct Dirty {

@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::flush::CHECKPOINT_BYTES;
 use super::{Log, LogInner, Writer};
 use crate::error::ChangeError;
 use crate::fs::is_disk_full;
@@ -48,7 +47,8 @@ impl Log {
     /// Deletes the segments that retention lets go: a prefix, never the active one, nothing at or above the high
     /// watermark. An active segment whose records are all too old is rolled first, so that quiet topics age out
     /// (KAFKA-15047). Where records are compacted and not deleted, only what lies below the log start goes (KAFKA-7400).
-    /// Works on a full disk.
+    /// Works on a full disk, except that a segment stays (unreadable) for as long as only its records tell of a producer
+    /// and the disk, its reserve used up, takes no snapshot either: the next call tries again.
     ///
     /// # Errors
     /// The log is closed or the directory offline.
@@ -76,9 +76,12 @@ impl Log {
                 deleted
             }
         };
-        if let Some(last) = deleted.last() {
-            inner.move_start(last.end_offset.max(inner.log_start()))?;
-        }
+        let doomed = match deleted.last() {
+            Some(last) => inner.move_start(last.end_offset.max(inner.log_start()))?,
+            None => Vec::new(),
+        };
+        // Those that only tell of their producers yet are to go later.
+        let deleted = deleted.into_iter().take(doomed.len()).collect();
         Ok(RetentionReport {
             deleted,
             log_start: inner.log_start(),
@@ -86,7 +89,7 @@ impl Log {
     }
 
     /// Delete-records: nothing below `offset` is readable any more; segments wholly below it are deleted (the active
-    /// one is rolled if the whole log goes). The caller bounds `offset` by the high watermark (KIP-107). Durable
+    /// one is rolled if the whole log goes; on a full disk some may stay for [`Log::apply_retention`]). The caller bounds `offset` by the high watermark (KIP-107). Durable
     /// when this returns; on a full disk, with the next checkpoint that finds room.
     ///
     /// # Errors
@@ -137,6 +140,14 @@ impl Log {
             log_start: inner.log_start(),
         })
     }
+}
+
+/// What no snapshot tells of producers.
+struct Untold {
+    /// All that is known.
+    state: ProducerState,
+    /// The newest snapshot at or below, if there is one.
+    from: Option<i64>,
 }
 
 impl LogInner {
@@ -207,6 +218,9 @@ impl LogInner {
     ///
     /// The log start is stored first, so that a crash in the middle leaves no hole that looks like damage; a disk too
     /// full for that gets the files removed one by one, oldest first, each removal durable before the next.
+    ///
+    /// On a disk too full for the producers' snapshot only those segments go whose producers an older snapshot tells of.
+    /// If that made room the rest goes, too; else it stays, below the log start. Returns what went.
     fn move_start(&self, offset: i64) -> Result<Vec<(Arc<Segment>, i64)>, ChangeError> {
         // The producer state as of the first segment that stays must be durable before the records that it was built
         // from may go (KAFKA-7190): once the log start is stored, the next opening removes them.
@@ -218,23 +232,23 @@ impl LogInner {
         // Made without the writer lock where batches have to be read for it: sealed segments do not change, and
         // truncation is kept away by the flush lock.
         let foreseen = match first_kept() {
-            Some(end) => self.untold_producers(end)?.map(|state| (end, state)),
+            Some(end) => self.untold_producers(end)?.map(|untold| (end, untold)),
             None => None,
         };
-        let (unsaved, must_flush) = {
+        let (told_below, must_flush) = {
             let writer = self.writer.lock();
             self.check_change()?;
             let end = first_kept();
             let untold = match (end, foreseen) {
-                (Some(end), Some((at, state))) if at == end => Some(state),
+                (Some(end), Some((at, untold))) if at == end => Some(untold),
                 (Some(end), _) => self.untold_producers(end)?,
                 (None, _) => None,
             };
-            let unsaved = match (end, untold) {
-                (Some(end), Some(state)) => self.keep_producers(end, state)?,
-                _ => None,
+            let told_below = match (end, untold) {
+                (Some(end), Some(untold)) => self.keep_producers(end, &untold)?,
+                _ => i64::MAX,
             };
-            (unsaved, end.is_some() && !writer.unsynced_snapshots.is_empty())
+            (told_below, end.is_some() && !writer.unsynced_snapshots.is_empty())
         };
         if must_flush {
             self.flush_locked()?;
@@ -247,7 +261,7 @@ impl LogInner {
         let doomed = {
             let mut writer = self.writer.lock();
             self.check_change()?;
-            self.advance_start(&mut writer, offset, stored)
+            self.advance_start(&mut writer, offset, told_below, stored)
         };
         let Some((_, last_end)) = doomed.last() else {
             return Ok(doomed);
@@ -272,57 +286,56 @@ impl LogInner {
             fs.sync_dir(&self.dir)
         };
         remove().map_err(|error| self.fail("deleting segments", &error))?;
-        if let Some(state) = unsaved {
-            // There is room now.
-            match self.write_snapshot_below(*last_end, &state) {
-                // Somebody else took it, or a reader still holds a deleted file: the next checkpoint makes one.
-                Err(error) if is_disk_full(&error) => {
-                    let mut writer = self.writer.lock();
-                    writer.snapshot_offset = -1;
-                    writer.bytes_since_checkpoint = writer.bytes_since_checkpoint.max(CHECKPOINT_BYTES);
-                    self.touch();
-                }
-                other => other.map_err(|error| self.fail("writing a producer snapshot", &error))?,
-            }
-        }
         tracing::info!(partition = %self.name, segments = doomed.len(), log_start = offset, "deleted segments");
+        if told_below < offset {
+            // There may be room for the snapshot now. Each time at least one segment goes.
+            let more = self.move_start(offset)?;
+            return Ok(doomed.into_iter().chain(more).collect());
+        }
         Ok(doomed)
     }
 
     /// The producers as of `end`, where the first segment that stays begins, if only the records below tell of them:
     /// normally a snapshot was made when that segment was begun, but a crash or a full disk may have prevented it.
-    fn untold_producers(&self, end: i64) -> Result<Option<ProducerState>, ChangeError> {
+    fn untold_producers(&self, end: i64) -> Result<Option<Untold>, ChangeError> {
         let snapshots = self.snapshot_offsets().map_err(ChangeError::from_read)?;
         if snapshots.contains(&end) {
             return Ok(None);
         }
-        let (state, ..) = self.producers_at(end).map_err(ChangeError::from_read)?;
-        Ok(Some(state))
+        let (state, from, _) = self.producers_at(end).map_err(ChangeError::from_read)?;
+        Ok(Some(Untold { state, from }))
     }
 
-    /// Stores the producers as of `end`; gives them back if there is no room before the segments are gone.
-    fn keep_producers(&self, end: i64, state: ProducerState) -> Result<Option<ProducerState>, ChangeError> {
-        match self.write_snapshot_in_need(end, &state) {
-            // To be tried again once the segments are gone.
-            Err(error) if is_disk_full(&error) => Ok(Some(state)),
+    /// Stores the producers as of `end`. Returns below which offset no producer needs the records of a segment that goes: any, or, if there is
+    /// no room, that of the last snapshot.
+    fn keep_producers(&self, end: i64, untold: &Untold) -> Result<i64, ChangeError> {
+        match self.write_snapshot_in_need(end, &untold.state) {
+            Err(error) if is_disk_full(&error) => Ok(untold.from.unwrap_or(i64::MIN)),
             Err(error) => Err(self.fail("writing a producer snapshot", &error).into()),
-            Ok(()) => Ok(None),
+            Ok(()) => Ok(i64::MAX),
         }
     }
 
-    /// Moves the log start and takes segments wholly below it out of the list; their files are still there. Epochs
+    /// Moves the log start and takes segments wholly below it and `told_below` out of the list; their files are still there. Epochs
     /// below go only if the log start is stored: else it may go back, and its epochs with it.
-    fn advance_start(&self, writer: &mut Writer, offset: i64, stored: bool) -> Vec<(Arc<Segment>, i64)> {
+    fn advance_start(
+        &self,
+        writer: &mut Writer,
+        offset: i64,
+        told_below: i64,
+        stored: bool,
+    ) -> Vec<(Arc<Segment>, i64)> {
         self.log_start.store(offset, Ordering::Release);
         self.touch();
         if stored {
             writer.epochs_dirty |= self.epochs.write().advance_start(offset);
         }
+        let below = offset.min(told_below);
         let mut doomed = Vec::new();
         self.change_segments(|segments| {
             let count = segments
                 .windows(2)
-                .take_while(|pair| pair[1].base_offset <= offset)
+                .take_while(|pair| pair[1].base_offset <= below)
                 .count();
             let ends: Vec<i64> = segments[1..=count].iter().map(|next| next.base_offset).collect();
             doomed = segments.drain(..count).zip(ends).collect();
@@ -330,7 +343,7 @@ impl LogInner {
         writer
             .unsynced
             .retain(|segment| !doomed.iter().any(|(gone, _)| Arc::ptr_eq(gone, segment)));
-        self.damage.write().retain(|range| range.to > offset);
+        self.damage.write().retain(|range| range.to > below);
         doomed
     }
 }

@@ -123,15 +123,11 @@ fn is_duplicate(appended: Result<Appended, AppendError>) -> bool {
     )
 }
 
-/// Retention on a full disk must keep what only the deleted records told of their producers (KAFKA-7190), though the
-/// snapshot fits only once they are gone.
-#[test]
-fn deletion_of_the_whole_log_on_a_full_disk_keeps_its_producers() {
-    let mut broker = Broker::new(LogConfig::default());
-    let mut sequence = 0;
-    for _ in 0..8 {
+/// A log of eight batches of producer 7 on a disk that has no room left, its only segment sealed, without a snapshot.
+fn full_before_the_snapshot() -> Broker {
+    let broker = Broker::new(LogConfig::default());
+    for sequence in 0..8 {
         broker.append(&batch(1000, 60, Some(sequence))).unwrap();
-        sequence += 1;
     }
     broker.log().flush().unwrap();
     broker.dir().write_checkpoints().unwrap();
@@ -141,17 +137,69 @@ fn deletion_of_the_whole_log_on_a_full_disk_keeps_its_producers() {
     });
     // A file needs no room for its name, but none is left for a snapshot.
     assert!(broker.log().roll().unwrap());
+    broker
+}
+
+/// Retention on a full disk must keep what only the deleted records told of their producers (KAFKA-7190): as long as no
+/// snapshot fits they stay, though nobody can read them any more.
+#[test]
+fn deletion_of_the_whole_log_on_a_full_disk_keeps_its_producers() {
+    let mut broker = full_before_the_snapshot();
     let end = broker.log().log_end_offset();
     let report = broker.log().advance_log_start(end).unwrap();
+    assert_eq!((report.deleted.len(), report.log_start), (0, end));
+    assert!(broker.log().apply_retention(1000, end).unwrap().deleted.is_empty());
+    // Somebody else made room.
+    broker.disk.set_plan(FaultPlan::default());
+    let report = broker.log().apply_retention(1000, end).unwrap();
     assert_eq!(report.deleted.len(), 1);
     for end in ["kill", "crash"] {
         match end {
             "kill" => broker.kill(),
             _ => broker.crash(),
         }
-        let last = broker.append(&batch(1000, 60, Some(sequence - 1)));
+        let last = broker.append(&batch(1000, 60, Some(7)));
         assert!(is_duplicate(last.clone()), "stored twice after a {end}: {last:?}");
     }
+}
+
+/// Whatever becomes of the snapshot for which a deletion made room, the records that it is made from are there until it
+/// is durable (KAFKA-7190).
+#[test]
+fn a_deletion_on_a_full_disk_that_fails_forgets_no_producer() {
+    let mut broker = full_before_the_snapshot();
+    broker.fail_next_sync_of(".snapshot");
+    let end = broker.log().log_end_offset();
+    let _ = broker.log().advance_log_start(end);
+    broker.crash();
+    let last = broker.append(&batch(1000, 60, Some(7)));
+    assert!(is_duplicate(last.clone()), "stored twice: {last:?}");
+}
+
+/// Segments that a snapshot tells of make the room for that of the others.
+#[test]
+fn a_deletion_on_a_full_disk_begins_with_what_a_snapshot_tells_of() {
+    let mut broker = Broker::new(LogConfig::default());
+    for sequence in 0..8 {
+        broker.append(&batch(1000, 60, Some(sequence))).unwrap();
+    }
+    assert!(broker.log().roll().unwrap());
+    for sequence in 8..10 {
+        broker.append(&batch(1000, 60, Some(sequence))).unwrap();
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    broker.disk.set_plan(FaultPlan {
+        capacity_bytes: broker.disk.used_bytes(),
+        ..FaultPlan::default()
+    });
+    assert!(broker.log().roll().unwrap());
+    let report = broker.log().advance_log_start(10).unwrap();
+    assert_eq!(report.deleted.len(), 2);
+    broker.crash();
+    assert_eq!(broker.log().log_start_offset(), 10);
+    let last = broker.append(&batch(1000, 60, Some(9)));
+    assert!(is_duplicate(last.clone()), "stored twice: {last:?}");
 }
 
 /// A segment that was begun after the log start was stored makes the one before it deletable; its snapshot may not
