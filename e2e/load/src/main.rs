@@ -5,6 +5,7 @@
 mod consume;
 mod finish;
 mod gaps;
+mod health;
 mod http;
 mod options;
 mod partition;

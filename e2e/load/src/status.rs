@@ -39,6 +39,14 @@ pub struct Status {
     pub longest_partition_gap_ms: u128,
     /// That partition.
     pub longest_gap_partition: String,
+    /// How often the cluster has told of its partitions since the last mark.
+    pub health_looks: u64,
+    /// The most of its partitions that had too few replicas in sync to be written, since the last mark.
+    pub under_min_in_sync: i64,
+    /// The longest time for which there were any.
+    pub under_min_in_sync_ms: u128,
+    /// Which they were when they were the most.
+    pub under_min_in_sync_partitions: Vec<String>,
     /// Bytes of values that were acknowledged.
     pub bytes: u64,
     /// Messages acknowledged in the last second.
@@ -50,6 +58,7 @@ pub struct Status {
 /// Looks at everything; `undone`: what could not be done at the end, if it has come.
 pub fn status(work: &Work, undone: Option<Vec<String>>) -> Status {
     let now = Instant::now();
+    let writability = work.writability.lock().clone();
     let mut status = Status {
         state: match *work.mode.borrow() {
             Mode::Producing if work.partitions().is_empty() => "waiting",
@@ -69,6 +78,10 @@ pub fn status(work: &Work, undone: Option<Vec<String>>) -> Status {
         longest_gap_ms: work.gaps.lock().longest(now).as_millis(),
         longest_partition_gap_ms: 0,
         longest_gap_partition: String::new(),
+        health_looks: writability.looks,
+        under_min_in_sync: writability.most,
+        under_min_in_sync_ms: writability.longest(now).as_millis(),
+        under_min_in_sync_partitions: writability.which,
         bytes: work.bytes.load(Ordering::Relaxed),
         rate: work.rate.load(Ordering::Relaxed),
         undone,

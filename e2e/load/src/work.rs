@@ -13,7 +13,15 @@ use millrace_client::Client;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::{consume, gaps::Gaps, http, options::Options, partition::Partition, produce};
+use crate::{
+    consume,
+    gaps::Gaps,
+    health::{self, Writability},
+    http,
+    options::Options,
+    partition::Partition,
+    produce,
+};
 
 /// Failures beyond these are counted and not described.
 const MAX_FAILURES: usize = 10;
@@ -43,6 +51,8 @@ pub struct Work {
     pub ended: watch::Sender<u32>,
     /// Waits for any acknowledgement.
     pub gaps: Mutex<Gaps>,
+    /// What the cluster told of partitions that can't be written.
+    pub writability: Mutex<Writability>,
     /// Messages that were given to the client.
     pub sent: AtomicU64,
     /// Bytes of values that were acknowledged.
@@ -67,6 +77,7 @@ impl Work {
             mode: watch::Sender::new(Mode::Producing),
             ended: watch::Sender::new(0),
             gaps: Mutex::default(),
+            writability: Mutex::default(),
             sent: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             rate: AtomicU64::new(0),
@@ -117,6 +128,7 @@ impl Work {
     pub fn mark(&self) {
         let now = Instant::now();
         self.gaps.lock().mark(now);
+        self.writability.lock().mark(now);
         self.partitions()
             .iter()
             .for_each(|partition| partition.lock().gaps.mark(now));
@@ -160,6 +172,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     work.wait_for_topics().await;
     tokio::spawn(measure(work.clone()));
     tokio::spawn(consume::follow(work.clone()));
+    tokio::spawn(health::watch(work.clone()));
     for number in 0..work.options.producers {
         tokio::spawn(produce::run(work.clone(), number));
     }
