@@ -38,7 +38,7 @@ test-kubernetes: build ## The operator on a real Kubernetes, which it starts (as
 	./e2e/run-kubernetes-tests.sh
 
 test-kubernetes-long: build ## The same with long runs (an hour or so).
-	./e2e/run-kubernetes-tests.sh --long
+	MILLRACE_E2E_FIRST_RECORD_SECONDS=$${MILLRACE_E2E_FIRST_RECORD_SECONDS:-60} ./e2e/run-kubernetes-tests.sh --long
 
 test-long: build ## The same with long runs (an hour or so).
 	./e2e/setup.sh

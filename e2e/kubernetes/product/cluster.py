@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -83,13 +84,16 @@ class Cluster(Owned):
 
     # --- its brokers ---
 
-    def millrace(self, *arguments: str, broker: int | None = None, timeout: float = 60) -> str:
+    def millrace(
+        self, *arguments: str, broker: int | None = None, timeout: float = 60, given: str | None = None
+    ) -> str:
         """The command, in a broker's pod: one that is ready if none is named."""
         if broker is None:
             ready = [broker["id"] for broker in self.status().get("brokers", []) if broker["ready"]]
             broker = ready[0] if ready else 0
         command = ["millrace", "--bootstrap", "localhost:9650", *arguments]
-        return self.kubectl("exec", f"{self.name}-broker-{broker}", "--", *command, timeout=timeout)
+        pod = [f"{self.name}-broker-{broker}"] if given is None else ["-i", f"{self.name}-broker-{broker}"]
+        return self.kubectl("exec", *pod, "--", *command, timeout=timeout, given=given)
 
     def ask(self, *arguments: str, broker: int | None = None) -> Any:
         """What the command answers to programs."""
@@ -103,6 +107,43 @@ class Cluster(Owned):
         """Each partition's leader, replicas and in-sync replicas."""
         return self.ask("topic", "describe", topic)["partitions"]
 
+    def replicas(self, *topics: str) -> dict[tuple[str, int], list[int]]:
+        """Who has each partition."""
+        return {(topic, p["partition"]): p["replicas"] for topic in topics for p in self.partitions(topic)}
+
+    def held(self, *topics: str) -> dict[int, float]:
+        """How many replicas each broker has."""
+        return Counter(broker for replicas in self.replicas(*topics).values() for broker in replicas)
+
+    def shares(self, *topics: str) -> dict[int, float]:
+        """How many it should have: with three zones and three replicas each zone has one of each partition."""
+        racks = {broker["id"]: broker["rack"] for broker in self.status()["brokers"]}
+        assert len(set(racks.values())) == 3
+        total = len(self.replicas(*topics))
+        return {broker: total / list(racks.values()).count(rack) for broker, rack in racks.items()}
+
+    def is_spread(self, *topics: str, brokers: int) -> bool:
+        """Whether so many brokers have what they should have."""
+        racks = [broker.get("rack") for broker in self.status()["brokers"]]
+        return len(racks) == brokers and None not in racks and self.held(*topics) == self.shares(*topics)
+
+    def leaders(self, *topics: str) -> Counter[int | None]:
+        """How many partitions each broker leads; None is where nobody does."""
+        return Counter(partition["leader"] for topic in topics for partition in self.partitions(topic))
+
+    def wait_leaders_even(self, *topics: str, brokers: int = 3, timeout: float = 120) -> None:
+        """Waits until so many brokers lead equally many partitions, or one more."""
+        found: list[Counter[int | None]] = []
+
+        def even() -> bool:
+            found[:] = [self.leaders(*topics)]
+            return None not in found[0] and is_even(found[0], brokers)
+
+        try:
+            self.kubectl.until("leaders are even", even, timeout)
+        except Failed as failed:
+            raise Failed(f"{failed}; partitions that each broker leads: {found}") from None
+
     def delete(self, timeout: float = 120) -> None:
         """Deletes the object and waits until its pods are gone."""
         self.kubectl.delete("cluster", self.name, timeout=timeout)
@@ -115,3 +156,8 @@ class Cluster(Owned):
             if not holds():
                 raise Failed(f"{what}: not any more; its status: {json.dumps(self.status(), indent=1)}")
             time.sleep(1)
+
+
+def is_even(counts: Counter[Any], brokers: int) -> bool:
+    """Whether so many brokers have equally many, or one more."""
+    return len(counts) == brokers and max(counts.values()) - min(counts.values()) <= 1

@@ -14,11 +14,13 @@ from typing import Any
 from kube_machine import Failed, Helm, Kubectl, Machine
 
 from product.cluster import Cluster
-from product.images import Images
+from product.images import Images, Missing
 from product.topic import Topic
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "millrace"
 _READS = ("get", "list", "watch")
+# What it writes that lies still when it does.
+_WRITTEN = "clusters,topics,statefulsets,services,configmaps,serviceaccounts,poddisruptionbudgets,networkpolicies"
 
 
 def now(later: float = 0) -> str:
@@ -118,9 +120,9 @@ class Operator:
     # --- what it asked for ---
 
     def requests(self, since: str) -> list[dict[str, Any]]:
-        """All that it asked the API server for since a time."""
+        """All that it asked the API server for since a time. Missing, where there is no audit."""
         if self._machine is None:
-            raise Failed("there is no audit of a cluster that is not ours")
+            raise Missing("the cluster of MILLRACE_E2E_KUBECONFIG does not tell us what the operator asked for")
         user = f"system:serviceaccount:{self.namespace}:{self.name}"
         return [
             entry
@@ -142,21 +144,23 @@ class Operator:
 
         self.kubectl.until("it has looked at all of them", looked, timeout=120, pause=0.5)
 
-    def _changes(self, since: str, namespace: str | None) -> list[dict[str, Any]]:
+    def _changes(self, since: str, namespace: str | None, events: bool = False) -> list[dict[str, Any]]:
         return [
             entry
             for entry in self.requests(since)
             if entry["verb"] not in _READS
-            and entry["objectRef"]["resource"] not in ("leases", "events")
+            and entry["objectRef"]["resource"] != "leases"
+            and (entry["objectRef"]["resource"] == "events") == events
             and (namespace is None or entry["objectRef"].get("namespace") == namespace)
         ]
 
     def writes(self, since: str, namespace: str | None = None) -> list[str]:
         """What it wrote since a time, but for Leases and Events: `patch services/orders-broker: 200`."""
-        return [
-            f"{entry['verb']} {_object(entry)}: {entry.get('responseStatus', {}).get('code')}"
-            for entry in self._changes(since, namespace)
-        ]
+        return [_told(entry) for entry in self._changes(since, namespace)]
+
+    def events(self, since: str, namespace: str) -> list[str]:
+        """What Events it wrote of a namespace's objects, in the same words."""
+        return [_told(entry) for entry in self._changes(since, namespace, events=True)]
 
     def writers(self, since: str, namespace: str | None = None) -> list[str]:
         """Which of its pods wrote that, in turn; one that writes several times on end is named once."""
@@ -181,16 +185,41 @@ class Operator:
 
     def wait_quiet(self, seconds: float = 3, timeout: float = 60, namespace: str | None = None) -> None:
         """Waits until it has written nothing for some time."""
+        if self._machine is None:
+            self._wait_unchanged(seconds, timeout, namespace)
+            return
         deadline = time.monotonic() + timeout
         while found := self.writes(now(-seconds), namespace):
             if time.monotonic() > deadline:
                 raise Failed(f"the operator does not come to rest; in {seconds} s it wrote {json.dumps(found)}")
             time.sleep(0.5)
 
+    def _wait_unchanged(self, seconds: float, timeout: float, namespace: str | None) -> None:
+        """The same where there is no audit: all that it writes to stays as it is."""
+
+        def versions() -> dict[str, str]:
+            items = self.kubectl.json(_WRITTEN, f"--namespace={namespace}" if namespace else "-A")["items"]
+            return {i["metadata"]["uid"]: i["metadata"]["resourceVersion"] for i in items}
+
+        deadline = time.monotonic() + timeout
+        found = versions()
+        while True:
+            time.sleep(seconds)
+            before, found = found, versions()
+            if found == before:
+                return
+            if time.monotonic() > deadline:
+                changed = sorted(set(found.items()) ^ set(before.items()))
+                raise Failed(f"what the operator writes to does not come to rest: {changed}")
+
 
 def pod_of(entry: dict[str, Any]) -> str:
     """The pod whose account has asked, by the audit."""
     return entry["user"]["extra"]["authentication.kubernetes.io/pod-name"][0]
+
+
+def _told(entry: dict[str, Any]) -> str:
+    return f"{entry['verb']} {_object(entry)}: {entry.get('responseStatus', {}).get('code')}"
 
 
 def _object(entry: dict[str, Any]) -> str:

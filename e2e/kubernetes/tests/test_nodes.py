@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from kube_machine import Kubectl, Machine
@@ -61,8 +62,15 @@ def test_a_node_crashes_and_comes_back(machine: Machine, operator: Operator, loa
             lambda told: any(b["id"] == number and not b["ready"] for b in told["brokers"]),
             120,
         )
-        load.goes_on(300)
-        told = load.mark()
+        # Each partition is led and written, and not only most of them.
+        leaders = cluster.leaders("ledger")
+        assert not {None, number} & leaders.keys() and leaders.total() == 6, leaders
+        before_it = _high_watermarks(cluster)
+        cluster.kubectl.until(
+            "each partition goes on",
+            lambda: all(mark > before_it[number] for number, mark in _high_watermarks(cluster).items()),
+        )
+        told = load.check()
         print(
             f"node crash: longest without an acknowledgement {told['longest_gap_ms']} ms, "
             f"in one partition {told['longest_partition_gap_ms']} ms"
@@ -72,12 +80,21 @@ def test_a_node_crashes_and_comes_back(machine: Machine, operator: Operator, loa
     finally:
         machine.start(node)
     cluster.wait_ready(240)
+    cluster.wait_leaders_even("ledger")
     assert cluster.claims() == claims
     assert cluster.pod_uids() == before, "the same pods, started again"
     assert not [write for write in operator.writes(mark, cluster.kubectl.namespace) if "pods" in write]
     load.goes_on()
     load.verdict()
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def _racks(status: dict[str, Any]) -> dict[int, str | None]:
+    return {broker["id"]: broker.get("rack") for broker in status["brokers"]}
+
+
+def _high_watermarks(cluster: Cluster) -> dict[int, int]:
+    return {each["partition"]: each["high_watermark"] or 0 for each in cluster.partitions("ledger")}
 
 
 @pytest.mark.long
@@ -87,8 +104,14 @@ def test_a_broker_without_a_zone_serves_and_is_told_of(
     cluster, load = loaded()
     number, node = next((n, node) for n, node in cluster.nodes().items() if node != load.node)
     zone = cluster_kubectl.json("node", node)["metadata"]["labels"]["topology.kubernetes.io/zone"]
-    cluster_kubectl("label", "node", node, "topology.kubernetes.io/zone-")
     try:
+        # A node that moves takes its broker to another rack.
+        cluster_kubectl("label", "node", node, "--overwrite", "topology.kubernetes.io/zone=elsewhere")
+        cluster.kubectl("delete", "pod", f"orders-broker-{number}")
+        cluster.until("its rack follows", lambda told: _racks(told).get(number) == "elsewhere")
+        cluster.wait_ready()
+        assert {each["broker_id"]: each["rack"] for each in cluster.ask("broker", "list")}[number] == "elsewhere"
+        cluster_kubectl("label", "node", node, "topology.kubernetes.io/zone-")
         cluster.kubectl("delete", "pod", f"orders-broker-{number}")
         said = cluster.until_condition("RackSpread", "RackUnknown", status="False")
         assert str(number) in said

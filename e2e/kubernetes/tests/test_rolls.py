@@ -50,6 +50,7 @@ def test_a_setting_rolls_all_brokers_one_by_one(operator: Operator, loaded: Load
     cluster.kubectl.until("it is set", lambda: "86400000" in cluster.millrace("topic", "defaults"))
     cluster.wait_ready()
     assert cluster.pod_uids() == uids
+    cluster.wait_leaders_even("ledger")
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
@@ -138,9 +139,10 @@ def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator
     time.sleep(5)
     assert cluster.pod_uids() == before and operator.evictions(mark) == []
     home.delete("quota", "full")
-    # How it goes on is what other tests are about.
     home.until("the roll begins", lambda: cluster.pod_uids() != before)
     cluster.until("nothing is in its way", lambda told: not cluster.condition("Stalled", told))
+    cluster.wait_ready(300)
+    assert not set(cluster.pod_uids().values()) & set(before.values())
     load.goes_on()
     load.verdict()
 

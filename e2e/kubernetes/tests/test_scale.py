@@ -10,38 +10,14 @@ from collections.abc import Callable
 import pytest
 from kube_machine import Kubectl
 from product import Cluster, Load, Operator, PodWatch
+from product.cluster import is_even
 from product.operator import now
 
 Loaded = Callable[..., tuple[Cluster, Load]]
 
 
-def _replicas(cluster: Cluster, *topics: str) -> dict[tuple[str, int], list[int]]:
-    return {(topic, p["partition"]): p["replicas"] for topic in topics for p in cluster.partitions(topic)}
-
-
 def _sizes(cluster: Cluster, *topics: str) -> dict[tuple[str, int], int]:
     return {(topic, p["partition"]): p["size_bytes"] for topic in topics for p in cluster.partitions(topic)}
-
-
-def _held(cluster: Cluster, *topics: str) -> dict[int, float]:
-    """How many replicas each broker has."""
-    return Counter(broker for replicas in _replicas(cluster, *topics).values() for broker in replicas)
-
-
-def _shares(cluster: Cluster, *topics: str) -> dict[int, float]:
-    """How many it should have: with three zones and three replicas each zone has one of each partition."""
-    racks = {broker["id"]: broker["rack"] for broker in cluster.status()["brokers"]}
-    assert len(set(racks.values())) == 3
-    total = len(_replicas(cluster, *topics))
-    return {broker: total / list(racks.values()).count(rack) for broker, rack in racks.items()}
-
-
-def _leaders(cluster: Cluster, *topics: str) -> Counter[int]:
-    return Counter(p["leader"] for topic in topics for p in cluster.partitions(topic))
-
-
-def _is_even(counts: Counter[int], brokers: int) -> bool:
-    return len(counts) == brokers and max(counts.values()) - min(counts.values()) <= 1
 
 
 def _planned(cluster: Cluster, reason: str) -> int:
@@ -63,7 +39,7 @@ def test_one_broker_more_and_one_fewer(more_nodes: Callable[[int], None], operat
     cluster.wait_ready(240)
     assert _brokers(cluster) == [0, 1, 2, 3]
     # Each zone has a replica of each partition: two brokers in one share these, and nothing else moves.
-    assert _held(cluster, "ledger") == _shares(cluster, "ledger")
+    assert cluster.held("ledger") == cluster.shares("ledger")
     assert _planned(cluster, "Rebalancing") == 4, "only what the new broker gets is copied"
     assert len(cluster.status()["quorum"]["voters"]) == 3, "a fourth one would help nobody"
     load.check()
@@ -72,6 +48,7 @@ def test_one_broker_more_and_one_fewer(more_nodes: Callable[[int], None], operat
     cluster.until_condition("Reconciling", "Draining", timeout=60)
     cluster.wait_ready(240)
     cluster.kubectl.until("the claim is gone", lambda: cluster.claims() == claims)
+    assert _planned(cluster, "Draining") == 4, "only what the last broker had is copied"
     assert _brokers(cluster) == [0, 1, 2]
     assert {n: u for n, u in cluster.pod_uids().items() if n < 3} == uids, "the others are not restarted"
     load.goes_on()
@@ -82,14 +59,14 @@ def test_one_broker_more_and_one_fewer(more_nodes: Callable[[int], None], operat
 @pytest.mark.long
 def test_fewer_brokers_than_a_topic_has_replicas_are_refused(operator: Operator, loaded: Loaded) -> None:
     cluster, load = loaded()
-    uids, claims, before = cluster.pod_uids(), cluster.claims(), _replicas(cluster, "ledger")
+    uids, claims, before = cluster.pod_uids(), cluster.claims(), cluster.replicas("ledger")
     cluster.patch(replicas=2)
     said = cluster.until_condition("Stalled", "ScaleInBlocked", timeout=60)
     assert "ledger" in said, said
     cluster.rest(10, lambda: cluster.pod_uids() == uids, "all brokers stay")
     brokers = {broker["broker_id"]: broker for broker in cluster.ask("broker", "list")}
     assert not any(broker.get("draining") for broker in brokers.values()), brokers
-    assert _replicas(cluster, "ledger") == before
+    assert cluster.replicas("ledger") == before
     load.goes_on()
     cluster.patch(replicas=3)
     cluster.until("it is not blocked any more", lambda told: not cluster.condition("Stalled", told), 60)
@@ -110,13 +87,13 @@ def test_two_brokers_more_with_data_and_two_fewer(
     more_nodes(2)
     _fill(cluster, "archive")
     claims = cluster.claims()
-    before, sizes = _replicas(cluster, "ledger", "archive"), _sizes(cluster, "ledger", "archive")
+    before, sizes = cluster.replicas("ledger", "archive"), _sizes(cluster, "ledger", "archive")
     with PodWatch(cluster) as watch:
         cluster.patch(replicas=5)
         cluster.wait_ready(600)
-        after = _replicas(cluster, "ledger", "archive")
-        shares = _shares(cluster, "ledger", "archive")
-        assert _held(cluster, "ledger", "archive") == shares
+        after = cluster.replicas("ledger", "archive")
+        shares = cluster.shares("ledger", "archive")
+        assert cluster.held("ledger", "archive") == shares
         moved = {where: len(set(after[where]) - set(before[where])) for where in before}
         # The new brokers' shares must be copied, and nothing else need be.
         bound = shares[3] + shares[4]
@@ -133,8 +110,8 @@ def test_two_brokers_more_with_data_and_two_fewer(
         assert bytes_moved <= least * 1.1, f"{least / 1e6:.1f} MB would do"
         # Each broker is to lead as many as the others; it takes over half a minute after it has come.
         preferred = Counter(replicas[0] for replicas in after.values())
-        assert _is_even(preferred, 5), preferred
-        cluster.kubectl.until("leaders are even", lambda: _is_even(_leaders(cluster, "ledger", "archive"), 5), 120)
+        assert is_even(preferred, 5), preferred
+        cluster.wait_leaders_even("ledger", "archive", brokers=5)
         load.check()
 
         # Fewer, while topics are made all the time.
@@ -170,7 +147,7 @@ def test_a_scale_in_can_be_taken_back(more_nodes: Callable[[int], None], operato
     assert cluster.pod_uids() == uids and cluster.claims() == claims
     # New topics come to all of them again.
     cluster.create_topic("after", 10)
-    assert {broker for replicas in _replicas(cluster, "after").values() for broker in replicas} == {0, 1, 2, 3, 4}
+    assert {broker for replicas in cluster.replicas("after").values() for broker in replicas} == {0, 1, 2, 3, 4}
     load.verdict()
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 

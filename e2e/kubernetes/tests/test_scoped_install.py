@@ -58,6 +58,11 @@ def test_an_operator_of_some_namespaces(scoped: Scoped, images: Images) -> None:
     ours.patch(config={"max.connections": "5000"})
     ours.wait_ready(300)
     assert not set(before.values()) & set(ours.pod_uids().values())
+    # A Topic's end is its business, too.
+    topic = Topic(scoped.home, "clicks", ours).create(partitions=1).wait_ready()
+    assert "clicks" in {each["name"] for each in ours.ask("topic", "list")["topics"]}
+    topic.delete()
+    assert {each["name"] for each in ours.ask("topic", "list")["topics"]} == {"ledger"}
     load.verdict()
     # Racks are known all the same: pods know their zone by themselves.
     assert all(broker.get("rack") for broker in ours.status()["brokers"])
