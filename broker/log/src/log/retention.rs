@@ -89,8 +89,9 @@ impl Log {
     }
 
     /// Delete-records: nothing below `offset` is readable any more; segments wholly below it are deleted (the active
-    /// one is rolled if the whole log goes; on a full disk some may stay for [`Log::apply_retention`]). The caller bounds `offset` by the high watermark (KIP-107). Durable
-    /// when this returns; on a full disk, with the next checkpoint that finds room.
+    /// one is rolled if the whole log goes; on a full disk some may stay for [`Log::apply_retention`]). The caller bounds
+    /// `offset` by the high watermark (KIP-107). Durable when this returns; on a full disk, with the next checkpoint that
+    /// finds room.
     ///
     /// # Errors
     /// [`ChangeError::OffsetOutOfRange`] above the log end; an offset at or below the log start changes nothing.
