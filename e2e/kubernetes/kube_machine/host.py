@@ -96,14 +96,20 @@ def _all() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def mark(pid: int) -> Path | None:
-    """The folder of the machine that a process was started for, by whichever command of it."""
+def variable(pid: int, name: str) -> str | None:
+    """A variable of the environment that a process was started with; None if there is no such one."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return None
-    needle = f"{MARK}=".encode()
-    return next((Path(os.fsdecode(v.removeprefix(needle))) for v in variables if v.startswith(needle)), None)
+    needle = f"{name}=".encode()
+    return next((os.fsdecode(v.removeprefix(needle)) for v in variables if v.startswith(needle)), None)
+
+
+def mark(pid: int) -> Path | None:
+    """The folder of the machine that a process was started for, by whichever command of it."""
+    folder = variable(pid, MARK)
+    return None if folder is None else Path(folder)
 
 
 def marked(machine: Path) -> list[int]:

@@ -96,10 +96,31 @@ class Operator:
         finally:
             self.scale(1)
 
-    def kill(self) -> None:
-        """Ends it at once, in whatever it is doing; the Deployment starts another one."""
-        for pod in self.pods():
-            self.kubectl("delete", "pod", pod["metadata"]["name"], "--force", "--grace-period=0", "--wait=false")
+    def holder(self) -> str:
+        """Who holds its Lease, as it is written there: a pod's name and more."""
+        return self.kubectl.json("lease", self.name)["spec"].get("holderIdentity") or ""
+
+    def kill(self, after: float) -> None:
+        """Ends it by SIGKILL, so long after it has begun to work: it can end nothing in order, nor release its Lease.
+
+        The Deployment starts another one, which works when the Lease has run out.
+        """
+        if self._machine is None:
+            raise Missing("processes of the cluster of MILLRACE_E2E_KUBECONFIG can't be killed")
+
+        def working() -> dict[str, Any] | None:
+            holder = self.holder()
+            return next((pod for pod in self.pods() if holder.startswith(pod["metadata"]["name"])), None)
+
+        pod = self.kubectl.until("one of its pods works", working, timeout=120, pause=0.1)
+        time.sleep(after)
+        name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+        if not self._machine.node(node).kill_pod(name):
+            raise Failed(f"{name} has no process on {node}")
+        if not self.holder().startswith(name):
+            raise Failed(f"{name} has released its Lease, or lost it before it was killed")
+        # Containers that end are started again after a time that grows; those of a new pod are not.
+        self.kubectl("delete", "pod", name, "--force", "--grace-period=0", "--wait=false")
 
     def restart(self) -> None:
         """Ends it in order and waits for its successor."""
