@@ -155,10 +155,15 @@ fn not_ready(seen: &Seen, wishes: &Wishes) -> Vec<i32> {
         .collect()
 }
 
-/// Numbers that were used by brokers which were removed, and that are to be used again.
+/// Numbers that were used by brokers which were removed, and that are to be used again. A broker that is refused ends
+/// within a second or two, and waits ever longer before it is started again: it need not run when it is seen.
 fn permissions(seen: &Seen, told: &Told, wishes: &Wishes, scale: &Scale) -> Vec<Step> {
     (0..wishes.replicas.min(scale.replicas))
-        .filter(|id| told.broker(*id).is_none() && seen.pods.get(id).is_some_and(|pod| pod.running && !pod.is_ready()))
+        .filter(|id| told.broker(*id).is_none())
+        .filter(|id| {
+            let pod = seen.pods.get(id);
+            pod.is_some_and(|pod| (pod.running || pod.last_end.is_some()) && !pod.is_ready())
+        })
         .map(Step::PermitNumber)
         .collect()
 }
@@ -220,5 +225,45 @@ pub fn named(ids: &[i32]) -> String {
         Some((last, [])) => format!("broker {last}"),
         Some((last, rest)) => format!("brokers {} and {last}", rest.join(", ")),
         None => "no broker".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::seen::Pod;
+
+    #[test]
+    fn a_number_is_permitted_as_soon_as_its_broker_has_run() {
+        let spec = json!({ "replicas": 1, "storage": { "size": "1Gi" } });
+        let mut seen = Seen::bare(Timestamp::UNIX_EPOCH, &spec);
+        let wishes = Wishes::of(&seen.cluster);
+        let scale = Scale {
+            replicas: 1,
+            ..Scale::default()
+        };
+        let mut permitted = |pod: Option<Pod>| {
+            seen.pods = pod.map(|pod| (0, pod)).into_iter().collect();
+            permissions(&seen, &Told::default(), &wishes, &scale) == [Step::PermitNumber(0)]
+        };
+        assert!(!permitted(None));
+        assert!(
+            !permitted(Some(Pod::default())),
+            "it may yet be one that was never removed"
+        );
+        let running = Pod {
+            running: true,
+            ..Pod::default()
+        };
+        assert!(permitted(Some(running)));
+        let refused = Pod {
+            last_end: Some("this number was removed".into()),
+            waiting: Some(("CrashLoopBackOff".into(), String::new())),
+            ..Pod::default()
+        };
+        assert!(permitted(Some(refused)));
     }
 }
