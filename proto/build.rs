@@ -15,11 +15,12 @@ use prost_types::{
 };
 
 /// What clients speak.
-const PUBLIC: [&str; 4] = [
+const PUBLIC: [&str; 5] = [
     "millrace/v1/types.proto",
     "millrace/v1/messaging.proto",
     "millrace/v1/log.proto",
     "millrace/v1/admin.proto",
+    "millrace/v1/groups.proto",
 ];
 
 /// The package of these.

@@ -48,6 +48,8 @@ impl ErrorReason {
                 | Self::BrokerNotReady
                 | Self::StorageFailed
                 | Self::QuorumUnavailable
+                | Self::CoordinatorNotAvailable
+                | Self::NotCoordinator
                 | Self::TimedOut
                 | Self::DiskFull
                 | Self::Overloaded
