@@ -173,6 +173,11 @@ impl Coordinator {
             }
             Event::Refused { sequence } => self.refuse(&mut turn, sequence),
             Event::Resigned => self.resign(&mut turn),
+            Event::ConnectionLost { group, member } => {
+                if self.serves(group) {
+                    self.connection_lost(turn.now, group, member);
+                }
+            }
             Event::PatternResolved { group, pattern, topics } => {
                 if self.serves(group) {
                     self.pattern_resolved(&mut turn, group, pattern, topics);

@@ -59,6 +59,14 @@ pub enum Event<'a> {
     /// This broker does not lead the coordinator's partition any more, or does not know what
     /// became of an append. Whoever leads next replays the log into a new coordinator.
     Resigned,
+    /// The connection of a member is gone that sent its last heartbeat, and its process with it,
+    /// perhaps: it has its reconnect time to send another one.
+    ConnectionLost {
+        /// The group.
+        group: &'a str,
+        /// The member.
+        member: &'a str,
+    },
     /// What a pattern matches, as asked for.
     PatternResolved {
         /// The group.

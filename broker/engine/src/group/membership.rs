@@ -13,7 +13,7 @@ use super::{
     request::{Answer, Heartbeat, Leave, Rebalance},
     state::Member,
     timers::Timer,
-    types::{GroupId, MemberDetails, MemberId, MemberState},
+    types::{GroupId, MemberDetails, MemberId, MemberState, Now},
     validate::check_heartbeat,
 };
 
@@ -251,6 +251,24 @@ impl Coordinator {
         };
         let timer = Timer::Session(group.clone(), id.clone());
         self.timers.set(timer, turn.now.monotonic + timeout);
+    }
+
+    /// The member's session ends sooner, if it has longer: a process that was killed closes its
+    /// connection, and one that lives opens another one. One that has left for a restart has its whole
+    /// session time for it; who is fenced goes on with its partitions until its session ends by the time
+    /// that it knows of.
+    pub(super) fn connection_lost(&mut self, now: Now, group: &str, id: &str) {
+        let (group, id) = (GroupId::from(group), MemberId::from(id));
+        let member = self.groups.get(&group).and_then(|group| group.members.get(&id));
+        let Some(member) = member.filter(|member| member.current.state == MemberState::Active) else {
+            return;
+        };
+        let Some(record) = &member.record else { return };
+        let at = now.monotonic + record.details.reconnect_timeout;
+        let timer = Timer::Session(group, id);
+        if self.timers.get(&timer).is_some_and(|ends| at < ends) {
+            self.timers.set(timer, at);
+        }
     }
 
     pub(super) fn leave(&mut self, turn: &mut Turn, leave: &Leave) -> Result<Answer, GroupRejection> {

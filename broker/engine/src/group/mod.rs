@@ -36,7 +36,8 @@
 //! A member *owns* a partition from the answer that tells it so until it has reported the release
 //! under the version of the assignment that asked for it, or its session has ended on both sides:
 //! it stops by itself once it had no answer for a session time since it sent the heartbeat that was
-//! answered last, which is before the coordinator's own time ends.
+//! answered last, which is before the coordinator's own time ends. A member whose connection is gone
+//! has its reconnect time instead, on both sides.
 //!
 //! | file | rules |
 //! |---|---|

@@ -75,6 +75,8 @@ pub struct MemberDetails {
     /// Without a heartbeat for this long it is fenced. It must itself stop to use its partitions
     /// once it had no answer for this long since it sent the last heartbeat that was answered.
     pub session_timeout: Duration,
+    /// The same once its connection is gone (`Event::ConnectionLost`); not above `session_timeout`.
+    pub reconnect_timeout: Duration,
     /// For how long it may keep a partition that it is told to give back: from
     /// `GroupConfig::min_rebalance_timeout` to `GroupConfig::max_rebalance_timeout`, so that a field
     /// that was left unset does not fence it with its first revocation.

@@ -102,6 +102,9 @@ fn check_details(config: &GroupConfig, details: &MemberDetails) -> Result<(), Gr
             max_ms: ms(max),
         });
     }
+    if details.reconnect_timeout > details.session_timeout {
+        return Err(invalid("reconnect_timeout", "must not be above session_timeout"));
+    }
     let (min, max) = (config.min_rebalance_timeout, config.max_rebalance_timeout);
     if details.rebalance_timeout < min || details.rebalance_timeout > max || !fits(details.rebalance_timeout) {
         let (least, most) = (min.as_millis(), max.as_millis());

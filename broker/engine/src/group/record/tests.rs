@@ -52,14 +52,16 @@ fn member() -> impl Strategy<Value = MemberRecord> {
     let option = || proptest::option::of(text());
     let names = (option(), text(), text(), option(), option());
     let rest = (
-        any::<u32>(),
-        any::<u32>(),
+        any::<[u32; 3]>(),
         0u8..3,
         proptest::collection::vec(text(), 0..4),
         start(),
     );
     (names, rest).prop_map(
-        |((instance_id, client_id, client_host, rack, pattern), (session, rebalance, assignor, topics, start))| {
+        |(
+            (instance_id, client_id, client_host, rack, pattern),
+            ([session, reconnect, rebalance], assignor, topics, start),
+        )| {
             MemberRecord {
                 instance_id,
                 details: MemberDetails {
@@ -67,6 +69,7 @@ fn member() -> impl Strategy<Value = MemberRecord> {
                     client_host,
                     rack,
                     session_timeout: Duration::from_millis(session.into()),
+                    reconnect_timeout: Duration::from_millis(reconnect.into()),
                     rebalance_timeout: Duration::from_millis(rebalance.into()),
                     assignor: [None, Some(Assignor::Uniform), Some(Assignor::Range)][assignor as usize],
                     topics,

@@ -209,6 +209,7 @@ fn encode_member(writer: &mut Writer, member: &MemberRecord) {
     writer.text(&details.client_host);
     writer.option(details.rack.as_deref(), Writer::text);
     encode_duration(writer, details.session_timeout);
+    encode_duration(writer, details.reconnect_timeout);
     encode_duration(writer, details.rebalance_timeout);
     writer.option(details.assignor, |writer, assignor| {
         writer.u8(encode_assignor(assignor))
@@ -226,6 +227,7 @@ fn decode_member(reader: &mut Reader<'_>) -> Result<MemberRecord, Malformed> {
             client_host: reader.text("client host")?,
             rack: reader.option("rack", |reader| reader.text("rack"))?,
             session_timeout: decode_duration(reader)?,
+            reconnect_timeout: decode_duration(reader)?,
             rebalance_timeout: decode_duration(reader)?,
             assignor: reader.option("assignor", |reader| decode_assignor(reader.u8("assignor")?))?,
             topics: decode_texts(reader)?,

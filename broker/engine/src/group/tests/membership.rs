@@ -475,6 +475,10 @@ fn bad_requests_have_typed_errors_and_leave_nothing() {
             "rebalance_timeout",
             of(|details| details.rebalance_timeout = Duration::MAX),
         ),
+        (
+            "reconnect_timeout",
+            of(|details| details.reconnect_timeout = SESSION + Duration::from_millis(1)),
+        ),
         // As of a message whose field was left unset.
         (
             "rebalance_timeout",

@@ -1,4 +1,5 @@
 mod budget;
+mod connection;
 mod describe;
 mod failover;
 mod first_sight;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::super::*;
 
 pub(super) const SESSION: Duration = Duration::from_secs(5);
+pub(super) const RECONNECT: Duration = Duration::from_millis(500);
 pub(super) const REBALANCE: Duration = Duration::from_secs(20);
 /// When all tests begin, by the wall.
 pub(super) const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -47,6 +48,7 @@ pub(super) fn details(topics: &[&str]) -> MemberDetails {
         client_host: "host".into(),
         rack: None,
         session_timeout: SESSION,
+        reconnect_timeout: RECONNECT,
         rebalance_timeout: REBALANCE,
         assignor: None,
         topics: topics.iter().map(|&name| name.to_owned()).collect(),
