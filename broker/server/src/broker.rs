@@ -21,9 +21,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     config::BrokerConfig,
-    controller::{self, Controller, DiskWatch},
+    controller::{self, Controller, DiskWatch, OwnLease},
     error::{ApiError, unknown_topic},
     forward::Forwarder,
+    groups::Coordinators,
     limits,
     memory::MemoryBudget,
     metrics::Metrics,
@@ -43,6 +44,10 @@ pub struct Broker {
     pub(crate) partitions: Partitions,
     /// The way to partitions that other brokers lead.
     pub(crate) forward: Arc<Forwarder>,
+    /// The groups that this broker coordinates.
+    pub(crate) groups: Coordinators,
+    /// For how long nobody else leads what this broker leads.
+    pub(crate) lease: OwnLease,
     pub(crate) memory: MemoryBudget,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) sessions: PublishSessions,

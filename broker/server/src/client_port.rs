@@ -9,7 +9,8 @@ use std::{
 };
 
 use millrace_proto::v1::{
-    FILE_DESCRIPTOR_SET, admin_server::AdminServer, log_server::LogServer, messaging_server::MessagingServer,
+    FILE_DESCRIPTOR_SET, admin_server::AdminServer, groups_server::GroupsServer, log_server::LogServer,
+    messaging_server::MessagingServer,
 };
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +25,7 @@ use crate::{
     memory::MemoryLayer,
     rpc::{
         admin::AdminService,
+        groups::GroupsService,
         log::LogService,
         messaging::MessagingService,
         raw_fetch::{FETCH_PATH, RawLogServer},
@@ -36,10 +38,17 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
     reporter.set_serving::<MessagingServer<MessagingService>>().await;
     reporter.set_serving::<LogServer<LogService>>().await;
     reporter.set_serving::<AdminServer<AdminService>>().await;
+    reporter.set_serving::<GroupsServer<GroupsService>>().await;
     let stopping = broker.stopping.clone();
     tokio::spawn(async move {
         stopping.cancelled().await;
-        for service in ["", "millrace.v1.Messaging", "millrace.v1.Log", "millrace.v1.Admin"] {
+        for service in [
+            "",
+            "millrace.v1.Messaging",
+            "millrace.v1.Log",
+            "millrace.v1.Admin",
+            "millrace.v1.Groups",
+        ] {
             reporter
                 .set_service_status(service, tonic_health::ServingStatus::NotServing)
                 .await;
@@ -65,7 +74,8 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
     let mut routes = Routes::new(health)
         .add_service(MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max))
         .add_service(RawLogServer::new(LogService::new(broker.clone())))
-        .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max));
+        .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max))
+        .add_service(GroupsServer::new(GroupsService(broker.clone())).max_decoding_message_size(max));
     // Both versions: grpcurl and older tools ask for the alpha.
     let reflection = || {
         tonic_reflection::server::Builder::configure()

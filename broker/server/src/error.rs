@@ -184,15 +184,27 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::MessageTooLarge
         | R::InvalidTimestamp
         | R::InvalidResumeToken
-        | R::InvalidRecord => Code::InvalidArgument,
-        R::UnknownTopic | R::UnknownPartition | R::UnknownBroker | R::UnknownVoter => Code::NotFound,
+        | R::InvalidRecord
+        | R::InvalidGroupId
+        | R::InvalidTopicPattern => Code::InvalidArgument,
+        R::UnknownTopic
+        | R::UnknownPartition
+        | R::UnknownBroker
+        | R::UnknownVoter
+        | R::UnknownGroup
+        | R::UnknownMember => Code::NotFound,
         R::TopicExists => Code::AlreadyExists,
         R::OffsetMismatch
         | R::FencedLeaderEpoch
         | R::FencedProducer
         | R::OutOfOrderSequence
         | R::DuplicateSequence
-        | R::StreamTakenOver => Code::Aborted,
+        | R::StreamTakenOver
+        | R::FencedMember
+        | R::StaleMemberEpoch
+        | R::FencedInstance
+        | R::PartitionNotAssigned
+        | R::OffsetBehindCommitted => Code::Aborted,
         R::OffsetOutOfRange => Code::OutOfRange,
         R::NotLeader
         | R::LeaderNotAvailable
@@ -202,7 +214,9 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::NotEnoughReplicasAfterAppend
         | R::BrokerNotReady
         | R::StorageFailed
-        | R::QuorumUnavailable => Code::Unavailable,
+        | R::QuorumUnavailable
+        | R::CoordinatorNotAvailable
+        | R::NotCoordinator => Code::Unavailable,
         R::TimedOut => Code::DeadlineExceeded,
         R::DiskFull | R::Overloaded | R::LimitReached => Code::ResourceExhausted,
         R::NotEnoughBrokers
@@ -214,8 +228,10 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::EligibleLeaderNotAvailable
         | R::BrokerState
         | R::PlacementBlocked
-        | R::TopicOwned => Code::FailedPrecondition,
-        R::DamagedLog => Code::DataLoss,
+        | R::TopicOwned
+        | R::GroupNotEmpty
+        | R::InstanceInUse => Code::FailedPrecondition,
+        R::DamagedLog | R::GroupUnreadable => Code::DataLoss,
         R::Internal | R::Unspecified => Code::Internal,
     }
 }

@@ -12,6 +12,7 @@ mod connection;
 mod controller;
 mod error;
 mod forward;
+mod groups;
 mod handles;
 mod http;
 mod http2;

@@ -494,3 +494,52 @@ pub const LEAVE_ALONE_WAIT: Duration = Duration::from_secs(2);
 
 /// How long it waits until all others know of the new leaders; they tell with their signs of life.
 pub const LEAVE_APPLIED_WAIT: Duration = Duration::from_secs(1);
+
+/// How often it is looked which partitions of groups this broker leads, besides at each change of the metadata.
+pub const COORDINATORS_LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Requests that wait for one coordinator: what it does in a few tenths of a second. Each holds what it takes of the
+/// memory budget.
+pub const GROUP_QUEUE: usize = 16_384;
+
+/// Requests that a coordinator takes before it writes: their records share batches.
+pub const GROUP_REQUESTS_AT_ONCE: usize = 256;
+
+/// About how many bytes of records share a batch: below the usual largest one of 1 MiB.
+pub const GROUP_BATCH_BYTES: usize = 768 << 10;
+
+/// What a beginning coordinator reads at once.
+pub const GROUP_LOAD_BYTES: usize = 1 << 20;
+
+/// So many of these wait to be taken.
+pub const GROUP_LOAD_PARTS_AHEAD: usize = 2;
+
+/// Topics at once of which a coordinator looks up where reading begins; others are looked up when they are asked for
+/// again.
+pub const GROUP_LOOKUPS: usize = 64;
+
+/// How long a partition's leader is asked where reading begins, before who wants to know has to ask again.
+pub const START_LOOKUP_WITHIN: Duration = Duration::from_secs(30);
+
+/// The pause in between.
+pub const START_LOOKUP_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a pattern of topics may take compiled: some thousand times its longest text.
+pub const PATTERN_BYTES: usize = 1 << 20;
+
+/// How deep its parentheses may go.
+pub const PATTERN_DEPTH: u32 = 64;
+
+/// How long a call about a group looks for its coordinator: an election and a short log. Who waits for longer asks
+/// again.
+pub const COORDINATOR_WAIT: Duration = Duration::from_millis(500);
+
+/// How soon it looks again.
+pub const COORDINATOR_LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Answers of one member's stream that wait to be taken.
+pub const HEARTBEAT_ANSWERS_AHEAD: usize = 4;
+
+/// How long an answer about a group waits for the broker's lease to hold again: longer than a session, after which
+/// others have taken over.
+pub const GROUP_LEASE_WAIT: Duration = Duration::from_secs(2);

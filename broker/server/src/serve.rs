@@ -25,8 +25,9 @@ use crate::{
     client_port,
     config::BrokerConfig,
     connection,
-    controller::{self, Addresses, Applicant, Controller, DiskWatch, InternalServer, internal_routes},
+    controller::{self, Addresses, Applicant, Controller, DiskWatch, InternalServer, OwnLease, internal_routes},
     forward::Forwarder,
+    groups::{self, Coordinators},
     http::{self, Health},
     limits,
     memory::MemoryBudget,
@@ -198,6 +199,8 @@ async fn start_broker(
             metrics.clone(),
             replication,
         ),
+        groups: Coordinators::default(),
+        lease: OwnLease::new(config.session_timeout),
         forward: Forwarder::new(config.node_id, quorum.clone()),
         memory: MemoryBudget::new(config.memory_bytes, config.memory_bytes_per_connection),
         config: config.clone(),
@@ -227,6 +230,7 @@ async fn start_broker(
     tokio::spawn(partition::run_compaction(broker.clone()));
     tokio::spawn(partition::run_interval_flush(broker.clone()));
     tokio::spawn(broker.clone().follow_metadata());
+    tokio::spawn(groups::run(broker.clone()));
     if let Err(problem) = controller::wait_for_service(&broker, health).await {
         broker.stopping.cancel();
         return Err(StartError::Refused(problem));

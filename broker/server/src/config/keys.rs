@@ -68,6 +68,16 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "Writes are refused while the disk has less than this many bytes free, so that retention, recovery and metadata still work. 0 to 1 TiB.",
     ),
     key(
+        "group.consumer.max.session.timeout.ms",
+        "1800000",
+        "The longest session that a member of a consumer group may ask for: for so long a frozen one keeps its partitions. 1,000 to 86,400,000.",
+    ),
+    key(
+        "group.consumer.max.size",
+        "10000",
+        "The most members of one consumer group. 1 to 1,000,000.",
+    ),
+    key(
         "listen.client",
         "0.0.0.0:9650",
         "HOST:PORT for gRPC clients; port 0: any free one.",
@@ -131,6 +141,21 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "num.partitions",
         "1",
         "Partitions of a topic that names none. 1 to 10,000.",
+    ),
+    key(
+        "offsets.retention.minutes",
+        "10080",
+        "For how long a consumer group's offset is kept that has no use: of a group without members, or of a topic that no member subscribes to. 1 to 2,147,483,647.",
+    ),
+    key(
+        "offsets.topic.num.partitions",
+        "16",
+        "Partitions of __consumer_offsets, the topic that holds consumer groups, when it is made; each leader coordinates the groups of its own. It can't be changed afterwards. Kafka has 50; here a coordinator holds ten thousand groups. 1 to 1,000.",
+    ),
+    key(
+        "offsets.topic.replication.factor",
+        "3",
+        "Replicas of __consumer_offsets when it is made, at most as many as there are brokers then; `millrace topic alter` changes it afterwards. 1 to 32,767.",
     ),
     key(
         "quorum.auto.voters",

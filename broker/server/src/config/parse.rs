@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use millrace_engine::config::{ConfigError, check, nearest};
+use millrace_engine::{
+    config::{ConfigError, check, nearest},
+    group::GroupConfig,
+};
 use thiserror::Error;
 
 use super::keys::{BROKER_KEYS, TOPIC_DEFAULT_PREFIX};
@@ -190,6 +193,12 @@ pub struct BrokerConfig {
     pub memory_bytes_per_connection: usize,
     /// `node.id`.
     pub node_id: i32,
+    /// `group.consumer.*` and `offsets.retention.minutes`.
+    pub groups: GroupConfig,
+    /// `offsets.topic.num.partitions`.
+    pub offsets_topic_partitions: u32,
+    /// `offsets.topic.replication.factor`.
+    pub offsets_topic_replication_factor: usize,
     /// `num.partitions`.
     pub num_partitions: u32,
     /// `quorum.auto.voters`.
@@ -366,6 +375,23 @@ impl Settings {
         Ok(seeds)
     }
 
+    fn groups(&self) -> Result<GroupConfig, ConfigProblem> {
+        let session_ms = self.parse("group.consumer.max.session.timeout.ms", "1,000 to 86,400,000", |n| {
+            (1_000..=86_400_000).contains(n)
+        })?;
+        let retention: u64 = self.parse("offsets.retention.minutes", "1 to 2,147,483,647", |n| {
+            (1..=2_147_483_647).contains(n)
+        })?;
+        Ok(GroupConfig {
+            max_members: self.parse("group.consumer.max.size", "1 to 1,000,000", |n| {
+                (1..=1_000_000).contains(n)
+            })?,
+            max_session_timeout: Duration::from_millis(session_ms),
+            offset_retention: Duration::from_secs(retention * 60),
+            ..GroupConfig::default()
+        })
+    }
+
     fn check(&self) -> Result<BrokerConfig, ConfigProblem> {
         const TIB: u64 = 1 << 40;
         let address = "HOST:PORT with a numeric host, such as 0.0.0.0:9650 or [::]:9650";
@@ -456,6 +482,13 @@ impl Settings {
             memory_bytes: usize::try_from(memory_bytes).unwrap_or(usize::MAX),
             memory_bytes_per_connection: usize::try_from(memory_bytes_per_connection).unwrap_or(usize::MAX),
             node_id: self.parse("node.id", "0 to 2,147,483,647", |n| *n >= 0)?,
+            groups: self.groups()?,
+            offsets_topic_partitions: self.parse("offsets.topic.num.partitions", "1 to 1,000", |n| {
+                (1..=1_000).contains(n)
+            })?,
+            offsets_topic_replication_factor: self.parse("offsets.topic.replication.factor", "1 to 32,767", |n| {
+                (1..=32_767).contains(n)
+            })?,
             num_partitions: self.parse("num.partitions", "1 to 10,000", |n| (1..=10_000).contains(n))?,
             quorum_auto_voters: self.parse("quorum.auto.voters", "0 to 9", |n| *n <= MAX_VOTERS)?,
             rack: self.parse("rack", "up to 255 characters", |rack: &String| rack.len() <= 255)?,

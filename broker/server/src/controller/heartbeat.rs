@@ -8,7 +8,10 @@ use std::{
 use millrace_proto::internal::v1::{
     HeartbeatRequest, cluster_client::ClusterClient, heartbeat_response::Result as Answer,
 };
-use tokio::{task::JoinSet, time::MissedTickBehavior};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
 use tonic::transport::Channel;
 
 use super::{Heard, SignOfLife, seeds};
@@ -22,7 +25,10 @@ struct Way {
 
 /// How sending one went.
 enum Sent {
-    Heard(Heard),
+    Heard {
+        heard: Heard,
+        sent_at: Instant,
+    },
     /// No answer: the connection may lead nowhere.
     Lost(String),
 }
@@ -38,7 +44,7 @@ pub(crate) async fn run(broker: Arc<Broker>) {
         tokio::select! {
             () = broker.stopping.cancelled() => return,
             Some(done) = sent.join_next(), if !sent.is_empty() => match done {
-                Ok(Sent::Heard(heard)) => take(&broker, heard),
+                Ok(Sent::Heard { heard, sent_at }) => take(&broker, heard, sent_at),
                 Ok(Sent::Lost(address)) => {
                     way.take_if(|way| way.address == address);
                 }
@@ -48,7 +54,15 @@ pub(crate) async fn run(broker: Arc<Broker>) {
                 let sign = sign(&broker);
                 match broker.quorum.leader_address() {
                     None => {}
-                    Some(LeaderAddress::Here) => take(&broker, broker.controller.heard(sign)),
+                    Some(LeaderAddress::Here) => {
+                        // A leader that no majority answers counts in vain: another may lead.
+                        let confirmed = broker.quorum.status().leader_heard;
+                        let ago = confirmed.map(|ago| ago + broker.config.heartbeat_interval);
+                        let heard = broker.controller.heard(sign);
+                        if let Some(at) = ago.and_then(|ago| Instant::now().checked_sub(ago)) {
+                            take(&broker, heard, at);
+                        }
+                    }
                     Some(LeaderAddress::At(address)) => {
                         if way.as_ref().is_none_or(|way| way.address != address) {
                             way = seeds::lazy_channel(&address).map(|channel| Way { address, channel });
@@ -92,17 +106,21 @@ async fn send(
     request: HeartbeatRequest,
     within: Duration,
 ) -> Sent {
+    let sent_at = Instant::now();
     match tokio::time::timeout(within, client.heartbeat(request)).await {
-        Ok(Ok(answer)) => Sent::Heard(match answer.into_inner().result {
-            Some(Answer::Counted(counted)) => Heard::Counted {
-                applied_by_others: counted.applied_by_others,
+        Ok(Ok(answer)) => Sent::Heard {
+            sent_at,
+            heard: match answer.into_inner().result {
+                Some(Answer::Counted(counted)) => Heard::Counted {
+                    applied_by_others: counted.applied_by_others,
+                },
+                Some(Answer::Superseded(newer)) => Heard::Superseded {
+                    broker_epoch: newer.broker_epoch,
+                },
+                Some(Answer::Removed(_)) => Heard::Removed,
+                Some(Answer::NotLeader(_)) | None => Heard::NotLeader,
             },
-            Some(Answer::Superseded(newer)) => Heard::Superseded {
-                broker_epoch: newer.broker_epoch,
-            },
-            Some(Answer::Removed(_)) => Heard::Removed,
-            Some(Answer::NotLeader(_)) | None => Heard::NotLeader,
-        }),
+        },
         Ok(Err(status)) => {
             tracing::debug!(address, %status, "a heartbeat was not taken");
             Sent::Lost(address)
@@ -111,9 +129,10 @@ async fn send(
     }
 }
 
-fn take(broker: &Broker, heard: Heard) {
+fn take(broker: &Broker, heard: Heard, sent_at: Instant) {
     match heard {
         Heard::Counted { applied_by_others } => {
+            broker.lease.renew(sent_at);
             broker.applied_by_others.store(applied_by_others, Ordering::Release);
         }
         Heard::NotLeader => {}

@@ -13,6 +13,7 @@ mod join;
 mod join_state;
 mod leases;
 mod leave;
+mod own_lease;
 mod preferred;
 mod register;
 mod rpc;
@@ -42,6 +43,7 @@ pub(crate) use self::{
     join::Applicant,
     leases::SignOfLife,
     leave::{end_calls, leave},
+    own_lease::OwnLease,
     register::{register, settle_metadata, was_removed},
     service::{keep_in_service, wait_for_service},
 };

@@ -4,6 +4,7 @@ mod acknowledgements;
 pub mod admin;
 pub mod convert;
 mod fetch;
+pub mod groups;
 pub mod log;
 pub mod messaging;
 mod metadata;

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome, broker_stopping},
+    groups::check_not_internal,
     limits,
     memory::{ConnectionBudget, MemoryPermit, MessagePermits},
     partition::{AppendRequest, Appended, SequenceRule},
@@ -240,6 +241,7 @@ async fn append_all(
 }
 
 async fn append(broker: &Broker, part: v1::ProducePartition, acks: Acks) -> Result<Appended, ApiError> {
+    check_not_internal(&part.topic).map_err(|error| error.outcome(WriteOutcome::NotWritten))?;
     let partition = broker
         .partitions
         .find_checked(&part.topic, &part.topic_id, part.partition)

@@ -20,6 +20,7 @@ use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
     forward::{Batch, Delivery, Flows, Stored, Target},
+    groups::check_not_internal,
     limits,
     memory::{ConnectionBudget, MemoryPermit},
     partition::{SequenceRule, SoundBatch, too_large, without_key},
@@ -98,6 +99,7 @@ async fn begin_checked(
     mut memory: Option<MemoryPermit>,
 ) -> Result<Publishing, ApiError> {
     let acks = check(&request)?;
+    check_not_internal(&request.topic).map_err(|error| error.outcome(WriteOutcome::NotWritten))?;
     let (cluster, topic) = broker.topic(&request.topic).await?;
     let now_ms = broker.now_ms();
     let times = request

@@ -8,7 +8,7 @@ mod elections;
 mod maintenance;
 mod moves;
 mod owners;
-mod placement;
+pub(crate) mod placement;
 mod quorum;
 mod reassign;
 mod rebalance;

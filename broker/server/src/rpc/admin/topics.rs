@@ -18,6 +18,7 @@ use crate::{
     broker::Broker,
     error::ApiError,
     forward::{self, Inventories, Target, take_inventories, unasked},
+    groups::check_not_internal,
 };
 
 /// Replicas of a topic that names none, where there are brokers enough.
@@ -98,6 +99,7 @@ pub async fn delete(
 ) -> Result<v1::DeleteTopicResponse, ApiError> {
     let id = topic_id(&request.topic_id)?;
     check_topic_name(&request.name)?;
+    check_not_internal(&request.name)?;
     let name = request.name.clone();
     let delete = in_name_of(request.as_owner, &request.name, Command::DeleteTopic { name, id })?;
     service.change(delete, request.validate_only).await?;
@@ -320,6 +322,7 @@ pub async fn create_partitions(
 ) -> Result<v1::CreatePartitionsResponse, ApiError> {
     let broker = &service.0;
     let wanted = partition_count("partitions", request.partitions)?;
+    check_not_internal(&request.name)?;
     let (cluster, topic) = broker.topic(&request.name).await?;
     let present = topic.partitions.len();
     let added = wanted.checked_sub(present).ok_or_else(|| {
@@ -359,6 +362,7 @@ pub async fn delete_messages(
         offset => Some(offset),
     };
     let broker = &service.0;
+    check_not_internal(&request.topic)?;
     let (cluster, topic) = broker.topic(&request.topic).await?;
     // Says if there is no such partition.
     broker.partitions.config_of(&cluster, &topic, request.partition)?;

@@ -1,0 +1,164 @@
+//! Consumer groups: the coordinators of the partitions of the groups' topic that this broker leads.
+//!
+//! ```text
+//!  rpc/groups --Ask--> Runtime (one to a partition and leader epoch) --append, acks=all--> Partition
+//!      ^                 |  engine::group::Coordinator                          |
+//!      '---- Answer -----'<---------------- committed, or lost -----------------'
+//! ```
+//!
+//! What a group's rules are is `millrace-engine`'s (`group`). Here is what they need: a queue of events,
+//! the log before (`load`), the topics of the cluster and where reading begins (`topics`, `starts`),
+//! timers, and which members are connected (`stream`). A coordinator lives for one leader epoch: whatever
+//! is not certain ends it, and the next one reads what is there.
+
+mod load;
+mod runtime;
+mod starts;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod topics;
+
+use std::{collections::HashMap, sync::Arc};
+
+use millrace_engine::group::{Answer, GroupRejection, Request};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use stream::MemberStream;
+pub use topic::{NAME, check_not_internal, find_or_create};
+pub use topics::{Snapshot, check_pattern};
+
+use self::{runtime::Runtime, topics::SharedTopics};
+use crate::{broker::Broker, limits, memory::MemoryPermit};
+
+/// The coordinators of one broker.
+#[derive(Debug, Default)]
+pub struct Coordinators {
+    running: Mutex<HashMap<u32, Arc<Coordinator>>>,
+    topics: SharedTopics,
+    /// Held while the groups' topic is made.
+    making: tokio::sync::Mutex<()>,
+}
+
+/// The way to a coordinator that runs.
+#[derive(Debug)]
+pub struct Coordinator {
+    leader_epoch: i32,
+    queue: mpsc::Sender<Ask>,
+    /// One message to a stream at most.
+    ended: mpsc::UnboundedSender<Arc<MemberStream>>,
+    stop: CancellationToken,
+}
+
+/// A request on its way to a coordinator.
+#[derive(Debug)]
+struct Ask {
+    request: Box<Request>,
+    /// The stream that a heartbeat came by.
+    stream: Option<Arc<MemberStream>>,
+    answer: oneshot::Sender<Result<Answer, GroupRejection>>,
+    /// What the request takes of the memory budget.
+    _memory: Option<MemoryPermit>,
+}
+
+impl Coordinator {
+    /// Asks it; `memory` is what the request takes.
+    ///
+    /// # Errors
+    /// The coordinator's. What it had not answered when it ended has an unknown outcome.
+    pub async fn ask(
+        &self,
+        request: Request,
+        stream: Option<Arc<MemberStream>>,
+        memory: Option<MemoryPermit>,
+    ) -> Result<Answer, GroupRejection> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask {
+            request: Box::new(request),
+            stream,
+            answer,
+            _memory: memory,
+        };
+        self.queue.try_send(ask).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => GroupRejection::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => GroupRejection::NotCoordinator { outcome_unknown: false },
+        })?;
+        let unknown = GroupRejection::NotCoordinator { outcome_unknown: true };
+        answered.await.unwrap_or(Err(unknown))
+    }
+
+    /// A stream by which heartbeats came has ended.
+    pub fn stream_ended(&self, stream: &Arc<MemberStream>) {
+        stream.end();
+        // One that has ended itself has forgotten all connections.
+        let _ = self.ended.send(stream.clone());
+    }
+}
+
+impl Coordinators {
+    /// The coordinator of a partition of the groups' topic, if it runs here.
+    pub fn of_partition(&self, partition: u32) -> Option<Arc<Coordinator>> {
+        self.running.lock().get(&partition).cloned()
+    }
+
+    /// The topics as this broker's metadata has them now.
+    pub fn topics(&self, broker: &Broker) -> Arc<Snapshot> {
+        self.topics.of(&broker.quorum.cluster())
+    }
+}
+
+/// Begins and ends coordinators as leaderships come and go, until the broker stops.
+pub async fn run(broker: Arc<Broker>) {
+    let mut reconciled = broker.reconciled.subscribe();
+    loop {
+        reconciled.mark_unchanged();
+        look(&broker);
+        tokio::select! {
+            changed = reconciled.changed() => if changed.is_err() { break },
+            // A replica may also stop to lead by itself, as its disk fails.
+            () = tokio::time::sleep(limits::COORDINATORS_LOOK_EVERY) => {}
+            () = broker.stopping.cancelled() => break,
+        }
+    }
+    for (_, coordinator) in broker.groups.running.lock().drain() {
+        coordinator.stop.cancel();
+    }
+}
+
+fn look(broker: &Arc<Broker>) {
+    let led: HashMap<u32, _> = broker
+        .partitions
+        .of_topic(NAME)
+        .into_iter()
+        .filter(|partition| partition.leads())
+        .filter_map(|partition| Some((u32::try_from(partition.number()).ok()?, partition)))
+        .collect();
+    let mut running = broker.groups.running.lock();
+    running.retain(|number, coordinator| {
+        let epoch = led.get(number).map(|partition| partition.offsets().leader_epoch);
+        let stays = epoch == Some(coordinator.leader_epoch) && !coordinator.queue.is_closed();
+        if !stays {
+            coordinator.stop.cancel();
+        }
+        stays
+    });
+    for (number, partition) in led {
+        running.entry(number).or_insert_with(|| {
+            let leader_epoch = partition.offsets().leader_epoch;
+            let (queue, asked) = mpsc::channel(limits::GROUP_QUEUE);
+            let (ended, streams) = mpsc::unbounded_channel();
+            let stop = CancellationToken::new();
+            let runtime = Runtime::new(broker.clone(), partition, leader_epoch);
+            tokio::spawn(runtime.run(asked, streams, stop.clone()));
+            Arc::new(Coordinator {
+                leader_epoch,
+                queue,
+                ended,
+                stop,
+            })
+        });
+    }
+}

@@ -1,0 +1,420 @@
+//! One coordinator's task: events into the rules, effects out of them.
+//!
+//! Appends go to the log in their order, several before the first is committed, so that they share a
+//! flush. One that the log has certainly not taken is refused, with all that would have come after it;
+//! whatever else goes wrong ends the coordinator.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesOrdered};
+use millrace_engine::group::{
+    Answer, Coordinator as Rules, Effect, Event, GroupId, GroupRejection, MemberId, Now, StoredRecord,
+};
+use millrace_proto::{
+    batch::{BatchBuilder, Codec},
+    v1::ErrorReason,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Ask, MemberStream, Snapshot, load, starts, topics};
+use crate::{
+    broker::{Broker, now_ms},
+    error::{ApiError, WriteOutcome},
+    limits,
+    partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
+    rpc::convert::Acks,
+};
+
+/// An append that waits to be committed: up to which number of the rules', and what became of it.
+type Appending = BoxFuture<'static, (u64, Result<(), ApiError>)>;
+
+/// Who waits for an answer.
+struct Waiting {
+    answer: oneshot::Sender<Result<Answer, GroupRejection>>,
+    stream: Option<Arc<MemberStream>>,
+}
+
+/// The coordinator of one partition in one leader epoch.
+pub(super) struct Runtime {
+    broker: Arc<Broker>,
+    partition: Arc<Partition>,
+    leader_epoch: i32,
+    rules: Rules,
+    began: Instant,
+    topics: Option<Arc<Snapshot>>,
+    next_request: u64,
+    waiting: HashMap<u64, Waiting>,
+    /// The latest stream of each member that is connected.
+    streams: HashMap<(GroupId, MemberId), Arc<MemberStream>>,
+    /// Appends that are not written yet.
+    unwritten: Vec<(u64, Vec<StoredRecord>)>,
+    appending: FuturesOrdered<Appending>,
+    lookups: JoinSet<starts::Looked>,
+    looking_up: HashSet<(GroupId, Uuid)>,
+    resigned: bool,
+}
+
+impl Runtime {
+    pub(super) fn new(broker: Arc<Broker>, partition: Arc<Partition>, leader_epoch: i32) -> Self {
+        Self {
+            rules: Rules::new(broker.config.groups.clone()),
+            broker,
+            partition,
+            leader_epoch,
+            began: Instant::now(),
+            topics: None,
+            next_request: 0,
+            waiting: HashMap::new(),
+            streams: HashMap::new(),
+            unwritten: Vec::new(),
+            appending: FuturesOrdered::new(),
+            lookups: JoinSet::new(),
+            looking_up: HashSet::new(),
+            resigned: false,
+        }
+    }
+
+    /// Coordinates until `stop`, or until something is not certain.
+    pub(super) async fn run(
+        mut self,
+        mut asked: mpsc::Receiver<Ask>,
+        mut ended: mpsc::UnboundedReceiver<Arc<MemberStream>>,
+        stop: CancellationToken,
+    ) {
+        let (parts, loading) = mpsc::channel(limits::GROUP_LOAD_PARTS_AHEAD);
+        let mut loading = Some(loading);
+        let reading = tokio::spawn(load::read(self.partition.clone(), self.leader_epoch, parts));
+        let mut metadata = self.broker.quorum.watch();
+        while !self.resigned {
+            let deadline = self.rules.next_deadline().map(|at| self.began + at);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some((sequence, stored)) = self.appending.next(), if !self.appending.is_empty() => {
+                    self.appended(sequence, stored);
+                }
+                part = next_part(&mut loading), if loading.is_some() => self.take_part(part, &mut loading).await,
+                () = due(deadline) => self.step(Event::Tick),
+                Some(stream) = ended.recv() => self.stream_ended(&stream),
+                Some(Ok(looked)) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked_up(&looked),
+                changed = metadata.changed() => {
+                    if changed.is_err() {
+                        break;
+                    }
+                    self.look_at_topics();
+                }
+                ask = asked.recv() => match ask {
+                    Some(ask) => {
+                        self.look_at_topics();
+                        self.take(ask);
+                        // What waits already shares a batch with it.
+                        for _ in 1..limits::GROUP_REQUESTS_AT_ONCE {
+                            let Ok(ask) = asked.try_recv() else { break };
+                            self.take(ask);
+                        }
+                    }
+                    None => break,
+                },
+            }
+            self.write();
+        }
+        reading.abort();
+        self.step(Event::Resigned);
+        asked.close();
+        while let Ok(ask) = asked.try_recv() {
+            let _ = ask
+                .answer
+                .send(Err(GroupRejection::NotCoordinator { outcome_unknown: false }));
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            monotonic: self.began.elapsed(),
+            unix_ms: now_ms(),
+        }
+    }
+
+    fn step(&mut self, event: Event<'_>) {
+        let now = self.now();
+        let effects = self.rules.step(now, event);
+        self.carry_out(effects);
+    }
+
+    fn take(&mut self, ask: Ask) {
+        let id = self.next_request;
+        self.next_request += 1;
+        let Ask {
+            request,
+            stream,
+            answer,
+            _memory,
+        } = ask;
+        self.waiting.insert(id, Waiting { answer, stream });
+        self.step(Event::Requested { id, request });
+    }
+
+    async fn take_part(&mut self, part: Option<load::Part>, loading: &mut Option<mpsc::Receiver<load::Part>>) {
+        let records = match part {
+            Some(load::Part::Batches(bytes)) => load::records(bytes),
+            Some(load::Part::Failed(reason)) => Err(reason),
+            None => Err("reading them ended too soon".to_owned()),
+            Some(load::Part::End) => {
+                *loading = None;
+                // First, so that nobody is told that a topic is not there.
+                self.look_at_topics();
+                self.step(Event::Loaded);
+                let (groups, partition) = (self.rules.groups().len(), self.partition.number());
+                tracing::info!(
+                    partition,
+                    groups,
+                    leader_epoch = self.leader_epoch,
+                    "coordinating consumer groups"
+                );
+                return;
+            }
+        };
+        match records {
+            Ok(records) => {
+                for record in records {
+                    let (key, value) = (record.key.unwrap_or_default(), record.value);
+                    self.step(Event::Replayed {
+                        key: &key,
+                        value: value.as_deref(),
+                    });
+                }
+                tokio::task::yield_now().await;
+            }
+            Err(reason) => {
+                *loading = None;
+                self.step(Event::LoadFailed { reason: &reason });
+            }
+        }
+    }
+
+    /// Takes over what the metadata says now.
+    fn look_at_topics(&mut self) {
+        let known = self.topics.as_ref().map_or(0, |known| known.version);
+        if self.topics.is_some() && self.broker.quorum.cluster().version <= known {
+            return;
+        }
+        let snapshot = self.broker.groups.topics(&self.broker);
+        let before = self.topics.replace(snapshot.clone());
+        // What was there in older metadata and is not in newer was deleted.
+        let deleted: Vec<Uuid> = match &before {
+            Some(before) => {
+                let gone = before.names.keys().filter(|id| !snapshot.names.contains_key(*id));
+                gone.copied().collect()
+            }
+            None => Vec::new(),
+        };
+        if before.is_some_and(|before| Arc::ptr_eq(&before.topics, &snapshot.topics)) {
+            return;
+        }
+        self.step(Event::TopicsChanged {
+            topics: snapshot.topics.clone(),
+            deleted: &deleted,
+        });
+    }
+
+    fn stream_ended(&mut self, stream: &Arc<MemberStream>) {
+        let key = (stream.group.clone(), stream.member.clone());
+        if self.streams.get(&key).is_some_and(|latest| Arc::ptr_eq(latest, stream)) {
+            self.streams.remove(&key);
+            self.step(Event::ConnectionLost {
+                group: &key.0,
+                member: &key.1,
+            });
+        }
+    }
+
+    fn looked_up(&mut self, looked: &starts::Looked) {
+        self.looking_up.remove(&(looked.group.clone(), looked.topic));
+        self.step(Event::StartResolved {
+            group: &looked.group,
+            topic: looked.topic,
+            offsets: &looked.offsets,
+        });
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append { sequence, records } => self.unwritten.push((sequence, records)),
+                Effect::Answer { id, answer } => self.answer(id, *answer),
+                Effect::Wake { group, members } => {
+                    for member in members {
+                        if let Some(stream) = self.streams.get(&(group.clone(), member)) {
+                            stream.wake();
+                        }
+                    }
+                }
+                Effect::ResolvePattern { group, pattern } => self.resolve_pattern(&group, &pattern),
+                Effect::ResolveStart {
+                    group,
+                    topic,
+                    partitions,
+                    start,
+                } => {
+                    // What finds no place is asked for anew by who wants to know.
+                    if self.lookups.len() < limits::GROUP_LOOKUPS && self.looking_up.insert((group.clone(), topic)) {
+                        let looking = starts::look_up(self.broker.clone(), group, topic, partitions, start);
+                        self.lookups.spawn(looking);
+                    }
+                }
+                Effect::GroupStopped { group, reason } => {
+                    tracing::error!(%group, reason, "a group's records can't be read: it is stopped, and nothing of it is overwritten");
+                }
+                Effect::CoordinatorStopped { reason } => {
+                    tracing::error!(
+                        partition = self.partition.number(),
+                        reason,
+                        "the records of groups can't be read: none of this partition is served"
+                    );
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, id: u64, answer: Result<Answer, GroupRejection>) {
+        let Some(Waiting { answer: to, stream }) = self.waiting.remove(&id) else {
+            return;
+        };
+        // A refused heartbeat takes no member over.
+        let connected = stream.filter(|_| matches!(answer, Ok(Answer::Heartbeat(_))));
+        let _ = to.send(answer);
+        if let Some(stream) = connected {
+            let key = (stream.group.clone(), stream.member.clone());
+            self.streams.insert(key, stream.clone());
+            if stream.has_ended() {
+                self.stream_ended(&stream);
+            }
+        }
+    }
+
+    /// A pattern that is none was not let in; one that a later version has let in matches nothing here.
+    fn resolve_pattern(&mut self, group: &str, pattern: &str) {
+        let cluster = self.broker.quorum.cluster();
+        match topics::matching(&cluster, pattern) {
+            Ok(topics) => self.step(Event::PatternResolved { group, pattern, topics }),
+            Err(error) => tracing::warn!(group, pattern, error, "a pattern of topics can't be used"),
+        }
+    }
+
+    fn appended(&mut self, sequence: u64, stored: Result<(), ApiError>) {
+        match stored {
+            Ok(()) => self.step(Event::Committed { sequence }),
+            Err(error) => self.resign(&error),
+        }
+    }
+
+    fn resign(&mut self, error: &ApiError) {
+        tracing::info!(
+            partition = self.partition.number(),
+            leader_epoch = self.leader_epoch,
+            %error,
+            "coordinates groups no more"
+        );
+        self.resigned = true;
+    }
+
+    /// Writes what the rules have appended, many in one batch.
+    fn write(&mut self) {
+        while !self.unwritten.is_empty() && !self.resigned {
+            let (mut records, mut bytes, mut last) = (Vec::new(), 0, 0);
+            let first = self.unwritten[0].0;
+            let mut taken = 0;
+            for (sequence, of) in &mut self.unwritten {
+                let size: usize = of.iter().map(size_of_record).sum();
+                if taken > 0 && bytes + size > limits::GROUP_BATCH_BYTES {
+                    break;
+                }
+                records.append(of);
+                (bytes, last) = (bytes + size, *sequence);
+                taken += 1;
+            }
+            self.unwritten.drain(..taken);
+            match self.append(&records) {
+                Ok(committed) => self.appending.push_back(
+                    async move {
+                        let stored = committed.committed.wait().await;
+                        (last, stored)
+                    }
+                    .boxed(),
+                ),
+                Err(error) if error.is_not_written() && !is_lead_lost(&error) => {
+                    tracing::warn!(partition = self.partition.number(), %error, "what groups have changed is not stored");
+                    // Nothing that comes after it is written.
+                    self.unwritten.clear();
+                    self.step(Event::Refused { sequence: first });
+                }
+                Err(error) => self.resign(&error),
+            }
+        }
+    }
+
+    fn append(&self, records: &[StoredRecord]) -> Result<crate::partition::Appended, ApiError> {
+        let now = now_ms();
+        let mut builder = BatchBuilder::new(Codec::None);
+        for record in records {
+            builder
+                .append(now, Some(&record.key), record.value.as_deref(), &[])
+                .map_err(|error| {
+                    ApiError::internal("writing records of groups", &error).outcome(WriteOutcome::NotWritten)
+                })?;
+        }
+        let batch = SoundBatch::build(&mut builder, &[now], None).map_err(|error| {
+            ApiError::internal("writing records of groups", &error).outcome(WriteOutcome::NotWritten)
+        })?;
+        let request = AppendRequest {
+            acks: Acks::All,
+            leader_epoch: Some(self.leader_epoch),
+            expected_offset: None,
+            sequence_rule: SequenceRule::Contiguous,
+        };
+        self.partition.append(&batch, &request)
+    }
+}
+
+fn size_of_record(record: &StoredRecord) -> usize {
+    record.key.len() + record.value.as_ref().map_or(0, Vec::len)
+}
+
+/// Whether an error says that this is not the leader any more.
+fn is_lead_lost(error: &ApiError) -> bool {
+    use ErrorReason as R;
+    matches!(
+        error.reason(),
+        R::NotLeader
+            | R::LeaderNotAvailable
+            | R::FencedLeaderEpoch
+            | R::UnknownLeaderEpoch
+            | R::BrokerNotReady
+            | R::StorageFailed
+            | R::UnknownTopic
+            | R::UnknownPartition
+    )
+}
+
+async fn next_part(loading: &mut Option<mpsc::Receiver<load::Part>>) -> Option<load::Part> {
+    match loading {
+        Some(loading) => loading.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn due(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

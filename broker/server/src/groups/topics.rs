@@ -1,0 +1,143 @@
+//! The topics of the cluster as groups see them: one copy for all coordinators of a broker.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use millrace_engine::{
+    Cluster, Topic,
+    group::{TopicView, Topics},
+};
+use parking_lot::Mutex;
+use regex::RegexBuilder;
+use uuid::Uuid;
+
+use crate::limits;
+
+/// The topics at one version of the metadata.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The version.
+    pub version: u64,
+    /// As the rules want them.
+    pub topics: Arc<Topics>,
+    /// Their names.
+    pub names: HashMap<Uuid, String>,
+}
+
+/// The newest snapshot that anybody asked for.
+#[derive(Debug, Default)]
+pub(super) struct SharedTopics(Mutex<Option<Arc<Snapshot>>>);
+
+impl SharedTopics {
+    /// The topics of `cluster`, or newer ones.
+    pub(super) fn of(&self, cluster: &Cluster) -> Arc<Snapshot> {
+        let mut last = self.0.lock();
+        if let Some(last) = last.as_ref().filter(|last| last.version >= cluster.version) {
+            return last.clone();
+        }
+        let views: BTreeMap<String, TopicView> = cluster
+            .topics
+            .values()
+            .map(|topic| (topic.name.clone(), view(cluster, topic)))
+            .collect();
+        let names = views.iter().map(|(name, view)| (view.id, name.clone())).collect();
+        let topics = Topics::new(views);
+        let topics = match last.as_ref().filter(|last| *last.topics == topics) {
+            Some(last) => last.topics.clone(),
+            None => Arc::new(topics),
+        };
+        let snapshot = Arc::new(Snapshot {
+            version: cluster.version,
+            topics,
+            names,
+        });
+        *last = Some(snapshot.clone());
+        snapshot
+    }
+}
+
+fn view(cluster: &Cluster, topic: &Topic) -> TopicView {
+    let rack = |id: &i32| cluster.brokers.get(id).map(|broker| broker.rack.clone());
+    let racks_of = |replicas: &[i32]| -> Vec<String> {
+        let racks: Vec<String> = replicas.iter().filter_map(rack).collect();
+        racks.into_iter().filter(|rack| !rack.is_empty()).collect()
+    };
+    TopicView {
+        id: topic.id,
+        partitions: u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX),
+        racks: topic
+            .partitions
+            .iter()
+            .map(|partition| racks_of(&partition.replicas))
+            .collect(),
+    }
+}
+
+/// Checks a pattern.
+///
+/// # Errors
+/// It is none, or would take too much memory.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    compile(pattern).map(|_| ())
+}
+
+/// The whole-name regular expression that a pattern means.
+fn compile(pattern: &str) -> Result<regex::Regex, String> {
+    RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(limits::PATTERN_BYTES)
+        .dfa_size_limit(limits::PATTERN_BYTES)
+        .nest_limit(limits::PATTERN_DEPTH)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// The topics whose whole name matches. The cluster's own only where the pattern begins as they do.
+pub(super) fn matching(cluster: &Cluster, pattern: &str) -> Result<Vec<String>, String> {
+    let expression = compile(pattern)?;
+    let internal = pattern.starts_with("__");
+    Ok(cluster
+        .topics
+        .keys()
+        .filter(|name| (internal || !name.starts_with("__")) && expression.is_match(name))
+        .cloned()
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rpc::admin::testing::with_topic;
+
+    #[test]
+    fn patterns_match_whole_names_and_leave_the_clusters_own_alone() {
+        let mut cluster = with_topic(&[1], vec![vec![1]]);
+        let topic = cluster.topics["t"].clone();
+        for name in ["tt", "a.t", "__t"] {
+            cluster.topics.insert(name.into(), topic.clone());
+        }
+        let found = |pattern: &str| matching(&cluster, pattern).unwrap();
+        assert_eq!(found("t"), ["t"]);
+        assert_eq!(found("a|t"), ["t"], "alternatives are of the whole");
+        assert_eq!(found(".*t"), ["a.t", "t", "tt"]);
+        assert_eq!(found("__.*"), ["__t"]);
+        for wrong in ["(", "(?=a)b", r"(a)\1", "((((a{99}){99}){99}){99})"] {
+            assert!(matching(&cluster, wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_did_not_change_for_groups_is_the_same() {
+        let shared = SharedTopics::default();
+        let mut cluster = with_topic(&[1], vec![vec![1]]);
+        let first = shared.of(&cluster);
+        cluster.version += 1;
+        let second = shared.of(&cluster);
+        assert!(second.version > first.version && Arc::ptr_eq(&first.topics, &second.topics));
+        cluster.version += 1;
+        cluster.topics.clear();
+        let third = shared.of(&cluster);
+        assert!(third.names.is_empty() && first.names.len() == 1);
+    }
+}

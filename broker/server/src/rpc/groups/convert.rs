@@ -1,0 +1,111 @@
+//! Between the contract's messages and the rules' requests.
+
+use std::time::Duration;
+
+use millrace_engine::group::{Assignor, MAX_TEXT_BYTES, MemberDetails, Start};
+use millrace_proto::v1::{self, ErrorReason, start::At};
+
+use super::refusals::{REBALANCE_TIMEOUT, RECONNECT_TIMEOUT, SESSION_TIMEOUT};
+use crate::{
+    error::ApiError,
+    groups::check_pattern,
+    rpc::convert::{duration, timestamp_to_ms},
+};
+
+/// The longest time that a message may give; the rules are stricter.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Checks the id of a member or an instance.
+///
+/// # Errors
+/// Empty or too long.
+pub fn check_id(field: &str, id: &str) -> Result<(), ApiError> {
+    if (1..=MAX_TEXT_BYTES).contains(&id.len()) {
+        return Ok(());
+    }
+    Err(ApiError::field(field, format!("must have 1 to {MAX_TEXT_BYTES} bytes")))
+}
+
+/// A partition's number.
+///
+/// # Errors
+/// Negative.
+pub fn partition_number(field: &str, number: i32) -> Result<u32, ApiError> {
+    u32::try_from(number).map_err(|_| ApiError::field(field, "a partition's number must be 0 or more"))
+}
+
+/// What a member says of itself. `is_static`: whether it has an instance id.
+///
+/// # Errors
+/// A field that is out of bounds.
+pub fn details(settings: v1::MemberSettings, is_static: bool) -> Result<MemberDetails, ApiError> {
+    let session_timeout = duration(
+        "settings.session_timeout",
+        settings.session_timeout,
+        SESSION_TIMEOUT,
+        LONGEST,
+    )?;
+    let reconnect_default = match is_static {
+        true => session_timeout,
+        false => RECONNECT_TIMEOUT.min(session_timeout),
+    };
+    let pattern = Some(settings.topic_pattern).filter(|pattern| !pattern.is_empty());
+    if let Some(pattern) = &pattern {
+        check_pattern(pattern).map_err(|problem| {
+            ApiError::new(
+                ErrorReason::InvalidTopicPattern,
+                format!("The pattern {pattern:?} can't be used: {problem}."),
+            )
+            .with("field", "settings.topic_pattern")
+        })?;
+    }
+    Ok(MemberDetails {
+        client_id: settings.client_id,
+        client_host: String::new(),
+        rack: Some(settings.rack).filter(|rack| !rack.is_empty()),
+        session_timeout,
+        reconnect_timeout: duration(
+            "settings.reconnect_timeout",
+            settings.reconnect_timeout,
+            reconnect_default,
+            session_timeout,
+        )?,
+        rebalance_timeout: duration(
+            "settings.rebalance_timeout",
+            settings.rebalance_timeout,
+            REBALANCE_TIMEOUT,
+            LONGEST,
+        )?,
+        assignor: match v1::GroupAssignor::try_from(settings.assignor) {
+            Ok(v1::GroupAssignor::Unspecified) => None,
+            Ok(v1::GroupAssignor::Uniform) => Some(Assignor::Uniform),
+            Ok(v1::GroupAssignor::Range) => Some(Assignor::Range),
+            Err(_) => return Err(ApiError::field("settings.assignor", "is not one of the enum's values")),
+        },
+        topics: settings.topics,
+        pattern,
+        start: start(settings.start)?,
+    })
+}
+
+fn start(start: Option<v1::Start>) -> Result<Start, ApiError> {
+    let field = "settings.start";
+    match start.and_then(|start| start.at) {
+        None => Ok(Start::Beginning),
+        Some(At::Edge(edge)) => match v1::Edge::try_from(edge) {
+            Ok(v1::Edge::Unspecified | v1::Edge::Beginning) => Ok(Start::Beginning),
+            Ok(v1::Edge::End) => Ok(Start::End),
+            Err(_) => Err(ApiError::field(field, "is not one of the enum's values")),
+        },
+        Some(At::Time(time)) => Ok(Start::Time(timestamp_to_ms(field, &time)?)),
+        Some(At::Offset(_)) => Err(ApiError::field(
+            field,
+            "must be a time or an end, as one offset means nothing to several partitions",
+        )),
+    }
+}
+
+/// A duration as it is sent.
+pub fn duration_out(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}

@@ -1,0 +1,202 @@
+//! Committed offsets.
+
+use std::collections::HashSet;
+
+use millrace_engine::group::{
+    Answer, Commit, CommitOffset, FetchOffsets, MAX_PARTITIONS_PER_REQUEST, MemberId, Position, Request as Asked,
+    TopicPartition,
+};
+use millrace_proto::v1::{self, group_offset};
+use uuid::Uuid;
+
+use super::{
+    Origin, ask,
+    convert::partition_number,
+    named::{self, id_out, name_of, number_out, partitions_in},
+    not_yet, unexpected,
+};
+use crate::{broker::Broker, error::ApiError, rpc::convert::ms_to_timestamp};
+
+/// Stores offsets.
+///
+/// # Errors
+/// Of the request as a whole; what becomes of each partition is in the answer.
+pub(super) async fn commit(
+    broker: &Broker,
+    request: v1::CommitOffsetsRequest,
+    origin: &Origin,
+) -> Result<v1::CommitOffsetsResponse, ApiError> {
+    let count: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    if !(1..=MAX_PARTITIONS_PER_REQUEST).contains(&count) {
+        let problem = format!("must name 1 to {MAX_PARTITIONS_PER_REQUEST} partitions in all");
+        return Err(ApiError::field("topics", problem));
+    }
+    let member = member(&request.member_id, request.member_epoch)?;
+    let named = request
+        .topics
+        .iter()
+        .map(|topic| (topic.topic.as_str(), &topic.topic_id[..]));
+    let snapshot = named::topics_with(broker, named).await?;
+    let mut outcomes = Vec::with_capacity(count);
+    let mut offsets = Vec::with_capacity(count);
+    let mut seen = HashSet::with_capacity(count);
+    for topic in request.topics {
+        let id = named::topic_of(&snapshot, &topic.topic, &topic.topic_id);
+        for part in topic.partitions {
+            let partition = partition_number("topics.partitions.partition", part.partition)?;
+            let mut outcome = v1::PartitionOutcome {
+                topic: topic.topic.clone(),
+                topic_id: topic.topic_id.clone(),
+                partition: part.partition,
+                error: None,
+            };
+            match &id {
+                Ok(id) => {
+                    let at = TopicPartition { topic: *id, partition };
+                    if !seen.insert(at) {
+                        return Err(ApiError::field("topics", "names a partition for the second time"));
+                    }
+                    outcome.topic = name_of(&snapshot, *id);
+                    outcome.topic_id = id_out(*id);
+                    offsets.push(CommitOffset {
+                        at,
+                        offset: part.offset,
+                        leader_epoch: part.leader_epoch,
+                        metadata: part.metadata,
+                    });
+                }
+                Err(error) => outcome.error = Some(error.to_message()),
+            }
+            outcomes.push(outcome);
+        }
+    }
+    let commit = Asked::Commit(Commit {
+        group: request.group.as_str().into(),
+        member,
+        rewind: request.rewind,
+        offsets,
+    });
+    let results = match ask(broker, &request.group, &commit, origin).await?.0 {
+        Answer::Offsets(results) => results,
+        other => return Err(unexpected(&other)),
+    };
+    let asked = outcomes.iter_mut().filter(|outcome| outcome.error.is_none());
+    for (outcome, (_, result)) in asked.zip(results) {
+        if let Err(rejection) = result {
+            let error = ApiError::from(rejection);
+            broker.metrics.count_error(&error);
+            outcome.error = Some(error.to_message());
+        }
+    }
+    Ok(v1::CommitOffsetsResponse { partitions: outcomes })
+}
+
+fn member(id: &str, epoch: i32) -> Result<Option<(MemberId, i32)>, ApiError> {
+    match (id.is_empty(), epoch) {
+        (true, 0) => Ok(None),
+        (true, _) => Err(ApiError::field("member_epoch", "must be 0 where there is no member_id")),
+        (false, epoch) if epoch <= 0 => Err(ApiError::field("member_epoch", "must be that of the last answer")),
+        (false, _) => {
+            super::convert::check_id("member_id", id)?;
+            Ok(Some((id.into(), epoch)))
+        }
+    }
+}
+
+/// Tells where a group goes on to read.
+///
+/// # Errors
+/// Of the request.
+pub(super) async fn fetch(
+    broker: &Broker,
+    request: v1::FetchOffsetsRequest,
+    origin: &Origin,
+) -> Result<v1::FetchOffsetsResponse, ApiError> {
+    if request.with_lag {
+        return Err(not_yet("The lag of a group (with_lag)"));
+    }
+    let member = member(&request.member_id, request.member_epoch)?;
+    let size = super::views::page_size(request.page_size, MAX_PARTITIONS_PER_REQUEST)?;
+    let invalid = || ApiError::field("page_token", "must be that of the last answer, or empty");
+    let (partitions, after, skipped) = if request.topics.is_empty() {
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(key_in(token).ok_or_else(invalid)?),
+        };
+        (None, after, 0)
+    } else {
+        let skipped: usize = match request.page_token.as_str() {
+            "" => 0,
+            token => token.parse().map_err(|_| invalid())?,
+        };
+        let all = partitions_in(broker, "topics", &request.topics, MAX_PARTITIONS_PER_REQUEST).await?;
+        let page: Vec<TopicPartition> = all.iter().skip(skipped).take(size + 1).copied().collect();
+        (Some(page), None, skipped)
+    };
+    let listed = partitions.is_some();
+    let fetch = Asked::FetchOffsets(FetchOffsets {
+        group: request.group.as_str().into(),
+        member,
+        partitions,
+    });
+    let positions = match ask(broker, &request.group, &fetch, origin).await?.0 {
+        Answer::Fetched(positions) => positions,
+        other => return Err(unexpected(&other)),
+    };
+    let snapshot = broker.groups.topics(broker);
+    let mut left = positions
+        .into_iter()
+        .filter(|(at, _)| after.is_none_or(|after| *at > after));
+    let page: Vec<(TopicPartition, Position)> = left.by_ref().take(size).collect();
+    let next_page_token = match (left.next(), page.last()) {
+        (Some(_), Some(_)) if listed => (skipped + page.len()).to_string(),
+        (Some(_), Some((last, _))) => key_out(*last),
+        _ => String::new(),
+    };
+    let offsets = page
+        .into_iter()
+        .map(|(at, position)| v1::GroupOffset {
+            topic: name_of(&snapshot, at.topic),
+            topic_id: id_out(at.topic),
+            partition: number_out(at.partition),
+            position: position_out(position),
+            ..v1::GroupOffset::default()
+        })
+        .collect();
+    Ok(v1::FetchOffsetsResponse {
+        offsets,
+        next_page_token,
+    })
+}
+
+fn position_out(position: Position) -> Option<group_offset::Position> {
+    use group_offset::Position as P;
+    match position {
+        Position::Committed {
+            offset,
+            leader_epoch,
+            metadata,
+            committed_at_ms,
+        } => Some(P::Committed(v1::CommittedOffset {
+            offset,
+            leader_epoch,
+            metadata,
+            committed_at: ms_to_timestamp(committed_at_ms),
+        })),
+        Position::Beginning => Some(P::BeginsAt(v1::Edge::Beginning.into())),
+        Position::Pending => Some(P::Pending(v1::OffsetPending {})),
+        Position::None => None,
+    }
+}
+
+fn key_out(at: TopicPartition) -> String {
+    format!("{}:{}", at.topic.simple(), at.partition)
+}
+
+fn key_in(token: &str) -> Option<TopicPartition> {
+    let (topic, partition) = token.split_once(':')?;
+    Some(TopicPartition {
+        topic: Uuid::parse_str(topic).ok()?,
+        partition: partition.parse().ok()?,
+    })
+}

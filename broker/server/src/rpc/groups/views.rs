@@ -1,0 +1,100 @@
+//! What people ask of groups.
+
+use millrace_engine::group::{
+    Answer, Assignor, GroupState, MAX_DESCRIBED_MEMBERS, MemberDescription, MemberState, Request as Asked,
+};
+use millrace_proto::v1;
+
+use super::{Origin, ask, named::partitions_out, unexpected};
+use crate::{broker::Broker, error::ApiError, groups::Snapshot};
+
+/// How many entries a page has.
+///
+/// # Errors
+/// Negative.
+pub fn page_size(asked: i32, most: usize) -> Result<usize, ApiError> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(most),
+        Ok(size) => Ok(size.min(most)),
+        Err(_) => Err(ApiError::field("page_size", "must be 0 or more")),
+    }
+}
+
+/// Tells about a group and its members.
+///
+/// # Errors
+/// There is no such group, or as of the coordinator.
+pub(super) async fn describe(
+    broker: &Broker,
+    request: v1::DescribeGroupRequest,
+    origin: &Origin,
+) -> Result<v1::DescribeGroupResponse, ApiError> {
+    let asked = Asked::DescribePage {
+        group: request.group.as_str().into(),
+        after: request.page_token,
+        limit: page_size(request.page_size, MAX_DESCRIBED_MEMBERS)?,
+    };
+    let described = match ask(broker, &request.group, &asked, origin).await?.0 {
+        Answer::Group(described) => *described,
+        other => return Err(unexpected(&other)),
+    };
+    let snapshot = broker.groups.topics(broker);
+    let target_epoch = described.target_epoch;
+    let next_page_token = match described.members.last() {
+        Some(last) if described.more => last.member.to_string(),
+        _ => String::new(),
+    };
+    let members = described.members.into_iter();
+    Ok(v1::DescribeGroupResponse {
+        group: request.group,
+        state: state_out(Some(described.state)).into(),
+        group_epoch: described.epoch,
+        assignment_epoch: target_epoch,
+        assignor: match described.assignor {
+            Assignor::Uniform => v1::GroupAssignor::Uniform,
+            Assignor::Range => v1::GroupAssignor::Range,
+        }
+        .into(),
+        coordinator_id: broker.config.node_id,
+        members: members
+            .map(|member| member_out(&snapshot, member, target_epoch))
+            .collect(),
+        member_count: i32::try_from(described.member_count).unwrap_or(i32::MAX),
+        next_page_token,
+        last_rebalance_reason: described.last_rebalance.map_or_else(String::new, |last| last.reason),
+    })
+}
+
+/// A state as it is sent; `None`: the group can't be read.
+fn state_out(state: Option<GroupState>) -> v1::GroupState {
+    match state {
+        Some(GroupState::Empty) => v1::GroupState::Empty,
+        Some(GroupState::Assigning) => v1::GroupState::Assigning,
+        Some(GroupState::Reconciling) => v1::GroupState::Reconciling,
+        Some(GroupState::Stable) => v1::GroupState::Stable,
+        None => v1::GroupState::Unreadable,
+    }
+}
+
+fn member_out(snapshot: &Snapshot, member: MemberDescription, target_epoch: i32) -> v1::GroupMember {
+    let has_all = member.epoch == target_epoch && member.assigned.len() == member.target.len();
+    let state = match member.state {
+        MemberState::Left => v1::GroupMemberState::Left,
+        MemberState::Fenced => v1::GroupMemberState::Fenced,
+        MemberState::Active if !member.revoking.is_empty() => v1::GroupMemberState::Revoking,
+        MemberState::Active if has_all => v1::GroupMemberState::Stable,
+        MemberState::Active => v1::GroupMemberState::Waiting,
+    };
+    v1::GroupMember {
+        member_id: member.member.to_string(),
+        instance_id: member.instance,
+        client_id: member.details.client_id,
+        client_host: member.details.client_host,
+        rack: member.details.rack.unwrap_or_default(),
+        member_epoch: member.epoch,
+        assigned: partitions_out(snapshot, &member.assigned),
+        revoking: partitions_out(snapshot, &member.revoking),
+        target: partitions_out(snapshot, &member.target),
+        state: state.into(),
+    }
+}
