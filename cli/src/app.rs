@@ -9,7 +9,7 @@ use crate::{
     args::{Cli, Command},
     bench, broker, cluster, completion, consume, dev,
     error::{report, report_usage},
-    log,
+    group, log,
     output::OutputFormat,
     partition, produce, quorum, topic, version,
 };
@@ -46,6 +46,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Command::Broker(command) => broker::run(command, &global).await,
             Command::Partition(command) => partition::run(command, &global).await,
             Command::Quorum(command) => quorum::run(command, &global).await,
+            Command::Group(command) => group::run(command, &global).await,
             Command::Produce(args) => produce::run(args, &global).await,
             Command::Consume(args) => consume::run(args, &global).await,
             Command::Bench(command) => bench::run(command, &global).await,

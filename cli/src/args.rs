@@ -10,6 +10,7 @@ use crate::{
     completion::CompletionArgs,
     consume::ConsumeArgs,
     dev::DevArgs,
+    group::GroupCommand,
     log::LogCommand,
     output::{OutputFormat, count},
     partition::PartitionCommand,
@@ -81,6 +82,9 @@ pub enum Command {
     /// Show the metadata quorum, give brokers a vote or take it away.
     #[command(subcommand)]
     Quorum(QuorumCommand),
+    /// Show consumer groups and their lag, set their offsets, delete them.
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Write lines from standard input to a topic, one message each.
     Produce(ProduceArgs),
     /// Write a topic's messages to standard output.
@@ -310,6 +314,40 @@ mod tests {
             &["broker", "maintenance", "acquire", "1", "--holder", "h", "--for", "25h"],
             &["quorum", "remove"],
             &["quorum", "remove", "1", "--voter-id", "2"],
+            &["group", "describe"],
+            &["group", "delete"],
+            &["group", "reset-offsets", "g", "--topic", "t"],
+            &["group", "reset-offsets", "g", "--to-earliest"],
+            &[
+                "group",
+                "reset-offsets",
+                "g",
+                "--topic",
+                "t",
+                "--all-topics",
+                "--to-earliest",
+            ],
+            &[
+                "group",
+                "reset-offsets",
+                "g",
+                "--all-topics",
+                "--to-earliest",
+                "--to-latest",
+            ],
+            &[
+                "group",
+                "reset-offsets",
+                "g",
+                "--all-topics",
+                "--to-earliest",
+                "--execute",
+                "--dry-run",
+            ],
+            &["group", "reset-offsets", "g", "--all-topics", "--to-offset", "-1"],
+            &["group", "reset-offsets", "g", "--all-topics", "--to-time", "noon"],
+            &["group", "reset-offsets", "g", "--all-topics", "--to-time", "5"],
+            &["group", "reset-offsets", "g", "--topic", "t:x", "--to-latest"],
             &["no-such-command"],
             &["produce", "x", "--acks", "7"],
             &["produce", "x", "--compression", "rar"],

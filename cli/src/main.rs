@@ -14,6 +14,7 @@ mod connect;
 mod consume;
 mod dev;
 mod error;
+mod group;
 mod interrupt;
 mod limits;
 mod log;

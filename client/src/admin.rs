@@ -2,12 +2,14 @@
 //! of their own. Answers are the contract's own messages, whose fields [`v1`] documents.
 
 mod brokers;
+mod groups;
 mod leaders;
 mod maintenance;
 mod owners;
 mod partitions;
 mod quorum;
 
+pub use groups::OffsetTarget;
 pub use partitions::{Election, PartitionMove};
 pub use quorum::VoterName;
 

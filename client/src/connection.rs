@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use millrace_proto::v1::{admin_client::AdminClient, log_client::LogClient, messaging_client::MessagingClient};
+use millrace_proto::v1::{
+    admin_client::AdminClient, groups_client::GroupsClient, log_client::LogClient, messaging_client::MessagingClient,
+};
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
@@ -61,6 +63,12 @@ impl Connections {
 
     pub fn admin(&self, address: &str) -> Result<AdminClient<Channel>> {
         Ok(AdminClient::new(self.channel(address)?).max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES))
+    }
+
+    pub fn groups(&self, address: &str) -> Result<GroupsClient<Channel>> {
+        Ok(GroupsClient::new(self.channel(address)?)
+            .max_decoding_message_size(limits::MAX_RPC_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_RPC_MESSAGE_BYTES))
     }
 
     pub fn messaging(&self, address: &str) -> Result<MessagingClient<Channel>> {

@@ -35,7 +35,7 @@ mod producer;
 mod reach;
 mod record;
 
-pub use admin::{Admin, Election, NewTopic, PartitionMove, VoterName};
+pub use admin::{Admin, Election, NewTopic, OffsetTarget, PartitionMove, VoterName};
 pub use client::{Client, ClientBuilder};
 pub use cluster::{Broker, Cluster, Partition, Topic};
 pub use consumer::{

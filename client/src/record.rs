@@ -147,10 +147,7 @@ impl Start {
     pub(crate) fn to_proto(self) -> v1::Start {
         let at = match self {
             Self::Offset(offset) => v1::start::At::Offset(offset),
-            Self::Time(ms) => v1::start::At::Time(prost_types::Timestamp {
-                seconds: ms.div_euclid(1000),
-                nanos: i32::try_from(ms.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
-            }),
+            Self::Time(ms) => v1::start::At::Time(timestamp(ms)),
             Self::Beginning => v1::start::At::Edge(v1::Edge::Beginning.into()),
             Self::End => v1::start::At::Edge(v1::Edge::End.into()),
         };
@@ -174,6 +171,14 @@ impl Isolation {
             Self::ReadUncommitted => v1::Isolation::ReadUncommitted,
             Self::ReadCommitted => v1::Isolation::ReadCommitted,
         }
+    }
+}
+
+/// A protobuf time of milliseconds since 1970.
+pub(crate) fn timestamp(ms: i64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: ms.div_euclid(1000),
+        nanos: i32::try_from(ms.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
     }
 }
 
