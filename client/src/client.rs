@@ -16,6 +16,7 @@ use crate::{
     connection::{Connections, check_address},
     consumer::ConsumerBuilder,
     error::{Error, Result},
+    group::GroupConsumerBuilder,
     limits, metadata,
     producer::ProducerBuilder,
 };
@@ -84,6 +85,12 @@ impl Client {
     #[must_use]
     pub fn consumer(&self) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone())
+    }
+
+    /// Settings for a member of a consumer group: 1 to 255 bytes, no control characters.
+    #[must_use]
+    pub fn group_consumer(&self, group: impl Into<String>) -> GroupConsumerBuilder {
+        GroupConsumerBuilder::new(self.clone(), group.into())
     }
 
     /// Topics, configurations, the cluster.

@@ -28,6 +28,7 @@ mod cluster;
 mod connection;
 mod consumer;
 mod error;
+mod group;
 mod limits;
 mod metadata;
 mod offsets;
@@ -43,6 +44,7 @@ pub use consumer::{
     RecordIterator,
 };
 pub use error::{Error, ErrorKind, Result, WriteOutcome};
+pub use group::{Assignor, GroupConsumer, GroupConsumerBuilder, GroupEvent};
 pub use millrace_proto::batch::{Codec, Record as RecordRef};
 pub use millrace_proto::v1::{self, ErrorReason};
 pub use offsets::ListedOffset;

@@ -138,3 +138,27 @@ pub const DETAIL_WAIT: Duration = Duration::from_secs(3);
 /// How often a call goes on to the broker that the last one named as the leader of the metadata quorum:
 /// a lead that moves more often than this does not settle in this call.
 pub const MAX_REDIRECTS: usize = 3;
+
+/// Until a coordinator says how often it wants to hear of a member.
+pub const FIRST_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A member sends no more often than this by itself, whatever the coordinator says.
+pub const LEAST_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Without an answer for this long a member stops to use its partitions, if nothing else is asked for.
+pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a member may keep what it is told to give back, if nothing else is asked for.
+pub const DEFAULT_REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How often what was processed is committed, if nothing else is asked for; as Kafka's clients do.
+pub const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Partitions in one commit: what a coordinator takes.
+pub const MAX_PARTITIONS_PER_COMMIT: usize = 10_000;
+
+/// How long a broker may take to say where a coordinator is, before it is asked to pass the call on itself.
+pub const FIND_COORDINATOR_WAIT: Duration = Duration::from_secs(1);
+
+/// How long records wait behind an automatic commit that is due; the next one has the same offsets and more.
+pub const AUTO_COMMIT_WAIT: Duration = Duration::from_secs(1);

@@ -8,6 +8,7 @@ mod state;
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -32,6 +33,17 @@ pub struct Consumer {
     /// What `next` is in the middle of.
     current: Option<RecordIterator>,
     manager: tokio::task::AbortHandle,
+}
+
+/// Where a partition is read from.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub key: TopicPartition,
+    pub topic_id: Bytes,
+    pub start: Start,
+    /// The leader epoch of the record before the start, if known: a broker whose log has another one there tells
+    /// that it was truncated (KIP-320).
+    pub leader_epoch: Option<i32>,
 }
 
 /// What a consumer shares with its tasks.
@@ -92,20 +104,31 @@ impl Consumer {
         }
         let starts = self.look_up(starts).await?;
         let cluster = self.shared.client.cluster();
-        let mut state = self.shared.state.lock();
-        for (key, start) in starts {
+        let place = |(key, start): (TopicPartition, Start)| {
             // Gone between look-up and here: found out by the first fetch.
-            let id = cluster
-                .topics
-                .get(&key.0)
-                .map(|topic| topic.id.clone())
-                .unwrap_or_default();
+            let id = cluster.topics.get(&key.0).map(|topic| topic.id.clone());
+            Placed {
+                topic_id: id.unwrap_or_default(),
+                key,
+                start,
+                leader_epoch: None,
+            }
+        };
+        self.place(starts.into_iter().map(place));
+        Ok(())
+    }
+
+    /// Adds partitions, or puts them elsewhere. What can't be looked up at once is looked up by the manager.
+    pub(crate) fn place(&mut self, partitions: impl IntoIterator<Item = Placed>) {
+        let cluster = self.shared.client.cluster();
+        let mut state = self.shared.state.lock();
+        for placed in partitions {
+            let key = &placed.key;
             self.current.take_if(|current| current.is_of(&key.0, key.1));
-            state.place(key, id, start, &cluster);
+            state.place(placed, &cluster);
         }
         drop(state);
         self.shared.changed();
-        Ok(())
     }
 
     /// Starts as offsets.
@@ -127,6 +150,12 @@ impl Consumer {
             .zip(listed)
             .map(|((key, _), listed)| (key, Start::Offset(listed.offset)));
         Ok(known.into_iter().chain(found).collect())
+    }
+
+    /// Lets a partition stand at a record that can't be decoded; the error is told by `next` and `next_batch`.
+    pub(crate) fn stand(&mut self, key: &TopicPartition, position: i64, error: Error) {
+        self.shared.state.lock().damaged(key, position, error);
+        self.shared.news.notify_one();
     }
 
     /// Takes partitions away. Those that are not assigned are passed over.

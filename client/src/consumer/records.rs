@@ -211,20 +211,20 @@ pub struct RecordIterator {
 
 impl RecordIterator {
     /// The offset that follows the last record given out.
-    pub(super) fn reached(&self) -> i64 {
+    pub(crate) fn reached(&self) -> i64 {
         self.fetched.start
     }
 
-    pub(super) fn key(&self) -> TopicPartition {
+    pub(crate) fn key(&self) -> TopicPartition {
         self.fetched.key()
     }
 
-    pub(super) fn is_of(&self, topic: &str, partition: i32) -> bool {
+    pub(crate) fn is_of(&self, topic: &str, partition: i32) -> bool {
         &*self.fetched.topic == topic && self.fetched.partition == partition
     }
 
     /// What was not given out.
-    pub(super) fn rest(self) -> FetchedRecords {
+    pub(crate) fn rest(self) -> FetchedRecords {
         self.fetched
     }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use millrace_proto::v1::{self, ErrorReason};
 
 use super::{
+    Placed,
     builder::ConsumerConfig,
     records::{FetchedRecords, Scanned, corrupt},
 };
@@ -114,7 +115,13 @@ impl Asked {
 
 impl State {
     /// Adds a partition, or puts it to another place. `start`: an offset, or to be looked up.
-    pub fn place(&mut self, key: TopicPartition, topic_id: Bytes, start: Start, cluster: &Cluster) {
+    pub fn place(&mut self, placed: Placed, cluster: &Cluster) {
+        let Placed {
+            key,
+            topic_id,
+            start,
+            leader_epoch,
+        } = placed;
         self.discard(&key);
         self.next_generation += 1;
         let paused = self.partitions.get(&key).is_some_and(|known| known.paused);
@@ -134,7 +141,7 @@ impl State {
                 last_stable_offset: None,
                 log_start: None,
             },
-            last_fetched_epoch: None,
+            last_fetched_epoch: leader_epoch,
             leader: cluster.leader(&key.0, key.1),
             in_flight: 0,
             buffered: 0,

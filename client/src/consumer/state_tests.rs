@@ -43,13 +43,24 @@ fn key(partition: i32) -> TopicPartition {
     ("t".into(), partition)
 }
 
+fn placed(key: TopicPartition, topic_id: Bytes, start: Start) -> Placed {
+    Placed {
+        key,
+        topic_id,
+        start,
+        leader_epoch: None,
+    }
+}
+
 fn assigned(partitions: i32) -> State {
     let mut state = State::default();
     for partition in 0..partitions {
         state.place(
-            key(partition),
-            Bytes::from_static(b"0123456789abcdef"),
-            Start::Offset(0),
+            placed(
+                key(partition),
+                Bytes::from_static(b"0123456789abcdef"),
+                Start::Offset(0),
+            ),
             &cluster(3),
         );
     }
@@ -197,9 +208,7 @@ fn an_answer_from_before_a_seek_is_thrown_away() {
     let (mut state, config) = (assigned(1), config());
     let old = plan(&mut state, &config).unwrap();
     state.place(
-        key(0),
-        Bytes::from_static(b"0123456789abcdef"),
-        Start::Offset(7),
+        placed(key(0), Bytes::from_static(b"0123456789abcdef"), Start::Offset(7)),
         &cluster(3),
     );
     let new = plan(&mut state, &config).unwrap();
@@ -248,9 +257,7 @@ fn truncation_is_told_once_and_the_partition_stands_until_a_seek() {
     ));
     assert!(state.take().is_none() && plan(&mut state, &config).is_none());
     state.place(
-        key(0),
-        Bytes::from_static(b"0123456789abcdef"),
-        Start::Offset(5),
+        placed(key(0), Bytes::from_static(b"0123456789abcdef"), Start::Offset(5)),
         &cluster(3),
     );
     assert!(plan(&mut state, &config).is_some());
@@ -468,11 +475,23 @@ fn nothing_is_asked_for_ahead_where_it_could_be_in_the_way() {
     };
     refused(1, &pause, &part, "paused");
     let seek = |state: &mut State| {
-        state.place(key(0), Bytes::new(), Start::Offset(7), &cluster(3));
+        state.place(placed(key(0), Bytes::new(), Start::Offset(7)), &cluster(3));
     };
     refused(1, &seek, &part, "it reads elsewhere");
     let full = |state: &mut State| state.partitions.get_mut(&key(0)).unwrap().buffered = 1_000;
     refused(1, &full, &part, "enough is buffered");
     let no_room = |state: &mut State| state.buffered = 2_000;
     refused(1, &no_room, &part, "there is no room");
+}
+
+#[test]
+fn the_epoch_before_a_committed_offset_is_told_with_the_first_fetch() {
+    let (mut state, config) = (State::default(), config());
+    let begun = Placed {
+        leader_epoch: Some(2),
+        ..placed(key(0), Bytes::from_static(b"0123456789abcdef"), Start::Offset(7))
+    };
+    state.place(begun, &cluster(3));
+    let asked = plan(&mut state, &config).unwrap();
+    assert_eq!(asked.request.partitions[0].last_fetched_epoch, Some(2));
 }

@@ -15,6 +15,7 @@ use millrace_client::v1::{
     groups_server::{Groups, GroupsServer},
     log_server::{Log, LogServer},
 };
+use millrace_proto::batch::{BatchBuilder, Codec};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -33,6 +34,47 @@ pub struct Script {
     pub resets: Answers<v1::ResetOffsetsResponse>,
     pub deletions: Answers<v1::DeleteGroupResponse>,
     pub asked: Vec<String>,
+    /// What members are told: the epoch, the version of the assignment, partitions of `t` to use and to give back.
+    pub member_epoch: i32,
+    pub version: u32,
+    pub assigned: Vec<i32>,
+    pub revoking: Vec<i32>,
+    /// What ends the stream instead of an answer.
+    pub breaks: VecDeque<Status>,
+    pub beats: Vec<v1::HeartbeatRequest>,
+    /// Values of the records in each partition of `t`.
+    pub log: Vec<Vec<String>>,
+    pub committed: HashMap<i32, i64>,
+    /// Partitions whose commits are refused, and why.
+    pub refuses: HashMap<i32, ErrorReason>,
+}
+
+impl Script {
+    /// What members are told from now on.
+    pub fn assign(&mut self, assigned: &[i32], revoking: &[i32]) {
+        self.member_epoch = 1;
+        self.version += 1;
+        self.assigned = assigned.to_vec();
+        self.revoking = revoking.to_vec();
+    }
+}
+
+/// The id of the topic `t`.
+pub const TOPIC_ID: [u8; 16] = [7; 16];
+
+fn partitions(numbers: &[i32]) -> Vec<v1::TopicPartitions> {
+    vec![v1::TopicPartitions {
+        topic: "t".into(),
+        topic_id: TOPIC_ID.to_vec().into(),
+        partitions: numbers.to_vec(),
+    }]
+}
+
+fn milliseconds(ms: i32) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration {
+        seconds: 0,
+        nanos: ms * 1_000_000,
+    })
 }
 
 /// The server; it ends with the test's runtime.
@@ -95,6 +137,90 @@ impl Service {
     }
 }
 
+impl Service {
+    fn beat(&self, request: v1::HeartbeatRequest) -> Result<v1::HeartbeatResponse, Status> {
+        let mut script = self.script.lock();
+        if let Some(owned) = &request.owned {
+            let owned: Vec<i32> = owned.topics.iter().flat_map(|topic| topic.partitions.clone()).collect();
+            script.asked.push(format!("owned {owned:?}"));
+        }
+        let version = request.assignment_version;
+        script.beats.push(request);
+        if let Some(status) = script.breaks.pop_front() {
+            return Err(status);
+        }
+        let assignment = (version != script.version).then(|| v1::MemberAssignment {
+            assigned: partitions(&script.assigned),
+            revoking: partitions(&script.revoking),
+            revoke_within: Some(prost_types::Duration { seconds: 45, nanos: 0 }),
+        });
+        Ok(v1::HeartbeatResponse {
+            result: Some(v1::heartbeat_response::Result::Answer(v1::HeartbeatAnswer {
+                member_epoch: script.member_epoch,
+                assignment_version: script.version,
+                heartbeat_interval: milliseconds(50),
+                assignment,
+            })),
+        })
+    }
+
+    fn member_offsets(&self, request: &v1::FetchOffsetsRequest) -> v1::FetchOffsetsResponse {
+        let script = self.script.lock();
+        let asked = request.topics.iter().flat_map(|topic| topic.partitions.clone());
+        let offset = |partition: i32| v1::GroupOffset {
+            topic: "t".into(),
+            topic_id: TOPIC_ID.to_vec().into(),
+            partition,
+            position: Some(match script.committed.get(&partition) {
+                Some(offset) => v1::group_offset::Position::Committed(v1::CommittedOffset {
+                    offset: *offset,
+                    ..v1::CommittedOffset::default()
+                }),
+                None => v1::group_offset::Position::BeginsAt(v1::Edge::Beginning.into()),
+            }),
+            ..v1::GroupOffset::default()
+        };
+        v1::FetchOffsetsResponse {
+            offsets: asked.map(offset).collect(),
+            next_page_token: String::new(),
+        }
+    }
+
+    /// What is in the log from where it is asked for, or after a while nothing.
+    async fn fetched(&self, request: v1::FetchRequest) -> v1::FetchResponse {
+        let mut answer = v1::FetchResponse {
+            correlation_id: request.correlation_id,
+            partitions: Vec::new(),
+        };
+        for asked in request.partitions {
+            let values = self.script.lock().log[asked.partition as usize].clone();
+            let mut batch = BatchBuilder::new(Codec::None);
+            let new = &values[(asked.fetch_offset as usize).min(values.len())..];
+            for value in new {
+                batch.append(1, None, Some(value.as_bytes()), &[]).unwrap();
+            }
+            batch.set_base_offset(asked.fetch_offset).set_leader_epoch(3);
+            answer.partitions.push(v1::FetchedPartition {
+                topic: asked.topic,
+                partition: asked.partition,
+                high_watermark: values.len() as i64,
+                last_stable_offset: values.len() as i64,
+                leader_epoch: 3,
+                records: if new.is_empty() {
+                    bytes::Bytes::new()
+                } else {
+                    batch.build().unwrap().to_vec().into()
+                },
+                ..v1::FetchedPartition::default()
+            });
+        }
+        if answer.partitions.iter().all(|partition| partition.records.is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        answer
+    }
+}
+
 fn not_scripted<T>() -> Result<T, Status> {
     Err(Status::failed_precondition("not scripted"))
 }
@@ -111,25 +237,66 @@ impl Groups for Service {
         &self,
         _: Request<v1::FindCoordinatorRequest>,
     ) -> Result<Response<v1::FindCoordinatorResponse>, Status> {
-        not_scripted()
+        Ok(Response::new(v1::FindCoordinatorResponse {
+            broker_id: 0,
+            address: self.address.to_string(),
+        }))
     }
 
     async fn heartbeat(
         &self,
-        _: Request<Streaming<v1::HeartbeatRequest>>,
+        request: Request<Streaming<v1::HeartbeatRequest>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
-        not_scripted()
+        let service = self.clone();
+        let answers = request
+            .into_inner()
+            .map(move |request| service.beat(request?))
+            // Nothing follows an error.
+            .scan(false, |has_ended, answer| {
+                let before = std::mem::replace(has_ended, answer.is_err());
+                std::future::ready((!before).then_some(answer))
+            });
+        Ok(Response::new(answers.boxed()))
     }
 
-    async fn leave_group(&self, _: Request<v1::LeaveGroupRequest>) -> Result<Response<v1::LeaveGroupResponse>, Status> {
-        not_scripted()
+    async fn leave_group(
+        &self,
+        request: Request<v1::LeaveGroupRequest>,
+    ) -> Result<Response<v1::LeaveGroupResponse>, Status> {
+        let temporary = request.into_inner().temporary;
+        self.script.lock().asked.push(format!("leave {temporary}"));
+        Ok(Response::new(v1::LeaveGroupResponse {}))
     }
 
     async fn commit_offsets(
         &self,
-        _: Request<v1::CommitOffsetsRequest>,
+        request: Request<v1::CommitOffsetsRequest>,
     ) -> Result<Response<v1::CommitOffsetsResponse>, Status> {
-        not_scripted()
+        let mut script = self.script.lock();
+        let mut outcomes = Vec::new();
+        for topic in request.into_inner().topics {
+            for one in topic.partitions {
+                let refused = script.refuses.get(&one.partition).copied();
+                if refused.is_none() {
+                    script.committed.insert(one.partition, one.offset);
+                    script.asked.push(format!(
+                        "commit {}@{} epoch {:?}",
+                        one.partition, one.offset, one.leader_epoch
+                    ));
+                }
+                outcomes.push(v1::PartitionOutcome {
+                    topic: topic.topic.clone(),
+                    topic_id: topic.topic_id.clone(),
+                    partition: one.partition,
+                    error: refused.map(|reason| v1::Error {
+                        code: Code::Aborted.into(),
+                        reason: reason.into(),
+                        ..v1::Error::default()
+                    }),
+                });
+            }
+        }
+        Ok(Response::new(v1::CommitOffsetsResponse { partitions: outcomes }))
     }
 
     async fn fetch_offsets(
@@ -137,6 +304,9 @@ impl Groups for Service {
         request: Request<v1::FetchOffsetsRequest>,
     ) -> Result<Response<v1::FetchOffsetsResponse>, Status> {
         let request = request.into_inner();
+        if !request.member_id.is_empty() {
+            return Ok(Response::new(self.member_offsets(&request)));
+        }
         self.next(format!("offsets {} {}", request.group, request.page_token), |script| {
             &mut script.offsets
         })
@@ -191,7 +361,7 @@ impl Log for Service {
     type ProduceStream = Sent<v1::ProduceResponse>;
     type FetchStream = Sent<v1::FetchResponse>;
 
-    /// One broker, no topics; nothing changes.
+    /// One broker, and the topic `t` with as many partitions as the log has now; nothing changes.
     async fn metadata(&self, _: Request<v1::MetadataRequest>) -> Result<Response<Self::MetadataStream>, Status> {
         let answer = v1::MetadataResponse {
             cluster_id: "fake".into(),
@@ -202,7 +372,19 @@ impl Log for Service {
                 available: true,
                 ..v1::BrokerMetadata::default()
             }],
-            ..v1::MetadataResponse::default()
+            topics: vec![v1::TopicMetadata {
+                name: "t".into(),
+                topic_id: TOPIC_ID.to_vec().into(),
+                partitions: (0..self.script.lock().log.len() as i32)
+                    .map(|partition| v1::PartitionMetadata {
+                        partition,
+                        leader_id: Some(0),
+                        leader_epoch: 3,
+                        ..v1::PartitionMetadata::default()
+                    })
+                    .collect(),
+                ..v1::TopicMetadata::default()
+            }],
         };
         Ok(Response::new(
             stream::iter([Ok(answer)]).chain(stream::pending()).boxed(),
@@ -223,15 +405,32 @@ impl Log for Service {
         not_scripted()
     }
 
-    async fn fetch(&self, _: Request<Streaming<v1::FetchRequest>>) -> Result<Response<Self::FetchStream>, Status> {
-        not_scripted()
+    async fn fetch(
+        &self,
+        request: Request<Streaming<v1::FetchRequest>>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let service = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let service = service.clone();
+            async move { Ok(service.fetched(request?).await) }
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn list_offsets(
         &self,
-        _: Request<v1::ListOffsetsRequest>,
+        request: Request<v1::ListOffsetsRequest>,
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
-        not_scripted()
+        let asked = request.into_inner().partitions;
+        let beginning = asked.into_iter().map(|asked| v1::ListedOffset {
+            topic: asked.topic,
+            partition: asked.partition,
+            offset: 0,
+            ..v1::ListedOffset::default()
+        });
+        Ok(Response::new(v1::ListOffsetsResponse {
+            partitions: beginning.collect(),
+        }))
     }
 
     async fn offset_for_leader_epoch(

@@ -1,0 +1,603 @@
+//! A group's consumer: partitions that the group's members share, with committed offsets.
+
+mod builder;
+mod commit;
+mod driver;
+mod member;
+mod positions;
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use millrace_proto::v1::{self, ErrorReason, group_offset};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+pub use builder::{Assignor, GroupConsumerBuilder};
+
+use self::{
+    builder::GroupConfig,
+    commit::{Committed, ToCommit},
+    driver::{Command, Shared, Told},
+    member::{Member, PartitionId},
+    positions::{Position, Positions},
+};
+use crate::{
+    client::Client,
+    consumer::{Consumer, FetchedRecords, Placed, RecordIterator},
+    error::{Error, Result},
+    limits,
+    offsets::{TopicPartition, within},
+    record::{ConsumedRecord, Start},
+};
+
+/// What [`GroupConsumer::poll`] gives.
+#[derive(Debug)]
+pub enum GroupEvent {
+    /// Records of one partition. With automatic commits they count as processed when `poll` is called again.
+    Records(FetchedRecords),
+    /// The member reads these from now on.
+    Assigned(Vec<(Arc<str>, i32)>),
+    /// These are to be given back, which the next call of `poll` does: nothing more comes of them. What was handed out
+    /// before counts as processed; commit it now where the application commits by itself.
+    Revoking(Vec<(Arc<str>, i32)>),
+    /// Others have these, or may have: stop to process them. Nothing of them can be committed.
+    Lost(Vec<(Arc<str>, i32)>),
+}
+
+/// A member of a group: reads its share of the topics' partitions, from where the group has committed.
+///
+/// A task of its own keeps the membership alive, however long records are processed; only partitions that are to be
+/// given back must be done with within the rebalance timeout. Dropping it ends the connection, so that others get its
+/// partitions soon; [`close`](Self::close) commits and leaves at once.
+///
+/// At least once, with automatic commits: an offset is committed only after the call that follows shows that the
+/// record was processed.
+///
+/// ```no_run
+/// # async fn example(client: millrace_client::Client) -> Result<(), millrace_client::Error> {
+/// let mut consumer = client.group_consumer("billing").topics(["orders"]).build()?;
+/// for _ in 0..100 {
+///     let record = consumer.next().await?;
+///     println!("{:?}", record.value);
+/// }
+/// consumer.close().await
+/// # }
+/// ```
+///
+/// At most once: committed before it is processed.
+///
+/// ```no_run
+/// # async fn example(client: millrace_client::Client) -> Result<(), millrace_client::Error> {
+/// let mut consumer = client.group_consumer("billing").topics(["orders"]).auto_commit(None).build()?;
+/// loop {
+///     let record = consumer.next().await?;
+///     let refused = consumer.commit([(&*record.topic, record.partition, record.offset + 1)]).await?;
+///     if refused.is_empty() {
+///         println!("{:?}", record.value);
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct GroupConsumer {
+    shared: Arc<Shared>,
+    config: GroupConfig,
+    consumer: Consumer,
+    commands: mpsc::Sender<Command>,
+    task: tokio::task::AbortHandle,
+    positions: Positions,
+    /// What it reads.
+    held: HashMap<PartitionId, TopicPartition>,
+    /// To be begun, once their offsets are known.
+    beginning: Vec<PartitionId>,
+    /// To be given back, once the application was told of it.
+    to_release: Vec<PartitionId>,
+    /// Until when the coordinator waits for that.
+    release_by: Option<Instant>,
+    /// What it was not told yet: at most one of each kind.
+    events: VecDeque<GroupEvent>,
+    /// To be given back by the next call.
+    releasing: Vec<PartitionId>,
+    begin_at: Instant,
+    backoff: Duration,
+    commit_at: Instant,
+    /// What `next` is in the middle of.
+    current: Option<RecordIterator>,
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl GroupConsumer {
+    fn begin(client: Client, consumer: Consumer, config: GroupConfig) -> Self {
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            client,
+            group: config.group.clone(),
+            member: Mutex::new(Member::new(config.member(), now)),
+            told: Mutex::new(Told::default()),
+            news: Notify::new(),
+            wake: Notify::new(),
+        });
+        // The application sends one and waits.
+        let (commands, queue) = mpsc::channel(1);
+        let task = tokio::spawn(driver::run(shared.clone(), queue)).abort_handle();
+        Self {
+            shared,
+            commit_at: now + config.commit_interval.unwrap_or_default(),
+            config,
+            consumer,
+            commands,
+            task,
+            positions: Positions::default(),
+            held: HashMap::new(),
+            events: VecDeque::new(),
+            to_release: Vec::new(),
+            release_by: None,
+            beginning: Vec::new(),
+            releasing: Vec::new(),
+            begin_at: now,
+            backoff: limits::MIN_BACKOFF,
+            current: None,
+        }
+    }
+
+    /// What comes next; waits for it. Calling it says that what it gave before is processed. Dropping the future loses
+    /// nothing.
+    ///
+    /// # Errors
+    /// Those of [`Consumer::next_batch`] for one partition, while the others go on; after an error of the group
+    /// (FENCED_INSTANCE, INVALID_TOPIC_PATTERN) nothing more comes.
+    pub async fn poll(&mut self) -> Result<GroupEvent> {
+        self.positions.processed();
+        loop {
+            if let Some(event) = self.keep_up().await? {
+                return Ok(event);
+            }
+            let rest = self.current.take().map(RecordIterator::rest);
+            let event = match rest.filter(|rest| rest.start_offset() < rest.next_offset()) {
+                Some(rest) => Some(GroupEvent::Records(rest)),
+                None => self.turn().await?,
+            };
+            let Some(event) = event else { continue };
+            if let GroupEvent::Records(records) = &event {
+                let key = (records.topic().clone(), records.partition());
+                self.positions.fetched(records);
+                self.positions.handed(&key, records.next_offset());
+            }
+            return Ok(event);
+        }
+    }
+
+    /// The next record; waits until there is one. Partitions come and go meanwhile: what was handed out of one that
+    /// goes counts as processed. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`poll`](Self::poll).
+    pub async fn next(&mut self) -> Result<ConsumedRecord> {
+        self.positions.processed();
+        self.commit_if_due().await;
+        loop {
+            // Before each record, so that nothing is handed out of what others may have.
+            if let Some(current) = &mut self.current
+                && self.shared.told.lock().is_empty()
+                && self.releasing.is_empty()
+                && self.events.is_empty()
+            {
+                let key = current.key();
+                match current.next() {
+                    Some(Ok(record)) => {
+                        self.positions.handed(&key, record.offset + 1);
+                        return Ok(record);
+                    }
+                    Some(Err(error)) => {
+                        // It stands there, and is told when it is taken next.
+                        let reached = current.reached();
+                        self.current = None;
+                        self.consumer.stand(&key, reached, error);
+                    }
+                    None => {
+                        // Also past what compaction and transactions left behind the last record.
+                        self.positions.handed(&key, current.reached());
+                        self.positions.processed();
+                        self.current = None;
+                    }
+                }
+                continue;
+            }
+            if self.current.is_some() {
+                self.keep_up().await?;
+                continue;
+            }
+            if let Some(GroupEvent::Records(records)) = self.turn().await? {
+                self.positions.fetched(&records);
+                self.current = Some(records.into_iter());
+            }
+        }
+    }
+
+    /// What is due beside records: partitions that come and go, commits.
+    async fn keep_up(&mut self) -> Result<Option<GroupEvent>> {
+        self.give_back().await;
+        self.take_told();
+        if let Some(event) = self.events.pop_front() {
+            if let GroupEvent::Revoking(_) = &event {
+                self.releasing.append(&mut self.to_release);
+            }
+            return Ok(Some(event));
+        }
+        if let Some(error) = self.shared.told.lock().failed.clone() {
+            return Err(error);
+        }
+        self.commit_if_due().await;
+        Ok(None)
+    }
+
+    async fn commit_if_due(&mut self) {
+        let Some(interval) = self.config.commit_interval else {
+            return;
+        };
+        if Instant::now() >= self.commit_at {
+            self.commit_at = Instant::now() + interval;
+            self.auto_commit(None, limits::AUTO_COMMIT_WAIT).await;
+        }
+    }
+
+    /// One turn: an event, or nothing yet. Records are not noted as handed out.
+    async fn turn(&mut self) -> Result<Option<GroupEvent>> {
+        if let Some(event) = self.keep_up().await? {
+            return Ok(Some(event));
+        }
+        if !self.beginning.is_empty() && Instant::now() >= self.begin_at {
+            let begun = self.start_reading().await?;
+            if !begun.is_empty() {
+                return Ok(Some(GroupEvent::Assigned(begun)));
+            }
+        }
+        let mut wake_at = Instant::now() + limits::MAX_FETCH_WAIT;
+        if !self.beginning.is_empty() {
+            wake_at = wake_at.min(self.begin_at);
+        }
+        if self.config.commit_interval.is_some() && !self.positions.to_commit(None).is_empty() {
+            wake_at = wake_at.min(self.commit_at);
+        }
+        let mut news = pin!(self.shared.news.notified());
+        // Registered before looking, so that nothing told in between is missed.
+        news.as_mut().enable();
+        if !self.shared.told.lock().is_empty() || !self.releasing.is_empty() {
+            return Ok(None);
+        }
+        let is_reading = !self.held.is_empty();
+        tokio::select! {
+            biased;
+            () = news => Ok(None),
+            records = self.consumer.next_batch(), if is_reading => Ok(Some(GroupEvent::Records(records?))),
+            () = tokio::time::sleep_until(wake_at.into()) => Ok(None),
+        }
+    }
+
+    /// Takes what the member's task told.
+    fn take_told(&mut self) {
+        let Told {
+            lost, release, used, ..
+        } = {
+            let mut told = self.shared.told.lock();
+            let failed = told.failed.clone();
+            std::mem::replace(
+                &mut *told,
+                Told {
+                    failed,
+                    ..Told::default()
+                },
+            )
+        };
+        if !lost.is_empty() {
+            self.beginning.retain(|id| !lost.contains(id));
+            self.releasing.retain(|id| !lost.contains(id));
+            self.to_release.retain(|id| !lost.contains(id));
+            let held: Vec<TopicPartition> = lost.iter().filter_map(|id| self.held.get(id).cloned()).collect();
+            self.stop_reading(lost.iter());
+            if !held.is_empty() {
+                self.events.push_back(GroupEvent::Lost(held));
+            }
+        }
+        if !used.is_empty() {
+            self.beginning.extend(used);
+            self.backoff = limits::MIN_BACKOFF;
+            self.begin_at = Instant::now();
+        }
+        let mut revoking = Vec::new();
+        for (id, until) in release {
+            self.release_by = Some(self.release_by.map_or(until, |by| by.min(until)));
+            match self.held.get(&id) {
+                Some(key) => {
+                    self.current.take_if(|current| current.is_of(&key.0, key.1));
+                    // Held, so it is assigned: it can be paused.
+                    let _ = self.consumer.pause(&key.0, key.1);
+                    revoking.push(key.clone());
+                    self.to_release.push(id);
+                }
+                // Not begun yet.
+                None => {
+                    self.beginning.retain(|beginning| *beginning != id);
+                    self.releasing.push(id);
+                }
+            }
+        }
+        if !revoking.is_empty() {
+            self.events.push_back(GroupEvent::Revoking(revoking));
+        }
+    }
+
+    fn stop_reading<'a>(&mut self, ids: impl Iterator<Item = &'a PartitionId>) {
+        for id in ids {
+            if let Some(key) = self.held.remove(id) {
+                self.current.take_if(|current| current.is_of(&key.0, key.1));
+                self.consumer.unassign([(&*key.0, key.1)]);
+                self.positions.forget(&key);
+            }
+        }
+    }
+
+    /// Gives back what the application has been told of: commits it, then tells the coordinator that it is free.
+    async fn give_back(&mut self) {
+        if self.releasing.is_empty() {
+            return;
+        }
+        if self.config.commit_interval.is_some() {
+            let keys: Vec<TopicPartition> = self
+                .releasing
+                .iter()
+                .filter_map(|id| self.held.get(id).cloned())
+                .collect();
+            // As long as the coordinator waits: who gets it next begins where this member was.
+            let now = Instant::now();
+            let patience = self
+                .release_by
+                .map_or(limits::AUTO_COMMIT_WAIT, |by| by.saturating_duration_since(now));
+            self.auto_commit(Some(&keys), patience).await;
+        }
+        // Its place first: from here on nothing waits, so that a future that is dropped loses nothing.
+        let place = self.commands.clone().reserve_owned().await;
+        let ids = std::mem::take(&mut self.releasing);
+        self.release_by = None;
+        self.stop_reading(ids.iter());
+        if let Ok(place) = place {
+            place.send(Command::Released(ids));
+        }
+    }
+
+    /// Begins with partitions whose offsets are known now; the others stay in `beginning`.
+    async fn start_reading(&mut self) -> Result<Vec<TopicPartition>> {
+        self.begin_at = Instant::now() + self.backoff;
+        self.backoff = (self.backoff * 2).min(limits::MAX_BACKOFF);
+        let asked: Vec<PartitionId> = self
+            .beginning
+            .iter()
+            .take(limits::MAX_PARTITIONS_PER_COMMIT)
+            .cloned()
+            .collect();
+        let offsets = match self.fetch_offsets(asked.into_iter().collect()).await {
+            Ok(offsets) => offsets,
+            Err(error) => {
+                let is_known_soon = matches!(
+                    error.reason(),
+                    Some(ErrorReason::StaleMemberEpoch | ErrorReason::FencedMember | ErrorReason::UnknownMember)
+                );
+                if !is_known_soon && !error.is_retriable() {
+                    return Err(error);
+                }
+                if is_known_soon {
+                    self.shared.member.lock().want_heartbeat();
+                    self.shared.wake.notify_one();
+                }
+                self.shared.client.inner.note_retry(&error);
+                return Ok(Vec::new());
+            }
+        };
+        let cluster = self.shared.client.cluster();
+        let mut begun = Vec::new();
+        for offset in offsets {
+            let id = (offset.topic_id, offset.partition);
+            let known = cluster.topics.values().find(|topic| topic.id == id.0);
+            // What metadata does not name yet is asked for again.
+            let (Some(topic), Some(at)) = (known, self.beginning.iter().position(|beginning| *beginning == id)) else {
+                continue;
+            };
+            let (start, leader_epoch) = match offset.position {
+                Some(group_offset::Position::Committed(committed)) => {
+                    (Start::Offset(committed.offset), committed.leader_epoch)
+                }
+                Some(group_offset::Position::BeginsAt(edge)) if edge == i32::from(v1::Edge::End) => (Start::End, None),
+                Some(group_offset::Position::BeginsAt(_)) => (Start::Beginning, None),
+                Some(group_offset::Position::Pending(_)) | None => continue,
+            };
+            let key = (topic.name.clone(), id.1);
+            let committed = match start {
+                Start::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            self.beginning.swap_remove(at);
+            self.positions.begin(key.clone(), committed);
+            self.consumer.place([Placed {
+                key: key.clone(),
+                topic_id: id.0.clone(),
+                start,
+                leader_epoch,
+            }]);
+            self.held.insert(id, key.clone());
+            begun.push(key);
+        }
+        if !begun.is_empty() {
+            self.backoff = limits::MIN_BACKOFF;
+        }
+        begun.sort_unstable();
+        Ok(begun)
+    }
+
+    async fn fetch_offsets(&self, partitions: BTreeSet<PartitionId>) -> Result<Vec<v1::GroupOffset>> {
+        let Some((member_id, member_epoch)) = self.shared.member.lock().identity() else {
+            return Ok(Vec::new());
+        };
+        let request = v1::FetchOffsetsRequest {
+            group: self.config.group.clone(),
+            member_id,
+            member_epoch,
+            topics: member::by_topic(&partitions),
+            ..v1::FetchOffsetsRequest::default()
+        };
+        let address = driver::coordinator(&self.shared).await;
+        let mut groups = self.shared.client.inner.connections.groups(&address)?;
+        let deadline = tokio::time::Instant::now() + self.config.session_timeout;
+        let answer = within(deadline, async {
+            Ok(groups.fetch_offsets(request).await?.into_inner())
+        })
+        .await?;
+        Ok(answer.offsets)
+    }
+
+    /// Commits what is processed. What fails is told in the log: it is tried again with the next commit, and what is
+    /// not committed is read again, by whoever has the partition then.
+    async fn auto_commit(&mut self, of: Option<&[TopicPartition]>, patience: Duration) {
+        let due = self.positions.to_commit(of);
+        let due = self.named(due);
+        let (outcome, result) = self.commit_all(due, patience).await;
+        for (key, error) in &outcome.refused {
+            tracing::warn!(topic = %key.0, partition = key.1, %error, "an offset was not committed");
+        }
+        if let Err(error) = result {
+            tracing::warn!(group = self.config.group, %error, "offsets were not committed");
+        }
+    }
+
+    fn named(&self, positions: Vec<(TopicPartition, Position)>) -> Vec<ToCommit> {
+        let ids: HashMap<&TopicPartition, &Bytes> = self.held.iter().map(|(id, key)| (key, &id.0)).collect();
+        let named = positions.into_iter().filter_map(|(key, position)| {
+            Some(ToCommit {
+                topic_id: (*ids.get(&key)?).clone(),
+                key,
+                position,
+            })
+        });
+        named.collect()
+    }
+
+    async fn commit_all(&mut self, due: Vec<ToCommit>, patience: Duration) -> (Committed, Result<()>) {
+        let mut outcome = Committed::default();
+        let tried: HashMap<TopicPartition, i64> =
+            due.iter().map(|one| (one.key.clone(), one.position.offset)).collect();
+        let result = commit::commit(&self.shared, due, patience, &mut outcome).await;
+        for (key, offset) in &outcome.done {
+            self.positions.committed(key, *offset);
+        }
+        for (key, _) in &outcome.refused {
+            // Not tried again and again.
+            if let Some(offset) = tried.get(key) {
+                self.positions.committed(key, *offset);
+            }
+        }
+        (outcome, result)
+    }
+
+    /// Commits that the group goes on at these offsets: the next ones to read. Answers with the partitions that were
+    /// refused, and why: PARTITION_NOT_ASSIGNED if it is not this member's any more, OFFSET_BEHIND_COMMITTED if the
+    /// group is farther. The others are committed.
+    ///
+    /// # Errors
+    /// This consumer is no member at the moment, or no coordinator answered within the client's request timeout: what
+    /// was committed is not known.
+    pub async fn commit<T: AsRef<str>>(
+        &mut self,
+        positions: impl IntoIterator<Item = (T, i32, i64)>,
+    ) -> Result<Vec<(Arc<str>, i32, Error)>> {
+        let (mut due, mut refused) = (Vec::new(), Vec::new());
+        for (topic, partition, offset) in positions {
+            let key: TopicPartition = (topic.as_ref().into(), partition);
+            if !self.positions.has(&key) {
+                let error = Error::server(
+                    ErrorReason::PartitionNotAssigned,
+                    format!("{}-{partition} is not this member's: stop to process it.", key.0),
+                );
+                refused.push((key.0, partition, error));
+                continue;
+            }
+            let leader_epoch = self.positions.leader_epoch(&key, offset);
+            due.push((key, Position { offset, leader_epoch }));
+        }
+        let due = self.named(due);
+        let patience = self.shared.client.inner.request_timeout;
+        let (outcome, result) = self.commit_all(due, patience).await;
+        result?;
+        refused.extend(outcome.refused.into_iter().map(|(key, error)| (key.0, key.1, error)));
+        Ok(refused)
+    }
+
+    /// Commits all that was handed out: it is processed.
+    ///
+    /// # Errors
+    /// As [`commit`](Self::commit).
+    pub async fn commit_consumed(&mut self) -> Result<Vec<(Arc<str>, i32, Error)>> {
+        self.positions.processed();
+        let due = self.positions.to_commit(None);
+        let due = due.into_iter().map(|(key, position)| (key.0, key.1, position.offset));
+        self.commit(due.collect::<Vec<_>>()).await
+    }
+
+    /// The partitions it reads, sorted.
+    #[must_use]
+    pub fn assignment(&self) -> Vec<(Arc<str>, i32)> {
+        self.consumer.assignment()
+    }
+
+    /// Gives out nothing of a partition until [`resume`](Self::resume), or until it comes anew.
+    ///
+    /// # Errors
+    /// The partition is not assigned.
+    pub fn pause(&mut self, topic: &str, partition: i32) -> Result<()> {
+        self.consumer.pause(topic, partition)
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    ///
+    /// # Errors
+    /// The partition is not assigned.
+    pub fn resume(&mut self, topic: &str, partition: i32) -> Result<()> {
+        if self.to_release.iter().chain(&self.releasing).any(|id| {
+            self.held
+                .get(id)
+                .is_some_and(|key| &*key.0 == topic && key.1 == partition)
+        }) {
+            // It is being given back.
+            return Ok(());
+        }
+        self.consumer.resume(topic, partition)
+    }
+
+    /// Ends: with automatic commits all that was handed out is committed, as processed; then it leaves the group. A
+    /// static member leaves to come back, and its partitions are kept for its session timeout, unless
+    /// [`leave_on_close`](GroupConsumerBuilder::leave_on_close) is set.
+    ///
+    /// # Errors
+    /// The coordinator was not told: it notices the end of the connection.
+    pub async fn close(mut self) -> Result<()> {
+        if self.config.commit_interval.is_some() {
+            self.positions.processed();
+            self.auto_commit(None, limits::CLOSE_WAIT).await;
+        }
+        let temporary = self.config.instance_id.is_some() && !self.config.leave_on_close;
+        let (done, left) = oneshot::channel();
+        if self.commands.send(Command::Leave { temporary, done }).await.is_err() {
+            return Ok(());
+        }
+        left.await.unwrap_or(Ok(()))
+    }
+}
