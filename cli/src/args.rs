@@ -211,17 +211,16 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_group_is_told_to_be_unknown() {
-        let error = Cli::try_parse_from(["millrace", "consume", "t", "--group", "g"]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(
-            error.to_string().contains("consumer groups are not supported yet"),
-            "{error}"
-        );
-        let help = Cli::try_parse_from(["millrace", "consume", "--help"])
-            .unwrap_err()
-            .to_string();
-        assert!(!help.contains("--group"), "{help}");
+    fn a_member_of_a_group_may_read_several_topics() {
+        for args in [
+            &["a", "b", "--group", "g"][..],
+            &["a", "--group", "g", "--instance-id", "pod-0"],
+            &["--group", "g", "--topic-pattern", "orders-.*"],
+            &["a", "--group", "g", "--topic-pattern", "orders-.*", "--from", "-1h"],
+        ] {
+            let all = ["millrace", "consume"].iter().chain(args);
+            assert!(Cli::try_parse_from(all).is_ok(), "{args:?}");
+        }
     }
 
     #[test]
@@ -357,6 +356,12 @@ mod tests {
             &["consume", "x", "--from", "yesterday-ish"],
             &["consume", "x", "--format", "xml"],
             &["consume", "x", "--partition", "-1"],
+            &["consume"],
+            &["consume", "--group", "g"],
+            &["consume", "--topic-pattern", "x.*"],
+            &["consume", "x", "--instance-id", "i"],
+            &["consume", "x", "--group", "g", "--partition", "0"],
+            &["consume", "x", "--group", "g", "--exit-at-end"],
             &["bench", "produce", "x", "--records", "0"],
             &[
                 "bench",

@@ -1,5 +1,7 @@
 //! `millrace consume`.
 
+mod group;
+
 use std::{
     io::{BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
     pin::pin,
@@ -24,16 +26,20 @@ use crate::{
 
 /// Write a topic's messages to standard output.
 ///
+/// With --group as a member of a consumer group, which shares the partitions out among its members and remembers how far
+/// each was written: the next one goes on there.
+///
 /// Follows the topic until Ctrl-C, unless --exit-at-end or --max-messages ends it. Messages of one
 /// partition come in order; those of several come as they arrive.
 #[derive(Debug, clap::Args)]
 pub struct ConsumeArgs {
-    /// The topic. It must exist.
-    topic: String,
+    /// The topic. It must exist. With --group there may be several, also such as do not exist yet.
+    #[arg(value_name = "TOPIC", required_unless_present = "topic_pattern")]
+    topics: Vec<String>,
     /// Where to begin: beginning, end, an offset (needs --partition if there are several), a time
     /// such as 2026-01-31T12:00:00Z, a date such as 2026-01-31 (from its begin in UTC), a time ago such as
     /// -30m, -1h or -2d, or @ and milliseconds since 1970. Default: end, so that only new messages are
-    /// shown, as Kafka's console consumer does.
+    /// shown, as Kafka's console consumer does. With --group it counts where the group has no offset yet.
     #[arg(
         long,
         default_value = "end",
@@ -57,16 +63,31 @@ pub struct ConsumeArgs {
     /// What stands between key and value. Means --format key-value, whose default is a tab.
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
-    /// There are none; Kafka's console consumer has it.
-    #[arg(long, hide = true, value_parser = no_groups)]
+    /// Read as a member of this consumer group.
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["partition", "exit_at_end"])]
     group: Option<String>,
-}
-
-fn no_groups(_: &str) -> Result<String, String> {
-    Err("consumer groups are not supported yet; --from and --partition say where to begin".to_owned())
+    /// With --group: names this process over restarts, so that its partitions are kept for it meanwhile.
+    #[arg(long, value_name = "ID", requires = "group")]
+    instance_id: Option<String>,
+    /// With --group: all topics whose whole name matches this regular expression, now and later.
+    #[arg(long, value_name = "REGEX", requires = "group")]
+    topic_pattern: Option<String>,
 }
 
 impl ConsumeArgs {
+    /// The one topic that is read without a group.
+    ///
+    /// # Errors
+    /// There are several.
+    fn only_topic(&self) -> Result<&str, UsageError> {
+        match &self.topics[..] {
+            [topic] => Ok(topic),
+            _ => Err(UsageError(
+                "several topics are read by a consumer group: add --group, or name one topic".to_owned(),
+            )),
+        }
+    }
+
     /// How messages are written.
     ///
     /// # Errors
@@ -104,10 +125,14 @@ struct Reading {
 /// Writes them.
 pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let format = args.format(global.output)?;
+    if let Some(group) = &args.group {
+        return group::run(&args, group, format, global).await;
+    }
+    let topic = args.only_topic()?;
     let client = connect::client(global).await?;
-    let partitions = offsets::partitions(&client, &args.topic, args.partition).await?;
-    let mut waiting = Waiting::new(&client, &args.topic);
-    let looking_up = offsets::ranges(&client, &args.topic, &partitions, args.from);
+    let partitions = offsets::partitions(&client, topic, args.partition).await?;
+    let mut waiting = Waiting::new(&client, topic);
+    let looking_up = offsets::ranges(&client, topic, &partitions, args.from);
     let mut ranges = waiting.during(looking_up).await?;
     if args.exit_at_end {
         ranges.retain(|range| range.start < range.end);
@@ -119,15 +144,12 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut reading = Reading {
-        topic: args.topic.clone(),
-        writer: RecordWriter::new(format, args.key_separator.as_deref().unwrap_or("\t")),
-        out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
-        left: args.max_messages.unwrap_or(u64::MAX),
-        read: 0,
+        topic: topic.to_owned(),
         ends: args.exit_at_end.then(|| Ends::new(&ranges)),
         bar: bar(&args, &ranges),
+        ..Reading::new(&args, format)
     };
-    let mut consumer = consumer(&client, &args, &ranges).await?;
+    let mut consumer = consumer(&client, topic, &args, &ranges).await?;
     let mut interrupts = Interrupts::take()?;
     while !reading.is_done(&consumer) {
         let event = interrupts.until(next(&mut consumer, &mut reading, &mut waiting)).await;
@@ -149,7 +171,12 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn consumer(client: &Client, args: &ConsumeArgs, ranges: &[PartitionRange]) -> anyhow::Result<Consumer> {
+async fn consumer(
+    client: &Client,
+    topic: &str,
+    args: &ConsumeArgs,
+    ranges: &[PartitionRange],
+) -> anyhow::Result<Consumer> {
     // Retention may delete what was the beginning a moment ago; who asked for the beginning wants
     // what is there then. Who asked for a place is told that it is gone.
     let reset = if args.from == StartAt::Beginning {
@@ -162,7 +189,7 @@ async fn consumer(client: &Client, args: &ConsumeArgs, ranges: &[PartitionRange]
         .assign(
             ranges
                 .iter()
-                .map(|range| (args.topic.as_str(), range.partition, Start::Offset(range.start))),
+                .map(|range| (topic, range.partition, Start::Offset(range.start))),
         )
         .await?;
     Ok(consumer)
@@ -188,15 +215,30 @@ async fn next(consumer: &mut Consumer, reading: &mut Reading, waiting: &mut Wait
 }
 
 impl Reading {
+    /// Nothing read; without an end but --max-messages.
+    fn new(args: &ConsumeArgs, format: RecordFormat) -> Self {
+        Self {
+            topic: String::new(),
+            writer: RecordWriter::new(format, args.key_separator.as_deref().unwrap_or("\t")),
+            out: BufWriter::with_capacity(limits::OUTPUT_BUFFER_BYTES, stdout().lock()),
+            left: args.max_messages.unwrap_or(u64::MAX),
+            read: 0,
+            ends: None,
+            bar: ProgressBar::hidden(),
+        }
+    }
+
     fn is_done(&mut self, consumer: &Consumer) -> bool {
         let ended = |ends: &mut Ends| ends.are_reached(consumer, &self.topic);
         self.ends.as_mut().is_some_and(ended) || self.left == 0
     }
 
-    fn write(&mut self, batch: &FetchedRecords) -> anyhow::Result<()> {
+    /// Writes what is wanted of a batch, and answers with the offset up to which it is written.
+    fn write(&mut self, batch: &FetchedRecords) -> anyhow::Result<i64> {
         let partition = batch.partition();
         let end = self.ends.as_ref().map_or(i64::MAX, |ends| ends.end(partition));
         let (mut written, before) = (Ok(()), self.left);
+        let mut reached = batch.start_offset();
         batch.for_each(|record| {
             if self.left == 0 || record.offset >= end || written.is_err() {
                 return;
@@ -212,10 +254,13 @@ impl Reading {
             };
             written = self.writer.write(&mut self.out, &view);
             self.left -= 1;
+            reached = record.offset + 1;
         })?;
         self.read += before - self.left;
         self.bar.inc(before - self.left);
-        Ok(written.map_err(OutputError)?)
+        written.map_err(OutputError)?;
+        // All of it, unless the last one that was wanted is in it.
+        Ok(if self.left > 0 { batch.next_offset() } else { reached })
     }
 
     fn flush(&mut self) -> Result<(), OutputError> {

@@ -83,3 +83,6 @@ pub const WAIT_LOOK: Duration = Duration::from_secs(5);
 
 /// Partitions that are named one by one in a line for people; of more, their number is told.
 pub const NAMED_PARTITIONS: usize = 20;
+
+/// How often a member of a group commits what is written while more and more comes; without more, at once.
+pub const COMMIT_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,0 +1,163 @@
+//! `millrace consume --group`: what is written is committed, and nothing else.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, stderr},
+    sync::Arc,
+};
+
+use millrace_client::{GroupConsumer, GroupEvent, OffsetReset, Start};
+use tokio::time::{Instant, timeout};
+
+use super::{ConsumeArgs, Reading};
+use crate::{
+    args::GlobalArgs,
+    connect,
+    error::UsageError,
+    interrupt::{InterruptedError, Interrupts},
+    limits,
+    output::plural,
+    text::{RecordFormat, StartAt},
+};
+
+/// What is written and not committed.
+#[derive(Debug, Default)]
+struct Written(BTreeMap<(Arc<str>, i32), i64>);
+
+impl Written {
+    fn forget(&mut self, partitions: &[(Arc<str>, i32)]) {
+        self.0.retain(|key, _| !partitions.contains(key));
+    }
+
+    /// Flushes, then commits: what is committed has been written.
+    async fn commit(&mut self, consumer: &mut GroupConsumer, reading: &mut Reading) -> anyhow::Result<()> {
+        reading.flush()?;
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let positions = self
+            .0
+            .iter()
+            .map(|((topic, partition), offset)| (&**topic, *partition, *offset));
+        let refused = consumer.commit(positions.collect::<Vec<_>>()).await?;
+        self.0.clear();
+        for (topic, partition, error) in refused {
+            eprintln!("{topic}-{partition} was not committed: {error}");
+        }
+        Ok(())
+    }
+}
+
+/// Where the group begins where it has no offset.
+fn start(from: StartAt) -> Result<Start, UsageError> {
+    match from {
+        StartAt::Beginning => Ok(Start::Beginning),
+        StartAt::End => Ok(Start::End),
+        StartAt::Time(ms) => Ok(Start::Time(ms)),
+        StartAt::Offset(offset) => Err(UsageError(format!(
+            "a group begins at its own offsets; to set one: millrace group reset-offsets GROUP --topic TOPIC:N --to-offset {offset}"
+        ))),
+    }
+}
+
+/// Writes what the group's member gets, until it is enough or interrupted.
+pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: &GlobalArgs) -> anyhow::Result<()> {
+    let start = start(args.from)?;
+    let client = connect::client(global).await?;
+    if args.max_messages == Some(0) {
+        return Ok(());
+    }
+    let mut builder = client
+        .group_consumer(group)
+        .topics(&args.topics)
+        .topic_pattern(args.topic_pattern.as_deref().unwrap_or(""))
+        .client_id(concat!("millrace-cli/", env!("CARGO_PKG_VERSION")))
+        .start(start)
+        .reset(OffsetReset::Error)
+        .auto_commit(None);
+    if let Some(instance_id) = &args.instance_id {
+        builder = builder.instance_id(instance_id);
+    }
+    let mut consumer = builder.build()?;
+    if stderr().is_terminal() {
+        eprintln!("Reading as a member of group {group:?}; Ctrl-C ends.");
+    }
+    let (mut reading, mut written) = (Reading::new(args, format), Written::default());
+    let mut interrupts = Interrupts::take()?;
+    let reading_on = read(&mut consumer, &mut reading, &mut written);
+    let ended = interrupts.until(reading_on).await;
+    // Between two batches: none is cut in the middle. What is written is committed, however it ended.
+    let committed = written.commit(&mut consumer, &mut reading).await;
+    let left = consumer.close().await;
+    match ended {
+        Ok(result) => {
+            result?;
+            committed?;
+            Ok(left?)
+        }
+        Err(by) => {
+            committed?;
+            left?;
+            let done = format!("{} read", plural(reading.read, "message"));
+            Err(InterruptedError { by, done }.into())
+        }
+    }
+}
+
+async fn read(consumer: &mut GroupConsumer, reading: &mut Reading, written: &mut Written) -> anyhow::Result<()> {
+    let mut commit_at = Instant::now() + limits::COMMIT_INTERVAL;
+    while reading.left > 0 {
+        let is_written = !written.0.is_empty();
+        let event = if is_written {
+            match timeout(limits::OUTPUT_IDLE, consumer.poll()).await {
+                Ok(event) => event?,
+                // Nothing more for now.
+                Err(_) => {
+                    written.commit(consumer, reading).await?;
+                    continue;
+                }
+            }
+        } else {
+            consumer.poll().await?
+        };
+        match event {
+            GroupEvent::Records(batch) => {
+                let reached = reading.write(&batch)?;
+                written.0.insert((batch.topic().clone(), batch.partition()), reached);
+            }
+            // The next call gives them back.
+            GroupEvent::Revoking(_) => written.commit(consumer, reading).await?,
+            GroupEvent::Lost(lost) => {
+                written.forget(&lost);
+                eprintln!("{} went to other members", plural(lost.len() as u64, "partition"));
+            }
+            GroupEvent::Assigned(_) => {}
+        }
+        if Instant::now() >= commit_at {
+            written.commit(consumer, reading).await?;
+            commit_at = Instant::now() + limits::COMMIT_INTERVAL;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_begins_at_an_end_or_a_time() {
+        assert_eq!(start(StartAt::Beginning).unwrap(), Start::Beginning);
+        assert_eq!(start(StartAt::End).unwrap(), Start::End);
+        assert_eq!(start(StartAt::Time(5)).unwrap(), Start::Time(5));
+        assert!(start(StartAt::Offset(5)).unwrap_err().0.contains("--to-offset 5"));
+    }
+
+    #[test]
+    fn what_is_lost_is_not_committed() {
+        let key = |partition| (Arc::<str>::from("t"), partition);
+        let mut written = Written([(key(0), 5), (key(1), 7)].into());
+        written.forget(&[key(1), key(2)]);
+        assert_eq!(written.0, [(key(0), 5)].into());
+    }
+}
