@@ -142,7 +142,7 @@ fn it_is_heard_of_once_an_interval_and_at_once_when_there_is_news() {
     assert_eq!(test.member.wake_at(), Some(test.time(1_000)));
     assert_eq!(test.at(999, Event::Tick), []);
     let beat = Effect::Send(request("m1", 1, 1, false, None));
-    assert_eq!(test.at(1_000, Event::Tick), [beat.clone()]);
+    assert_eq!(test.at(1_000, Event::Tick), std::slice::from_ref(&beat));
     assert_eq!(test.at(1_001, Event::HeartbeatNow(1)), [], "one at a time");
     assert_eq!(
         test.at(1_002, Event::Answer(1, unchanged(1, 1))),

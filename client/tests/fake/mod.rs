@@ -383,7 +383,6 @@ impl Log for Service {
                         ..v1::PartitionMetadata::default()
                     })
                     .collect(),
-                ..v1::TopicMetadata::default()
             }],
         };
         Ok(Response::new(
