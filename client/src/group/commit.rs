@@ -73,7 +73,10 @@ pub async fn commit(
                     "The broker answered for other partitions: update the client.",
                 ));
             }
-            Err(error) if is_passing(&error) => Some((batch, error)),
+            Err(error) if is_passing(&error) => {
+                shared.moved();
+                Some((batch, error))
+            }
             Err(error) => return Err(error),
         };
         let Some((again, error)) = again else { continue };

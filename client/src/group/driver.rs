@@ -31,11 +31,20 @@ pub struct Shared {
     pub client: Client,
     pub group: String,
     pub member: Mutex<Member>,
+    /// Where the coordinator was found; forgotten when a call there fails.
+    pub coordinator: Mutex<Option<Arc<str>>>,
     pub told: Mutex<Told>,
     /// Something was told.
     pub news: Notify,
     /// The member is to be looked at.
     pub wake: Notify,
+}
+
+impl Shared {
+    /// A call failed: the coordinator may be elsewhere by now.
+    pub fn moved(&self) {
+        *self.coordinator.lock() = None;
+    }
 }
 
 /// What the application is yet to be told, in this order: each set is bounded by the partitions that there are.
@@ -114,7 +123,11 @@ pub async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                         let _ = requests.try_send(*request);
                     }
                 }
-                Effect::Close => stream = None,
+                Effect::Close => {
+                    // It said nothing, or too late.
+                    shared.moved();
+                    stream = None;
+                }
                 Effect::Leave(id) => left = Some(id),
                 Effect::Fail(_) | Effect::Use(_) | Effect::Release(..) | Effect::Lose(_) => {
                     shared.told.lock().take(effect);
@@ -207,11 +220,15 @@ async fn read(
         Err(error) => error,
     };
     shared.client.inner.connections.reach.failed(&address, &error);
+    shared.moved();
     error
 }
 
 /// Where the group's coordinator is; any broker takes its calls where that is not known.
 pub async fn coordinator(shared: &Shared) -> Arc<str> {
+    if let Some(known) = shared.coordinator.lock().clone() {
+        return known;
+    }
     let contact = shared.client.contact();
     let asked = async {
         let mut groups = shared.client.inner.connections.groups(&contact)?;
@@ -221,7 +238,11 @@ pub async fn coordinator(shared: &Shared) -> Arc<str> {
         Ok::<_, Error>(groups.find_coordinator(request).await?.into_inner())
     };
     match timeout(limits::FIND_COORDINATOR_WAIT, asked).await {
-        Ok(Ok(found)) if check_address(&found.address).is_ok() => found.address.into(),
+        Ok(Ok(found)) if check_address(&found.address).is_ok() => {
+            let found: Arc<str> = found.address.into();
+            *shared.coordinator.lock() = Some(found.clone());
+            found
+        }
         _ => contact,
     }
 }

@@ -124,6 +124,7 @@ impl GroupConsumer {
             client,
             group: config.group.clone(),
             member: Mutex::new(Member::new(config.member(), now)),
+            coordinator: Mutex::default(),
             told: Mutex::new(Told::default()),
             news: Notify::new(),
             wake: Notify::new(),
@@ -461,8 +462,8 @@ impl GroupConsumer {
         let answer = within(deadline, async {
             Ok(groups.fetch_offsets(request).await?.into_inner())
         })
-        .await?;
-        Ok(answer.offsets)
+        .await;
+        Ok(answer.inspect_err(|_| self.shared.moved())?.offsets)
     }
 
     /// Commits what is processed. What fails is told in the log: it is tried again with the next commit, and what is
