@@ -148,6 +148,9 @@ pub const LEAST_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
 /// Without an answer for this long a member stops to use its partitions, if nothing else is asked for.
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the coordinator waits for another connection of a member that lost one, unless told otherwise.
+pub const DEFAULT_RECONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long a member may keep what it is told to give back, if nothing else is asked for.
 pub const DEFAULT_REBALANCE_TIMEOUT: Duration = Duration::from_secs(45);
 

@@ -142,7 +142,8 @@ impl GroupConsumerBuilder {
     }
 
     /// Without a sign of life for this long the member loses its partitions: 1 s to 30 minutes, default 5 s. A task
-    /// gives these signs, so processing may take longer.
+    /// gives these signs, so processing may take longer. When this time is over nothing more is handed out of them, also
+    /// where that task did not get to run.
     #[must_use]
     pub fn session_timeout(mut self, timeout: Duration) -> Self {
         self.config.session_timeout = timeout;
@@ -150,7 +151,8 @@ impl GroupConsumerBuilder {
     }
 
     /// The same, once the connection is gone: up to the session timeout. Default 500 ms; for a static member, its
-    /// session timeout.
+    /// session timeout. The member stops by itself that long after it noticed. The coordinator may notice sooner: what
+    /// another member reads by then, this one can't commit any more.
     #[must_use]
     pub fn reconnect_timeout(mut self, timeout: Duration) -> Self {
         self.config.reconnect_timeout = Some(timeout);
@@ -172,7 +174,8 @@ impl GroupConsumerBuilder {
         self
     }
 
-    /// How often what was processed is committed by itself; `None`: never, the application does it. Default 5 s.
+    /// How often what was processed is committed by itself; `None`: never, the application does it. Up to 24
+    /// hours, default 5 s.
     #[must_use]
     pub fn auto_commit(mut self, interval: Option<Duration>) -> Self {
         self.config.commit_interval = interval;
@@ -246,18 +249,29 @@ impl GroupConfig {
         if !(2 * second..=24 * 60 * minute).contains(&self.rebalance_timeout) {
             return Err(Error::invalid("rebalance_timeout must be 2 s to 24 hours."));
         }
-        if self.commit_interval == Some(Duration::ZERO) {
-            return Err(Error::invalid("auto_commit must be above zero; None commits nothing."));
+        if let Some(interval) = self.commit_interval
+            && (interval.is_zero() || interval > 24 * 60 * minute)
+        {
+            return Err(Error::invalid(
+                "auto_commit must be above zero and at most 24 hours; None commits nothing.",
+            ));
         }
         Ok(())
     }
 
     pub fn member(&self) -> MemberConfig {
         let duration = |duration: Duration| prost_types::Duration::try_from(duration).ok();
+        // Told, not left to the coordinator: both count the same time.
+        let reconnect_timeout = self.reconnect_timeout.unwrap_or(match self.instance_id {
+            Some(_) => self.session_timeout,
+            None => limits::DEFAULT_RECONNECT_TIMEOUT,
+        });
         MemberConfig {
             group: self.group.clone(),
             instance_id: self.instance_id.clone(),
             session_timeout: self.session_timeout,
+            reconnect_timeout,
+            rebalance_timeout: self.rebalance_timeout,
             settings: v1::MemberSettings {
                 client_id: self.client_id.clone(),
                 rack: self.rack.clone(),
@@ -265,7 +279,7 @@ impl GroupConfig {
                 topic_pattern: self.topic_pattern.clone(),
                 start: Some(self.start.to_proto()),
                 session_timeout: duration(self.session_timeout),
-                reconnect_timeout: self.reconnect_timeout.and_then(duration),
+                reconnect_timeout: duration(reconnect_timeout),
                 rebalance_timeout: duration(self.rebalance_timeout),
                 assignor: match self.assignor {
                     Assignor::Uniform => v1::GroupAssignor::Uniform.into(),

@@ -26,8 +26,10 @@ pub struct MemberConfig {
     pub group: String,
     pub instance_id: Option<String>,
     pub settings: v1::MemberSettings,
-    /// That of the settings.
+    /// Those of the settings.
     pub session_timeout: Duration,
+    pub reconnect_timeout: Duration,
+    pub rebalance_timeout: Duration,
 }
 
 /// What happened.
@@ -97,12 +99,19 @@ pub struct Member {
     releasing: BTreeSet<PartitionId>,
     /// What was last reported on this stream.
     reported: Option<BTreeSet<PartitionId>>,
+    /// The coordinator did not take that, and waits for it.
+    is_report_due: bool,
     stream: Stream,
     stream_number: u64,
     /// A request is wanted before the interval is over.
     is_wanted: bool,
     /// When the last request that was answered had been sent.
     answered: Option<Instant>,
+    /// Since when it has no connection that was answered. The coordinator may have seen the break before: what it
+    /// gave to others by then is safe by the epochs of commits alone.
+    lost_at: Option<Instant>,
+    /// How often it gave all up.
+    losses: u64,
     backoff: Duration,
     has_ended: bool,
 }
@@ -120,10 +129,13 @@ impl Member {
             owned: BTreeSet::new(),
             releasing: BTreeSet::new(),
             reported: None,
+            is_report_due: false,
             stream: Stream::Closed(now),
             stream_number: 0,
             is_wanted: false,
             answered: None,
+            lost_at: None,
+            losses: 0,
             backoff: limits::MIN_BACKOFF,
             has_ended: false,
         }
@@ -133,6 +145,16 @@ impl Member {
     pub fn identity(&self) -> Option<(String, i32)> {
         let joined = (self.member_epoch > 0).then_some(self.member_epoch)?;
         Some((self.member_id.clone()?, joined))
+    }
+
+    /// How often it gave all up: what was begun before another loss is not its own any more.
+    pub fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// Whether it must use nothing any more and has not said so yet: a process that was stopped notices it here.
+    pub fn is_over(&self, now: Instant) -> bool {
+        !self.owned.is_empty() && self.session_end().is_some_and(|end| now >= end)
     }
 
     /// Asks for a heartbeat before the interval is over: an epoch turned out to be stale.
@@ -194,9 +216,11 @@ impl Member {
         stream == self.stream_number && matches!(self.stream, Stream::Open(_))
     }
 
-    /// From here on it must use nothing.
+    /// From here on it must use nothing. Without a connection the coordinator waits for the reconnect time only.
     fn session_end(&self) -> Option<Instant> {
-        Some(self.answered? + self.config.session_timeout)
+        let end = self.answered? + self.config.session_timeout;
+        let reconnect = self.lost_at.map(|at| at + self.config.reconnect_timeout);
+        Some(reconnect.map_or(end, |at| end.min(at)))
     }
 
     /// How long an answer may take before another broker is tried: so that there is time for that.
@@ -205,7 +229,7 @@ impl Member {
     }
 
     fn is_unreported(&self) -> bool {
-        self.reported.as_ref() != Some(&self.owned)
+        self.is_report_due || self.reported.as_ref() != Some(&self.owned)
     }
 
     /// Opens a stream or sends a request, if it is time.
@@ -246,6 +270,7 @@ impl Member {
             topics: by_topic(&self.owned),
         });
         self.reported = Some(self.owned.clone());
+        self.is_report_due = false;
         v1::HeartbeatRequest {
             group: self.config.group.clone(),
             member_id: self.member_id.clone().unwrap_or_default(),
@@ -263,8 +288,11 @@ impl Member {
         };
         self.stream = Stream::Open(None);
         self.answered = Some(sent);
+        self.lost_at = None;
         self.backoff = limits::MIN_BACKOFF;
         self.member_epoch = answer.member_epoch;
+        // What such a request reports is passed over: it may be a late copy.
+        let was_stale = self.assignment_version != answer.assignment_version;
         self.assignment_version = answer.assignment_version;
         if let Some(interval) = answer.heartbeat_interval.and_then(|interval| interval.try_into().ok()) {
             // Not so often that it is all that is done, nor so seldom that the session ends.
@@ -294,9 +322,18 @@ impl Member {
             .collect();
         if !release.is_empty() {
             self.releasing.extend(release.iter().cloned());
-            let within = assignment.revoke_within.and_then(|within| within.try_into().ok());
-            effects.push(Effect::Release(release, now + within.unwrap_or(Duration::ZERO)));
+            let within = assignment
+                .revoke_within
+                .and_then(|within| Duration::try_from(within).ok())
+                .filter(|within| !within.is_zero())
+                .unwrap_or(limits::AUTO_COMMIT_WAIT);
+            effects.push(Effect::Release(
+                release,
+                now + within.min(self.config.rebalance_timeout),
+            ));
         }
+        // It waits for the release of what is not in use: nothing else would bring another report.
+        self.is_report_due |= was_stale && !revoking.is_subset(&self.owned);
         self.take_up(effects);
     }
 
@@ -322,6 +359,7 @@ impl Member {
 
     fn broken(&mut self, now: Instant, error: Error, effects: &mut Vec<Effect>) {
         self.stream = Stream::Closed(now + self.backoff);
+        self.lost_at.get_or_insert(now);
         self.backoff = (self.backoff * 2).min(limits::MAX_BACKOFF);
         let wait = error.retry_after().unwrap_or_default();
         match error.reason() {
@@ -359,12 +397,14 @@ impl Member {
     fn close(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if matches!(self.stream, Stream::Open(_)) {
             self.stream = Stream::Closed(now);
+            self.lost_at.get_or_insert(now);
             effects.push(Effect::Close);
         }
     }
 
     /// Gives all up; what it may use is to be told anew.
     fn lose_all(&mut self, effects: &mut Vec<Effect>) {
+        self.losses += 1;
         self.releasing.clear();
         self.assigned.clear();
         self.assignment_version = 0;

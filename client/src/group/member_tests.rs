@@ -6,6 +6,7 @@ use super::*;
 
 const SESSION: Duration = Duration::from_secs(6);
 const INTERVAL: Duration = Duration::from_secs(1);
+const REBALANCE: Duration = Duration::from_secs(60);
 
 impl PartialEq for Effect {
     fn eq(&self, other: &Self) -> bool {
@@ -88,6 +89,8 @@ impl Test {
             instance_id: None,
             settings: settings(),
             session_timeout: SESSION,
+            reconnect_timeout: SESSION,
+            rebalance_timeout: REBALANCE,
         };
         Self {
             member: Member::new(config, begin),
@@ -319,4 +322,91 @@ fn who_leaves_says_so_once() {
     assert_eq!(test.at(500, Event::Leave), []);
     let mut never = Test::new();
     assert_eq!(never.at(0, Event::Leave), [], "who never joined");
+}
+
+#[test]
+fn without_a_connection_it_stops_by_itself_when_the_coordinator_stops_to_wait_for_another_one() {
+    let mut test = Test::using(&[0]);
+    test.member.config.reconnect_timeout = Duration::from_millis(500);
+    assert_eq!(test.at(1_000, Event::Broken(1, broken())), []);
+    let again = Effect::Open(2, request("m1", 1, 1, true, Some(&[0])));
+    assert_eq!(test.at(1_020, Event::Tick), [again]);
+    // Another stream that breaks prolongs nothing, and neither does one without an answer.
+    assert_eq!(test.at(1_400, Event::Broken(2, broken())), []);
+    assert_eq!(test.at(1_440, Event::Tick).len(), 1);
+    assert_eq!(test.member.wake_at(), Some(test.time(1_500)));
+    assert_eq!(test.at(1_499, Event::Tick), []);
+    let anew = Effect::Open(4, request("m1", 1, 0, true, Some(&[])));
+    assert_eq!(
+        test.at(1_500, Event::Answer(3, unchanged(1, 1))),
+        [Effect::Lose(parts(&[0])), Effect::Close, anew]
+    );
+}
+
+#[test]
+fn a_connection_in_time_gives_the_whole_session_again() {
+    let mut test = Test::using(&[0]);
+    test.member.config.reconnect_timeout = Duration::from_millis(500);
+    test.at(1_000, Event::Broken(1, broken()));
+    test.at(1_020, Event::Tick);
+    assert_eq!(test.at(1_400, Event::Answer(2, unchanged(1, 1))), []);
+    assert_eq!(test.at(1_900, Event::Tick), []);
+    // One that it closes itself for want of an answer counts as well.
+    test.at(2_020, Event::Tick);
+    assert_eq!(test.at(4_020, Event::Tick).len(), 2);
+    assert_eq!(test.member.wake_at(), Some(test.time(4_520)));
+    assert_eq!(test.at(4_520, Event::Tick)[0], Effect::Lose(parts(&[0])));
+}
+
+#[test]
+fn what_it_uses_is_said_again_to_a_coordinator_that_had_moved_on_and_waits_for_it() {
+    // The answer that assigned partition 1 was lost, and then it was revoked: 1 was never used.
+    let mut test = Test::using(&[0]);
+    test.at(1_000, Event::Tick);
+    let again = Effect::Send(request("m1", 1, 3, false, Some(&[0])));
+    assert_eq!(test.at(1_001, Event::Answer(1, answer(1, 3, &[0], &[1]))), [again]);
+    // Said under this version, so it is taken.
+    assert_eq!(test.at(1_002, Event::Answer(1, unchanged(1, 3))), []);
+
+    // It stopped by itself, and is still a member that is waited for.
+    let mut test = Test::using(&[0]);
+    assert_eq!(test.at(6_000, Event::Tick)[0], Effect::Lose(parts(&[0])));
+    let again = Effect::Send(request("m1", 1, 2, false, Some(&[])));
+    assert_eq!(test.at(6_001, Event::Answer(2, answer(1, 2, &[], &[0]))), [again]);
+    assert_eq!(test.at(6_002, Event::Answer(2, answer(1, 2, &[], &[0]))), []);
+}
+
+#[test]
+fn the_time_to_give_back_is_bounded_by_its_own_and_never_none() {
+    for (told, waits) in [
+        (seconds(315_576_000_000), REBALANCE),
+        (seconds(i64::MAX), REBALANCE),
+        (seconds(-1), limits::AUTO_COMMIT_WAIT),
+        (seconds(0), limits::AUTO_COMMIT_WAIT),
+        (None, limits::AUTO_COMMIT_WAIT),
+    ] {
+        let mut test = Test::using(&[0]);
+        test.at(1_000, Event::Tick);
+        let mut revoking = answer(1, 2, &[], &[0]);
+        revoking.assignment.as_mut().unwrap().revoke_within = told;
+        let until = test.time(1_001) + waits;
+        assert_eq!(
+            test.at(1_001, Event::Answer(1, revoking)),
+            [Effect::Release(parts(&[0]), until)],
+            "{told:?}"
+        );
+    }
+}
+
+#[test]
+fn its_session_is_over_by_the_clock_alone() {
+    let mut test = Test::using(&[0]);
+    assert!(!test.member.is_over(test.time(5_999)));
+    assert!(test.member.is_over(test.time(6_000)));
+    test.at(6_000, Event::Tick);
+    assert!(!test.member.is_over(test.time(6_000)), "it was told");
+    let mut nothing = Test::new();
+    nothing.at(0, Event::MemberId("m1".into()));
+    assert_eq!(nothing.at(0, Event::Answer(1, unchanged(1, 1))), []);
+    assert!(!nothing.member.is_over(nothing.time(6_000)), "there is nothing to lose");
 }
