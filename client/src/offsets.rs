@@ -197,6 +197,13 @@ pub(crate) async fn within<T>(deadline: Instant, call: impl Future<Output = Resu
         .unwrap_or_else(|_| Err(Error::no_answer(None)))
 }
 
+/// How long to wait before another attempt: as the error asks for, at least `backoff`. `None` if the deadline is over
+/// by then.
+pub(crate) fn wait_before(deadline: Instant, backoff: Duration, error: &Error) -> Option<Duration> {
+    let wait = backoff.max(error.retry_after().unwrap_or_default());
+    (wait < deadline.saturating_duration_since(Instant::now())).then_some(wait)
+}
+
 /// Calls until it succeeds, fails for good, or `timeout` is over.
 pub(crate) async fn retrying<T, F>(client: &Client, timeout: Duration, mut call: impl FnMut(Arc<str>) -> F) -> Result<T>
 where
@@ -206,18 +213,21 @@ where
     let mut backoff = limits::MIN_BACKOFF;
     let mut last = None;
     loop {
-        match within(deadline, call(client.contact())).await {
-            Err(error) if error.is_retriable() && Instant::now() + backoff < deadline => {
+        let answer = within(deadline, call(client.contact())).await;
+        let passing = answer.as_ref().err().filter(|error| error.is_retriable());
+        let wait = passing.and_then(|error| wait_before(deadline, backoff, error));
+        match (answer, wait) {
+            (Err(error), Some(wait)) => {
                 client.inner.note_retry(&error);
                 client.inner.refresh.notify_one();
-                tokio::time::sleep(backoff.max(error.retry_after().unwrap_or_default())).await;
+                tokio::time::sleep(wait).await;
                 backoff = (backoff * 2).min(limits::MAX_BACKOFF);
                 last = Some(error);
             }
-            Err(error) if *error.kind() == ErrorKind::TimedOut && last.is_some() => {
+            (Err(error), None) if *error.kind() == ErrorKind::TimedOut && last.is_some() => {
                 return Err(Error::no_answer(last.as_ref()));
             }
-            other => return other,
+            (other, _) => return other,
         }
     }
 }

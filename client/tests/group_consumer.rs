@@ -202,3 +202,28 @@ async fn a_group_that_can_t_be_joined_says_why() {
     });
     assert_eq!(error.await.unwrap().reason(), Some(ErrorReason::InvalidTopicPattern));
 }
+
+#[tokio::test]
+async fn nothing_is_given_back_before_it_was_told() {
+    let (server, mut consumer) = member(&[0, 0, 0], &[0, 1, 2]).await;
+    assert!(matches!(change(&mut consumer).await, GroupEvent::Assigned(_)));
+    let settled = async |server: &FakeServer, beats: usize| {
+        let all = async {
+            while server.script().beats.len() < beats {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), all).await.unwrap();
+    };
+    let beats = |server: &FakeServer| server.script().beats.len();
+    // The application calls nothing while these come: 1 is lost and 2 is to be given back.
+    server.script().assign(&[0], &[2]);
+    settled(&server, beats(&server) + 3).await;
+    assert!(matches!(change(&mut consumer).await, GroupEvent::Lost(lost) if names(&lost) == [1]));
+    server.script().assign(&[], &[0, 2]);
+    settled(&server, beats(&server) + 3).await;
+    assert!(matches!(change(&mut consumer).await, GroupEvent::Revoking(revoked) if names(&revoked) == [2]));
+    // Gives back 2 alone, and tells of 0.
+    assert!(matches!(change(&mut consumer).await, GroupEvent::Revoking(revoked) if names(&revoked) == [0]));
+    assert_eq!(names(&consumer.assignment()), [0]);
+}

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     limits,
-    offsets::{TopicPartition, within},
+    offsets::{TopicPartition, wait_before, within},
 };
 
 /// A partition's offset to commit; the topic's id tells it from another topic of that name.
@@ -45,8 +45,15 @@ pub async fn commit(
 ) -> Result<()> {
     let deadline = Instant::now() + patience;
     let mut backoff = limits::MIN_BACKOFF;
+    // Only as long as it is the member that it was: what it had before a loss is not its own any more.
+    let losses = shared.member.lock().losses();
     while !left.is_empty() {
-        let Some((member_id, member_epoch)) = shared.member.lock().identity() else {
+        let identity = {
+            let member = shared.member.lock();
+            let is_over = member.losses() != losses || member.is_over(Instant::now().into_std());
+            member.identity().filter(|_| !is_over)
+        };
+        let Some((member_id, member_epoch)) = identity else {
             return Err(Error::server(
                 ErrorReason::UnknownMember,
                 "This consumer is no member of its group at the moment: what it had is read again by whoever gets it.",
@@ -77,19 +84,29 @@ pub async fn commit(
                 shared.moved();
                 Some((batch, error))
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                if matches!(
+                    error.reason(),
+                    Some(ErrorReason::UnknownMember | ErrorReason::FencedMember)
+                ) {
+                    // The next heartbeat is told so as well, and then it joins anew.
+                    shared.member.lock().want_heartbeat();
+                    shared.wake.notify_one();
+                }
+                return Err(error);
+            }
         };
         let Some((again, error)) = again else { continue };
         left.extend(again);
-        if Instant::now() + backoff >= deadline {
+        let Some(wait) = wait_before(deadline, backoff, &error) else {
             return Err(error);
-        }
+        };
         if error.reason() == Some(ErrorReason::StaleMemberEpoch) {
             shared.member.lock().want_heartbeat();
             shared.wake.notify_one();
         }
         shared.client.inner.note_retry(&error);
-        sleep(backoff.max(error.retry_after().unwrap_or_default())).await;
+        sleep(wait).await;
         backoff = (backoff * 2).min(limits::MAX_BACKOFF);
     }
     Ok(())

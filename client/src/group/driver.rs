@@ -41,6 +41,17 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Tells the application what concerns it.
+    fn tell(&self, effects: &[Effect]) {
+        let mut told = self.told.lock();
+        for effect in effects {
+            told.take(effect.clone());
+        }
+        if !told.is_empty() {
+            self.news.notify_one();
+        }
+    }
+
     /// A call failed: the coordinator may be elsewhere by now.
     pub fn moved(&self) {
         *self.coordinator.lock() = None;
@@ -111,9 +122,15 @@ pub async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
     let mut event = Event::MemberId(member_id());
     let mut leaving: Option<(bool, oneshot::Sender<Result<()>>)> = None;
     loop {
-        let mut effects = shared.member.lock().step(Instant::now(), event);
+        let effects = {
+            // Told before it is unlocked, so that nobody finds a session that goes on and has lost nothing.
+            let mut member = shared.member.lock();
+            let effects = member.step(Instant::now(), event);
+            shared.tell(&effects);
+            effects
+        };
         let (mut is_drawn, mut left) = (false, None);
-        for effect in effects.drain(..) {
+        for effect in effects {
             match effect {
                 Effect::DrawMemberId => is_drawn = true,
                 Effect::Open(number, first) => stream = Some(open(&shared, number, *first, &came)),
@@ -129,10 +146,7 @@ pub async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
                     stream = None;
                 }
                 Effect::Leave(id) => left = Some(id),
-                Effect::Fail(_) | Effect::Use(_) | Effect::Release(..) | Effect::Lose(_) => {
-                    shared.told.lock().take(effect);
-                    shared.news.notify_one();
-                }
+                Effect::Fail(_) | Effect::Use(_) | Effect::Release(..) | Effect::Lose(_) => {}
             }
         }
         if let Some((temporary, done)) = leaving {

@@ -7,7 +7,7 @@ mod member;
 mod positions;
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -96,14 +96,12 @@ pub struct GroupConsumer {
     held: HashMap<PartitionId, TopicPartition>,
     /// To be begun, once their offsets are known.
     beginning: Vec<PartitionId>,
-    /// To be given back, once the application was told of it.
-    to_release: Vec<PartitionId>,
-    /// Until when the coordinator waits for that.
-    release_by: Option<Instant>,
+    /// To be given back, once the application was told of it, and until when the coordinator waits for that.
+    to_release: BTreeMap<PartitionId, Instant>,
     /// What it was not told yet: at most one of each kind.
     events: VecDeque<GroupEvent>,
     /// To be given back by the next call.
-    releasing: Vec<PartitionId>,
+    releasing: BTreeMap<PartitionId, Instant>,
     begin_at: Instant,
     backoff: Duration,
     commit_at: Instant,
@@ -142,10 +140,9 @@ impl GroupConsumer {
             positions: Positions::default(),
             held: HashMap::new(),
             events: VecDeque::new(),
-            to_release: Vec::new(),
-            release_by: None,
+            to_release: BTreeMap::new(),
             beginning: Vec::new(),
-            releasing: Vec::new(),
+            releasing: BTreeMap::new(),
             begin_at: now,
             backoff: limits::MIN_BACKOFF,
             current: None,
@@ -156,13 +153,18 @@ impl GroupConsumer {
     /// nothing.
     ///
     /// # Errors
-    /// Those of [`Consumer::next_batch`] for one partition, while the others go on; after an error of the group
+    /// Those of [`Consumer::next_batch`] for one partition, while the others go on. That one gives nothing more until it
+    /// is assigned anew: where its committed offset is not in the log any more, close this consumer and set the group's
+    /// offset, or build it with another [`reset`](GroupConsumerBuilder::reset). After an error of the group
     /// (FENCED_INSTANCE, INVALID_TOPIC_PATTERN) nothing more comes.
     pub async fn poll(&mut self) -> Result<GroupEvent> {
         self.positions.processed();
         loop {
             if let Some(event) = self.keep_up().await? {
                 return Ok(event);
+            }
+            if self.has_news() {
+                continue;
             }
             let rest = self.current.take().map(RecordIterator::rest);
             let event = match rest.filter(|rest| rest.start_offset() < rest.next_offset()) {
@@ -189,8 +191,9 @@ impl GroupConsumer {
         self.commit_if_due().await;
         loop {
             // Before each record, so that nothing is handed out of what others may have.
+            let has_news = self.has_news();
             if let Some(current) = &mut self.current
-                && self.shared.told.lock().is_empty()
+                && !has_news
                 && self.releasing.is_empty()
                 && self.events.is_empty()
             {
@@ -228,19 +231,50 @@ impl GroupConsumer {
 
     /// What is due beside records: partitions that come and go, commits.
     async fn keep_up(&mut self) -> Result<Option<GroupEvent>> {
+        self.notice_the_end().await;
         self.give_back().await;
         self.take_told();
         if let Some(event) = self.events.pop_front() {
-            if let GroupEvent::Revoking(_) = &event {
-                self.releasing.append(&mut self.to_release);
+            if let GroupEvent::Revoking(partitions) = &event {
+                // Those of another event that waits are told first.
+                let is_told = |id: &PartitionId| self.held.get(id).is_some_and(|key| partitions.contains(key));
+                self.releasing
+                    .extend(self.to_release.extract_if(.., |id, _| is_told(id)));
             }
             return Ok(Some(event));
         }
         if let Some(error) = self.shared.told.lock().failed.clone() {
             return Err(error);
         }
+        if self.commands.is_closed() {
+            // It told no reason: it was aborted, or has panicked.
+            return Err(Error::closed("group consumer"));
+        }
         self.commit_if_due().await;
         Ok(None)
+    }
+
+    /// Whether something is to be looked at before a record is handed out.
+    fn has_news(&self) -> bool {
+        // In this order: what ends the session is told before the member is unlocked.
+        self.shared.member.lock().is_over(Instant::now()) || !self.shared.told.lock().is_empty()
+    }
+
+    /// Once the session is over, waits until the member's task has told what is lost by it: that task may have been
+    /// stopped just as this one.
+    async fn notice_the_end(&self) {
+        loop {
+            let mut news = pin!(self.shared.news.notified());
+            news.as_mut().enable();
+            if !self.shared.member.lock().is_over(Instant::now()) || self.commands.is_closed() {
+                return;
+            }
+            self.shared.wake.notify_one();
+            tokio::select! {
+                () = news => {}
+                () = self.commands.closed() => return,
+            }
+        }
     }
 
     async fn commit_if_due(&mut self) {
@@ -249,6 +283,7 @@ impl GroupConsumer {
         };
         if Instant::now() >= self.commit_at {
             self.commit_at = Instant::now() + interval;
+            self.take_told();
             self.auto_commit(None, limits::AUTO_COMMIT_WAIT).await;
         }
     }
@@ -281,7 +316,17 @@ impl GroupConsumer {
         tokio::select! {
             biased;
             () = news => Ok(None),
-            records = self.consumer.next_batch(), if is_reading => Ok(Some(GroupEvent::Records(records?))),
+            records = self.consumer.next_batch(), if is_reading => match records {
+                // Looked at once more before it is handed out: it may be lost by now.
+                Ok(records) if self.has_news() => {
+                    self.current = Some(records.into_iter());
+                    Ok(None)
+                }
+                Ok(records) => Ok(Some(GroupEvent::Records(records))),
+                // Its topic was deleted: the coordinator takes it away.
+                Err(error) if error.reason() == Some(ErrorReason::UnknownTopic) => Ok(None),
+                Err(error) => Err(error),
+            },
             () = tokio::time::sleep_until(wake_at.into()) => Ok(None),
         }
     }
@@ -303,8 +348,8 @@ impl GroupConsumer {
         };
         if !lost.is_empty() {
             self.beginning.retain(|id| !lost.contains(id));
-            self.releasing.retain(|id| !lost.contains(id));
-            self.to_release.retain(|id| !lost.contains(id));
+            self.releasing.retain(|id, _| !lost.contains(id));
+            self.to_release.retain(|id, _| !lost.contains(id));
             let held: Vec<TopicPartition> = lost.iter().filter_map(|id| self.held.get(id).cloned()).collect();
             self.stop_reading(lost.iter());
             if !held.is_empty() {
@@ -318,19 +363,18 @@ impl GroupConsumer {
         }
         let mut revoking = Vec::new();
         for (id, until) in release {
-            self.release_by = Some(self.release_by.map_or(until, |by| by.min(until)));
             match self.held.get(&id) {
                 Some(key) => {
                     self.current.take_if(|current| current.is_of(&key.0, key.1));
                     // Held, so it is assigned: it can be paused.
                     let _ = self.consumer.pause(&key.0, key.1);
                     revoking.push(key.clone());
-                    self.to_release.push(id);
+                    self.to_release.insert(id, until);
                 }
                 // Not begun yet.
                 None => {
                     self.beginning.retain(|beginning| *beginning != id);
-                    self.releasing.push(id);
+                    self.releasing.insert(id, until);
                 }
             }
         }
@@ -351,26 +395,28 @@ impl GroupConsumer {
 
     /// Gives back what the application has been told of: commits it, then tells the coordinator that it is free.
     async fn give_back(&mut self) {
+        // What is lost by now is not committed any more.
+        self.take_told();
         if self.releasing.is_empty() {
             return;
         }
         if self.config.commit_interval.is_some() {
             let keys: Vec<TopicPartition> = self
                 .releasing
-                .iter()
+                .keys()
                 .filter_map(|id| self.held.get(id).cloned())
                 .collect();
             // As long as the coordinator waits: who gets it next begins where this member was.
             let now = Instant::now();
-            let patience = self
-                .release_by
-                .map_or(limits::AUTO_COMMIT_WAIT, |by| by.saturating_duration_since(now));
-            self.auto_commit(Some(&keys), patience).await;
+            let until = self.releasing.values().min().copied().unwrap_or(now);
+            if !keys.is_empty() {
+                self.auto_commit(Some(&keys), until.saturating_duration_since(now))
+                    .await;
+            }
         }
         // Its place first: from here on nothing waits, so that a future that is dropped loses nothing.
         let place = self.commands.clone().reserve_owned().await;
-        let ids = std::mem::take(&mut self.releasing);
-        self.release_by = None;
+        let ids: Vec<PartitionId> = std::mem::take(&mut self.releasing).into_keys().collect();
         self.stop_reading(ids.iter());
         if let Ok(place) = place {
             place.send(Command::Released(ids));
@@ -520,6 +566,7 @@ impl GroupConsumer {
         &mut self,
         positions: impl IntoIterator<Item = (T, i32, i64)>,
     ) -> Result<Vec<(Arc<str>, i32, Error)>> {
+        self.take_told();
         let (mut due, mut refused) = (Vec::new(), Vec::new());
         for (topic, partition, offset) in positions {
             let key: TopicPartition = (topic.as_ref().into(), partition);
@@ -547,6 +594,7 @@ impl GroupConsumer {
     /// # Errors
     /// As [`commit`](Self::commit).
     pub async fn commit_consumed(&mut self) -> Result<Vec<(Arc<str>, i32, Error)>> {
+        self.take_told();
         self.positions.processed();
         let due = self.positions.to_commit(None);
         let due = due.into_iter().map(|(key, position)| (key.0, key.1, position.offset));
@@ -572,7 +620,7 @@ impl GroupConsumer {
     /// # Errors
     /// The partition is not assigned.
     pub fn resume(&mut self, topic: &str, partition: i32) -> Result<()> {
-        if self.to_release.iter().chain(&self.releasing).any(|id| {
+        if self.to_release.keys().chain(self.releasing.keys()).any(|id| {
             self.held
                 .get(id)
                 .is_some_and(|key| &*key.0 == topic && key.1 == partition)
@@ -591,6 +639,7 @@ impl GroupConsumer {
     /// The coordinator was not told: it notices the end of the connection.
     pub async fn close(mut self) -> Result<()> {
         if self.config.commit_interval.is_some() {
+            self.take_told();
             self.positions.processed();
             self.auto_commit(None, limits::CLOSE_WAIT).await;
         }
