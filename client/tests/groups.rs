@@ -4,7 +4,7 @@
 
 mod fake;
 
-use fake::{FakeServer, refused};
+use fake::{FakeServer, refused, refused_with};
 use millrace_client::{Client, ErrorReason, OffsetTarget, v1};
 
 fn summary(group: &str) -> v1::GroupSummary {
@@ -120,4 +120,22 @@ async fn a_dry_run_is_one_for_the_server_as_well() {
         .unwrap();
     admin.delete_group("g").await.unwrap();
     assert_eq!(server.script().asked, ["reset g dry", "delete g dry"]);
+}
+
+#[tokio::test]
+async fn a_broker_that_does_not_coordinate_the_group_is_asked_for_the_one_that_does() {
+    let (first, second) = (FakeServer::start().await, FakeServer::start().await);
+    let elsewhere = refused_with(
+        ErrorReason::NotCoordinator,
+        &[("coordinator", &second.address()), ("outcome", "not_written")],
+    );
+    first.script().descriptions.push_back(Err(elsewhere));
+    second.script().descriptions.push_back(Ok(v1::DescribeGroupResponse {
+        group: "g".into(),
+        ..v1::DescribeGroupResponse::default()
+    }));
+    let admin = client(&first).await.admin();
+    assert_eq!(admin.describe_group("g").await.unwrap().group, "g");
+    assert_eq!(first.script().asked, ["describe g "]);
+    assert_eq!(second.script().asked, ["describe g "]);
 }

@@ -1,5 +1,7 @@
 //! Consumer groups: who is in them, how far they have read, and where they go on.
 
+use std::sync::Arc;
+
 use millrace_proto::v1::{self, ErrorReason, groups_client::GroupsClient};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -7,9 +9,10 @@ use tonic::transport::Channel;
 
 use super::Admin;
 use crate::{
+    connection::check_address,
     error::{Error, Result, WriteOutcome},
     limits,
-    offsets::{retrying, within},
+    offsets::{retrying, wait_before, within},
     record::timestamp,
 };
 
@@ -180,10 +183,27 @@ impl Admin {
         call: impl Fn(GroupsClient<Channel>) -> F,
     ) -> Result<T> {
         retrying(&self.client, self.client.inner.request_timeout, |contact| {
-            let answer = self.client.inner.connections.groups(&contact).map(&call);
-            async move { answer?.await }
+            self.ask_coordinator(contact, &call)
         })
         .await
+    }
+
+    /// Asks a broker, and the one that it names where that coordinates the group.
+    async fn ask_coordinator<T, F: Future<Output = Result<T>>>(
+        &self,
+        contact: Arc<str>,
+        call: &impl Fn(GroupsClient<Channel>) -> F,
+    ) -> Result<T> {
+        let connections = &self.client.inner.connections;
+        let answer = call(connections.groups(&contact)?).await;
+        let named = match &answer {
+            Err(error) if error.reason() == Some(ErrorReason::NotCoordinator) => error.metadata("coordinator"),
+            _ => None,
+        };
+        match named.filter(|address| check_address(address).is_ok()) {
+            Some(address) => call(connections.groups(&Arc::from(address))?).await,
+            None => answer,
+        }
     }
 
     /// A change is made again only where it is sure that nothing was done: a shift that is done twice goes too far.
@@ -194,14 +214,16 @@ impl Admin {
         let deadline = Instant::now() + self.client.inner.request_timeout;
         let mut backoff = limits::MIN_BACKOFF;
         loop {
-            let groups = self.client.inner.connections.groups(&self.client.contact())?;
-            match within(deadline, call(groups)).await {
-                Err(error) if is_untouched(&error) && Instant::now() + backoff < deadline => {
+            let answer = within(deadline, self.ask_coordinator(self.client.contact(), &call)).await;
+            let passing = answer.as_ref().err().filter(|error| is_untouched(error));
+            let wait = passing.and_then(|error| wait_before(deadline, backoff, error));
+            match (answer, wait) {
+                (Err(error), Some(wait)) => {
                     self.client.inner.note_retry(&error);
-                    tokio::time::sleep(backoff.max(error.retry_after().unwrap_or_default())).await;
+                    tokio::time::sleep(wait).await;
                     backoff = (backoff * 2).min(limits::MAX_BACKOFF);
                 }
-                other => return other,
+                (other, _) => return other,
             }
         }
     }

@@ -111,9 +111,14 @@ impl FakeServer {
 
 /// A refusal as the contract says it.
 pub fn refused(reason: ErrorReason, outcome: Option<&str>) -> Status {
-    let metadata: HashMap<String, String> = outcome
-        .map(|outcome| ("outcome".to_owned(), outcome.to_owned()))
-        .into_iter()
+    refused_with(reason, outcome.map(|outcome| ("outcome", outcome)).as_slice())
+}
+
+/// A refusal with metadata.
+pub fn refused_with(reason: ErrorReason, metadata: &[(&str, &str)]) -> Status {
+    let metadata: HashMap<String, String> = metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect();
     let details = ErrorDetails::with_error_info(reason.reason_name(), "millrace.dev", metadata);
     Status::with_error_details(Code::Unavailable, "not now", details)
