@@ -512,8 +512,8 @@ impl GroupConsumer {
         Ok(answer.inspect_err(|_| self.shared.moved())?.offsets)
     }
 
-    /// Commits what is processed. What fails is told in the log: it is tried again with the next commit, and what is
-    /// not committed is read again, by whoever has the partition then.
+    /// Commits what is processed. What fails is told in the log. Where no answer came it is tried again with the next
+    /// commit; what was refused for good is not, and is read again by whoever has the partition then.
     async fn auto_commit(&mut self, of: Option<&[TopicPartition]>, patience: Duration) {
         let due = self.positions.to_commit(of);
         let due = self.named(due);

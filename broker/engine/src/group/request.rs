@@ -71,7 +71,8 @@ pub struct Heartbeat {
     /// answer has the version that the heartbeat had.
     pub details: Option<MemberDetails>,
     /// All partitions that it uses at this moment; `None`: as before. What it has been told to give
-    /// back counts as given back once this does not have it.
+    /// back counts as given back once this does not have it. Taken as `details` are, and so to be
+    /// repeated likewise.
     pub owned: Option<Vec<TopicPartition>>,
 }
 
