@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_client::{GroupConsumer, GroupEvent, OffsetReset, Start};
+use millrace_client::{ErrorReason, GroupConsumer, GroupEvent, OffsetReset, Start};
 use tokio::time::{Instant, timeout};
 
 use super::{ConsumeArgs, Reading};
@@ -39,7 +39,22 @@ impl Written {
             .0
             .iter()
             .map(|((topic, partition), offset)| (&**topic, *partition, *offset));
-        let refused = consumer.commit(positions.collect::<Vec<_>>()).await?;
+        let committed = consumer.commit(positions.collect::<Vec<_>>()).await;
+        let refused = match committed {
+            Ok(refused) => refused,
+            // It joins anew by itself; what it had may be another member's by then.
+            Err(error)
+                if matches!(
+                    error.reason(),
+                    Some(ErrorReason::UnknownMember | ErrorReason::FencedMember)
+                ) =>
+            {
+                self.0.clear();
+                eprintln!("what was written last was not committed, and is read again by whoever gets it: {error}");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
         self.0.clear();
         for (topic, partition, error) in refused {
             eprintln!("{topic}-{partition} was not committed: {error}");
@@ -129,7 +144,10 @@ async fn read(consumer: &mut GroupConsumer, reading: &mut Reading, written: &mut
             GroupEvent::Revoking(_) => written.commit(consumer, reading).await?,
             GroupEvent::Lost(lost) => {
                 written.forget(&lost);
-                eprintln!("{} went to other members", plural(lost.len() as u64, "partition"));
+                eprintln!(
+                    "{} lost: other members may have what is not committed",
+                    plural(lost.len() as u64, "partition")
+                );
             }
             GroupEvent::Assigned(_) => {}
         }

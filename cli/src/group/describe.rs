@@ -1,7 +1,7 @@
 //! `millrace group describe`.
 
 use millrace_client::{
-    Admin,
+    Admin, ErrorReason,
     v1::{DescribeGroupResponse, GroupAssignor, GroupOffset, group_offset::Position},
 };
 use serde::Serialize;
@@ -67,10 +67,14 @@ struct Partition {
 pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let named = |error| refused(&args.group, error);
     let described = admin.describe_group(&args.group).await.map_err(named)?;
-    let offsets = admin
-        .group_offsets(&args.group, Vec::new(), true)
-        .await
-        .map_err(named)?;
+    let offsets = match admin.group_offsets(&args.group, Vec::new(), true).await {
+        // A server that does not tell the lag tells the offsets.
+        Err(error) if error.reason() == Some(ErrorReason::NotSupported) => {
+            admin.group_offsets(&args.group, Vec::new(), false).await
+        }
+        offsets => offsets,
+    };
+    let offsets = offsets.map_err(named)?;
     let group = group(described, offsets, args.members);
     tell(format, &text(&group), &group)
 }
