@@ -10,6 +10,7 @@ use super::{
 };
 
 /// Asked of a coordinator.
+#[allow(clippy::large_enum_variant, reason = "events hold a request in a box")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A member joins, or says that it lives.
