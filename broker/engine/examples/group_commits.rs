@@ -74,6 +74,7 @@ impl Bench {
             client_host: "10.0.0.1".to_owned(),
             rack: None,
             session_timeout: Duration::from_secs(60),
+            reconnect_timeout: Duration::from_secs(60),
             rebalance_timeout: Duration::from_secs(60),
             assignor: None,
             topics: vec!["orders".to_owned()],
