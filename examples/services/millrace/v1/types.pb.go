@@ -301,6 +301,10 @@ const (
 	// INVALID_ARGUMENT. A message is none that the topic takes: one without a key where
 	// `cleanup.policy` has `compact`. Metadata: "partition", "outcome".
 	ErrorReason_ERROR_REASON_INVALID_RECORD ErrorReason = 8
+	// INVALID_ARGUMENT. A group's id is empty, longer than 255 bytes or has control characters.
+	ErrorReason_ERROR_REASON_INVALID_GROUP_ID ErrorReason = 10
+	// INVALID_ARGUMENT. A pattern of topics is not a regular expression that can be used.
+	ErrorReason_ERROR_REASON_INVALID_TOPIC_PATTERN ErrorReason = 11
 	// NOT_FOUND. No topic of that name, or none with that id (then it was deleted,
 	// and maybe created anew).
 	ErrorReason_ERROR_REASON_UNKNOWN_TOPIC ErrorReason = 20
@@ -310,6 +314,11 @@ const (
 	ErrorReason_ERROR_REASON_UNKNOWN_BROKER ErrorReason = 22
 	// NOT_FOUND. The metadata quorum has no such member.
 	ErrorReason_ERROR_REASON_UNKNOWN_VOTER ErrorReason = 24
+	// NOT_FOUND. No such group.
+	ErrorReason_ERROR_REASON_UNKNOWN_GROUP ErrorReason = 25
+	// NOT_FOUND. The group has no such member: its session has ended, or it has left. Give its
+	// partitions up and join again under a new member id.
+	ErrorReason_ERROR_REASON_UNKNOWN_MEMBER ErrorReason = 26
 	// ALREADY_EXISTS. A topic of that name exists.
 	ErrorReason_ERROR_REASON_TOPIC_EXISTS ErrorReason = 23
 	// ABORTED. `expected_offset` is not the log's end: somebody else appended.
@@ -328,6 +337,20 @@ const (
 	ErrorReason_ERROR_REASON_DUPLICATE_SEQUENCE ErrorReason = 44
 	// ABORTED. Another stream resumed with the same token; this one is closed.
 	ErrorReason_ERROR_REASON_STREAM_TAKEN_OVER ErrorReason = 45
+	// ABORTED. The member was fenced, or its epoch is none that it has had: give its partitions up
+	// and join again under a new member id. Metadata: "member_epoch".
+	ErrorReason_ERROR_REASON_FENCED_MEMBER ErrorReason = 46
+	// ABORTED. The member's epoch is not its present one: send a heartbeat, then try again. Metadata:
+	// "member_epoch".
+	ErrorReason_ERROR_REASON_STALE_MEMBER_EPOCH ErrorReason = 47
+	// ABORTED. A newer process has taken the instance id over; this one must stop.
+	ErrorReason_ERROR_REASON_FENCED_INSTANCE ErrorReason = 48
+	// ABORTED. The partition is not the member's, or was not when the commit's epoch began: stop to
+	// process it.
+	ErrorReason_ERROR_REASON_PARTITION_NOT_ASSIGNED ErrorReason = 49
+	// ABORTED. A later offset is committed: commit with `rewind`, or reset the group's offsets, to go
+	// back. Metadata: "committed_offset".
+	ErrorReason_ERROR_REASON_OFFSET_BEHIND_COMMITTED ErrorReason = 50
 	// OUT_OF_RANGE. The offset is below the log start or above the readable end.
 	// Metadata: "log_start", "high_watermark".
 	ErrorReason_ERROR_REASON_OFFSET_OUT_OF_RANGE ErrorReason = 60
@@ -356,6 +379,11 @@ const (
 	ErrorReason_ERROR_REASON_STORAGE_FAILED ErrorReason = 87
 	// UNAVAILABLE. The metadata quorum has no leader, or did not answer in time.
 	ErrorReason_ERROR_REASON_QUORUM_UNAVAILABLE ErrorReason = 88
+	// UNAVAILABLE. The group's coordinator is reading what is stored, or has not been found yet.
+	ErrorReason_ERROR_REASON_COORDINATOR_NOT_AVAILABLE ErrorReason = 90
+	// UNAVAILABLE. This broker does not coordinate the group, or not any more. Metadata for a change:
+	// "outcome".
+	ErrorReason_ERROR_REASON_NOT_COORDINATOR ErrorReason = 91
 	// DEADLINE_EXCEEDED. The write was not acknowledged within its time. Outcome unknown.
 	ErrorReason_ERROR_REASON_TIMED_OUT ErrorReason = 89
 	// RESOURCE_EXHAUSTED. The broker's disk is full (up to its reserve). Reads go on;
@@ -396,11 +424,20 @@ const (
 	// FAILED_PRECONDITION. Somebody else manages the topic, or nobody does where an owner
 	// was named: claim it first. Metadata: "owner" (namespace/name/uid; absent: nobody).
 	ErrorReason_ERROR_REASON_TOPIC_OWNED ErrorReason = 137
+	// FAILED_PRECONDITION. The group has members, or one of them has the partition: stop them first.
+	// Metadata: "members".
+	ErrorReason_ERROR_REASON_GROUP_NOT_EMPTY ErrorReason = 138
+	// FAILED_PRECONDITION. Another member has this instance id, and may be alive. Metadata:
+	// "retry_after_ms": its session ends then, if it is gone.
+	ErrorReason_ERROR_REASON_INSTANCE_IN_USE ErrorReason = 139
 	// DATA_LOSS. Stored data is damaged there. It is never served; another replica or
 	// a restore is needed. Metadata: "partition", "offset", the first damaged offset, and
 	// "damaged_until", the first offset behind the damage, where reading can go on
 	// (absent if it is not known).
 	ErrorReason_ERROR_REASON_DAMAGED_LOG ErrorReason = 140
+	// DATA_LOSS. What is stored of the group, or of its coordinator, can't be read. Nothing of it is
+	// dropped or overwritten.
+	ErrorReason_ERROR_REASON_GROUP_UNREADABLE ErrorReason = 141
 	// INTERNAL. A fault in the broker: report it with the broker's log of that time.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 160
 )
@@ -417,10 +454,14 @@ var (
 		6:   "ERROR_REASON_INVALID_TIMESTAMP",
 		7:   "ERROR_REASON_INVALID_RESUME_TOKEN",
 		8:   "ERROR_REASON_INVALID_RECORD",
+		10:  "ERROR_REASON_INVALID_GROUP_ID",
+		11:  "ERROR_REASON_INVALID_TOPIC_PATTERN",
 		20:  "ERROR_REASON_UNKNOWN_TOPIC",
 		21:  "ERROR_REASON_UNKNOWN_PARTITION",
 		22:  "ERROR_REASON_UNKNOWN_BROKER",
 		24:  "ERROR_REASON_UNKNOWN_VOTER",
+		25:  "ERROR_REASON_UNKNOWN_GROUP",
+		26:  "ERROR_REASON_UNKNOWN_MEMBER",
 		23:  "ERROR_REASON_TOPIC_EXISTS",
 		40:  "ERROR_REASON_OFFSET_MISMATCH",
 		41:  "ERROR_REASON_FENCED_LEADER_EPOCH",
@@ -428,6 +469,11 @@ var (
 		43:  "ERROR_REASON_OUT_OF_ORDER_SEQUENCE",
 		44:  "ERROR_REASON_DUPLICATE_SEQUENCE",
 		45:  "ERROR_REASON_STREAM_TAKEN_OVER",
+		46:  "ERROR_REASON_FENCED_MEMBER",
+		47:  "ERROR_REASON_STALE_MEMBER_EPOCH",
+		48:  "ERROR_REASON_FENCED_INSTANCE",
+		49:  "ERROR_REASON_PARTITION_NOT_ASSIGNED",
+		50:  "ERROR_REASON_OFFSET_BEHIND_COMMITTED",
 		60:  "ERROR_REASON_OFFSET_OUT_OF_RANGE",
 		80:  "ERROR_REASON_NOT_LEADER",
 		81:  "ERROR_REASON_LEADER_NOT_AVAILABLE",
@@ -438,6 +484,8 @@ var (
 		86:  "ERROR_REASON_BROKER_NOT_READY",
 		87:  "ERROR_REASON_STORAGE_FAILED",
 		88:  "ERROR_REASON_QUORUM_UNAVAILABLE",
+		90:  "ERROR_REASON_COORDINATOR_NOT_AVAILABLE",
+		91:  "ERROR_REASON_NOT_COORDINATOR",
 		89:  "ERROR_REASON_TIMED_OUT",
 		100: "ERROR_REASON_DISK_FULL",
 		101: "ERROR_REASON_OVERLOADED",
@@ -452,7 +500,10 @@ var (
 		135: "ERROR_REASON_BROKER_STATE",
 		136: "ERROR_REASON_PLACEMENT_BLOCKED",
 		137: "ERROR_REASON_TOPIC_OWNED",
+		138: "ERROR_REASON_GROUP_NOT_EMPTY",
+		139: "ERROR_REASON_INSTANCE_IN_USE",
 		140: "ERROR_REASON_DAMAGED_LOG",
+		141: "ERROR_REASON_GROUP_UNREADABLE",
 		160: "ERROR_REASON_INTERNAL",
 	}
 	ErrorReason_value = map[string]int32{
@@ -465,10 +516,14 @@ var (
 		"ERROR_REASON_INVALID_TIMESTAMP":                6,
 		"ERROR_REASON_INVALID_RESUME_TOKEN":             7,
 		"ERROR_REASON_INVALID_RECORD":                   8,
+		"ERROR_REASON_INVALID_GROUP_ID":                 10,
+		"ERROR_REASON_INVALID_TOPIC_PATTERN":            11,
 		"ERROR_REASON_UNKNOWN_TOPIC":                    20,
 		"ERROR_REASON_UNKNOWN_PARTITION":                21,
 		"ERROR_REASON_UNKNOWN_BROKER":                   22,
 		"ERROR_REASON_UNKNOWN_VOTER":                    24,
+		"ERROR_REASON_UNKNOWN_GROUP":                    25,
+		"ERROR_REASON_UNKNOWN_MEMBER":                   26,
 		"ERROR_REASON_TOPIC_EXISTS":                     23,
 		"ERROR_REASON_OFFSET_MISMATCH":                  40,
 		"ERROR_REASON_FENCED_LEADER_EPOCH":              41,
@@ -476,6 +531,11 @@ var (
 		"ERROR_REASON_OUT_OF_ORDER_SEQUENCE":            43,
 		"ERROR_REASON_DUPLICATE_SEQUENCE":               44,
 		"ERROR_REASON_STREAM_TAKEN_OVER":                45,
+		"ERROR_REASON_FENCED_MEMBER":                    46,
+		"ERROR_REASON_STALE_MEMBER_EPOCH":               47,
+		"ERROR_REASON_FENCED_INSTANCE":                  48,
+		"ERROR_REASON_PARTITION_NOT_ASSIGNED":           49,
+		"ERROR_REASON_OFFSET_BEHIND_COMMITTED":          50,
 		"ERROR_REASON_OFFSET_OUT_OF_RANGE":              60,
 		"ERROR_REASON_NOT_LEADER":                       80,
 		"ERROR_REASON_LEADER_NOT_AVAILABLE":             81,
@@ -486,6 +546,8 @@ var (
 		"ERROR_REASON_BROKER_NOT_READY":                 86,
 		"ERROR_REASON_STORAGE_FAILED":                   87,
 		"ERROR_REASON_QUORUM_UNAVAILABLE":               88,
+		"ERROR_REASON_COORDINATOR_NOT_AVAILABLE":        90,
+		"ERROR_REASON_NOT_COORDINATOR":                  91,
 		"ERROR_REASON_TIMED_OUT":                        89,
 		"ERROR_REASON_DISK_FULL":                        100,
 		"ERROR_REASON_OVERLOADED":                       101,
@@ -500,7 +562,10 @@ var (
 		"ERROR_REASON_BROKER_STATE":                     135,
 		"ERROR_REASON_PLACEMENT_BLOCKED":                136,
 		"ERROR_REASON_TOPIC_OWNED":                      137,
+		"ERROR_REASON_GROUP_NOT_EMPTY":                  138,
+		"ERROR_REASON_INSTANCE_IN_USE":                  139,
 		"ERROR_REASON_DAMAGED_LOG":                      140,
+		"ERROR_REASON_GROUP_UNREADABLE":                 141,
 		"ERROR_REASON_INTERNAL":                         160,
 	}
 )
@@ -1124,7 +1189,7 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aISOLATION_READ_UNCOMMITTED\x10\x01\x12\x1c\n" +
-	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xe1\f\n" +
+	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xdf\x10\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12#\n" +
@@ -1134,18 +1199,28 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\x1eERROR_REASON_MESSAGE_TOO_LARGE\x10\x05\x12\"\n" +
 	"\x1eERROR_REASON_INVALID_TIMESTAMP\x10\x06\x12%\n" +
 	"!ERROR_REASON_INVALID_RESUME_TOKEN\x10\a\x12\x1f\n" +
-	"\x1bERROR_REASON_INVALID_RECORD\x10\b\x12\x1e\n" +
+	"\x1bERROR_REASON_INVALID_RECORD\x10\b\x12!\n" +
+	"\x1dERROR_REASON_INVALID_GROUP_ID\x10\n" +
+	"\x12&\n" +
+	"\"ERROR_REASON_INVALID_TOPIC_PATTERN\x10\v\x12\x1e\n" +
 	"\x1aERROR_REASON_UNKNOWN_TOPIC\x10\x14\x12\"\n" +
 	"\x1eERROR_REASON_UNKNOWN_PARTITION\x10\x15\x12\x1f\n" +
 	"\x1bERROR_REASON_UNKNOWN_BROKER\x10\x16\x12\x1e\n" +
-	"\x1aERROR_REASON_UNKNOWN_VOTER\x10\x18\x12\x1d\n" +
+	"\x1aERROR_REASON_UNKNOWN_VOTER\x10\x18\x12\x1e\n" +
+	"\x1aERROR_REASON_UNKNOWN_GROUP\x10\x19\x12\x1f\n" +
+	"\x1bERROR_REASON_UNKNOWN_MEMBER\x10\x1a\x12\x1d\n" +
 	"\x19ERROR_REASON_TOPIC_EXISTS\x10\x17\x12 \n" +
 	"\x1cERROR_REASON_OFFSET_MISMATCH\x10(\x12$\n" +
 	" ERROR_REASON_FENCED_LEADER_EPOCH\x10)\x12 \n" +
 	"\x1cERROR_REASON_FENCED_PRODUCER\x10*\x12&\n" +
 	"\"ERROR_REASON_OUT_OF_ORDER_SEQUENCE\x10+\x12#\n" +
 	"\x1fERROR_REASON_DUPLICATE_SEQUENCE\x10,\x12\"\n" +
-	"\x1eERROR_REASON_STREAM_TAKEN_OVER\x10-\x12$\n" +
+	"\x1eERROR_REASON_STREAM_TAKEN_OVER\x10-\x12\x1e\n" +
+	"\x1aERROR_REASON_FENCED_MEMBER\x10.\x12#\n" +
+	"\x1fERROR_REASON_STALE_MEMBER_EPOCH\x10/\x12 \n" +
+	"\x1cERROR_REASON_FENCED_INSTANCE\x100\x12'\n" +
+	"#ERROR_REASON_PARTITION_NOT_ASSIGNED\x101\x12(\n" +
+	"$ERROR_REASON_OFFSET_BEHIND_COMMITTED\x102\x12$\n" +
 	" ERROR_REASON_OFFSET_OUT_OF_RANGE\x10<\x12\x1b\n" +
 	"\x17ERROR_REASON_NOT_LEADER\x10P\x12%\n" +
 	"!ERROR_REASON_LEADER_NOT_AVAILABLE\x10Q\x12%\n" +
@@ -1155,7 +1230,9 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"-ERROR_REASON_NOT_ENOUGH_REPLICAS_AFTER_APPEND\x10U\x12!\n" +
 	"\x1dERROR_REASON_BROKER_NOT_READY\x10V\x12\x1f\n" +
 	"\x1bERROR_REASON_STORAGE_FAILED\x10W\x12#\n" +
-	"\x1fERROR_REASON_QUORUM_UNAVAILABLE\x10X\x12\x1a\n" +
+	"\x1fERROR_REASON_QUORUM_UNAVAILABLE\x10X\x12*\n" +
+	"&ERROR_REASON_COORDINATOR_NOT_AVAILABLE\x10Z\x12 \n" +
+	"\x1cERROR_REASON_NOT_COORDINATOR\x10[\x12\x1a\n" +
 	"\x16ERROR_REASON_TIMED_OUT\x10Y\x12\x1a\n" +
 	"\x16ERROR_REASON_DISK_FULL\x10d\x12\x1b\n" +
 	"\x17ERROR_REASON_OVERLOADED\x10e\x12\x1e\n" +
@@ -1169,8 +1246,11 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"*ERROR_REASON_ELIGIBLE_LEADER_NOT_AVAILABLE\x10\x86\x01\x12\x1e\n" +
 	"\x19ERROR_REASON_BROKER_STATE\x10\x87\x01\x12#\n" +
 	"\x1eERROR_REASON_PLACEMENT_BLOCKED\x10\x88\x01\x12\x1d\n" +
-	"\x18ERROR_REASON_TOPIC_OWNED\x10\x89\x01\x12\x1d\n" +
-	"\x18ERROR_REASON_DAMAGED_LOG\x10\x8c\x01\x12\x1a\n" +
+	"\x18ERROR_REASON_TOPIC_OWNED\x10\x89\x01\x12!\n" +
+	"\x1cERROR_REASON_GROUP_NOT_EMPTY\x10\x8a\x01\x12!\n" +
+	"\x1cERROR_REASON_INSTANCE_IN_USE\x10\x8b\x01\x12\x1d\n" +
+	"\x18ERROR_REASON_DAMAGED_LOG\x10\x8c\x01\x12\"\n" +
+	"\x1dERROR_REASON_GROUP_UNREADABLE\x10\x8d\x01\x12\x1a\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\xa0\x01b\x06proto3"
 
 var (
