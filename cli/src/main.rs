@@ -12,6 +12,7 @@ mod cluster;
 mod completion;
 mod connect;
 mod consume;
+mod deletion;
 mod dev;
 mod error;
 mod group;

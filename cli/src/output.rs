@@ -55,6 +55,11 @@ pub fn tell(format: OutputFormat, text: &str, json: &impl Serialize) -> anyhow::
     }
 }
 
+/// `topic/NAME created`, as kubectl says it, with a note where nothing was really done.
+pub fn done(kind: &str, name: impl Display, what: &str, dry_run: bool) -> String {
+    format!("{kind}/{name} {what}{}\n", if dry_run { " (dry run)" } else { "" })
+}
+
 /// Writes one JSON value and a newline to standard output.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;

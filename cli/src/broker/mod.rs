@@ -11,7 +11,7 @@ mod table;
 
 use clap::Subcommand;
 
-use crate::{args::GlobalArgs, connect};
+use crate::{args::GlobalArgs, connect, output};
 
 pub use table::{Broker, Maintenance, table};
 
@@ -56,5 +56,5 @@ pub async fn run(command: BrokerCommand, global: &GlobalArgs) -> anyhow::Result<
 
 /// `broker/1 cordoned`, as kubectl says it, with a note where nothing was really done.
 fn done(broker: i32, what: &str, dry_run: bool) -> String {
-    format!("broker/{broker} {what}{}\n", if dry_run { " (dry run)" } else { "" })
+    output::done("broker", broker, what, dry_run)
 }

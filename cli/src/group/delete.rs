@@ -1,10 +1,12 @@
 //! `millrace group delete`.
 
 use millrace_client::{Admin, ErrorReason};
-use serde::Serialize;
 
-use super::{done, refused, tell};
-use crate::output::OutputFormat;
+use super::refused;
+use crate::{
+    deletion::{Deletion, delete_each},
+    output::OutputFormat,
+};
 
 /// Delete groups without members, and their offsets. There is no way back.
 #[derive(Debug, clap::Args)]
@@ -20,40 +22,15 @@ pub struct DeleteArgs {
     dry_run: bool,
 }
 
-#[derive(Serialize)]
-struct Deleted {
-    deleted: Vec<String>,
-    missing: Vec<String>,
-    dry_run: bool,
-}
-
 /// Deletes them.
 pub async fn run(args: DeleteArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let admin = admin.clone().validate_only(args.dry_run);
-    let mut text = String::new();
-    let mut result = Deleted {
-        deleted: Vec::new(),
-        missing: Vec::new(),
+    let deletion = Deletion {
+        kind: "group",
+        names: args.groups,
+        if_exists: args.if_exists,
         dry_run: args.dry_run,
+        unknown: ErrorReason::UnknownGroup,
     };
-    for group in args.groups {
-        match admin.delete_group(&group).await {
-            Ok(()) => {
-                text.push_str(&done(&group, "deleted", args.dry_run));
-                result.deleted.push(group);
-            }
-            Err(error) if args.if_exists && error.reason() == Some(ErrorReason::UnknownGroup) => {
-                text.push_str(&done(&group, "does not exist", args.dry_run));
-                result.missing.push(group);
-            }
-            Err(error) => {
-                // What was deleted before is told in any case.
-                if !text.is_empty() {
-                    tell(format, &text, &result)?;
-                }
-                return Err(refused(&group, error));
-            }
-        }
-    }
-    tell(format, &text, &result)
+    delete_each(deletion, format, async |name| admin.delete_group(name).await, refused).await
 }

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{
     members::{self, Holders, Member},
-    refused, state, tell, topic_name,
+    refused, state, topic_name,
 };
-use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, millis, time_ms, uuid};
+use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, millis, tell, time_ms, uuid};
 
 /// Show how far a group has read, how much is left, and its members.
 ///

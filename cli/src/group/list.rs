@@ -3,8 +3,8 @@
 use millrace_client::{Admin, v1::GroupSummary};
 use serde::Serialize;
 
-use super::{state, tell};
-use crate::output::{OutputFormat, TextTable};
+use super::state;
+use crate::output::{OutputFormat, TextTable, tell};
 
 /// List groups by their ids.
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,7 @@ use crate::{
     args::GlobalArgs,
     connect,
     error::AdvisedError,
-    output::{ids, tell, uuid},
+    output::{ids, uuid},
 };
 
 /// What to do with consumer groups.
@@ -47,11 +47,6 @@ pub async fn run(command: GroupCommand, global: &GlobalArgs) -> anyhow::Result<(
         GroupCommand::ResetOffsets(args) => reset_offsets::run(args, &admin, format).await,
         GroupCommand::Delete(args) => delete::run(args, &admin, format).await,
     }
-}
-
-/// `group/NAME deleted`, as kubectl says it, with a note where nothing was really done.
-fn done(name: &str, what: &str, dry_run: bool) -> String {
-    format!("group/{name} {what}{}\n", if dry_run { " (dry run)" } else { "" })
 }
 
 /// A group's state in a word.

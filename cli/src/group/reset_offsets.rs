@@ -7,10 +7,10 @@ use clap::ArgGroup;
 use millrace_client::{Admin, OffsetTarget, v1, v1::TopicPartitions};
 use serde::Serialize;
 
-use super::{tell, topic_name};
+use super::topic_name;
 use crate::{
     error::UsageError,
-    output::{OutputFormat, TextTable, plural, uuid},
+    output::{OutputFormat, TextTable, plural, tell, uuid},
     text::StartAt,
 };
 

@@ -1,10 +1,12 @@
 //! `millrace topic delete`.
 
 use millrace_client::{Admin, ErrorReason};
-use serde::Serialize;
 
-use super::{done, tell};
-use crate::{error::AdvisedError, output::OutputFormat};
+use crate::{
+    deletion::{Deletion, delete_each},
+    error::AdvisedError,
+    output::OutputFormat,
+};
 
 /// Delete topics and their data. There is no way back.
 #[derive(Debug, clap::Args)]
@@ -20,42 +22,17 @@ pub struct DeleteArgs {
     dry_run: bool,
 }
 
-#[derive(Serialize)]
-struct Deleted {
-    deleted: Vec<String>,
-    missing: Vec<String>,
-    dry_run: bool,
-}
-
 /// Deletes them.
 pub async fn run(args: DeleteArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let admin = admin.clone().validate_only(args.dry_run);
-    let mut text = String::new();
-    let mut result = Deleted {
-        deleted: Vec::new(),
-        missing: Vec::new(),
+    let deletion = Deletion {
+        kind: "topic",
+        names: args.names,
+        if_exists: args.if_exists,
         dry_run: args.dry_run,
+        unknown: ErrorReason::UnknownTopic,
     };
-    for name in args.names {
-        match admin.delete_topic(&name).await {
-            Ok(()) => {
-                text.push_str(&done(&name, "deleted", args.dry_run));
-                result.deleted.push(name);
-            }
-            Err(error) if args.if_exists && error.reason() == Some(ErrorReason::UnknownTopic) => {
-                text.push_str(&done(&name, "does not exist", args.dry_run));
-                result.missing.push(name);
-            }
-            Err(error) => {
-                // What was deleted before is told in any case.
-                if !text.is_empty() {
-                    tell(format, &text, &result)?;
-                }
-                return Err(refused(&name, error));
-            }
-        }
-    }
-    tell(format, &text, &result)
+    delete_each(deletion, format, async |name| admin.delete_topic(name).await, refused).await
 }
 
 /// The broker's advice for a topic that is not there is for those who want one: to create it.

@@ -13,7 +13,11 @@ mod survival;
 
 use clap::Subcommand;
 
-use crate::{args::GlobalArgs, connect, output::tell};
+use crate::{
+    args::GlobalArgs,
+    connect,
+    output::{self, tell},
+};
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
@@ -55,5 +59,5 @@ pub async fn run(command: TopicCommand, global: &GlobalArgs) -> anyhow::Result<(
 
 /// `topic/NAME created`, as kubectl says it, with a note where nothing was really done.
 fn done(name: &str, what: &str, dry_run: bool) -> String {
-    format!("topic/{name} {what}{}\n", if dry_run { " (dry run)" } else { "" })
+    output::done("topic", name, what, dry_run)
 }
