@@ -179,31 +179,21 @@ impl Admin {
     /// # Errors
     /// Those of any call.
     pub async fn list_topics(&self, prefix: &str) -> Result<Vec<v1::TopicSummary>> {
-        let mut topics = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        pages(|page_token| {
             let request = v1::ListTopicsRequest {
                 prefix: prefix.to_owned(),
                 page_size: limits::PAGE_SIZE,
-                page_token: page_token.clone(),
+                page_token,
             };
-            let page = self
-                .read(|mut admin| {
-                    let request = request.clone();
-                    async move { Ok(admin.list_topics(request).await?.into_inner()) }
-                })
-                .await?;
-            topics.extend(page.topics);
-            if page.next_page_token.is_empty() {
-                return Ok(topics);
-            }
-            if page.next_page_token == page_token {
-                return Err(Error::invalid(
-                    "The server gives the same page again and again: check what it is.",
-                ));
-            }
-            page_token = page.next_page_token;
-        }
+            self.read(move |mut admin| {
+                let request = request.clone();
+                async move {
+                    let page = admin.list_topics(request).await?.into_inner();
+                    Ok((page.topics, page.next_page_token))
+                }
+            })
+        })
+        .await
     }
 
     /// All about a topic: partitions, offsets, sizes, settings that differ from the defaults.
@@ -501,4 +491,25 @@ fn entries<K: Into<String>, V: Into<String>>(configs: impl IntoIterator<Item = (
             value: value.into(),
         })
         .collect()
+}
+
+/// What all pages have; `page` gets the token of the one to fetch.
+async fn pages<T, F>(mut page: impl FnMut(String) -> F) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<(Vec<T>, String)>>,
+{
+    let (mut all, mut token) = (Vec::new(), String::new());
+    loop {
+        let (items, next) = page(token.clone()).await?;
+        all.extend(items);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        if next == token {
+            return Err(Error::invalid(
+                "The server gives the same page again and again: check what it is.",
+            ));
+        }
+        token = next;
+    }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::Admin;
+use super::{Admin, pages};
 use crate::{
     connection::check_address,
     error::{Error, Result, WriteOutcome},
@@ -235,26 +235,5 @@ fn is_untouched(error: &Error) -> bool {
         // It is not yet known what there is to change.
         Some(ErrorReason::CoordinatorNotAvailable) => error.outcome() != Some(WriteOutcome::Unknown),
         _ => error.is_retriable() && error.outcome() == Some(WriteOutcome::NotWritten),
-    }
-}
-
-/// What all pages have; `page` gets the token of the one to fetch.
-async fn pages<T, F>(mut page: impl FnMut(String) -> F) -> Result<Vec<T>>
-where
-    F: Future<Output = Result<(Vec<T>, String)>>,
-{
-    let (mut all, mut token) = (Vec::new(), String::new());
-    loop {
-        let (items, next) = page(token.clone()).await?;
-        all.extend(items);
-        if next.is_empty() {
-            return Ok(all);
-        }
-        if next == token {
-            return Err(Error::invalid(
-                "The server gives the same page again and again: check what it is.",
-            ));
-        }
-        token = next;
     }
 }

@@ -2,11 +2,8 @@
 
 use millrace_proto::v1;
 
-use super::{Admin, leaders};
-use crate::{
-    error::{Error, Result},
-    limits,
-};
+use super::{Admin, leaders, pages};
+use crate::{error::Result, limits};
 
 /// A move of one partition to other brokers, or the end of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,32 +91,24 @@ impl Admin {
     /// # Errors
     /// UNKNOWN_TOPIC, and those of any call.
     pub async fn list_reassignments(&self, topic: Option<&str>) -> Result<Vec<v1::Reassignment>> {
-        let mut moves = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        pages(|page_token| {
             let request = v1::ListReassignmentsRequest {
                 topic: topic.unwrap_or_default().to_owned(),
                 page_size: limits::PAGE_SIZE,
-                page_token: page_token.clone(),
+                page_token,
             };
-            let mut page = self
-                .read(|mut admin| {
-                    let request = request.clone();
-                    async move { Ok(admin.list_reassignments(request).await?.into_inner()) }
-                })
-                .await?;
-            leaders::complete_reassignments(self, &request, &mut page.reassignments).await;
-            moves.append(&mut page.reassignments);
-            if page.next_page_token.is_empty() {
-                return Ok(moves);
+            async move {
+                let mut page = self
+                    .read(|mut admin| {
+                        let request = request.clone();
+                        async move { Ok(admin.list_reassignments(request).await?.into_inner()) }
+                    })
+                    .await?;
+                leaders::complete_reassignments(self, &request, &mut page.reassignments).await;
+                Ok((page.reassignments, page.next_page_token))
             }
-            if page.next_page_token == page_token {
-                return Err(Error::invalid(
-                    "The server gives the same page again and again: check what it is.",
-                ));
-            }
-            page_token = page.next_page_token;
-        }
+        })
+        .await
     }
 
     /// Chooses leaders of up to 10,000 partitions, each on its own: what became of each is in the
