@@ -46,7 +46,7 @@ pub use inventory::{Inventories, Inventory, log_ends, take_inventories, unasked}
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
 #[cfg(test)]
 pub use place::delete_here;
-pub use place::{Target, delete_messages, describe};
+pub use place::{Target, asks_for_leader, delete_messages, describe};
 pub use service::ForwardService;
 pub use source::{Source, Watches, find_sources, open_sources};
 

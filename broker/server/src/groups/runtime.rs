@@ -14,10 +14,7 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use millrace_engine::group::{
     Answer, Coordinator as Rules, Effect, Event, GroupId, GroupRejection, MemberId, Now, StoredRecord,
 };
-use millrace_proto::{
-    batch::{BatchBuilder, Codec},
-    v1::ErrorReason,
-};
+use millrace_proto::batch::{BatchBuilder, Codec};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -29,6 +26,7 @@ use super::{Ask, MemberStream, Snapshot, load, starts, topics};
 use crate::{
     broker::{Broker, now_ms},
     error::{ApiError, WriteOutcome},
+    forward::asks_for_leader,
     limits,
     partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
     rpc::convert::Acks,
@@ -351,7 +349,7 @@ impl Runtime {
                     }
                     .boxed(),
                 ),
-                Err(error) if error.is_not_written() && !is_lead_lost(&error) => {
+                Err(error) if error.is_not_written() && !asks_for_leader(&error) => {
                     tracing::warn!(partition = self.partition.number(), %error, "what groups have changed is not stored");
                     // Nothing that comes after it is written.
                     self.unwritten.clear();
@@ -387,22 +385,6 @@ impl Runtime {
 
 fn size_of_record(record: &StoredRecord) -> usize {
     record.key.len() + record.value.as_ref().map_or(0, Vec::len)
-}
-
-/// Whether an error says that this is not the leader any more.
-fn is_lead_lost(error: &ApiError) -> bool {
-    use ErrorReason as R;
-    matches!(
-        error.reason(),
-        R::NotLeader
-            | R::LeaderNotAvailable
-            | R::FencedLeaderEpoch
-            | R::UnknownLeaderEpoch
-            | R::BrokerNotReady
-            | R::StorageFailed
-            | R::UnknownTopic
-            | R::UnknownPartition
-    )
 }
 
 async fn next_part(loading: &mut Option<mpsc::Receiver<load::Part>>) -> Option<load::Part> {

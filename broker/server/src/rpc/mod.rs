@@ -1,5 +1,18 @@
 //! The gRPC services: checking requests, calling what decides or stores, answering.
 
+/// Runs a call of a service and counts its failure.
+macro_rules! answer {
+    ($service:expr, $call:expr) => {
+        match $service.0.tasks.track_future($call).await {
+            Ok(answer) => Ok(tonic::Response::new(answer)),
+            Err(error) => {
+                $service.0.metrics.count_error(&error);
+                Err(error.into())
+            }
+        }
+    };
+}
+
 mod acknowledgements;
 pub mod admin;
 pub mod convert;

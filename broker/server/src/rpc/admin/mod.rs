@@ -148,19 +148,6 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Runs a call and counts its failure.
-macro_rules! answer {
-    ($service:expr, $call:expr) => {
-        match $service.0.tasks.track_future($call).await {
-            Ok(answer) => Ok(Response::new(answer)),
-            Err(error) => {
-                $service.0.metrics.count_error(&error);
-                Err(error.into())
-            }
-        }
-    };
-}
-
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn create_topic(

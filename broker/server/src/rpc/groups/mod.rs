@@ -171,19 +171,6 @@ fn not_yet(what: &str) -> ApiError {
     ApiError::new(ErrorReason::NotSupported, format!("{what} is not served yet."))
 }
 
-/// Runs a call and counts its failure.
-macro_rules! answer {
-    ($service:expr, $call:expr) => {
-        match $service.0.tasks.track_future($call).await {
-            Ok(answer) => Ok(Response::new(answer)),
-            Err(error) => {
-                $service.0.metrics.count_error(&error);
-                Err(error.into())
-            }
-        }
-    };
-}
-
 #[tonic::async_trait]
 impl Groups for GroupsService {
     type HeartbeatStream = ReceiverStream<Result<v1::HeartbeatResponse, Status>>;
