@@ -27,9 +27,10 @@ const PUBLIC: [&str; 5] = [
 const PUBLIC_PACKAGE: &str = ".millrace.v1.";
 
 /// What brokers speak among themselves.
-const INTERNAL: [&str; 4] = [
+const INTERNAL: [&str; 5] = [
     "millrace/internal/v1/cluster.proto",
     "millrace/internal/v1/forward.proto",
+    "millrace/internal/v1/groups.proto",
     "millrace/internal/v1/quorum.proto",
     "millrace/internal/v1/replication.proto",
 ];

@@ -22,6 +22,8 @@ from grpc_status import rpc_status  # noqa: E402
 from millrace.v1 import (  # noqa: E402
     admin_pb2,
     admin_pb2_grpc,
+    groups_pb2,
+    groups_pb2_grpc,
     log_pb2,
     log_pb2_grpc,
     messaging_pb2,
@@ -29,7 +31,17 @@ from millrace.v1 import (  # noqa: E402
     types_pb2,
 )
 
-__all__ = ["ApiError", "Client", "PublishStream", "admin_pb2", "log_pb2", "messaging_pb2", "paths", "types_pb2"]
+__all__ = [
+    "ApiError",
+    "Client",
+    "PublishStream",
+    "admin_pb2",
+    "groups_pb2",
+    "log_pb2",
+    "messaging_pb2",
+    "paths",
+    "types_pb2",
+]
 
 DOMAIN = "millrace.dev"
 # The names that ErrorInfo carries: those of the enum without its prefix.
@@ -37,15 +49,15 @@ REASONS = {name.removeprefix("ERROR_REASON_") for name in types_pb2.ErrorReason.
 # The gRPC code of each reason, as the comments of the enum say.
 CODE_OF_REASON = {
     **dict.fromkeys(range(1, 20), grpc.StatusCode.INVALID_ARGUMENT),
-    **dict.fromkeys((20, 21, 22, 24), grpc.StatusCode.NOT_FOUND),
+    **dict.fromkeys((20, 21, 22, 24, 25, 26), grpc.StatusCode.NOT_FOUND),
     23: grpc.StatusCode.ALREADY_EXISTS,
     **dict.fromkeys(range(40, 60), grpc.StatusCode.ABORTED),
     60: grpc.StatusCode.OUT_OF_RANGE,
-    **dict.fromkeys(range(80, 89), grpc.StatusCode.UNAVAILABLE),
+    **dict.fromkeys((*range(80, 89), 90, 91), grpc.StatusCode.UNAVAILABLE),
     89: grpc.StatusCode.DEADLINE_EXCEEDED,
     **dict.fromkeys(range(100, 120), grpc.StatusCode.RESOURCE_EXHAUSTED),
     **dict.fromkeys(range(120, 140), grpc.StatusCode.FAILED_PRECONDITION),
-    140: grpc.StatusCode.DATA_LOSS,
+    **dict.fromkeys((140, 141), grpc.StatusCode.DATA_LOSS),
     160: grpc.StatusCode.INTERNAL,
 }
 
@@ -136,6 +148,7 @@ class Client:
         self.messaging = messaging_pb2_grpc.MessagingStub(self.channel)
         self.log = log_pb2_grpc.LogStub(self.channel)
         self.admin = admin_pb2_grpc.AdminStub(self.channel)
+        self.groups = groups_pb2_grpc.GroupsStub(self.channel)
 
     def __enter__(self) -> Client:
         return self

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
-from lib.api import admin_pb2, log_pb2, messaging_pb2
+from lib.api import admin_pb2, groups_pb2, log_pb2, messaging_pb2
 from lib.batch import batch, unsigned_varint
 
 F = FieldDescriptor
@@ -70,6 +70,15 @@ MILD = {
     "Header.name": ["h"],
     "ConfigEntry.name": ["flush"],
     "ConfigEntry.value": ["os", "ack"],
+    "group": ["g", "g", "h"],
+    "member_id": ["m", "n"],
+    "CommitOffsetsRequest.member_id": [""],
+    "FetchOffsetsRequest.member_id": [""],
+    "instance_id": ["i"],
+    "member_epoch": [0],
+    "assignment_version": [0],
+    "topic_pattern": ["", "thr.*"],
+    "prefix": ["", "g"],
     "unset": ["flush"],
     "unset_configs": ["flush"],
     "name": TOPICS,
@@ -83,7 +92,7 @@ MOST_BYTES = 40 << 20
 
 def methods() -> Iterator[MethodDescriptor]:
     """All calls of the contract."""
-    for file in (messaging_pb2, log_pb2, admin_pb2):
+    for file in (messaging_pb2, log_pb2, admin_pb2, groups_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             yield from service.methods
 

@@ -128,6 +128,9 @@ def _unanswered(method: MethodDescriptor, requests: list[Request], answers: list
         due = Counter([0, *(m.id for m in sent if m.HasField("publish"))])
         may = Counter(m.id for m in sent if not m.HasField("publish"))
         got = Counter(a.id for a in answers)
+    elif method.name == "Heartbeat":
+        answered = sum(a.HasField("answer") for a in answers)
+        return None if answered == len(sent) else f"{answered} answers to {len(sent)} requests"
     elif method.client_streaming:
         # Nobody waits for an answer to ACKS_NONE, and only what is refused as a whole has one.
         unheeded = [getattr(m, "acks", None) == types_pb2.ACKS_NONE for m in sent]
@@ -181,5 +184,5 @@ def test_generated_requests_are_answered_or_refused_by_name(broker: Broker, watc
             assert problems.ended[method.name, "OK"] > 0, f"not one good request of {method.name}"
 
 
-# Where there is one broker, which is in service.
-NEVER_GOOD = {"RemoveBroker", "ReplaceBrokerDirectory", "RemoveVoter"}
+# Where there is one broker, which is in service, and a member is gone soon after its stream.
+NEVER_GOOD = {"RemoveBroker", "ReplaceBrokerDirectory", "RemoveVoter", "LeaveGroup"}

@@ -31,8 +31,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Connection {
     stream: TcpStream,
     budget: ConnectionBudget,
+    host: ClientHost,
     open: Arc<AtomicUsize>,
     _slot: OwnedSemaphorePermit,
+}
+
+/// Where a client is connected from, for people: its address without the port. Empty: not known.
+#[derive(Clone, Debug, Default)]
+pub struct ClientHost(pub Arc<str>);
+
+impl Connection {
+    /// Where it comes from.
+    pub fn host(&self) -> ClientHost {
+        self.host.clone()
+    }
 }
 
 impl Drop for Connection {
@@ -63,7 +75,9 @@ pub fn accept(
             let slot = slots.acquire_owned().await.ok()?;
             let stream = accept_one(&listener).await;
             open.fetch_add(1, Ordering::Relaxed);
+            let host = stream.peer_addr().map(|peer| ClientHost(peer.ip().to_string().into()));
             let connection = Connection {
+                host: host.unwrap_or_default(),
                 stream,
                 budget: budget.connection(),
                 open,

@@ -131,6 +131,19 @@ impl ApiError {
         &self.metadata
     }
 
+    /// Wrong fields of the request, and what is wrong with each.
+    #[must_use]
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+
+    /// The same error with these.
+    #[must_use]
+    pub fn with_fields(mut self, fields: Vec<(String, String)>) -> Self {
+        self.fields = fields;
+        self
+    }
+
     /// Why.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {

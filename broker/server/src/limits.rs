@@ -498,6 +498,9 @@ pub const LEAVE_APPLIED_WAIT: Duration = Duration::from_secs(1);
 /// How often it is looked which partitions of groups this broker leads, besides at each change of the metadata.
 pub const COORDINATORS_LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// How often a coordinator counts its groups for the metrics: with ten thousand of them it takes a millisecond.
+pub const GROUPS_COUNTED_EVERY: Duration = Duration::from_secs(5);
+
 /// Requests that wait for one coordinator: what it does in a few tenths of a second. Each holds what it takes of the
 /// memory budget.
 pub const GROUP_QUEUE: usize = 16_384;
@@ -539,6 +542,18 @@ pub const COORDINATOR_LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Answers of one member's stream that wait to be taken.
 pub const HEARTBEAT_ANSWERS_AHEAD: usize = 4;
+
+/// How long a heartbeat waits for its answer from another broker, before its stream there is given up.
+pub const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Questions about records' times at once, for the lag of groups: each reads a batch.
+pub const LAG_READS: usize = 8;
+
+/// How long the lag of a group waits for partitions' leaders, and offsets to be set for where they should be set to.
+pub const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is read to learn the time of a record. Of a larger batch the time of its first record counts.
+pub const LAG_READ_BYTES: usize = 1 << 20;
 
 /// How long an answer about a group waits for the broker's lease to hold again: longer than a session, after which
 /// others have taken over.

@@ -28,6 +28,13 @@ pub struct ReasonLabel {
     pub reason: String,
 }
 
+/// The label of groups.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StateLabel {
+    /// What they are in.
+    pub state: &'static str,
+}
+
 /// All metrics of one broker.
 #[derive(Debug)]
 pub struct Metrics {
@@ -60,6 +67,16 @@ pub struct Metrics {
     pub under_replicated_partitions: Gauge,
     /// Of these, those that take no writes with acks=all.
     pub under_min_isr_partitions: Gauge,
+    /// Consumer groups coordinated here, by state.
+    pub groups: Family<StateLabel, Gauge>,
+    /// Members of these.
+    pub group_members: Gauge,
+    /// Offsets that were committed.
+    pub group_commits: Counter,
+    /// Coordinators that have read their records.
+    pub group_loads: Counter,
+    /// Coordinators that could not read their records.
+    pub group_load_failures: Counter,
     /// Bytes free on the disk.
     pub disk_available_bytes: FloatGauge,
     /// Bytes of all logs.
@@ -111,6 +128,11 @@ impl Default for Metrics {
             led_partitions: Gauge::default(),
             under_replicated_partitions: Gauge::default(),
             under_min_isr_partitions: Gauge::default(),
+            groups: Family::default(),
+            group_members: Gauge::default(),
+            group_commits: Counter::default(),
+            group_loads: Counter::default(),
+            group_load_failures: Counter::default(),
             disk_available_bytes: FloatGauge::default(),
             log_bytes: FloatGauge::default(),
             compactions: Counter::default(),
@@ -197,6 +219,7 @@ impl Metrics {
             "Partitions that this broker leads and that have too few replicas in sync for acks=all",
             self.under_min_isr_partitions.clone(),
         );
+        self.register_groups(registry);
         registry.register_with_unit(
             "disk_available",
             "Bytes free on the disk of the data directory",
@@ -271,6 +294,34 @@ impl Metrics {
             "log_compaction_failing_partitions",
             "Partitions whose last compaction failed",
             self.compaction_failing.clone(),
+        );
+    }
+
+    fn register_groups(&self, registry: &mut Registry) {
+        registry.register(
+            "consumer_groups",
+            "Consumer groups that this broker coordinates, by state",
+            self.groups.clone(),
+        );
+        registry.register(
+            "consumer_group_members",
+            "Members of the consumer groups that this broker coordinates",
+            self.group_members.clone(),
+        );
+        registry.register(
+            "consumer_group_commits",
+            "Offsets of partitions that were committed here",
+            self.group_commits.clone(),
+        );
+        registry.register(
+            "consumer_group_coordinator_loads",
+            "Coordinators of consumer groups that have read their records here",
+            self.group_loads.clone(),
+        );
+        registry.register(
+            "consumer_group_coordinator_load_failures",
+            "Coordinators of consumer groups that could not read their records here",
+            self.group_load_failures.clone(),
         );
     }
 

@@ -68,6 +68,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "Writes are refused while the disk has less than this many bytes free, so that retention, recovery and metadata still work. 0 to 1 TiB.",
     ),
     key(
+        "group.consumer.heartbeat.interval.ms",
+        "1000",
+        "How often members of consumer groups are told to say that they live. 100 to 60,000; a third of the shortest session that members ask for, or less, lets an answer get lost.",
+    ),
+    key(
         "group.consumer.max.session.timeout.ms",
         "1800000",
         "The longest session that a member of a consumer group may ask for: for so long a frozen one keeps its partitions. 1,000 to 86,400,000.",
@@ -76,6 +81,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "group.consumer.max.size",
         "10000",
         "The most members of one consumer group. 1 to 1,000,000.",
+    ),
+    key(
+        "group.consumer.min.session.timeout.ms",
+        "1000",
+        "The shortest session that a member of a consumer group may ask for. 1,000 to 86,400,000, and at most group.consumer.max.session.timeout.ms.",
     ),
     key(
         "listen.client",

@@ -376,8 +376,16 @@ impl Settings {
     }
 
     fn groups(&self) -> Result<GroupConfig, ConfigProblem> {
-        let session_ms = self.parse("group.consumer.max.session.timeout.ms", "1,000 to 86,400,000", |n| {
-            (1_000..=86_400_000).contains(n)
+        let session = |key| self.parse::<u64>(key, "1,000 to 86,400,000", |n| (1_000..=86_400_000).contains(n));
+        let min_ms = session("group.consumer.min.session.timeout.ms")?;
+        let max_ms = session("group.consumer.max.session.timeout.ms")?;
+        if min_ms > max_ms {
+            return Err(ConfigProblem::Contradiction(format!(
+                "group.consumer.min.session.timeout.ms ({min_ms}) must not be above group.consumer.max.session.timeout.ms ({max_ms})"
+            )));
+        }
+        let heartbeat_ms = self.parse("group.consumer.heartbeat.interval.ms", "100 to 60,000", |n| {
+            (100..=60_000).contains(n)
         })?;
         let retention: u64 = self.parse("offsets.retention.minutes", "1 to 2,147,483,647", |n| {
             (1..=2_147_483_647).contains(n)
@@ -386,7 +394,9 @@ impl Settings {
             max_members: self.parse("group.consumer.max.size", "1 to 1,000,000", |n| {
                 (1..=1_000_000).contains(n)
             })?,
-            max_session_timeout: Duration::from_millis(session_ms),
+            min_session_timeout: Duration::from_millis(min_ms),
+            max_session_timeout: Duration::from_millis(max_ms),
+            heartbeat_interval: Duration::from_millis(heartbeat_ms),
             offset_retention: Duration::from_secs(retention * 60),
             ..GroupConfig::default()
         })

@@ -12,7 +12,7 @@ use tonic::{service::Routes, transport::Server};
 use super::{Controller, rpc::ClusterService};
 use crate::{
     broker::Broker, forward::ForwardService, handles::SHARES, limits, quorum::Quorum, replication::ReplicationService,
-    watched::WatchedListener,
+    rpc::groups::GroupsForward, watched::WatchedListener,
 };
 
 /// All that is served to other brokers.
@@ -24,6 +24,7 @@ pub(crate) fn internal_routes(
     Routes::new(quorum.service())
         .add_service(ClusterService::server(controller))
         .add_service(ForwardService::server(hosted.clone()))
+        .add_service(GroupsForward::server(hosted.clone()))
         .add_service(ReplicationService::server(hosted))
 }
 

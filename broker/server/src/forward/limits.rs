@@ -67,6 +67,13 @@ pub const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all streams of a connection.
 pub const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// An answer about a group that does not come within this time is given up: it may wait for replicas, and for the
+/// other broker's lease.
+pub const GROUPS_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Heartbeats of one member that wait to be sent.
+pub const HEARTBEATS_AHEAD: usize = 4;
+
 /// How long a connection may take to come about.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 

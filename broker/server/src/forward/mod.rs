@@ -44,13 +44,15 @@ pub use flow::Flows;
 pub use inventory::StoredReplica;
 pub use inventory::{Inventories, Inventory, log_ends, take_inventories, unasked};
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
+pub use peer::Peer;
 #[cfg(test)]
 pub use place::delete_here;
 pub use place::{Target, asks_for_leader, delete_messages, describe};
-pub use service::ForwardService;
+pub use service::{Budgeted, ForwardService, budgeted, check, hosted};
 pub use source::{Source, Watches, find_sources, open_sources};
 
-use self::peer::Peer;
+pub use wire::{error_in, error_out};
+
 use crate::quorum::Quorum;
 
 /// The ways to all other brokers. Dropped, they end.
@@ -89,7 +91,8 @@ impl Forwarder {
         })
     }
 
-    fn peer(&self, to: BrokerId) -> Arc<Peer> {
+    /// The way to another broker.
+    pub fn peer(&self, to: BrokerId) -> Arc<Peer> {
         let mut peers = self.peers.lock();
         let peer = peers
             .entry(to)

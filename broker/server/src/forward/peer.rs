@@ -8,14 +8,17 @@ use millrace_proto::{
     internal::v1::{
         ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse, ForwardDescribePartition, ForwardDescribeRequest,
         ForwardDescription, ForwardHello, ForwardInventoryRequest, ForwardReadRequest, ForwardReadResponse,
-        ForwardReplica, forward_client::ForwardClient,
+        ForwardReplica, GroupsCallRequest, GroupsCallResponse, GroupsHeartbeatRequest, GroupsHeartbeatResponse,
+        forward_client::ForwardClient, groups_client::GroupsClient,
     },
     v1::ErrorReason,
 };
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Response, Status,
+    Response, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use uuid::Uuid;
@@ -185,6 +188,45 @@ impl Peer {
         }
     }
 
+    /// Has the coordinator of groups there answer a call. A request names everything but who asks.
+    ///
+    /// # Errors
+    /// The broker can't be reached.
+    pub async fn groups_call(&self, mut request: GroupsCallRequest) -> Result<GroupsCallResponse, ApiError> {
+        request.hello = Some(self.hello());
+        let mut client = self.groups_client()?;
+        self.answer(client.call(request), limits::GROUPS_ANSWER_WITHIN).await
+    }
+
+    /// Opens the stream of one member, whose client is connected from `host`.
+    ///
+    /// # Errors
+    /// The broker can't be reached.
+    pub async fn groups_heartbeat(
+        &self,
+        host: String,
+    ) -> Result<(mpsc::Sender<GroupsHeartbeatRequest>, Streaming<GroupsHeartbeatResponse>), ApiError> {
+        let mut client = self.groups_client().map_err(not_available)?;
+        let (requests, stream) = mpsc::channel(limits::HEARTBEATS_AHEAD);
+        let first = GroupsHeartbeatRequest {
+            hello: Some(self.hello()),
+            client_host: host,
+            ..GroupsHeartbeatRequest::default()
+        };
+        // There is room: nothing was sent yet.
+        let _ = requests.try_send(first);
+        let opening = client.heartbeat(ReceiverStream::new(stream));
+        let answers = self.answer(opening, limits::OPEN_WITHIN).await;
+        Ok((requests, answers.map_err(not_available)?))
+    }
+
+    fn groups_client(&self) -> Result<GroupsClient<Channel>, ApiError> {
+        let channel = self.channel_in(&mut self.state.lock());
+        let channel = channel.map_err(|problem| self.unreachable(&problem))?;
+        let max = crate::limits::MAX_RPC_MESSAGE_BYTES;
+        Ok(GroupsClient::new(channel).max_decoding_message_size(max))
+    }
+
     async fn answer<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -243,4 +285,9 @@ impl Peer {
         state.channel = Some((address.to_owned(), channel.clone()));
         Ok(channel)
     }
+}
+
+/// As who looks for a group's coordinator is told of a broker that can't be reached.
+fn not_available(error: ApiError) -> ApiError {
+    ApiError::new(ErrorReason::CoordinatorNotAvailable, error.message())
 }

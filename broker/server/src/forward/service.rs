@@ -70,20 +70,38 @@ impl ForwardService {
         let server = ForwardServer::new(Self { broker })
             .max_decoding_message_size(MAX_RPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_ANSWER_BYTES);
-        let memory = MemoryBudget::new(limits::MEMORY_BYTES, limits::MEMORY_BYTES / 2);
-        InterceptedService::new(MemoryLayer::default().layer(server), Budgeted(memory))
+        budgeted(server)
     }
 
     #[allow(clippy::result_large_err, reason = "tonic's type")]
     fn broker(&self) -> Result<Arc<Broker>, Status> {
-        let broker = self.broker.get().and_then(Weak::upgrade);
-        let broker = broker.filter(|broker| !broker.stopping.is_cancelled());
-        broker.ok_or_else(|| Status::unavailable("This broker has no partitions open now: try again."))
+        hosted(&self.broker)
     }
 }
 
+/// A service for other brokers, whose messages count in a budget of its own.
+pub fn budgeted<S>(server: S) -> InterceptedService<MemoryService<S>, Budgeted> {
+    let memory = MemoryBudget::new(limits::MEMORY_BYTES, limits::MEMORY_BYTES / 2);
+    InterceptedService::new(MemoryLayer::default().layer(server), Budgeted(memory))
+}
+
+/// The broker, once it is there and until it stops.
+///
+/// # Errors
+/// UNAVAILABLE.
 #[allow(clippy::result_large_err, reason = "tonic's type")]
-fn check(broker: &Broker, hello: Option<&ForwardHello>) -> Result<(), Status> {
+pub fn hosted(broker: &OnceLock<Weak<Broker>>) -> Result<Arc<Broker>, Status> {
+    let broker = broker.get().and_then(Weak::upgrade);
+    let broker = broker.filter(|broker| !broker.stopping.is_cancelled());
+    broker.ok_or_else(|| Status::unavailable("This broker has no partitions open now: try again."))
+}
+
+/// Checks that this broker is meant.
+///
+/// # Errors
+/// It is not.
+#[allow(clippy::result_large_err, reason = "tonic's type")]
+pub fn check(broker: &Broker, hello: Option<&ForwardHello>) -> Result<(), Status> {
     let hello = hello.ok_or_else(|| Status::invalid_argument("The request must say who asks."))?;
     let (cluster, own) = (broker.cluster_id(), broker.config.node_id);
     if hello.cluster_id != cluster {

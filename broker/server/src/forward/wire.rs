@@ -19,18 +19,28 @@ pub fn error_out(error: &ApiError) -> v1::ForwardError {
         reason: error.reason().into(),
         message: error.message().to_owned(),
         metadata: error.metadata().clone().into_iter().collect(),
+        fields: error
+            .fields()
+            .iter()
+            .map(|(field, problem)| v1::ForwardWrongField {
+                field: field.clone(),
+                problem: problem.clone(),
+            })
+            .collect(),
     }
 }
 
 /// An error from a leader; a reason that this version does not know is the broker's own fault.
 pub fn error_in(error: v1::ForwardError) -> ApiError {
     let reason = ErrorReason::try_from(error.reason).unwrap_or(ErrorReason::Internal);
+    let fields = error.fields.into_iter().map(|wrong| (wrong.field, wrong.problem));
     error
         .metadata
         .iter()
         .fold(ApiError::new(reason, error.message), |known, (key, value)| {
             known.with(key, value)
         })
+        .with_fields(fields.collect())
 }
 
 /// Where a partition stands.
@@ -104,6 +114,8 @@ mod tests {
             .with("end_offset", 7)
             .outcome(WriteOutcome::NotWritten);
         assert_eq!(error_in(error_out(&error)), error);
+        let wrong = ApiError::field("topics", "must name one");
+        assert_eq!(error_in(error_out(&wrong)), wrong);
         let unknown = v1::ForwardError {
             reason: 9_999,
             ..v1::ForwardError::default()

@@ -11,6 +11,7 @@
 //! timers, and which members are connected (`stream`). A coordinator lives for one leader epoch: whatever
 //! is not certain ends it, and the next one reads what is there.
 
+mod census;
 mod load;
 mod runtime;
 mod starts;
@@ -28,10 +29,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use stream::MemberStream;
-pub use topic::{NAME, check_not_internal, find_or_create};
+pub use topic::{NAME, check_not_internal, find_or_create, find_topic};
 pub use topics::{Snapshot, check_pattern};
 
-use self::{runtime::Runtime, topics::SharedTopics};
+use self::{
+    census::{Census, Counted},
+    runtime::Runtime,
+    topics::SharedTopics,
+};
 use crate::{broker::Broker, limits, memory::MemoryPermit};
 
 /// The coordinators of one broker.
@@ -51,6 +56,7 @@ pub struct Coordinator {
     /// One message to a stream at most.
     ended: mpsc::UnboundedSender<Arc<MemberStream>>,
     stop: CancellationToken,
+    counted: Counted,
 }
 
 /// A request on its way to a coordinator.
@@ -90,9 +96,9 @@ impl Coordinator {
         answered.await.unwrap_or(Err(unknown))
     }
 
-    /// A stream by which heartbeats came has ended.
-    pub fn stream_ended(&self, stream: &Arc<MemberStream>) {
-        stream.end();
+    /// A stream by which heartbeats came has ended; `lost`: its client has gone with it, perhaps.
+    pub fn stream_ended(&self, stream: &Arc<MemberStream>, lost: bool) {
+        stream.end(lost);
         // One that has ended itself has forgotten all connections.
         let _ = self.ended.send(stream.clone());
     }
@@ -150,15 +156,18 @@ fn look(broker: &Arc<Broker>) {
             let leader_epoch = partition.offsets().leader_epoch;
             let (queue, asked) = mpsc::channel(limits::GROUP_QUEUE);
             let (ended, streams) = mpsc::unbounded_channel();
-            let stop = CancellationToken::new();
-            let runtime = Runtime::new(broker.clone(), partition, leader_epoch);
+            let (stop, counted) = (CancellationToken::new(), Counted::default());
+            let runtime = Runtime::new(broker.clone(), partition, leader_epoch, counted.clone());
             tokio::spawn(runtime.run(asked, streams, stop.clone()));
             Arc::new(Coordinator {
                 leader_epoch,
                 queue,
                 ended,
                 stop,
+                counted,
             })
         });
     }
+    let counted = running.values().map(|coordinator| *coordinator.counted.lock());
+    Census::tell(counted, &broker.metrics);
 }

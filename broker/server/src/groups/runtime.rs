@@ -18,11 +18,16 @@ use millrace_proto::batch::{BatchBuilder, Codec};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
+    time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Ask, MemberStream, Snapshot, load, starts, topics};
+use super::{
+    Ask, MemberStream, Snapshot,
+    census::{Census, Counted},
+    load, starts, topics,
+};
 use crate::{
     broker::{Broker, now_ms},
     error::{ApiError, WriteOutcome},
@@ -59,10 +64,11 @@ pub(super) struct Runtime {
     lookups: JoinSet<starts::Looked>,
     looking_up: HashSet<(GroupId, Uuid)>,
     resigned: bool,
+    counted: Counted,
 }
 
 impl Runtime {
-    pub(super) fn new(broker: Arc<Broker>, partition: Arc<Partition>, leader_epoch: i32) -> Self {
+    pub(super) fn new(broker: Arc<Broker>, partition: Arc<Partition>, leader_epoch: i32, counted: Counted) -> Self {
         Self {
             rules: Rules::new(broker.config.groups.clone()),
             broker,
@@ -78,6 +84,7 @@ impl Runtime {
             lookups: JoinSet::new(),
             looking_up: HashSet::new(),
             resigned: false,
+            counted,
         }
     }
 
@@ -92,6 +99,8 @@ impl Runtime {
         let mut loading = Some(loading);
         let reading = tokio::spawn(load::read(self.partition.clone(), self.leader_epoch, parts));
         let mut metadata = self.broker.quorum.watch();
+        let mut counting = tokio::time::interval(limits::GROUPS_COUNTED_EVERY);
+        counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.resigned {
             let deadline = self.rules.next_deadline().map(|at| self.began + at);
             tokio::select! {
@@ -110,6 +119,7 @@ impl Runtime {
                     }
                     self.look_at_topics();
                 }
+                _ = counting.tick() => *self.counted.lock() = Census::of(self.rules.groups()),
                 ask = asked.recv() => match ask {
                     Some(ask) => {
                         self.look_at_topics();
@@ -171,6 +181,7 @@ impl Runtime {
                 // First, so that nobody is told that a topic is not there.
                 self.look_at_topics();
                 self.step(Event::Loaded);
+                self.broker.metrics.group_loads.inc();
                 let (groups, partition) = (self.rules.groups().len(), self.partition.number());
                 tracing::info!(
                     partition,
@@ -225,9 +236,12 @@ impl Runtime {
     }
 
     fn stream_ended(&mut self, stream: &Arc<MemberStream>) {
-        let key = (stream.group.clone(), stream.member.clone());
+        let key = (stream.group().clone(), stream.member().clone());
         if self.streams.get(&key).is_some_and(|latest| Arc::ptr_eq(latest, stream)) {
             self.streams.remove(&key);
+            if !stream.is_lost() {
+                return;
+            }
             self.step(Event::ConnectionLost {
                 group: &key.0,
                 member: &key.1,
@@ -273,6 +287,7 @@ impl Runtime {
                     tracing::error!(%group, reason, "a group's records can't be read: it is stopped, and nothing of it is overwritten");
                 }
                 Effect::CoordinatorStopped { reason } => {
+                    self.broker.metrics.group_load_failures.inc();
                     tracing::error!(
                         partition = self.partition.number(),
                         reason,
@@ -291,7 +306,7 @@ impl Runtime {
         let connected = stream.filter(|_| matches!(answer, Ok(Answer::Heartbeat(_))));
         let _ = to.send(answer);
         if let Some(stream) = connected {
-            let key = (stream.group.clone(), stream.member.clone());
+            let key = (stream.group().clone(), stream.member().clone());
             self.streams.insert(key, stream.clone());
             if stream.has_ended() {
                 self.stream_ended(&stream);

@@ -1,6 +1,6 @@
 //! The stream of one member, as its coordinator knows it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use millrace_engine::group::{GroupId, MemberId};
 use tokio::sync::Notify;
@@ -8,11 +8,18 @@ use tokio::sync::Notify;
 /// A stream by which heartbeats of one member come.
 #[derive(Debug)]
 pub struct MemberStream {
-    pub(super) group: GroupId,
-    pub(super) member: MemberId,
+    group: GroupId,
+    member: MemberId,
     wake: Notify,
-    ended: AtomicBool,
+    state: AtomicU8,
 }
+
+/// It is there.
+const OPEN: u8 = 0;
+/// It has ended, which says nothing of the client.
+const ENDED: u8 = 1;
+/// It has ended, and the client with it, perhaps.
+const LOST: u8 = 2;
 
 impl MemberStream {
     /// A stream that has just begun.
@@ -21,7 +28,7 @@ impl MemberStream {
             group,
             member,
             wake: Notify::new(),
-            ended: AtomicBool::new(false),
+            state: AtomicU8::new(OPEN),
         }
     }
 
@@ -34,11 +41,26 @@ impl MemberStream {
         self.wake.notify_one();
     }
 
-    pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+    /// The group.
+    pub fn group(&self) -> &GroupId {
+        &self.group
+    }
+
+    /// The member.
+    pub fn member(&self) -> &MemberId {
+        &self.member
+    }
+
+    pub(super) fn end(&self, lost: bool) {
+        self.state.store(if lost { LOST } else { ENDED }, Ordering::Release);
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.state.load(Ordering::Acquire) != OPEN
+    }
+
+    /// Whether the client may have gone with it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.state.load(Ordering::Acquire) == LOST
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use millrace_engine::group::{Answer, Request, group_partition};
+use millrace_engine::group::{Answer, Commit, CommitOffset, GroupId, Request, TopicPartition, group_partition};
 use millrace_proto::v1::{
     self, ErrorReason, admin_client::AdminClient, group_offset::Position, groups_client::GroupsClient,
     heartbeat_response::Result as Told, messaging_client::MessagingClient,
@@ -527,4 +527,199 @@ async fn a_hundred_thousand_bogus_groups_leave_no_state() {
     };
     let listed = coordinator.ask(list, None, None).await.unwrap();
     assert!(matches!(listed, Answer::Groups { groups, more: false } if groups.is_empty()));
+}
+
+/// How fast offsets are committed at one coordinator, each by a call of its own:
+/// `cargo test --release -p millrace-server --lib -- --ignored --nocapture commits_a_second`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn commits_a_second() {
+    const CALLERS: usize = 512;
+    const EACH: i64 = 200;
+    let cluster = Cluster::start().await;
+    cluster.create_topic("t", 1).await;
+    assert_eq!(cluster.commit(0, false).await.unwrap(), None);
+    let topic = cluster.running.broker().quorum.cluster().topics["t"].id;
+    let coordinators = &cluster.running.broker().groups;
+    let coordinator = coordinators.of_partition(group_partition("g", 4)).unwrap();
+    let group = |number: usize| -> GroupId { format!("bench-{number}").into() };
+    let committing = |number: usize| {
+        let (coordinator, group) = (coordinator.clone(), group(number));
+        async move {
+            for offset in 1..=EACH {
+                let commit = Request::Commit(Commit {
+                    group: group.clone(),
+                    member: None,
+                    rewind: false,
+                    offsets: vec![CommitOffset {
+                        at: TopicPartition { topic, partition: 0 },
+                        offset,
+                        leader_epoch: None,
+                        metadata: String::new(),
+                    }],
+                });
+                coordinator.ask(commit, None, None).await.unwrap();
+            }
+        }
+    };
+    let measured = |what: &str, began: std::time::Instant, commits: f64| {
+        println!("{what}: {:.0} commits/s", commits / began.elapsed().as_secs_f64());
+    };
+    #[allow(clippy::cast_precision_loss, reason = "a measurement")]
+    let all = CALLERS as f64 * EACH as f64;
+    let began = std::time::Instant::now();
+    futures::future::join_all((0..CALLERS).map(|number| tokio::spawn(committing(number)))).await;
+    measured("at the coordinator", began, all);
+    let client = cluster.groups().await;
+    let calling = |number: usize| {
+        let (mut client, group) = (client.clone(), format!("calls-{number}"));
+        async move {
+            for offset in 1..=EACH {
+                let request = v1::CommitOffsetsRequest {
+                    group: group.clone(),
+                    ..commit("t", 0, offset, false)
+                };
+                client.commit_offsets(request).await.unwrap();
+            }
+        }
+    };
+    let began = std::time::Instant::now();
+    futures::future::join_all((0..CALLERS).map(|number| tokio::spawn(calling(number)))).await;
+    measured("over one connection, at all coordinators", began, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_are_listed_their_lag_told_and_their_offsets_reset() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic("t", 2).await;
+    let mut messaging = MessagingClient::connect(cluster.address()).await.unwrap();
+    let publish = v1::PublishRequest {
+        topic: "t".into(),
+        messages: vec![v1::Message::default(); 10],
+        partition: Some(0),
+        ..v1::PublishRequest::default()
+    };
+    messaging.publish(publish).await.unwrap();
+    let mut groups = cluster.groups().await;
+    for group in ["b", "a", "c", "aa"] {
+        let request = v1::CommitOffsetsRequest {
+            group: group.into(),
+            ..commit("t", 0, 4, false)
+        };
+        groups.commit_offsets(request).await.unwrap();
+    }
+    let list = |prefix: &str, page_size, page_token: &str| v1::ListGroupsRequest {
+        prefix: prefix.into(),
+        page_size,
+        page_token: page_token.into(),
+    };
+    for (request, expected, next) in [
+        (list("", 0, ""), vec!["a", "aa", "b", "c"], ""),
+        (list("", 3, ""), vec!["a", "aa", "b"], "b"),
+        (list("", 3, "b"), vec!["c"], ""),
+        (list("a", 1, ""), vec!["a"], "a"),
+        (list("a", 1, "a"), vec!["aa"], ""),
+        (list("d", 0, ""), vec![], ""),
+    ] {
+        let listed = groups.list_groups(request).await.unwrap().into_inner();
+        let names: Vec<&str> = listed.groups.iter().map(|group| group.group.as_str()).collect();
+        assert_eq!((names, listed.next_page_token.as_str()), (expected, next));
+        assert!(listed.groups.iter().all(|group| group.state() == v1::GroupState::Empty));
+    }
+    let fetch = v1::FetchOffsetsRequest {
+        group: "a".into(),
+        with_lag: true,
+        topics: vec![partitions("t", &[1, 0])],
+        ..v1::FetchOffsetsRequest::default()
+    };
+    let told = groups.fetch_offsets(fetch).await.unwrap().into_inner().offsets;
+    assert_eq!(
+        (told[0].partition, told[0].high_watermark, told[0].lag),
+        (1, Some(0), None),
+        "it has no offset"
+    );
+    assert_eq!(
+        (told[1].log_start, told[1].high_watermark, told[1].lag),
+        (Some(0), Some(10), Some(6))
+    );
+    assert!(told[1].time_lag.is_some());
+
+    let reset = |target, topics: &[v1::TopicPartitions]| v1::ResetOffsetsRequest {
+        group: "a".into(),
+        topics: topics.to_vec(),
+        target,
+        validate_only: false,
+    };
+    use v1::reset_offsets_request::Target;
+    let all = [partitions("t", &[])];
+    for (target, expected) in [
+        (
+            Target::Edge(v1::Edge::End.into()),
+            vec![(Some(4), Some(10)), (None, Some(0))],
+        ),
+        (Target::Offset(7), vec![(Some(10), Some(7)), (Some(0), Some(0))]),
+        (Target::ShiftBy(-100), vec![(Some(7), Some(0)), (Some(0), Some(0))]),
+        (
+            Target::Time(prost_types::Timestamp { seconds: 0, nanos: 0 }),
+            vec![(Some(0), Some(0)), (Some(0), Some(0))],
+        ),
+        (
+            Target::Forget(v1::ForgetOffsets {}),
+            vec![(Some(0), None), (Some(0), None)],
+        ),
+    ] {
+        let done = groups
+            .reset_offsets(reset(Some(target), &all))
+            .await
+            .unwrap()
+            .into_inner();
+        let moved: Vec<_> = done.partitions.iter().map(|part| (part.before, part.after)).collect();
+        assert_eq!(moved, expected, "{target:?}");
+        assert!(done.partitions.iter().all(|part| part.error.is_none()), "{done:?}");
+    }
+    for (field, request) in [
+        ("target", reset(None, &all)),
+        ("edge", reset(Some(Target::Edge(0)), &all)),
+        ("offset", reset(Some(Target::Offset(-1)), &all)),
+        (
+            "topics",
+            reset(Some(Target::Offset(1)), &[partitions("t", &[0]), partitions("t", &[0])]),
+        ),
+        (
+            "topics.partitions",
+            reset(Some(Target::Offset(1)), &[partitions("t", &[-1])]),
+        ),
+    ] {
+        let refused = groups.reset_offsets(request).await.unwrap_err();
+        let details = refused.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["field"], field, "{refused:?}");
+    }
+    // What a member has is left alone, and where the group has no offset there is nothing to shift.
+    let member = Member::join(&cluster, "one").await;
+    let owned = v1::ResetOffsetsRequest {
+        group: "g".into(),
+        ..reset(Some(Target::Offset(1)), &all)
+    };
+    let done = groups.reset_offsets(owned).await.unwrap().into_inner();
+    let reasons: Vec<_> = done
+        .partitions
+        .iter()
+        .map(|part| part.error.as_ref().unwrap().reason())
+        .collect();
+    assert_eq!(reasons, [ErrorReason::GroupNotEmpty; 2]);
+    drop(member);
+    let unknown = v1::ResetOffsetsRequest {
+        group: "new".into(),
+        ..reset(Some(Target::ShiftBy(1)), &all)
+    };
+    let done = groups.reset_offsets(unknown).await.unwrap().into_inner();
+    assert_eq!(
+        done.partitions[0].error.as_ref().unwrap().reason(),
+        ErrorReason::InvalidRequest
+    );
+    let metrics = cluster.running.broker().metrics.render();
+    assert!(
+        metrics.contains("millrace_consumer_group_coordinator_loads_total 4"),
+        "{metrics}"
+    );
 }

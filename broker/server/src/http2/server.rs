@@ -19,7 +19,12 @@ use super::{
     inbox::Inbox,
     unread::{Unread, Widening},
 };
-use crate::{connection::Connection, error::ApiError, limits, memory::ConnectionBudget};
+use crate::{
+    connection::{ClientHost, Connection},
+    error::ApiError,
+    limits,
+    memory::ConnectionBudget,
+};
 
 /// Calls whose answers say what became of writes: those who do not take them keep others from writing.
 const ACKNOWLEDGING: [&str; 2] = ["/millrace.v1.Messaging/PublishStream", "/millrace.v1.Log/Produce"];
@@ -78,7 +83,7 @@ where
         + 'static,
     S::Future: Send,
 {
-    let budget = connection.connect_info();
+    let (budget, host) = (connection.connect_info(), connection.host());
     let handshake = builder().handshake::<_, Bytes>(connection);
     let Ok(Ok(mut http2)) = tokio::time::timeout(limits::HTTP2_HANDSHAKE_WAIT, handshake).await else {
         return;
@@ -92,7 +97,8 @@ where
         tokio::select! {
             accepted = http2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    tokio::spawn(serve_call(request, respond, service.clone(), budget.clone(), unread.clone()));
+                    let call = serve_call(request, respond, service.clone(), budget.clone(), host.clone(), unread.clone());
+                    tokio::spawn(call);
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "a connection failed"),
                 None => return,
@@ -140,6 +146,7 @@ async fn serve_call<S>(
     respond: SendResponse<Bytes>,
     mut service: S,
     budget: ConnectionBudget,
+    host: ClientHost,
     unread: Arc<Unread>,
 ) where
     S: Service<http::Request<GrpcBody>, Response = http::Response<GrpcBody>, Error = Infallible> + Send,
@@ -156,6 +163,7 @@ async fn serve_call<S>(
     let inbox = Inbox::new(stream, unread);
     let mut request = http::Request::from_parts(parts, GrpcBody::new(inbox.body()));
     request.extensions_mut().insert(budget);
+    request.extensions_mut().insert(host);
     let calling = async {
         let Ok(()) = poll_fn(|context| service.poll_ready(context)).await;
         let Ok(response) = service.call(request).await;

@@ -6,6 +6,7 @@ mod damage;
 mod failover;
 mod forming;
 mod forwarding;
+mod groups;
 mod learner;
 mod node;
 mod producers;

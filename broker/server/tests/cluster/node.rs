@@ -9,7 +9,8 @@ use std::{
 
 use millrace_proto::v1::{
     BrokerDescription, CreateTopicRequest, DescribeClusterRequest, DescribeClusterResponse, DescribeTopicRequest,
-    DescribeTopicResponse, admin_client::AdminClient, log_client::LogClient, messaging_client::MessagingClient,
+    DescribeTopicResponse, admin_client::AdminClient, groups_client::GroupsClient, log_client::LogClient,
+    messaging_client::MessagingClient,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -203,6 +204,10 @@ impl Node {
         MessagingClient::connect(format!("http://{}", self.client))
             .await
             .unwrap()
+    }
+
+    pub async fn groups(&self) -> GroupsClient<Channel> {
+        GroupsClient::connect(format!("http://{}", self.client)).await.unwrap()
     }
 
     pub async fn log_service(&self) -> LogClient<Channel> {

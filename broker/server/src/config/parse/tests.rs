@@ -129,6 +129,22 @@ fn seeds_are_a_list_and_a_late_heartbeat_costs_no_lease() {
 }
 
 #[test]
+fn settings_of_groups_are_checked_together() {
+    let file = "data.dir=/a\noffsets.retention.minutes=2\ngroup.consumer.max.size=3";
+    let groups = load(file, &[], &[]).unwrap().groups;
+    assert_eq!(
+        (groups.offset_retention, groups.max_members),
+        (Duration::from_secs(120), 3)
+    );
+    let flags = [
+        ("group.consumer.min.session.timeout.ms", "6000"),
+        ("group.consumer.max.session.timeout.ms", "5000"),
+    ];
+    let error = load("data.dir=/a", &[], &flags).unwrap_err();
+    assert!(matches!(error, ConfigProblem::Contradiction(_)), "{error:?}");
+}
+
+#[test]
 fn who_joins_brokers_elsewhere_says_where_it_is_found() {
     let with = |more: &[(&str, &str)]| {
         let flags: Vec<_> = [("data.dir", "/a")].into_iter().chain(more.iter().copied()).collect();

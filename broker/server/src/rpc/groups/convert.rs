@@ -34,11 +34,11 @@ pub fn partition_number(field: &str, number: i32) -> Result<u32, ApiError> {
     u32::try_from(number).map_err(|_| ApiError::field(field, "a partition's number must be 0 or more"))
 }
 
-/// What a member says of itself. `is_static`: whether it has an instance id.
+/// What a member says of itself. `is_static`: whether it has an instance id; `host`: where it is connected from.
 ///
 /// # Errors
 /// A field that is out of bounds.
-pub fn details(settings: v1::MemberSettings, is_static: bool) -> Result<MemberDetails, ApiError> {
+pub fn details(settings: v1::MemberSettings, is_static: bool, host: &str) -> Result<MemberDetails, ApiError> {
     let session_timeout = duration(
         "settings.session_timeout",
         settings.session_timeout,
@@ -61,7 +61,7 @@ pub fn details(settings: v1::MemberSettings, is_static: bool) -> Result<MemberDe
     }
     Ok(MemberDetails {
         client_id: settings.client_id,
-        client_host: String::new(),
+        client_host: host.to_owned(),
         rack: Some(settings.rack).filter(|rack| !rack.is_empty()),
         session_timeout,
         reconnect_timeout: duration(

@@ -1,143 +1,121 @@
-//! `Groups.Heartbeat`: the stream of one member.
+//! `Groups.Heartbeat`: the stream of one member, to wherever its group is coordinated.
+//!
+//! ```text
+//!  client ==requests==> serve --here--> Local --------------------------> coordinator
+//!                         `----there--> Remote ==one stream==> serve_local (of that broker)
+//! ```
 
 use std::sync::Arc;
 
-use millrace_engine::group::{self, Answer, MAX_OWNED_PARTITIONS, Request as Asked};
-use millrace_proto::v1::{self, heartbeat_response::Result as Told};
+use millrace_engine::{
+    BrokerId,
+    group::{self, Answer, MAX_OWNED_PARTITIONS, Request as Asked},
+};
+use millrace_proto::{
+    internal::v1::{GroupsHeartbeatRequest, GroupsHeartbeatResponse},
+    v1::{self, heartbeat_response::Result as Told},
+};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
-use super::{Origin, ask, convert, named, unexpected};
+use super::{
+    Origin, convert, named,
+    refusals::no_coordinator,
+    route::{Place, Search, ask, asks_again, given_up, group_here, place},
+    unexpected,
+};
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping},
+    forward::{Peer, error_in, error_out},
     groups::{Coordinator, MemberStream},
+    limits,
     memory::{MemoryPermit, MessagePermits},
 };
 
-/// What stays the same in all requests of a stream, and whom its heartbeats went to last.
-struct Member {
+/// How a member's stream ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has gone, or was refused for good.
+    Lost,
+    /// It says nothing of the client.
+    Quiet,
+}
+
+impl End {
+    /// The end of a stream by an error: a client that is to come again is still there.
+    fn by(error: &ApiError) -> Self {
+        if error.reason().is_retriable() {
+            Self::Quiet
+        } else {
+            Self::Lost
+        }
+    }
+}
+
+/// A member whose group this broker coordinates.
+struct Local {
     instance: Option<String>,
-    group: String,
-    id: String,
+    host: String,
     stream: Arc<MemberStream>,
+    /// Whom its heartbeats went to last.
     coordinator: Option<Arc<Coordinator>>,
 }
 
-impl Drop for Member {
-    /// However the stream ends.
-    fn drop(&mut self) {
-        if let Some(coordinator) = &self.coordinator {
-            coordinator.stream_ended(&self.stream);
-        }
-    }
-}
-
-/// Serves one stream until it ends.
-pub(super) async fn serve(
-    broker: Arc<Broker>,
-    permits: MessagePermits,
-    mut requests: Streaming<v1::HeartbeatRequest>,
-    answers: mpsc::Sender<Result<v1::HeartbeatResponse, Status>>,
-) {
-    permits.claim();
-    let mut member: Option<Member> = None;
-    loop {
-        let told = tokio::select! {
-            () = answers.closed() => return,
-            () = broker.stopping.cancelled() => Err(broker_stopping()),
-            () = news(member.as_ref()) => Ok(Told::HeartbeatNow(v1::HeartbeatNow {})),
-            request = requests.message() => match request {
-                Ok(Some(request)) => {
-                    let memory = permits.take();
-                    answer(&broker, &mut member, request, memory).await.map(Told::Answer)
-                }
-                // It has said all that it had to say, or its connection is gone.
-                Ok(None) | Err(_) => return,
-            },
-        };
-        let failed = told.as_ref().err().cloned();
-        let told = told.map(|told| v1::HeartbeatResponse { result: Some(told) });
-        if let Some(error) = failed {
-            broker.metrics.count_error(&error);
-            // Before its client hears of it, who may come again at once.
-            drop(member);
-            let _ = answers.send(told.map_err(Status::from)).await;
-            return;
-        }
-        if answers.send(told.map_err(Status::from)).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Waits until there is news for the member; for ever, if nothing is known of it yet.
-async fn news(member: Option<&Member>) {
-    match member {
-        Some(member) => member.stream.news().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn answer(
-    broker: &Broker,
-    member: &mut Option<Member>,
-    request: v1::HeartbeatRequest,
-    memory: Option<MemoryPermit>,
-) -> Result<v1::HeartbeatAnswer, ApiError> {
-    group::check_group_id(&request.group)?;
-    convert::check_id("member_id", &request.member_id)?;
-    if let Some(instance) = &request.instance_id {
-        convert::check_id("instance_id", instance)?;
-    }
-    let member = match member {
-        Some(member) => member,
-        None => member.insert(Member {
-            instance: request.instance_id.clone(),
-            group: request.group.clone(),
-            id: request.member_id.clone(),
+impl Local {
+    fn new(first: &v1::HeartbeatRequest, host: String) -> Self {
+        Self {
+            instance: first.instance_id.clone(),
+            host,
             stream: Arc::new(MemberStream::new(
-                request.group.as_str().into(),
-                request.member_id.as_str().into(),
+                first.group.as_str().into(),
+                first.member_id.as_str().into(),
             )),
             coordinator: None,
-        }),
-    };
-    for (field, same) in [
-        ("group", member.group == request.group),
-        ("member_id", member.id == request.member_id),
-        ("instance_id", member.instance == request.instance_id),
-    ] {
-        if !same {
-            return Err(ApiError::field(field, "must be the same in all requests of a stream"));
         }
     }
-    let details = request
-        .settings
-        .map(|settings| convert::details(settings, member.instance.is_some()))
-        .transpose()?;
-    let owned = match &request.owned {
-        Some(owned) => Some(named::partitions_in(broker, "owned", &owned.topics, MAX_OWNED_PARTITIONS).await?),
-        None => None,
-    };
-    let beat = Asked::Heartbeat(group::Heartbeat {
-        group: member.group.as_str().into(),
-        member: member.id.as_str().into(),
-        instance: member.instance.clone(),
-        epoch: request.member_epoch,
-        version: request.assignment_version,
-        details,
-        owned,
-    });
-    let origin = Origin {
-        stream: Some(member.stream.clone()),
-        memory,
-    };
-    let (answer, coordinator) = ask(broker, &member.group, &beat, &origin).await?;
-    member.coordinator = Some(coordinator);
-    match answer {
-        Answer::Heartbeat(answer) => Ok(answer_out(broker, answer)),
-        other => Err(unexpected(&other)),
+
+    async fn answer(
+        &mut self,
+        broker: &Broker,
+        coordinator: Arc<Coordinator>,
+        request: v1::HeartbeatRequest,
+        memory: Option<MemoryPermit>,
+    ) -> Result<v1::HeartbeatAnswer, ApiError> {
+        let host = &self.host;
+        let details = request
+            .settings
+            .map(|settings| convert::details(settings, self.instance.is_some(), host))
+            .transpose()?;
+        let owned = match &request.owned {
+            Some(owned) => Some(named::partitions_in(broker, "owned", &owned.topics, MAX_OWNED_PARTITIONS).await?),
+            None => None,
+        };
+        let beat = Asked::Heartbeat(group::Heartbeat {
+            group: self.stream.group().clone(),
+            member: self.stream.member().clone(),
+            instance: self.instance.clone(),
+            epoch: request.member_epoch,
+            version: request.assignment_version,
+            details,
+            owned,
+        });
+        let origin = Origin {
+            stream: Some(self.stream.clone()),
+            memory,
+        };
+        self.coordinator = Some(coordinator.clone());
+        match ask(broker, &coordinator, beat, &origin).await? {
+            Answer::Heartbeat(answer) => Ok(answer_out(broker, answer)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn end(self, end: End) {
+        if let Some(coordinator) = &self.coordinator {
+            coordinator.stream_ended(&self.stream, end == End::Lost);
+        }
     }
 }
 
@@ -153,4 +131,324 @@ fn answer_out(broker: &Broker, answer: group::HeartbeatAnswer) -> v1::HeartbeatA
             revoke_within: told.revoke_within.and_then(convert::duration_out),
         }),
     }
+}
+
+/// A member whose group another broker coordinates: its stream there.
+struct Remote {
+    broker: BrokerId,
+    requests: mpsc::Sender<GroupsHeartbeatRequest>,
+    answers: Streaming<GroupsHeartbeatResponse>,
+    /// News came while an answer was waited for.
+    news: bool,
+}
+
+impl Remote {
+    async fn open(peer: &Peer, host: &str) -> Result<Self, ApiError> {
+        let (requests, answers) = peer.groups_heartbeat(host.to_owned()).await?;
+        Ok(Self {
+            broker: peer.id(),
+            requests,
+            answers,
+            news: false,
+        })
+    }
+
+    async fn answer(&mut self, request: &v1::HeartbeatRequest) -> Result<v1::HeartbeatAnswer, ApiError> {
+        let request = GroupsHeartbeatRequest {
+            request: request.encode_to_vec().into(),
+            ..GroupsHeartbeatRequest::default()
+        };
+        let broken = || no_coordinator("the connection to it broke");
+        let answered = async {
+            self.requests.send(request).await.map_err(|_| broken())?;
+            loop {
+                match self.next().await? {
+                    Some(Told::Answer(answer)) => return Ok(answer),
+                    Some(Told::HeartbeatNow(_)) => self.news = true,
+                    None => return Err(broken()),
+                }
+            }
+        };
+        let answered = tokio::time::timeout(limits::HEARTBEAT_ANSWER_WITHIN, answered).await;
+        answered.unwrap_or_else(|_| Err(no_coordinator("it does not answer")))
+    }
+
+    /// What the other broker says next; `None`: the stream has ended.
+    async fn next(&mut self) -> Result<Option<Told>, ApiError> {
+        let Ok(Some(message)) = self.answers.message().await else {
+            return Ok(None);
+        };
+        if let Some(error) = message.error {
+            return Err(error_in(error));
+        }
+        let response = v1::HeartbeatResponse::decode(message.response);
+        let response = response.map_err(|error| ApiError::internal("a coordinator's answer", &error))?;
+        Ok(response.result)
+    }
+
+    /// A stream that is just dropped tells nothing of the client. One that ends in order must be there until that
+    /// has arrived.
+    fn end(self, end: End) {
+        if end == End::Quiet {
+            return;
+        }
+        let Self {
+            requests, mut answers, ..
+        } = self;
+        drop(requests);
+        tokio::spawn(async move {
+            let ended = async { while let Ok(Some(_)) = answers.message().await {} };
+            let _ = tokio::time::timeout(limits::HEARTBEAT_ANSWER_WITHIN, ended).await;
+        });
+    }
+}
+
+/// The way of a member's heartbeats.
+enum Way {
+    Nowhere,
+    Here(Local),
+    There(Remote),
+}
+
+impl Way {
+    /// Waits until there is news for the member. False: the way has ended.
+    async fn news(&mut self) -> bool {
+        match self {
+            Self::Nowhere => std::future::pending().await,
+            Self::Here(local) => {
+                local.stream.news().await;
+                true
+            }
+            Self::There(remote) => {
+                if std::mem::take(&mut remote.news) {
+                    return true;
+                }
+                loop {
+                    match remote.next().await {
+                        Ok(Some(Told::HeartbeatNow(_))) => return true,
+                        // An answer that came too late.
+                        Ok(Some(Told::Answer(_))) => {}
+                        Ok(None) | Err(_) => return false,
+                    }
+                }
+            }
+        }
+    }
+
+    fn end(self, end: End) {
+        match self {
+            Self::Nowhere => {}
+            Self::Here(local) => local.end(end),
+            Self::There(remote) => remote.end(end),
+        }
+    }
+}
+
+/// One stream of a client.
+struct Session {
+    broker: Arc<Broker>,
+    host: String,
+    /// What stays the same in all requests: group, member and instance.
+    identity: Option<(String, String, Option<String>)>,
+    way: Way,
+}
+
+/// Serves one stream until it ends.
+pub(super) async fn serve(
+    broker: Arc<Broker>,
+    host: String,
+    permits: MessagePermits,
+    mut requests: Streaming<v1::HeartbeatRequest>,
+    answers: mpsc::Sender<Result<v1::HeartbeatResponse, Status>>,
+) {
+    permits.claim();
+    let stopping = broker.stopping.clone();
+    let mut session = Session {
+        broker,
+        host,
+        identity: None,
+        way: Way::Nowhere,
+    };
+    let (end, failed) = loop {
+        let told = tokio::select! {
+            () = answers.closed() => break (End::Lost, None),
+            () = stopping.cancelled() => break (End::Quiet, Some(broker_stopping())),
+            goes_on = session.way.news() => {
+                if !goes_on {
+                    // The next heartbeat finds another.
+                    std::mem::replace(&mut session.way, Way::Nowhere).end(End::Quiet);
+                    continue;
+                }
+                Told::HeartbeatNow(v1::HeartbeatNow {})
+            }
+            request = requests.message() => match request {
+                Ok(Some(request)) => {
+                    let memory = permits.take();
+                    match session.answer(request, memory).await {
+                        Ok(answer) => Told::Answer(answer),
+                        Err(error) => break (End::by(&error), Some(error)),
+                    }
+                }
+                // It has said all that it had to say, or its connection is gone.
+                Ok(None) | Err(_) => break (End::Lost, None),
+            },
+        };
+        let response = v1::HeartbeatResponse { result: Some(told) };
+        if answers.send(Ok(response)).await.is_err() {
+            break (End::Lost, None);
+        }
+    };
+    // Before its client hears of it, who may come again at once.
+    session.way.end(end);
+    if let Some(error) = failed {
+        session.broker.metrics.count_error(&error);
+        let _ = answers.send(Err(error.into())).await;
+    }
+}
+
+impl Session {
+    async fn answer(
+        &mut self,
+        request: v1::HeartbeatRequest,
+        memory: Option<MemoryPermit>,
+    ) -> Result<v1::HeartbeatAnswer, ApiError> {
+        self.check(&request)?;
+        let mut search = Search::new();
+        loop {
+            match self.try_answer(&request, memory.clone()).await {
+                // Repeating a heartbeat does no harm.
+                Err(error) if asks_again(&error, true) => {
+                    if !search.again(&self.broker).await {
+                        return Err(given_up(error));
+                    }
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    fn check(&mut self, request: &v1::HeartbeatRequest) -> Result<(), ApiError> {
+        group::check_group_id(&request.group)?;
+        convert::check_id("member_id", &request.member_id)?;
+        if let Some(instance) = &request.instance_id {
+            convert::check_id("instance_id", instance)?;
+        }
+        let (group, member, instance) = self.identity.get_or_insert_with(|| {
+            let instance = request.instance_id.clone();
+            (request.group.clone(), request.member_id.clone(), instance)
+        });
+        for (field, same) in [
+            ("group", *group == request.group),
+            ("member_id", *member == request.member_id),
+            ("instance_id", *instance == request.instance_id),
+        ] {
+            if !same {
+                return Err(ApiError::field(field, "must be the same in all requests of a stream"));
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_answer(
+        &mut self,
+        request: &v1::HeartbeatRequest,
+        memory: Option<MemoryPermit>,
+    ) -> Result<v1::HeartbeatAnswer, ApiError> {
+        match place(&self.broker, &request.group).await? {
+            Place::Here(coordinator) => {
+                if !matches!(self.way, Way::Here(_)) {
+                    self.go(Way::Here(Local::new(request, self.host.clone())));
+                }
+                let Way::Here(local) = &mut self.way else {
+                    return Err(no_coordinator("it is just changing"));
+                };
+                local.answer(&self.broker, coordinator, request.clone(), memory).await
+            }
+            Place::There(peer) => {
+                if !matches!(&self.way, Way::There(remote) if remote.broker == peer.id()) {
+                    self.go(Way::There(Remote::open(&peer, &self.host).await?));
+                }
+                let Way::There(remote) = &mut self.way else {
+                    return Err(no_coordinator("it is just changing"));
+                };
+                let answered = remote.answer(request).await;
+                if answered.is_err() {
+                    // It ends with an error; that broker has judged what it says of the client.
+                    self.go(Way::Nowhere);
+                }
+                answered
+            }
+        }
+    }
+
+    fn go(&mut self, way: Way) {
+        std::mem::replace(&mut self.way, way).end(End::Quiet);
+    }
+}
+
+/// Serves the stream of a client of another broker, as the coordinator.
+pub(super) async fn serve_local(
+    broker: Arc<Broker>,
+    first: GroupsHeartbeatRequest,
+    permits: MessagePermits,
+    mut requests: Streaming<GroupsHeartbeatRequest>,
+    answers: mpsc::Sender<Result<GroupsHeartbeatResponse, Status>>,
+) {
+    let host = first.client_host;
+    let mut member: Option<Local> = None;
+    let end = loop {
+        let news = async {
+            match &member {
+                Some(member) => member.stream.news().await,
+                None => std::future::pending().await,
+            }
+        };
+        let told = tokio::select! {
+            () = answers.closed() => break End::Quiet,
+            () = broker.stopping.cancelled() => break End::Quiet,
+            () = news => Ok(Told::HeartbeatNow(v1::HeartbeatNow {})),
+            request = requests.message() => match request {
+                Ok(Some(request)) => {
+                    let memory = permits.take();
+                    answer_local(&broker, &mut member, &host, request, memory).await.map(Told::Answer)
+                }
+                Ok(None) => break End::Lost,
+                Err(_) => break End::Quiet,
+            },
+        };
+        let failed = told.as_ref().err().map(End::by);
+        let message = match told {
+            Ok(told) => GroupsHeartbeatResponse {
+                error: None,
+                response: v1::HeartbeatResponse { result: Some(told) }.encode_to_vec().into(),
+            },
+            Err(error) => GroupsHeartbeatResponse {
+                error: Some(error_out(&error)),
+                ..GroupsHeartbeatResponse::default()
+            },
+        };
+        let sent = answers.send(Ok(message)).await;
+        match failed {
+            Some(end) => break end,
+            None if sent.is_err() => break End::Quiet,
+            None => {}
+        }
+    };
+    if let Some(member) = member {
+        member.end(end);
+    }
+}
+
+async fn answer_local(
+    broker: &Broker,
+    member: &mut Option<Local>,
+    host: &str,
+    request: GroupsHeartbeatRequest,
+    memory: Option<MemoryPermit>,
+) -> Result<v1::HeartbeatAnswer, ApiError> {
+    let request = v1::HeartbeatRequest::decode(request.request)
+        .map_err(|error| ApiError::field("request", format!("can't be read: {error}")))?;
+    let coordinator = group_here(broker, &request.group)?;
+    let member = member.get_or_insert_with(|| Local::new(&request, host.to_owned()));
+    member.answer(broker, coordinator, request, memory).await
 }

@@ -3,26 +3,57 @@
 use std::collections::HashSet;
 
 use millrace_engine::group::{
-    Answer, Commit, CommitOffset, FetchOffsets, MAX_PARTITIONS_PER_REQUEST, MemberId, Position, Request as Asked,
-    TopicPartition,
+    Answer, Commit, CommitOffset, FetchOffsets, GroupId, MAX_PARTITIONS_PER_REQUEST, MemberId, Position,
+    Request as Asked, TopicPartition,
 };
-use millrace_proto::v1::{self, group_offset};
+use millrace_proto::{
+    internal::v1::GroupsCall,
+    v1::{self, ErrorReason, group_offset},
+};
 use uuid::Uuid;
 
 use super::{
-    Origin, ask,
+    Origin,
     convert::partition_number,
     named::{self, id_out, name_of, number_out, partitions_in},
-    not_yet, unexpected,
+    route::{Call, ask},
+    unexpected,
+    views::page_size,
 };
-use crate::{broker::Broker, error::ApiError, rpc::convert::ms_to_timestamp};
+use crate::{broker::Broker, error::ApiError, groups::Coordinator, rpc::convert::ms_to_timestamp};
 
-/// Stores offsets.
-///
-/// # Errors
-/// Of the request as a whole; what becomes of each partition is in the answer.
-pub(super) async fn commit(
+impl Call for v1::CommitOffsetsRequest {
+    const CALL: GroupsCall = GroupsCall::Commit;
+    const READS: bool = false;
+    type Answer = v1::CommitOffsetsResponse;
+
+    fn group(&self) -> &str {
+        &self.group
+    }
+
+    async fn here(self, broker: &Broker, coordinator: &Coordinator, origin: &Origin) -> Result<Self::Answer, ApiError> {
+        commit(broker, coordinator, self, origin).await
+    }
+}
+
+impl Call for v1::FetchOffsetsRequest {
+    const CALL: GroupsCall = GroupsCall::Fetch;
+    const READS: bool = true;
+    type Answer = v1::FetchOffsetsResponse;
+
+    fn group(&self) -> &str {
+        &self.group
+    }
+
+    async fn here(self, broker: &Broker, coordinator: &Coordinator, origin: &Origin) -> Result<Self::Answer, ApiError> {
+        fetch(broker, coordinator, self, origin).await
+    }
+}
+
+/// Stores offsets; what becomes of each partition is in the answer.
+async fn commit(
     broker: &Broker,
+    coordinator: &Coordinator,
     request: v1::CommitOffsetsRequest,
     origin: &Origin,
 ) -> Result<v1::CommitOffsetsResponse, ApiError> {
@@ -76,16 +107,21 @@ pub(super) async fn commit(
         rewind: request.rewind,
         offsets,
     });
-    let results = match ask(broker, &request.group, &commit, origin).await?.0 {
+    let results = match ask(broker, coordinator, commit, origin).await? {
         Answer::Offsets(results) => results,
         other => return Err(unexpected(&other)),
     };
     let asked = outcomes.iter_mut().filter(|outcome| outcome.error.is_none());
     for (outcome, (_, result)) in asked.zip(results) {
-        if let Err(rejection) = result {
-            let error = ApiError::from(rejection);
-            broker.metrics.count_error(&error);
-            outcome.error = Some(error.to_message());
+        match result {
+            Ok(()) => {
+                broker.metrics.group_commits.inc();
+            }
+            Err(rejection) => {
+                let error = ApiError::from(rejection);
+                broker.metrics.count_error(&error);
+                outcome.error = Some(error.to_message());
+            }
         }
     }
     Ok(v1::CommitOffsetsResponse { partitions: outcomes })
@@ -103,56 +139,67 @@ fn member(id: &str, epoch: i32) -> Result<Option<(MemberId, i32)>, ApiError> {
     }
 }
 
-/// Tells where a group goes on to read.
-///
-/// # Errors
-/// Of the request.
-pub(super) async fn fetch(
+/// Tells where a group goes on to read; not how much is left, for which others have to be asked.
+async fn fetch(
     broker: &Broker,
+    coordinator: &Coordinator,
     request: v1::FetchOffsetsRequest,
     origin: &Origin,
 ) -> Result<v1::FetchOffsetsResponse, ApiError> {
-    if request.with_lag {
-        return Err(not_yet("The lag of a group (with_lag)"));
-    }
+    let size = page_size(request.page_size, MAX_PARTITIONS_PER_REQUEST)?;
+    let group: GroupId = request.group.as_str().into();
     let member = member(&request.member_id, request.member_epoch)?;
-    let size = super::views::page_size(request.page_size, MAX_PARTITIONS_PER_REQUEST)?;
     let invalid = || ApiError::field("page_token", "must be that of the last answer, or empty");
-    let (partitions, after, skipped) = if request.topics.is_empty() {
+    let of = |partitions| {
+        Asked::FetchOffsets(FetchOffsets {
+            group: group.clone(),
+            member: member.clone(),
+            partitions: Some(partitions),
+        })
+    };
+    let (page, next_page_token) = if request.topics.is_empty() {
+        if member.is_some() {
+            // Only whether it is one.
+            ask(broker, coordinator, of(Vec::new()), origin).await?;
+        }
         let after = match request.page_token.as_str() {
             "" => None,
             token => Some(key_in(token).ok_or_else(invalid)?),
         };
-        (None, after, 0)
+        let asked = Asked::OffsetPage {
+            group: group.clone(),
+            after,
+            limit: size,
+        };
+        let (page, more) = match ask(broker, coordinator, asked, origin).await {
+            Ok(Answer::OffsetPage { positions, more }) => (positions, more),
+            // One that has no offsets need not have been there.
+            Err(error) if error.reason() == ErrorReason::UnknownGroup => (Vec::new(), false),
+            Ok(other) => return Err(unexpected(&other)),
+            Err(error) => return Err(error),
+        };
+        let last = page.last().filter(|_| more);
+        let token = last.map(|(last, _)| key_out(*last)).unwrap_or_default();
+        (page, token)
     } else {
         let skipped: usize = match request.page_token.as_str() {
             "" => 0,
             token => token.parse().map_err(|_| invalid())?,
         };
         let all = partitions_in(broker, "topics", &request.topics, MAX_PARTITIONS_PER_REQUEST).await?;
-        let page: Vec<TopicPartition> = all.iter().skip(skipped).take(size + 1).copied().collect();
-        (Some(page), None, skipped)
-    };
-    let listed = partitions.is_some();
-    let fetch = Asked::FetchOffsets(FetchOffsets {
-        group: request.group.as_str().into(),
-        member,
-        partitions,
-    });
-    let positions = match ask(broker, &request.group, &fetch, origin).await?.0 {
-        Answer::Fetched(positions) => positions,
-        other => return Err(unexpected(&other)),
+        let asked: Vec<TopicPartition> = all.iter().skip(skipped).take(size).copied().collect();
+        let end = skipped.saturating_add(asked.len());
+        let token = if end < all.len() {
+            end.to_string()
+        } else {
+            String::new()
+        };
+        match ask(broker, coordinator, of(asked), origin).await? {
+            Answer::Fetched(positions) => (positions, token),
+            other => return Err(unexpected(&other)),
+        }
     };
     let snapshot = broker.groups.topics(broker);
-    let mut left = positions
-        .into_iter()
-        .filter(|(at, _)| after.is_none_or(|after| *at > after));
-    let page: Vec<(TopicPartition, Position)> = left.by_ref().take(size).collect();
-    let next_page_token = match (left.next(), page.last()) {
-        (Some(_), Some(_)) if listed => (skipped + page.len()).to_string(),
-        (Some(_), Some((last, _))) => key_out(*last),
-        _ => String::new(),
-    };
     let offsets = page
         .into_iter()
         .map(|(at, position)| v1::GroupOffset {

@@ -1,12 +1,22 @@
 //! What people ask of groups.
 
 use millrace_engine::group::{
-    Answer, Assignor, GroupState, MAX_DESCRIBED_MEMBERS, MemberDescription, MemberState, Request as Asked,
+    Answer, Assignor, GroupDescription, GroupState, MAX_DESCRIBED_MEMBERS, MemberDescription, MemberState,
+    Request as Asked,
 };
-use millrace_proto::v1;
+use millrace_proto::{internal::v1::GroupsCall, v1};
 
-use super::{Origin, ask, named::partitions_out, unexpected};
-use crate::{broker::Broker, error::ApiError, groups::Snapshot};
+use super::{
+    Origin,
+    named::partitions_out,
+    route::{Call, ask},
+    unexpected,
+};
+use crate::{
+    broker::Broker,
+    error::ApiError,
+    groups::{Coordinator, Snapshot},
+};
 
 /// How many entries a page has.
 ///
@@ -20,24 +30,29 @@ pub fn page_size(asked: i32, most: usize) -> Result<usize, ApiError> {
     }
 }
 
-/// Tells about a group and its members.
-///
-/// # Errors
-/// There is no such group, or as of the coordinator.
-pub(super) async fn describe(
-    broker: &Broker,
-    request: v1::DescribeGroupRequest,
-    origin: &Origin,
-) -> Result<v1::DescribeGroupResponse, ApiError> {
-    let asked = Asked::DescribePage {
-        group: request.group.as_str().into(),
-        after: request.page_token,
-        limit: page_size(request.page_size, MAX_DESCRIBED_MEMBERS)?,
-    };
-    let described = match ask(broker, &request.group, &asked, origin).await?.0 {
-        Answer::Group(described) => *described,
-        other => return Err(unexpected(&other)),
-    };
+impl Call for v1::DescribeGroupRequest {
+    const CALL: GroupsCall = GroupsCall::Describe;
+    const READS: bool = true;
+    type Answer = v1::DescribeGroupResponse;
+
+    fn group(&self) -> &str {
+        &self.group
+    }
+
+    async fn here(self, broker: &Broker, coordinator: &Coordinator, origin: &Origin) -> Result<Self::Answer, ApiError> {
+        let asked = Asked::DescribePage {
+            group: self.group.as_str().into(),
+            after: self.page_token,
+            limit: page_size(self.page_size, MAX_DESCRIBED_MEMBERS)?,
+        };
+        match ask(broker, coordinator, asked, origin).await? {
+            Answer::Group(described) => Ok(group_out(broker, self.group, *described)),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn group_out(broker: &Broker, group: String, described: GroupDescription) -> v1::DescribeGroupResponse {
     let snapshot = broker.groups.topics(broker);
     let target_epoch = described.target_epoch;
     let next_page_token = match described.members.last() {
@@ -45,8 +60,8 @@ pub(super) async fn describe(
         _ => String::new(),
     };
     let members = described.members.into_iter();
-    Ok(v1::DescribeGroupResponse {
-        group: request.group,
+    v1::DescribeGroupResponse {
+        group,
         state: state_out(Some(described.state)).into(),
         group_epoch: described.epoch,
         assignment_epoch: target_epoch,
@@ -62,11 +77,11 @@ pub(super) async fn describe(
         member_count: i32::try_from(described.member_count).unwrap_or(i32::MAX),
         next_page_token,
         last_rebalance_reason: described.last_rebalance.map_or_else(String::new, |last| last.reason),
-    })
+    }
 }
 
 /// A state as it is sent; `None`: the group can't be read.
-fn state_out(state: Option<GroupState>) -> v1::GroupState {
+pub fn state_out(state: Option<GroupState>) -> v1::GroupState {
     match state {
         Some(GroupState::Empty) => v1::GroupState::Empty,
         Some(GroupState::Assigning) => v1::GroupState::Assigning,

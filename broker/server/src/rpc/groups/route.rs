@@ -1,0 +1,214 @@
+//! Where a group is coordinated, and calls passed on to there.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millrace_engine::group::{Answer, GroupRejection, Request as Asked, check_group_id, group_partition};
+use millrace_proto::{
+    internal::v1::{GroupsCall, GroupsCallRequest},
+    v1::ErrorReason,
+};
+use prost::Message;
+use tokio::time::Instant;
+
+use super::{Origin, refusals::no_coordinator};
+use crate::{
+    broker::Broker,
+    error::{ApiError, WriteOutcome},
+    forward::{Peer, error_in},
+    groups::{self, Coordinator},
+    limits,
+};
+
+/// A call that a group's coordinator answers.
+pub(super) trait Call: Message + Clone + Default + 'static {
+    /// As brokers name it among themselves.
+    const CALL: GroupsCall;
+    /// It changes nothing, so that it may be repeated whatever became of it.
+    const READS: bool;
+    /// Its answer.
+    type Answer: Message + Default;
+
+    /// The group.
+    fn group(&self) -> &str;
+
+    /// Answers it, where the coordinator is.
+    ///
+    /// # Errors
+    /// Of the request, or the coordinator's.
+    fn here(
+        self,
+        broker: &Broker,
+        coordinator: &Coordinator,
+        origin: &Origin,
+    ) -> impl Future<Output = Result<Self::Answer, ApiError>> + Send;
+}
+
+/// Where a group is coordinated.
+pub(super) enum Place {
+    /// By this broker.
+    Here(Arc<Coordinator>),
+    /// By another one.
+    There(Arc<Peer>),
+}
+
+/// Finds a group's coordinator.
+///
+/// # Errors
+/// There is none at the moment, or no topic of groups can be made.
+pub(super) async fn place(broker: &Broker, group: &str) -> Result<Place, ApiError> {
+    let (_, topic) = groups::find_or_create(broker).await?;
+    let number = group_partition(group, u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX));
+    place_of(broker, number, topic.partitions[number as usize].leader)
+}
+
+/// The coordinator of a partition of the groups' topic that `leader` leads.
+///
+/// # Errors
+/// There is none at the moment.
+pub(super) fn place_of(broker: &Broker, number: u32, leader: Option<i32>) -> Result<Place, ApiError> {
+    match leader {
+        None => Err(no_coordinator("its partition has no leader")),
+        Some(leader) if leader == broker.config.node_id => here(broker, number).map(Place::Here),
+        Some(leader) => Ok(Place::There(broker.forward.peer(leader))),
+    }
+}
+
+/// The coordinator of a partition of the groups' topic, if it is here.
+///
+/// # Errors
+/// It is not, or not yet.
+pub(super) fn here(broker: &Broker, number: u32) -> Result<Arc<Coordinator>, ApiError> {
+    let here = broker.groups.of_partition(number);
+    here.ok_or_else(|| no_coordinator("it has not begun yet").outcome(WriteOutcome::NotWritten))
+}
+
+/// The coordinator of a group, if it is here: what another broker passes on goes no further.
+///
+/// # Errors
+/// It is not, or not yet.
+pub(super) fn group_here(broker: &Broker, group: &str) -> Result<Arc<Coordinator>, ApiError> {
+    check_group_id(group)?;
+    let cluster = broker.quorum.cluster();
+    let topic = cluster.topics.get(groups::NAME);
+    let topic = topic.ok_or_else(|| no_coordinator("it is not known here yet").outcome(WriteOutcome::NotWritten))?;
+    let number = group_partition(group, u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX));
+    here(broker, number)
+}
+
+/// Asks a coordinator. What the answer tells holds when this returns: nobody else coordinates the group while this
+/// broker's lease holds.
+///
+/// # Errors
+/// The coordinator's.
+pub(super) async fn ask(
+    broker: &Broker,
+    coordinator: &Coordinator,
+    request: Asked,
+    origin: &Origin,
+) -> Result<Answer, ApiError> {
+    let answer = coordinator.ask(request, origin.stream.clone(), origin.memory.clone());
+    let answer = answer.await;
+    let has_ended = matches!(answer, Err(GroupRejection::NotCoordinator { .. }));
+    if !has_ended && !broker.lease.wait(limits::GROUP_LEASE_WAIT).await {
+        return Err(no_coordinator("this broker's lease has ended").outcome(WriteOutcome::Unknown));
+    }
+    Ok(answer?)
+}
+
+/// Has a call answered by the group's coordinator, wherever that is; waits a moment for one that is elected, or loads.
+///
+/// # Errors
+/// Of the request, or the coordinator's; there is none in time.
+pub(super) async fn call<C: Call>(broker: &Broker, request: C, origin: &Origin) -> Result<C::Answer, ApiError> {
+    check_group_id(request.group())?;
+    let mut search = Search::new();
+    loop {
+        let answered = match place(broker, request.group()).await {
+            Ok(Place::Here(coordinator)) => request.clone().here(broker, &coordinator, origin).await,
+            Ok(Place::There(peer)) => there(&peer, &request).await,
+            Err(error) => Err(error),
+        };
+        match answered {
+            Err(error) if asks_again(&error, C::READS) => {
+                if !search.again(broker).await {
+                    return Err(given_up(error));
+                }
+            }
+            answered => return answered,
+        }
+    }
+}
+
+async fn there<C: Call>(peer: &Peer, request: &C) -> Result<C::Answer, ApiError> {
+    let response = send(peer, C::CALL, request.encode_to_vec().into(), Vec::new()).await;
+    let response = response.map_err(|error| match C::READS {
+        true => error,
+        false => error.or_outcome(WriteOutcome::Unknown),
+    })?;
+    C::Answer::decode(response).map_err(|error| ApiError::internal("a coordinator's answer", &error))
+}
+
+/// Sends a call to another coordinator.
+///
+/// # Errors
+/// It can't be reached, or what it answers.
+pub(super) async fn send(
+    peer: &Peer,
+    call: GroupsCall,
+    request: Bytes,
+    partitions: Vec<u32>,
+) -> Result<Bytes, ApiError> {
+    let request = GroupsCallRequest {
+        hello: None,
+        call: call.into(),
+        request,
+        partitions,
+    };
+    let answered = peer.groups_call(request).await;
+    let response = answered.map_err(|error| no_coordinator(&format!("broker {}: {}", peer.id(), error.message())))?;
+    match response.error {
+        Some(error) => Err(error_in(error)),
+        None => Ok(response.response),
+    }
+}
+
+/// Whether another attempt makes sense after this error.
+pub(super) fn asks_again(error: &ApiError, reads: bool) -> bool {
+    let unknown = error
+        .metadata()
+        .get("outcome")
+        .is_some_and(|outcome| outcome == "unknown");
+    let elsewhere = matches!(
+        error.reason(),
+        ErrorReason::CoordinatorNotAvailable | ErrorReason::NotCoordinator
+    );
+    elsewhere && (reads || !unknown)
+}
+
+/// What the caller is told when no coordinator was found in time.
+pub(super) fn given_up(error: ApiError) -> ApiError {
+    match error.reason() {
+        ErrorReason::NotCoordinator => no_coordinator("it is just changing").outcome(WriteOutcome::NotWritten),
+        _ => error,
+    }
+}
+
+/// Attempts to find a coordinator, one after the other.
+pub(super) struct Search(Instant);
+
+impl Search {
+    /// For a moment.
+    pub(super) fn new() -> Self {
+        Self(Instant::now() + limits::COORDINATOR_WAIT)
+    }
+
+    /// Waits a little; false if there is no more time.
+    pub(super) async fn again(&mut self, broker: &Broker) -> bool {
+        if Instant::now() >= self.0 || broker.stopping.is_cancelled() {
+            return false;
+        }
+        tokio::time::sleep(limits::COORDINATOR_LOOK_AGAIN).await;
+        true
+    }
+}
