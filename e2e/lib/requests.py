@@ -25,6 +25,7 @@ INT64 = [*INT32, 5, 10**9, 2**62, -(2**62), 2**63 - 1, -(2**63)]
 # More than a second is waited for by calls that wait, up to their bound of minutes.
 SECONDS = [0, 1, -1, 301, 86_401, 2**31, 253_402_300_800, 2**63 - 1, -(2**63), -(2**63) + 1]
 NANOS = [0, 1, -1, 999_999_999, 10**9, -(10**9), 2**31 - 1, -(2**31)]
+UINT32 = [0, 1, 2, 7, 2**31, 2**32 - 1]
 UINT64 = [0, 1, 2, 3, 2**31, 2**63, 2**64 - 1]
 ENUM = [0, 1, 2, 3, 99, -1, -(2**31), 2**31 - 1]
 TOPICS = ["good", "three"]
@@ -85,7 +86,7 @@ MILD = {
 }
 DEEPEST = 5
 # Fields that most requests are good without: a stream that is resumed, a call that ends only when its caller does.
-SELDOM = {"resume_token", "follow"}
+SELDOM = {"resume_token", "follow", "owned", "session_timeout", "reconnect_timeout", "rebalance_timeout"}
 # Some more than a broker takes, and less than what a stub sends.
 MOST_BYTES = 40 << 20
 
@@ -208,7 +209,14 @@ class Requests:
 def _numbers(field: FieldDescriptor) -> list[int]:
     if field.name in ("seconds", "nanos"):
         return SECONDS if field.name == "seconds" else NANOS
-    kinds = {F.TYPE_INT32: INT32, F.TYPE_INT64: INT64, F.TYPE_UINT64: UINT64, F.TYPE_ENUM: ENUM, F.TYPE_BOOL: [0, 1]}
+    kinds = {
+        F.TYPE_INT32: INT32,
+        F.TYPE_INT64: INT64,
+        F.TYPE_UINT32: UINT32,
+        F.TYPE_UINT64: UINT64,
+        F.TYPE_ENUM: ENUM,
+        F.TYPE_BOOL: [0, 1],
+    }
     return kinds[field.type]
 
 

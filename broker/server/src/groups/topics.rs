@@ -7,7 +7,7 @@ use std::{
 
 use millrace_engine::{
     Cluster, Topic,
-    group::{TopicView, Topics},
+    group::{MAX_PATTERN_BYTES, TopicView, Topics},
 };
 use parking_lot::Mutex;
 use regex::RegexBuilder;
@@ -85,12 +85,28 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
 
 /// The whole-name regular expression that a pattern means.
 fn compile(pattern: &str) -> Result<regex::Regex, String> {
-    RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(limits::PATTERN_BYTES)
-        .dfa_size_limit(limits::PATTERN_BYTES)
-        .nest_limit(limits::PATTERN_DEPTH)
-        .build()
-        .map_err(|error| error.to_string())
+    if pattern.len() > MAX_PATTERN_BYTES {
+        return Err(format!("it has more than {MAX_PATTERN_BYTES} bytes"));
+    }
+    let build = |text: &str| {
+        RegexBuilder::new(text)
+            .size_limit(limits::PATTERN_BYTES)
+            .dfa_size_limit(limits::PATTERN_BYTES)
+            .nest_limit(limits::PATTERN_DEPTH)
+            .build()
+            .map_err(|error| reason(&error))
+    };
+    // Alone first: a parenthesis too many would close that around it.
+    build(pattern)?;
+    build(&format!("^(?:{pattern})$"))
+}
+
+/// What is wrong, in a few words: the text of a syntax error repeats the pattern, over several lines.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    let words = last.trim_start_matches("error: ").trim_end_matches('.');
+    words.chars().take(200).collect()
 }
 
 /// The topics whose whole name matches. The cluster's own only where the pattern begins as they do.
@@ -122,9 +138,21 @@ mod tests {
         assert_eq!(found("a|t"), ["t"], "alternatives are of the whole");
         assert_eq!(found(".*t"), ["a.t", "t", "tt"]);
         assert_eq!(found("__.*"), ["__t"]);
-        for wrong in ["(", "(?=a)b", r"(a)\1", "((((a{99}){99}){99}){99})"] {
-            assert!(matching(&cluster, wrong).is_err(), "{wrong}");
+        let long = "x".repeat(MAX_PATTERN_BYTES + 1);
+        let wrong = [
+            "(",
+            "a)(b",
+            "(?x)a # b",
+            "(?=a)b",
+            r"(a)\1",
+            "((((a{99}){99}){99}){99})",
+            &long,
+        ];
+        for wrong in wrong {
+            let problem = matching(&cluster, wrong).unwrap_err();
+            assert!(problem.len() < 100 && !problem.contains('\n'), "{wrong}: {problem}");
         }
+        assert_eq!(check_pattern("("), Err("unclosed group".to_owned()));
     }
 
     #[test]

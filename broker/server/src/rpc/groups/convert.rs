@@ -54,7 +54,7 @@ pub fn details(settings: v1::MemberSettings, is_static: bool, host: &str) -> Res
         check_pattern(pattern).map_err(|problem| {
             ApiError::new(
                 ErrorReason::InvalidTopicPattern,
-                format!("The pattern {pattern:?} can't be used: {problem}."),
+                format!("The pattern of topics can't be used: {problem}."),
             )
             .with("field", "settings.topic_pattern")
         })?;

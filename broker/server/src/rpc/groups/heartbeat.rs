@@ -289,8 +289,14 @@ pub(super) async fn serve(
                         Err(error) => break (End::by(&error), Some(error)),
                     }
                 }
-                // It has said all that it had to say, or its connection is gone.
-                Ok(None) | Err(_) => break (End::Lost, None),
+                // It has said all that it had to say.
+                Ok(None) => break (End::Lost, None),
+                // Its connection is gone, and nobody hears it; or it has sent what is no request.
+                Err(status) => {
+                    session.way.end(End::Lost);
+                    let _ = answers.send(Err(status)).await;
+                    return;
+                }
             },
         };
         let response = v1::HeartbeatResponse { result: Some(told) };
