@@ -452,6 +452,11 @@ pub const INTERNAL_PING_WITHIN: Duration = Duration::from_secs(2);
 /// one broker what another one leads has one while it waits for news.
 pub const INTERNAL_STREAMS_PER_CONNECTION: u32 = 16_384;
 
+/// Streams that a broker gave up before this one looked at them, which a connection takes. A broker that stood still for
+/// some seconds finds one for each heartbeat of the quorum, and must not end what else uses the connection for that:
+/// h2 does so at 20 (against CVE-2023-44487, which is not to be feared from brokers).
+pub const INTERNAL_RESET_STREAMS: usize = 1024;
+
 /// What one stream between brokers may send ahead of being read: records of many partitions.
 pub const INTERNAL_STREAM_WINDOW_BYTES: u32 = 8 << 20;
 

@@ -48,6 +48,7 @@ impl InternalServer {
         let incoming = WatchedListener::new(listener, SHARES.internal, limits::INTERNAL_IDLE).incoming();
         let server = Server::builder()
             .max_concurrent_streams(limits::INTERNAL_STREAMS_PER_CONNECTION)
+            .http2_max_pending_accept_reset_streams(Some(limits::INTERNAL_RESET_STREAMS))
             .initial_stream_window_size(limits::INTERNAL_STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::INTERNAL_CONNECTION_WINDOW_BYTES)
             .max_frame_size(limits::HTTP2_FRAME_BYTES)
