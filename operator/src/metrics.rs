@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::{EncodeLabelSet, EncodeLabelValue, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -13,16 +13,35 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+/// Of which kind an object is that passes look after. What is counted by kind begins at 0: Prometheus sees no increase in a
+/// counter that appears with its first count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reconciled {
+    /// Clusters.
+    Cluster,
+    /// Topics.
+    Topic,
+}
+
+/// Why a broker is restarted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Restart {
+    /// It is to have another template.
+    Roll,
+    /// It does not come up with the template that it has, and there is another.
+    Stuck,
+}
+
 /// Which kind of object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfKind {
-    kind: &'static str,
+    kind: Reconciled,
 }
 
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfObject {
-    kind: &'static str,
+    kind: Reconciled,
     namespace: String,
     name: String,
 }
@@ -36,7 +55,7 @@ struct OfGate {
 /// Which reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfReason {
-    reason: &'static str,
+    reason: Restart,
 }
 
 /// All that is counted.
@@ -63,7 +82,10 @@ impl Default for Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        let errors = Family::default();
+        let errors = Family::<OfKind, Counter>::default();
+        for kind in [Reconciled::Cluster, Reconciled::Topic] {
+            drop(errors.get_or_create(&OfKind { kind }));
+        }
         registry.register("reconcile_errors", "Passes that failed", errors.clone());
         let last_success = Family::default();
         registry.register_with_unit(
@@ -81,7 +103,10 @@ impl Default for Metrics {
         );
         let blocked = Family::default();
         registry.register("blocked", "Passes in which a check held something up", blocked.clone());
-        let restarts = Family::default();
+        let restarts = Family::<OfReason, Counter>::default();
+        for reason in [Restart::Roll, Restart::Stuck] {
+            drop(restarts.get_or_create(&OfReason { reason }));
+        }
         registry.register(
             "broker_restarts",
             "Brokers that were evicted to restart them",
@@ -104,7 +129,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A pass over an object begins, or has ended.
-    pub fn running(&self, kind: &'static str, namespace: &str, name: &str, since_epoch: Option<f64>) {
+    pub fn running(&self, kind: Reconciled, namespace: &str, name: &str, since_epoch: Option<f64>) {
         let object = OfObject {
             kind,
             namespace: namespace.to_owned(),
@@ -121,7 +146,7 @@ impl Metrics {
     }
 
     /// A pass has ended.
-    pub fn passed(&self, kind: &'static str, took: Duration, failed: bool, now_since_epoch: f64) {
+    pub fn passed(&self, kind: Reconciled, took: Duration, failed: bool, now_since_epoch: f64) {
         let kind = OfKind { kind };
         self.durations.get_or_create(&kind).observe(took.as_secs_f64());
         if failed {
@@ -137,7 +162,7 @@ impl Metrics {
     }
 
     /// A broker was evicted.
-    pub fn restarted(&self, reason: &'static str) {
+    pub fn restarted(&self, reason: Restart) {
         self.restarts.get_or_create(&OfReason { reason }).inc();
     }
 
@@ -154,5 +179,26 @@ impl Metrics {
             let _ = write!(out, "# {error}");
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_alerted_by_is_counted_from_the_start() {
+        let text = Metrics::default().text();
+        for counter in [
+            "reconcile_errors_total{kind=\"Cluster\"} 0",
+            "reconcile_errors_total{kind=\"Topic\"} 0",
+            "broker_restarts_total{reason=\"Roll\"} 0",
+            "broker_restarts_total{reason=\"Stuck\"} 0",
+        ] {
+            assert!(
+                text.contains(&format!("\nmillrace_operator_{counter}\n")),
+                "{counter}: {text}"
+            );
+        }
     }
 }

@@ -15,7 +15,7 @@ use kube::{
 
 use serde::de::DeserializeOwned;
 
-use crate::{context::Context, http::Life};
+use crate::{context::Context, http::Life, metrics::Reconciled};
 
 /// After an error the object is looked at again so soon.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const PASS_WITHIN: Duration = Duration::from_secs(120);
 pub async fn run(
     context: &Context,
     life: &Arc<Life>,
-    kind: &'static str,
+    kind: Reconciled,
     namespace: &str,
     name: &str,
     pass: impl Future<Output = anyhow::Result<Action>>,
@@ -46,7 +46,7 @@ pub async fn run(
             // The API server has answered, or the error is known: the operator itself lives.
             life.sign();
             tracing::warn!(
-                kind,
+                ?kind,
                 namespace,
                 name,
                 error = in_words(&error),
@@ -56,7 +56,7 @@ pub async fn run(
         }
         Err(_) => {
             tracing::warn!(
-                kind,
+                ?kind,
                 namespace,
                 name,
                 "a pass took longer than {PASS_WITHIN:?} and was given up"

@@ -42,6 +42,7 @@ use crate::{
     conditions::{self, Wanted},
     context::{Context, Told},
     http::Life,
+    metrics::Reconciled,
     names::{BROKER_COMPONENT, CLUSTER_LABEL, COMPONENT_LABEL, ClusterKey, FIELD_MANAGER},
     pass::{self, WatchBackoff, scoped},
 };
@@ -163,7 +164,7 @@ async fn reconcile(
     Ok(pass::run(
         &shared.context,
         &shared.life,
-        "Cluster",
+        Reconciled::Cluster,
         &key.namespace,
         &key.name,
         looked,

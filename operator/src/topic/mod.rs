@@ -26,7 +26,7 @@ use kube::runtime::controller::{self, Controller};
 use tokio_util::sync::CancellationToken;
 
 use self::reconciler::Reconciler;
-use crate::{context::Context, http::Life, pass};
+use crate::{context::Context, http::Life, metrics::Reconciled, pass};
 
 /// So many Topics are looked at at once. Most of a pass is waiting, and the metadata quorum commits what comes together
 /// in one go.
@@ -52,7 +52,7 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
                     let namespace = topic.metadata.namespace.as_deref().unwrap_or_default();
                     let name = topic.metadata.name.as_deref().unwrap_or_default();
                     let one = reconciler.pass(namespace, name);
-                    Ok::<_, Infallible>(pass::run(&context, &life, "Topic", namespace, name, one).await)
+                    Ok::<_, Infallible>(pass::run(&context, &life, Reconciled::Topic, namespace, name, one).await)
                 }
             },
             |_, never, _| match *never {},

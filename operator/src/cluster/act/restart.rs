@@ -12,6 +12,7 @@ use super::{Actor, is_refusal};
 use crate::{
     cluster::{observe::api, roll::holder, seen::Pod},
     context::Told,
+    metrics::Restart,
     names::FIELD_MANAGER,
     render::{Kind, template_hash},
 };
@@ -51,7 +52,7 @@ impl Actor<'_> {
                 continue;
             };
             if self.evict(*id, pod, "RollingBroker").await? {
-                self.context.metrics.restarted("Roll");
+                self.context.metrics.restarted(Restart::Roll);
             } else if self.outcome.held.is_some() {
                 admin
                     .release_maintenance(&holder, *id)
@@ -93,7 +94,7 @@ impl Actor<'_> {
         if let Some(pod) = self.seen.pods.get(&id)
             && self.evict(id, pod, "ReplacingPod").await?
         {
-            self.context.metrics.restarted("Stuck");
+            self.context.metrics.restarted(Restart::Stuck);
         }
         Ok(())
     }
