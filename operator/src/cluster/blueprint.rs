@@ -111,7 +111,7 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> (Bl
         image_pull_policy: record.image_pull_policy.clone().unwrap_or_default(),
         image_pull_secrets: record.image_pull_secrets.clone(),
         config: wishes.settings.clone(),
-        auto_voters: wishes.voters.min(3),
+        auto_voters: wishes.auto_voters(),
         replicas: scale.replicas,
         storage_size: spec.storage.size.clone(),
         storage_class: spec.storage.storage_class_name.clone(),

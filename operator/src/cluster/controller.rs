@@ -368,3 +368,29 @@ async fn tell_only(
     status["conditions"] = serde_json::to_value(conditions)?;
     apply_status(context, key, status).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vote, a move and a replica that catches up change no object: who waits for them has to look.
+    #[test]
+    fn what_nobody_tells_of_is_looked_at_again_soon() {
+        let busy = |conditions: &[(&str, &str)]| {
+            let each = |(kind, status): &(&str, &str)| {
+                json!({
+                    "type": kind, "status": status, "reason": "R", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                })
+            };
+            let conditions: Vec<Value> = conditions.iter().map(each).collect();
+            let status = serde_json::from_value(json!({ "conditions": conditions })).unwrap();
+            is_busy(&Decision::default(), 0, &status)
+        };
+        let (ready, in_sync) = (("Ready", "True"), ("ReplicasInSync", "True"));
+        assert!(!busy(&[ready, in_sync]));
+        assert!(busy(&[("Ready", "False"), in_sync]));
+        assert!(busy(&[ready, ("ReplicasInSync", "False")]));
+        assert!(busy(&[ready, in_sync, ("Reconciling", "True")]));
+    }
+}

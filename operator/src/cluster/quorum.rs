@@ -76,7 +76,7 @@ fn largest_odd(wishes: &Wishes, told: &Told) -> usize {
 /// The broker to give a vote next: in the rack with the fewest voters, then the lowest number.
 fn candidates(seen: &Seen, told: &Told, wishes: &Wishes, voters: &BTreeSet<i32>, replaces: bool) -> Option<i32> {
     // The first three come by themselves at once, which is where a broker that is in no hurry may begin.
-    let hurries = replaces || voters.len() < 3;
+    let hurries = replaces || voters.len() < usize::try_from(wishes.auto_voters()).unwrap_or_default();
     let racks = by_rack(told, voters);
     let mut able: Vec<i32> = told
         .cluster

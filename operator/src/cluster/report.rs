@@ -158,6 +158,8 @@ impl Report<'_> {
         }
         let created =
             self.decision.record.cluster_id.is_some() && self.seen.cluster.status.as_ref().is_some_and(was_ready);
+        // Also what comes between is of the creation: only when that has ended is it an outage.
+        let lasting = |reason| if created { reason } else { "Creating" };
         let told = match &self.seen.brokers {
             Reach::Reached(told) => told,
             Reach::Unasked | Reach::Unreachable(_) if !created => {
@@ -172,28 +174,38 @@ impl Report<'_> {
         }
         if told.quorum_leader().is_none() {
             return no(
-                "QuorumLost",
+                lasting("QuorumLost"),
                 "the metadata quorum has no leader: most of its voters must run".into(),
             );
         }
         if told.cluster.offline_partitions > 0 {
             let text = format!("{} partitions have no leader", told.cluster.offline_partitions);
-            return no("PartitionsOffline", text);
+            return no(lasting("PartitionsOffline"), text);
         }
         let rolling = !self.decision.roll.outdated.is_empty() || self.decision.roll.current.is_some();
         let spare = usize::from(rolling && enough > 1);
         if ready + spare < enough {
-            let reason = if created { "BrokersUnready" } else { "Creating" };
             // By the pods: where nothing is done nothing was planned either.
             let is_ready = |id: &i32| self.seen.pods.get(id).is_some_and(Pod::is_ready);
             let missing: Vec<i32> = (0..wanted).filter(|id| !is_ready(id)).collect();
             let missing = named(&missing);
             return no(
-                reason,
+                lasting("BrokersUnready"),
                 format!("{ready} of {wanted} brokers are ready; not yet: {missing}"),
             );
         }
+        if let Some(votes) = self.missing_votes().filter(|_| !created) {
+            // Who waits for it may lose a node then, and must keep a quorum.
+            return no("Creating", votes);
+        }
         Wanted::yes("Ready", "Ready", format!("{ready} of {wanted} brokers serve"))
+    }
+
+    /// How many vote, if those are fewer than come by themselves. Votes beyond are given when their time has come.
+    fn missing_votes(&self) -> Option<String> {
+        let (given, wanted) = (self.told?.voters().len(), self.wishes.auto_voters());
+        let missing = given < usize::try_from(wanted).unwrap_or_default();
+        missing.then(|| format!("{given} of {wanted} votes on the metadata are given"))
     }
 
     /// What a person may do about a cluster that does not begin.
@@ -272,6 +284,9 @@ impl Report<'_> {
                 None => "Recovering",
             };
             return yes(reason, text);
+        }
+        if let Some(votes) = self.missing_votes() {
+            return yes("AddingVoters", votes);
         }
         let moves = self.told.map_or(0, |told| told.moves.len());
         if moves > 0 {

@@ -9,6 +9,8 @@ use crate::{names, render::RESERVED_SETTINGS};
 
 /// Topic defaults are changed while brokers run; all other settings are read when a broker starts.
 const TOPIC_DEFAULT: &str = "topic.default.";
+/// So many voters come by themselves, as soon as their brokers are there.
+const AUTO_VOTERS: i32 = 3;
 /// How long a broker may take to come back.
 const ROLLOUT_DEADLINE_SECONDS: i32 = 1800;
 /// What a move may take of each link, if nothing is said: 50 MiB/s.
@@ -79,6 +81,12 @@ impl Wishes {
             keeps_claims: spec.storage.when_scaled.unwrap_or_default() == ScaledStorage::Retain,
             paused: spec.paused || paused,
         }
+    }
+
+    /// How many votes are given without waiting: `quorum.auto.voters`. A cluster without them is not made yet.
+    #[must_use]
+    pub fn auto_voters(&self) -> i32 {
+        self.voters.min(AUTO_VOTERS)
     }
 
     /// What is wrong with it, one sentence for each; `known` are the settings that brokers know, empty if they could

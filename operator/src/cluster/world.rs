@@ -11,7 +11,9 @@ use millrace_crds::Cluster;
 use serde_json::{Value, json};
 
 use super::{
+    act::Outcome,
     decide::{Decision, Hold, Step, decide, shrinks, takes_a_pod},
+    report,
     roll::KeptBack,
     seen::{Claim, OperatorDefaults, Pod, Reach, Seen, Told},
 };
@@ -67,6 +69,7 @@ pub struct World {
     /// Pods that were evicted while another one was away.
     unsafe_evictions: u32,
     restarts: u32,
+    passes: u32,
 }
 
 impl World {
@@ -96,6 +99,7 @@ impl World {
             partitions: 0,
             unsafe_evictions: 0,
             restarts: 0,
+            passes: 0,
         }
     }
 
@@ -196,6 +200,18 @@ impl World {
             decision.steps
         );
         decision
+    }
+
+    /// A pass that ends with what there is to tell; whether that is that all is ready.
+    fn tells_ready(&mut self) -> bool {
+        self.passes += 1;
+        let seen = self.seen();
+        let decision = self.pass(false);
+        let status = report::status(&seen, &decision, &Outcome::default(), None);
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        self.cluster.status = Some(status);
+        ready
     }
 
     fn shrinks(&self, step: &Step) -> bool {
@@ -473,15 +489,14 @@ impl World {
         }
     }
 
-    /// The first three voters come by themselves.
+    /// The first three voters come by themselves, one after another, in their own time.
     fn vote(&mut self) {
-        let able: Vec<i32> = self.brokers.keys().copied().filter(|id| self.serves(*id)).collect();
-        let able: Vec<i32> = able.into_iter().filter(|id| !self.brokers[id].draining).collect();
-        let voters = self.brokers.values().filter(|broker| broker.votes).count();
-        if voters == 1 && able.len() >= 3 && self.cluster.spec.replicas >= 3 {
-            for id in able.iter().take(3) {
-                self.brokers.get_mut(id).unwrap().votes = true;
-            }
+        let able = self.brokers.keys().copied().filter(|id| self.serves(*id));
+        let able: Vec<i32> = able.filter(|id| !self.brokers[id].draining).collect();
+        let voters = self.voters();
+        if voters.len() < 3 && able.len() >= 3 && self.cluster.spec.replicas >= 3 && self.dice.roll(3) > 0 {
+            let next = able.into_iter().find(|id| !voters.contains(id));
+            self.brokers.get_mut(&next.unwrap()).unwrap().votes = true;
         }
     }
 

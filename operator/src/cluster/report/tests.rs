@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 use crate::cluster::{act::Refused, roll::Stuck};
 
-/// Three brokers that serve, those in `away` excepted; the cluster has been ready before.
+/// Three brokers that vote and serve, those in `away` excepted; the cluster has been ready before.
 fn seen(away: &[i32]) -> Seen {
     let now = Timestamp::from_second(100_000).unwrap();
     let pod = |id: i32| Pod {
@@ -17,6 +17,11 @@ fn seen(away: &[i32]) -> Seen {
         broker_id,
         available: !away.contains(&broker_id),
         ..v1::BrokerDescription::default()
+    };
+    let voter = |broker_id| v1::QuorumMember {
+        broker_id: Some(broker_id),
+        is_voter: true,
+        ..v1::QuorumMember::default()
     };
     let spec = json!({ "replicas": 3, "storage": { "size": "1Gi" } });
     let mut seen = Seen {
@@ -31,6 +36,7 @@ fn seen(away: &[i32]) -> Seen {
                 }),
                 ..v1::DescribeClusterResponse::default()
             },
+            members: (0..3).map(voter).collect(),
             ..Told::default()
         })),
         ..Seen::bare(now, &spec)
@@ -41,6 +47,18 @@ fn seen(away: &[i32]) -> Seen {
     }] });
     seen.cluster.status = serde_json::from_value(status).unwrap();
     seen
+}
+
+/// Takes a broker's vote away.
+fn without_vote(seen: &mut Seen, id: usize) {
+    told(seen).members[id].is_voter = false;
+}
+
+fn told(seen: &mut Seen) -> &mut Told {
+    match &mut seen.brokers {
+        Reach::Reached(told) => told,
+        _ => unreachable!(),
+    }
 }
 
 fn decision() -> Decision {
@@ -95,10 +113,7 @@ fn what_failed_is_told_with_what_is_under_way() {
 #[test]
 fn moves_do_not_hide_what_failed() {
     let mut seen = seen(&[]);
-    let Reach::Reached(told) = &mut seen.brokers else {
-        unreachable!()
-    };
-    told.moves.push(v1::Reassignment::default());
+    told(&mut seen).moves.push(v1::Reassignment::default());
     let status = status(&seen, &decision(), &Outcome::default(), Some("timeout"));
     assert_eq!(
         condition(&status, "Reconciling"),
@@ -190,4 +205,58 @@ fn what_keeps_a_broker_from_going_is_no_matter_of_the_roll() {
     let text = "to be restarted: broker 1; waiting: broker 1: 2 partitions need it";
     let waits = Some("broker 1: 2 partitions need it".into());
     assert_eq!(told(&rolling, &held), (("Rolling".into(), text.into()), waits));
+}
+
+#[test]
+fn a_cluster_is_created_when_as_many_vote_as_come_by_themselves() {
+    let ready = |seen: &Seen| condition(&status(seen, &decision(), &Outcome::default(), None), "Ready");
+    let mut created = seen(&[]);
+    created.cluster.status = None;
+    assert_eq!(ready(&created), is("True", "Ready", "3 of 3 brokers serve"));
+    without_vote(&mut created, 2);
+    let waits = is("False", "Creating", "2 of 3 votes on the metadata are given");
+    assert_eq!(ready(&created), waits);
+
+    // What comes between does not end the creation.
+    let mut leaderless = created.clone();
+    told(&mut leaderless).cluster.quorum = None;
+    let between = status(&leaderless, &decision(), &Outcome::default(), None);
+    let text = "the metadata quorum has no leader: most of its voters must run";
+    assert_eq!(condition(&between, "Ready"), is("False", "Creating", text));
+    created.cluster.status = Some(between);
+    assert_eq!(ready(&created), waits);
+
+    // Who wants fewer voters has them.
+    created.cluster.spec.quorum = serde_json::from_value(json!({ "voters": 1 })).unwrap();
+    assert_eq!(ready(&created), is("True", "Ready", "3 of 3 brokers serve"));
+}
+
+#[test]
+fn a_vote_that_is_missing_later_is_told_and_no_outage() {
+    let mut seen = seen(&[]);
+    without_vote(&mut seen, 1);
+    let status = status(&seen, &decision(), &Outcome::default(), None);
+    assert_eq!(condition(&status, "Ready"), is("True", "Ready", "3 of 3 brokers serve"));
+    let text = "2 of 3 votes on the metadata are given";
+    assert_eq!(condition(&status, "Reconciling"), is("True", "AddingVoters", text));
+}
+
+#[test]
+fn the_fourth_and_fifth_vote_keep_nobody_waiting() {
+    let mut seen = seen(&[]);
+    seen.cluster.spec.replicas = 5;
+    for id in 3..5 {
+        let pod = seen.pods[&0].clone();
+        seen.pods.insert(id, pod);
+        let told = told(&mut seen);
+        let broker = v1::BrokerDescription {
+            broker_id: id,
+            ..told.cluster.brokers[0].clone()
+        };
+        told.cluster.brokers.push(broker);
+    }
+    seen.cluster.status = None;
+    let status = status(&seen, &decision(), &Outcome::default(), None);
+    assert_eq!(condition(&status, "Ready"), is("True", "Ready", "5 of 5 brokers serve"));
+    assert_eq!(condition(&status, "Reconciling"), None);
 }

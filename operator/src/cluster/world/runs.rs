@@ -25,6 +25,20 @@ fn a_cluster_is_begun_once_whenever_the_operator_dies() {
 }
 
 #[test]
+fn whoever_waited_for_ready_may_lose_a_broker() {
+    for seed in 0..SEEDS {
+        for replicas in [3, 5] {
+            let mut world = World::new(seed, json!({ "replicas": replicas, "storage": { "size": "10Gi" } }));
+            while !world.tells_ready() {
+                assert!(world.passes < 600, "never ready: {:?}", world.cluster.status);
+                world.tick();
+            }
+            assert!(world.voters().len() >= 3, "{:?} vote", world.voters());
+        }
+    }
+}
+
+#[test]
 fn brokers_come_and_go_with_all_that_they_hold() {
     for seed in 0..SEEDS {
         let mut world = created(seed, 3);
