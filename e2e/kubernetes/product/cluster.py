@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -126,6 +127,18 @@ class Cluster(Owned):
         """Whether so many brokers have what they should have."""
         racks = [broker.get("rack") for broker in self.status()["brokers"]]
         return len(racks) == brokers and None not in racks and self.held(*topics) == self.shares(*topics)
+
+    def sizes(self, *topics: str) -> dict[tuple[str, int], int]:
+        """The bytes of each partition's log, of one replica."""
+        return {(topic, p["partition"]): p["size_bytes"] for topic in topics for p in self.partitions(topic)}
+
+    def taken(self, broker: int) -> int:
+        """All bytes of records that a broker has taken since it was started: from clients, and from other brokers."""
+        path = f"/api/v1/namespaces/{self.kubectl.namespace}/pods/{self.name}-broker-{broker}:9652/proxy/metrics"
+        metrics = self.kubectl("get", "--raw", path)
+        counts = re.findall(r"^millrace_(appended|replicated)_bytes_total(?:\{.*\})? (\d+)$", metrics, re.MULTILINE)
+        assert "replicated" in dict(counts), metrics
+        return sum(int(count) for _, count in counts)
 
     def leaders(self, *topics: str) -> Counter[int | None]:
         """How many partitions each broker leads; None is where nobody does."""

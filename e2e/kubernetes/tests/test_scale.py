@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from kube_machine import Kubectl
@@ -16,14 +17,14 @@ from product.operator import now
 Loaded = Callable[..., tuple[Cluster, Load]]
 
 
-def _sizes(cluster: Cluster, *topics: str) -> dict[tuple[str, int], int]:
-    return {(topic, p["partition"]): p["size_bytes"] for topic in topics for p in cluster.partitions(topic)}
-
-
 def _planned(cluster: Cluster, reason: str) -> int:
     """How many replicas all plans of a kind were to copy, as the operator told in events."""
     events = cluster.kubectl.json("events.events.k8s.io", f"--field-selector=reason={reason}")["items"]
     return sum(int(found[1]) for e in events if (found := re.search(r"(\d+) replicas of", e.get("note", ""))))
+
+
+def _voters(status: dict[str, Any]) -> list[int]:
+    return status.get("quorum", {}).get("voters", [])
 
 
 def _brokers(cluster: Cluster) -> list[int]:
@@ -78,43 +79,90 @@ def test_fewer_brokers_than_a_topic_has_replicas_are_refused(operator: Operator,
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
+class Bytes:
+    """What brokers take of records between two moments in which nothing is written, and what of that was moved."""
+
+    def __init__(self, cluster: Cluster, load: Load, *topics: str) -> None:
+        self._cluster, self._load, self._topics = cluster, load, topics
+        self.sizes: dict[tuple[str, int], int] = {}
+        self._taken: dict[int, int] = {}
+
+    def begin(self, *brokers: int) -> None:
+        """Counts from here on."""
+        self.sizes, self._taken = self._still(brokers)
+
+    def moved(self, *brokers: int) -> tuple[int, dict[tuple[str, int], int]]:
+        """The bytes that they have taken since besides one copy for each replica of what was written meanwhile; and by
+        how much each partition has grown."""
+        sizes, taken = self._still(brokers)
+        grown = {where: sizes[where] - self.sizes[where] for where in sizes}
+        copied = sum(taken[broker] - self._taken.get(broker, 0) for broker in brokers)
+        return copied - 3 * sum(grown.values()), grown
+
+    def _still(self, brokers: tuple[int, ...]) -> tuple[dict[tuple[str, int], int], dict[int, int]]:
+        """Sizes and counts of a moment in which nothing is written nor copied."""
+        self._load.pause()
+        found: list[tuple[dict[tuple[str, int], int], dict[int, int]]] = []
+
+        def still() -> bool:
+            taken = {broker: self._cluster.taken(broker) for broker in brokers}
+            found.append((self._cluster.sizes(*self._topics), taken))
+            return found[-2:-1] == found[-1:]
+
+        self._cluster.kubectl.until("nothing is copied", still, timeout=120)
+        self._load.resume()
+        return found[-1]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_two_brokers_more_with_data_and_two_fewer(
     more_nodes: Callable[[int], None], operator: Operator, loaded: Loaded
 ) -> None:
-    cluster, load = loaded(rate=1000, size=1000, partitions=10, rebalance={"maxBytesPerSecond": "20Mi"})
+    cluster, load = loaded(rate=1000, partitions=10, rebalance={"maxBytesPerSecond": "20Mi"})
     more_nodes(2)
     _fill(cluster, "archive")
-    claims = cluster.claims()
-    before, sizes = cluster.replicas("ledger", "archive"), _sizes(cluster, "ledger", "archive")
+    claims, topics = cluster.claims(), ("ledger", "archive")
+    measured = Bytes(cluster, load, *topics)
+    measured.begin(0, 1, 2)
+    before, sizes = cluster.replicas(*topics), measured.sizes
     with PodWatch(cluster) as watch:
         cluster.patch(replicas=5)
         cluster.wait_ready(600)
-        after = cluster.replicas("ledger", "archive")
-        shares = cluster.shares("ledger", "archive")
-        assert cluster.held("ledger", "archive") == shares
+        after = cluster.replicas(*topics)
+        shares = cluster.shares(*topics)
+        assert cluster.held(*topics) == shares
         moved = {where: len(set(after[where]) - set(before[where])) for where in before}
         # The new brokers' shares must be copied, and nothing else need be.
         bound = shares[3] + shares[4]
-        bytes_moved = sum(count * sizes[where] for where, count in moved.items())
         planned = _planned(cluster, "Rebalancing")
-        print(
-            f"3 to 5: {sum(moved.values())} replicas moved, {planned} planned, {bound:.0f} needed; "
-            f"{bytes_moved / 1e6:.1f} MB of {sum(sizes.values()) * 3 / 1e6:.1f} MB"
-        )
         assert sum(moved.values()) <= bound * 1.1
         assert planned <= bound * 1.1
-        # Topics of two sizes: what is needed of each in the mean, with a tenth more.
+        # Topics of two sizes: what is needed of each in the mean, with a tenth more. What is written while a replica is
+        # on its way comes to both brokers.
         least = bound * sum(sizes.values()) / len(sizes)
-        assert bytes_moved <= least * 1.1, f"{least / 1e6:.1f} MB would do"
+        copied, grown = measured.moved(0, 1, 2, 3, 4)
+        seen = sum(count * sizes[where] for where, count in moved.items())
+        twice = sum(count * grown[where] for where, count in moved.items())
+        print(
+            f"3 to 5: {sum(moved.values())} replicas moved, {planned} planned, {bound:.0f} needed; "
+            f"{copied / 1e6:.1f} MB copied, {least / 1e6:.1f} MB needed, of {sum(sizes.values()) * 3 / 1e6:.1f} MB; "
+            f"at most {twice / 1e6:.1f} MB came to both"
+        )
+        assert seen * 0.99 <= copied <= least * 1.1 + twice
         # Each broker is to lead as many as the others; it takes over half a minute after it has come.
         preferred = Counter(replicas[0] for replicas in after.values())
         assert is_even(preferred, 5), preferred
-        cluster.wait_leaders_even("ledger", "archive", brokers=5)
+        cluster.wait_leaders_even(*topics, brokers=5)
+        load.check()
+        # Brokers that have been there for a while vote, too.
+        cluster.until("all five vote", lambda told: _voters(told) == [0, 1, 2, 3, 4], timeout=600)
         load.check()
 
-        # Fewer, while topics are made all the time.
+        # Fewer, while topics are made all the time. All that the last two have must be copied, and nothing else.
+        measured.begin(0, 1, 2)
+        placed = cluster.replicas(*topics)
+        held = {where: len({3, 4} & set(replicas)) for where, replicas in placed.items()}
         cluster.patch(replicas=3)
         cluster.until_condition("Reconciling", "Draining", timeout=60)
         for number in range(10):
@@ -122,8 +170,19 @@ def test_two_brokers_more_with_data_and_two_fewer(
             time.sleep(1)
         cluster.wait_ready(600)
     cluster.kubectl.until("claims are gone", lambda: cluster.claims() == claims)
+    planned = _planned(cluster, "Draining")
+    least = sum(count * measured.sizes[where] for where, count in held.items())
+    # All three have all of it now: what they took besides their copies of what was written is what the two had.
+    copied, _ = measured.moved(0, 1, 2)
+    print(
+        f"5 to 3: {planned} replicas planned, {sum(held.values())} needed; {copied / 1e6:.1f} MB copied, "
+        f"{least / 1e6:.1f} MB needed"
+    )
+    assert sum(held.values()) <= planned <= sum(held.values()) * 1.1
+    assert least * 0.99 <= copied <= least * 1.1
     assert _brokers(cluster) == [0, 1, 2]
     assert watch.ended == [4, 3], "the last first, and no other one"
+    cluster.until_seen("the others vote no more", lambda told: _voters(told) == [0, 1, 2])
     load.verdict()
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
