@@ -340,8 +340,36 @@ async fn nobody_changes_the_topic_of_groups() {
         messages: vec![v1::Message::default()],
         ..v1::PublishRequest::default()
     };
+    let setting = v1::ConfigEntry {
+        name: "cleanup.policy".into(),
+        value: "delete".into(),
+    };
+    let configure = v1::AlterConfigsRequest {
+        topic: name.clone(),
+        set: vec![setting.clone()],
+        ..v1::AlterConfigsRequest::default()
+    };
+    let unset = v1::AlterConfigsRequest {
+        topic: name.clone(),
+        unset: vec!["flush".into()],
+        validate_only: true,
+        ..v1::AlterConfigsRequest::default()
+    };
+    let alter = v1::AlterTopicRequest {
+        name: name.clone(),
+        set_configs: vec![setting],
+        ..v1::AlterTopicRequest::default()
+    };
+    let alter_all = v1::AlterTopicRequest {
+        replication_factor: Some(1),
+        ..alter.clone()
+    };
     let mut messaging = MessagingClient::connect(cluster.address()).await.unwrap();
     let refused = [
+        admin.alter_configs(configure).await.unwrap_err(),
+        admin.alter_configs(unset).await.unwrap_err(),
+        admin.alter_topic(alter).await.unwrap_err(),
+        admin.alter_topic(alter_all).await.unwrap_err(),
         admin.delete_topic(delete).await.unwrap_err(),
         admin.create_partitions(grow).await.unwrap_err(),
         admin.delete_messages(empty).await.unwrap_err(),

@@ -16,6 +16,8 @@ fn settings() -> BTreeMap<String, String> {
     [
         ("cleanup.policy", "compact"),
         ("flush", "ack"),
+        // The same whatever the cluster's default is; of fewer replicas all are asked for.
+        ("min.insync.replicas", "2"),
         // A coordinator that begins reads all of it, and the newest segment is not compacted yet.
         ("segment.bytes", "16777216"),
         // The assignment of a member that has all partitions of a cluster is one record.
@@ -74,7 +76,7 @@ pub async fn find_or_create(broker: &Broker) -> Result<(Arc<Cluster>, Arc<Topic>
     broker.topic(NAME).await
 }
 
-/// Refuses what would change the records or the partitions of the cluster's own topics.
+/// Refuses what would change the records, the partitions or the settings of the cluster's own topics.
 ///
 /// # Errors
 /// The topic is one of them.

@@ -11,7 +11,7 @@ use millrace_engine::{
 use millrace_proto::v1::{self, ConfigSource, ErrorReason, describe_configs_request::Resource};
 
 use super::AdminService;
-use crate::{broker::Broker, config::BROKER_KEYS, error::ApiError};
+use crate::{broker::Broker, config::BROKER_KEYS, error::ApiError, groups::check_not_internal};
 
 /// The most settings in one request: there are fewer keys than that.
 const MAX_ENTRIES: usize = 1_000;
@@ -134,9 +134,11 @@ pub fn to_map(field: &str, entries: Vec<v1::ConfigEntry>) -> Result<BTreeMap<Str
 /// The command that changes a topic's settings.
 ///
 /// # Errors
-/// Nothing to change, an unknown key, a value that is not allowed.
+/// Nothing to change, an unknown key, a value that is not allowed; a topic of the cluster's own, whose records last
+/// and are committed by its settings.
 pub fn command(topic: &str, set: Vec<v1::ConfigEntry>, unset: Vec<String>) -> Result<Command, ApiError> {
     check_topic_name(topic)?;
+    check_not_internal(topic)?;
     Ok(Command::AlterTopicConfigs {
         name: topic.to_owned(),
         change: change(set, unset)?,
