@@ -560,6 +560,5 @@ pub const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// What is read to learn the time of a record. Of a larger batch the time of its first record counts.
 pub const LAG_READ_BYTES: usize = 1 << 20;
 
-/// How long an answer about a group waits for the broker's lease to hold again: longer than a session, after which
-/// others have taken over.
-pub const GROUP_LEASE_WAIT: Duration = Duration::from_secs(2);
+/// How long a call about a group waits for the broker's lease to hold again: for a few signs of life.
+pub const GROUP_LEASE_WAIT: Duration = Duration::from_secs(1);

@@ -55,13 +55,9 @@ pub(crate) async fn run(broker: Arc<Broker>) {
                 match broker.quorum.leader_address() {
                     None => {}
                     Some(LeaderAddress::Here) => {
-                        // A leader that no majority answers counts in vain: another may lead.
-                        let confirmed = broker.quorum.status().leader_heard;
-                        let ago = confirmed.map(|ago| ago + broker.config.heartbeat_interval);
+                        let sent_at = Instant::now();
                         let heard = broker.controller.heard(sign);
-                        if let Some(at) = ago.and_then(|ago| Instant::now().checked_sub(ago)) {
-                            take(&broker, heard, at);
-                        }
+                        take(&broker, heard.less(broker.controller.withheld_from_leader()), sent_at);
                     }
                     Some(LeaderAddress::At(address)) => {
                         if way.as_ref().is_none_or(|way| way.address != address) {
@@ -113,6 +109,7 @@ async fn send(
             heard: match answer.into_inner().result {
                 Some(Answer::Counted(counted)) => Heard::Counted {
                     applied_by_others: counted.applied_by_others,
+                    lease_ago: counted.lease_ago_us.map(Duration::from_micros),
                 },
                 Some(Answer::Superseded(newer)) => Heard::Superseded {
                     broker_epoch: newer.broker_epoch,
@@ -131,8 +128,13 @@ async fn send(
 
 fn take(broker: &Broker, heard: Heard, sent_at: Instant) {
     match heard {
-        Heard::Counted { applied_by_others } => {
-            broker.lease.renew(sent_at);
+        Heard::Counted {
+            applied_by_others,
+            lease_ago,
+        } => {
+            if let Some(from) = lease_ago.and_then(|ago| sent_at.checked_sub(ago)) {
+                broker.lease.renew(from);
+            }
             broker.applied_by_others.store(applied_by_others, Ordering::Release);
         }
         Heard::NotLeader => {}

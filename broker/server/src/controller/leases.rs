@@ -20,6 +20,8 @@ pub(crate) enum LeaseEvent<'a> {
     BeganToLead(Option<LedBefore>),
     /// A broker's sign of life has come.
     Heard(SignOfLife),
+    /// What was decided of this broker's life has been carried out, or surely never will be; the metadata shows which.
+    Settled(Fence),
     /// Time to look at the leases; the metadata as it is now. To be told often, in a fraction of
     /// `session`.
     Looked(&'a Cluster),
@@ -65,7 +67,8 @@ struct Lease {
     until: Duration,
     applied_index: u64,
     directory_failed: bool,
-    /// When its fencing was last decided: the decision takes a while to show in the metadata.
+    /// When its fencing was last decided, until the metadata shows it or it is settled: no sign of life calls back
+    /// what is on its way.
     decided_at: Option<Duration>,
 }
 
@@ -104,6 +107,13 @@ impl Leases {
                 self.heard(now, sign);
                 Vec::new()
             }
+            LeaseEvent::Settled(fence) => {
+                let lease = self.leases.get_mut(&fence.broker_id);
+                if let Some(lease) = lease.filter(|lease| lease.epoch == fence.broker_epoch) {
+                    lease.decided_at = None;
+                }
+                Vec::new()
+            }
             LeaseEvent::Looked(cluster) => self.look(now, cluster),
         }
     }
@@ -136,6 +146,25 @@ impl Leases {
         }
         lease.applied_index = lease.applied_index.max(sign.applied_index);
         lease.directory_failed |= sign.directory_failed;
+    }
+
+    /// Whether a sign of life that was just taken keeps its broker in service for a session, by this metadata, which
+    /// must not be older than the last that was looked at. A fenced broker, one that is about to be, and one whose disk
+    /// does not write are heard, too, and have no such promise.
+    pub(crate) fn promises(&self, sign: &SignOfLife, cluster: &Cluster) -> bool {
+        let of_life = |broker: &&Broker| broker.epoch == sign.broker_epoch && broker.is_active();
+        let lease = self.leases.get(&sign.broker_id);
+        sign.disk_writes
+            && cluster.brokers.get(&sign.broker_id).filter(of_life).is_some()
+            && lease.is_some_and(|lease| {
+                lease.epoch == sign.broker_epoch && !lease.directory_failed && lease.decided_at.is_none()
+            })
+    }
+
+    /// For how long the quorum's leader may go by a lease of its own, after a majority has confirmed it: the next one
+    /// may not have heard of it as lately as others have, and gives it no more for sure.
+    pub(crate) fn of_leader(&self) -> Duration {
+        self.least
     }
 
     fn fresh(&self, now: Duration, epoch: i64) -> Lease {
@@ -189,14 +218,15 @@ impl Leases {
             *lease = fresh;
         }
         // The only one in service is left there: nobody could take over, and it may serve.
-        let expired = !broker.fenced && now >= lease.until && (active > 1 || !broker.is_active());
+        let is_over = now >= lease.until || lease.decided_at.is_some();
+        let expired = !broker.fenced && is_over && (active > 1 || !broker.is_active());
         let failed = lease.directory_failed && broker.fence_reason != Some(FenceReason::DirectoryFailed);
         let reason = if lease.directory_failed && (failed || !broker.fenced) {
             FenceReason::DirectoryFailed
         } else if expired {
             FenceReason::LeaseExpired
         } else {
-            lease.decided_at = None;
+            lease.decided_at.take_if(|_| broker.fenced);
             return None;
         };
         let is_due = lease.decided_at.is_none_or(|at| now >= at + session);
@@ -364,6 +394,90 @@ mod tests {
         let decisions = run(&mut leases, &cluster, (0, 1600), |_| vec![sign(&cluster, 0)]);
         let times: Vec<u64> = decisions.iter().map(|(at, _)| *at).collect();
         assert_eq!(times, [500, 1000, 1500]);
+    }
+
+    #[test]
+    fn a_decision_on_its_way_is_not_called_back_by_a_sign_of_life() {
+        let (mut cluster, mut index) = cluster(2);
+        let mut leases = leading();
+        let both = |cluster: &Cluster| [sign(cluster, 0), sign(cluster, 1)];
+        let late = |at| match at {
+            0..=500 => vec![sign(&cluster, 0)],
+            _ => both(&cluster).to_vec(),
+        };
+        let decisions = run(&mut leases, &cluster, (0, 1600), late);
+        let times: Vec<u64> = decisions.iter().map(|(at, _)| *at).collect();
+        assert_eq!(
+            times,
+            [500, 1000, 1500],
+            "it is repeated until it is known what became of it"
+        );
+        assert!(!leases.promises(&sign(&cluster, 1), &cluster));
+        // It surely was not carried out: the broker lives as before.
+        leases.step(ms(1600), LeaseEvent::Settled(decisions[0].1));
+        assert!(leases.promises(&sign(&cluster, 1), &cluster));
+        assert_eq!(
+            run(&mut leases, &cluster, (1600, 2600), |_| both(&cluster).to_vec()),
+            []
+        );
+        // Or it was: who is back in service has a lease as all others have.
+        let silent = run(&mut leases, &cluster, (2600, 3100), |_| vec![sign(&cluster, 0)]);
+        assert_eq!(silent, [(3075, expired(&cluster, 1))]);
+        fence(&mut cluster, &mut index, silent[0].1);
+        assert_eq!(
+            run(&mut leases, &cluster, (3100, 3200), |_| both(&cluster).to_vec()),
+            []
+        );
+        assert!(!leases.promises(&sign(&cluster, 1), &cluster), "it is fenced");
+        let unfence = UnfenceBroker {
+            broker_id: 1,
+            broker_epoch: cluster.brokers[&1].epoch,
+            applied_index: index,
+            log_ends: Vec::new(),
+        };
+        apply(&mut cluster, &mut index, Command::UnfenceBroker(unfence));
+        assert_eq!(
+            run(&mut leases, &cluster, (3200, 4000), |_| both(&cluster).to_vec()),
+            []
+        );
+        assert!(leases.promises(&sign(&cluster, 1), &cluster));
+    }
+
+    #[test]
+    fn only_a_sign_that_keeps_its_broker_in_service_promises_so() {
+        let (mut cluster, mut index) = cluster(2);
+        let mut leases = leading();
+        let sound = sign(&cluster, 1);
+        assert!(!leases.promises(&sound, &cluster), "it was not heard");
+        leases.step(ms(0), LeaseEvent::Heard(sound));
+        assert!(leases.promises(&sound, &cluster));
+        let hanging = SignOfLife {
+            disk_writes: false,
+            ..sound
+        };
+        assert!(!leases.promises(&hanging, &cluster));
+        let newer = SignOfLife {
+            broker_epoch: sound.broker_epoch + 1,
+            ..sound
+        };
+        assert!(
+            !leases.promises(&newer, &cluster),
+            "the metadata does not know this life"
+        );
+        assert!(!leases.promises(&sound, &Cluster::default()), "nor any");
+        let leaving = Command::ControlledShutdown {
+            broker_id: 1,
+            broker_epoch: sound.broker_epoch,
+        };
+        apply(&mut cluster, &mut index, leaving);
+        assert!(!leases.promises(&sound, &cluster));
+        let failed = SignOfLife {
+            directory_failed: true,
+            ..sign(&cluster, 0)
+        };
+        leases.step(ms(0), LeaseEvent::Heard(failed));
+        leases.step(ms(0), LeaseEvent::Heard(sign(&cluster, 0)));
+        assert!(!leases.promises(&sign(&cluster, 0), &cluster));
     }
 
     #[test]

@@ -74,6 +74,8 @@ fn is_left_alone(broker: &Broker) -> bool {
 /// others must have applied is then that of the last one that took over, not that of the first request.
 async fn shut_down(broker: &Broker, by: Instant) -> Option<ShutdownProgress> {
     let me = broker.config.node_id;
+    // What others take over they may change before this broker has applied that they have.
+    broker.lease.give_up();
     let mut without_leader: Option<Instant> = None;
     while Instant::now() < by {
         let command = Command::ControlledShutdown {

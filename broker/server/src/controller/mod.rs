@@ -66,6 +66,8 @@ pub(crate) enum Heard {
     Counted {
         /// Up to where all others in service have applied the metadata, as far as they told.
         applied_by_others: u64,
+        /// Present: the sender is in service, and not fenced before a session after it sent the sign, less this time.
+        lease_ago: Option<Duration>,
     },
     /// This broker does not lead the quorum.
     NotLeader,
@@ -78,12 +80,29 @@ pub(crate) enum Heard {
     Removed,
 }
 
+impl Heard {
+    /// The same with a lease that is shorter by this.
+    fn less(self, withheld: Duration) -> Self {
+        match self {
+            Self::Counted {
+                applied_by_others,
+                lease_ago,
+            } => Self::Counted {
+                applied_by_others,
+                lease_ago: lease_ago.map(|ago| ago + withheld),
+            },
+            other => other,
+        }
+    }
+}
+
 /// The controller of one broker; it decides only while the broker leads the quorum.
 pub(crate) struct Controller {
     quorum: Quorum,
     /// What times are counted from.
     began: Instant,
     leases: Mutex<Leases>,
+    session: Duration,
     look_every: Duration,
     auto_voters: usize,
     /// Whether a promotion is under way.
@@ -97,6 +116,7 @@ impl Controller {
             quorum,
             began: Instant::now(),
             leases: Mutex::new(Leases::new(config.session_timeout, config.heartbeat_interval)),
+            session: config.session_timeout,
             look_every: (config.session_timeout / limits::LOOKS_PER_SESSION)
                 .clamp(limits::LEASE_LOOK_MIN, limits::LEASE_LOOK_MAX),
             auto_voters: config.quorum_auto_voters,
@@ -114,6 +134,10 @@ impl Controller {
         if self.quorum.leads_in_term().is_none() {
             return Heard::NotLeader;
         }
+        // Before the metadata, which then has all that other leaders have decided.
+        let confirmed = self.quorum.leads_since_confirmed();
+        let mut leases = self.leases.lock();
+        // Under the lock: not older than what was looked at when a decision was last forgotten.
         let cluster = self.quorum.cluster();
         let known = cluster.brokers.get(&sign.broker_id);
         if known.is_none() && cluster.removed_brokers.contains_key(&sign.broker_id) {
@@ -123,11 +147,16 @@ impl Controller {
             let broker_epoch = newer.epoch;
             return Heard::Superseded { broker_epoch };
         }
-        let mut leases = self.leases.lock();
         leases.step(self.began.elapsed(), LeaseEvent::Heard(sign));
         Heard::Counted {
             applied_by_others: leases.applied_by_others(&cluster, sign.broker_id),
+            lease_ago: confirmed.filter(|_| leases.promises(&sign, &cluster)),
         }
+    }
+
+    /// How much less than a session the quorum's leader may go by its own signs of life.
+    pub(crate) fn withheld_from_leader(&self) -> Duration {
+        self.session.saturating_sub(self.leases.lock().of_leader())
     }
 
     /// Judges leases and chooses voters while this broker leads the quorum, until `stop`.
@@ -174,13 +203,13 @@ impl Controller {
         })
     }
 
-    fn look_at_leases(&self, cluster: &Cluster) {
+    fn look_at_leases(self: &Arc<Self>, cluster: &Cluster) {
         let now = self.began.elapsed();
         let decisions = self.leases.lock().step(now, LeaseEvent::Looked(cluster));
         for decision in decisions {
             // Not waited for: without a majority it takes long, and the leases of others go on.
             // Each broker's is decided once in a session, which bounds how many there are.
-            tokio::spawn(fence(self.quorum.clone(), decision));
+            tokio::spawn(fence(self.clone(), decision));
         }
     }
 
@@ -226,7 +255,7 @@ impl Controller {
     }
 }
 
-async fn fence(quorum: Quorum, decided: Fence) {
+async fn fence(controller: Arc<Controller>, decided: Fence) {
     let Fence {
         broker_id,
         broker_epoch,
@@ -238,11 +267,19 @@ async fn fence(quorum: Quorum, decided: Fence) {
         broker_epoch,
         reason,
     };
-    match quorum.submit(command).await {
+    match controller.quorum.submit_as_leader(command).await {
         Ok(Ok(_)) => {}
         Ok(Err(rejection)) => tracing::info!(broker_id, %rejection, "a broker was not fenced"),
-        Err(error) => tracing::warn!(broker_id, %error, "a broker could not be fenced"),
+        Err(error) => {
+            tracing::warn!(broker_id, %error, "a broker could not be fenced");
+            if matches!(error, QuorumError::OutcomeUnknown { .. }) {
+                // It may still be: decided again after a session, until it is known.
+                return;
+            }
+        }
     }
+    let mut leases = controller.leases.lock();
+    leases.step(controller.began.elapsed(), LeaseEvent::Settled(decided));
 }
 
 /// The quorum's members with what is known of their brokers.

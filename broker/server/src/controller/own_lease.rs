@@ -1,6 +1,9 @@
 //! For how long this broker knows that it is not fenced: what it leads is led by nobody else then.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -8,6 +11,8 @@ use tokio::{sync::watch, time::Instant};
 #[derive(Debug)]
 pub(crate) struct OwnLease {
     session: Duration,
+    /// The broker leaves, and others take over although it lives.
+    given_up: AtomicBool,
     /// `None`: nothing was heard yet.
     until: watch::Sender<Option<Instant>>,
 }
@@ -17,11 +22,13 @@ impl OwnLease {
     pub(crate) fn new(session: Duration) -> Self {
         Self {
             session,
+            given_up: AtomicBool::new(false),
             until: watch::Sender::new(None),
         }
     }
 
-    /// A sign of life counts that was sent at this time: the controller has heard it later, and counts from then.
+    /// A sign of life keeps the broker in service that was sent at this time: the controller has heard it later, and
+    /// counts from then.
     pub(crate) fn renew(&self, sent_at: Instant) {
         let until = sent_at + self.session;
         self.until.send_if_modified(|known| {
@@ -33,23 +40,33 @@ impl OwnLease {
         });
     }
 
+    /// From now on it never holds.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether it holds now.
+    pub(crate) fn holds(&self) -> bool {
+        self.holds_at(Instant::now())
+    }
+
     fn holds_at(&self, now: Instant) -> bool {
-        holds(*self.until.borrow(), now)
+        !self.given_up.load(Ordering::Acquire) && self.until.borrow().is_some_and(|until| now < until)
     }
 
     /// Waits until it holds. False if it does not within this time.
     pub(crate) async fn wait(&self, within: Duration) -> bool {
-        if self.holds_at(Instant::now()) {
-            return true;
-        }
         let mut news = self.until.subscribe();
-        let renewed = news.wait_for(|until| holds(*until, Instant::now()));
-        matches!(tokio::time::timeout(within, renewed).await, Ok(Ok(_)))
+        let renewed = async {
+            while !self.holds() {
+                if self.given_up.load(Ordering::Acquire) || news.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        };
+        tokio::time::timeout(within, renewed).await.unwrap_or(false)
     }
-}
-
-fn holds(until: Option<Instant>, now: Instant) -> bool {
-    until.is_some_and(|until| now < until)
 }
 
 #[cfg(test)]
@@ -80,5 +97,16 @@ mod tests {
         let renewing = async { lease.renew(Instant::now()) };
         assert!(tokio::join!(lease.wait(hour), renewing).0);
         assert!(lease.wait(Duration::ZERO).await);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_has_no_lease_whatever_is_heard() {
+        let hour = Duration::from_secs(3_600);
+        let lease = OwnLease::new(hour);
+        lease.renew(Instant::now());
+        assert!(lease.holds());
+        lease.give_up();
+        lease.renew(Instant::now() + hour);
+        assert!(!lease.holds() && !lease.wait(hour).await);
     }
 }

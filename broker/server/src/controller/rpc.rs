@@ -97,7 +97,15 @@ impl cluster_server::Cluster for ClusterService {
         });
         use heartbeat_response::{Counted, NotLeader, Removed, Result as Answer, Superseded};
         let result = match heard {
-            Heard::Counted { applied_by_others } => Answer::Counted(Counted { applied_by_others }),
+            Heard::Counted {
+                applied_by_others,
+                lease_ago,
+            } => Answer::Counted(Counted {
+                applied_by_others,
+                // Up to the next one: never younger than it is.
+                lease_ago_us: lease_ago
+                    .map(|ago| u64::try_from(ago.as_micros()).map_or(u64::MAX, |us| us.saturating_add(1))),
+            }),
             Heard::NotLeader => Answer::NotLeader(NotLeader {}),
             Heard::Superseded { broker_epoch } => Answer::Superseded(Superseded { broker_epoch }),
             Heard::Removed => Answer::Removed(Removed {}),

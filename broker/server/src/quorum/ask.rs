@@ -80,6 +80,12 @@ impl Ask {
     }
 }
 
+fn result_of(answer: Answer) -> Result<Result<Outcome, Rejection>, QuorumError> {
+    answer.result.ok_or_else(|| QuorumError::Stopped {
+        reason: format!("entry {} lost its command", answer.index),
+    })
+}
+
 impl Quorum {
     /// Has a command ordered by the quorum and applied, by the leader if this member does not
     /// lead. The inner result is the command's own; [`Quorum::cluster`] shows its effect when
@@ -94,10 +100,17 @@ impl Quorum {
     /// [`QuorumError::OutcomeUnknown`]: it may be applied later, or never; also when only the
     /// leader's answer was lost. [`QuorumError::Stopped`].
     pub async fn submit(&self, command: Command) -> Result<Result<Outcome, Rejection>, QuorumError> {
-        let answer = self.ask(Ask::submit(command)?).await?;
-        answer.result.ok_or_else(|| QuorumError::Stopped {
-            reason: format!("entry {} lost its command", answer.index),
-        })
+        result_of(self.ask(Ask::submit(command)?).await?)
+    }
+
+    /// Has a command applied as [`Quorum::submit`] does, but only while this member leads: what it has decided as the
+    /// leader does not bind the next one.
+    ///
+    /// # Errors
+    /// As of [`Quorum::submit`].
+    pub async fn submit_as_leader(&self, command: Command) -> Result<Result<Outcome, Rejection>, QuorumError> {
+        let answer = self.answer(Ask::submit(command)?).await?;
+        result_of(answer)
     }
 
     /// Returns once [`Quorum::cluster`] shows everything that was acknowledged anywhere before

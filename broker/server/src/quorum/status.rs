@@ -68,6 +68,19 @@ impl Quorum {
         (metrics.state == ServerState::Leader).then_some(metrics.current_term)
     }
 
+    /// How long ago a majority last confirmed that this member leads; `None` if it does not lead, or has yet to apply
+    /// what was decided before it did: [`Quorum::cluster`] may then lack what binds it already.
+    pub fn leads_since_confirmed(&self) -> Option<Duration> {
+        let metrics = self.raft().metrics();
+        let metrics = metrics.borrow_watched();
+        let applied = metrics.last_applied.as_ref();
+        let of_own_term = applied.is_some_and(|last| last.leader_id.term == metrics.current_term);
+        if metrics.state != ServerState::Leader || !of_own_term {
+            return None;
+        }
+        self.leadership(&metrics).heard
+    }
+
     /// Whom to ask what only the leader can answer: who led last. It may be gone;
     /// [`Quorum::has_leader`] tells.
     pub fn leader_address(&self) -> Option<LeaderAddress> {

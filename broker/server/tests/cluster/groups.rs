@@ -368,3 +368,44 @@ async fn another_broker_goes_on_with_all_groups_of_one_that_dies() {
     let told = offsets(&nodes[0], &group).await;
     assert_eq!((told.len(), committed(&told[0]), told[0].lag), (1, 7, Some(3)));
 }
+
+/// Others have taken over, and its first sign of life since gives it no lease for what it knew before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_stood_still_tells_nothing_old() {
+    let (_folder, nodes) = three().await;
+    nodes[0].create_topic("t", 1, 3).await;
+    let group = group_of(&nodes[0], 2).await;
+    patiently(|| async { groups(&nodes[2]).await.commit_offsets(commit(&group, "t", 0, 4)).await }).await;
+    let fetch = || FetchOffsetsRequest {
+        group: group.clone(),
+        ..FetchOffsetsRequest::default()
+    };
+    let connected = groups(&nodes[2]).await;
+    patiently(|| {
+        let mut connected = connected.clone();
+        async move { connected.fetch_offsets(fetch()).await }
+    })
+    .await;
+    nodes[2].freeze();
+    let began = Instant::now();
+    while coordinator(&nodes[0], &group).await == 2 {
+        assert!(began.elapsed() < PATIENCE, "nobody takes over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    patiently(|| async { groups(&nodes[0]).await.commit_offsets(commit(&group, "t", 0, 9)).await }).await;
+    let asked: Vec<_> = (0..16)
+        .map(|_| {
+            let (mut connected, fetch) = (connected.clone(), fetch());
+            tokio::spawn(async move { connected.fetch_offsets(fetch).await })
+        })
+        .collect();
+    // They are on their way when it wakes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    nodes[2].thaw();
+    for asked in asked {
+        match asked.await.unwrap() {
+            Ok(answer) => assert_eq!(committed(&answer.into_inner().offsets[0]), 9),
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}"),
+        }
+    }
+}

@@ -99,21 +99,40 @@ pub(super) fn group_here(broker: &Broker, group: &str) -> Result<Arc<Coordinator
 /// Asks a coordinator. What the answer tells holds when this returns: nobody else coordinates the group while this
 /// broker's lease holds.
 ///
+/// An answer from memory for which the lease ended in between is not given: it is computed anew. A write was made or
+/// not, whenever that is told; all that has to be known is that the coordinator is the same still. If this broker was
+/// fenced in between, it has applied that before it asked to be put back into service, and then has no lease before.
+///
 /// # Errors
-/// The coordinator's.
+/// The coordinator's; that it is none any more, or can't be sure that it is.
 pub(super) async fn ask(
     broker: &Broker,
     coordinator: &Coordinator,
     request: Asked,
     origin: &Origin,
 ) -> Result<Answer, ApiError> {
+    if !broker.lease.wait(limits::GROUP_LEASE_WAIT).await {
+        return Err(no_coordinator("this broker has no lease").outcome(WriteOutcome::NotWritten));
+    }
+    use Asked::{Commit, DeleteGroup, Heartbeat, Leave, ResetOffsets};
+    let writes = matches!(request, Commit(_) | DeleteGroup(_) | Leave(_) | ResetOffsets(_));
+    let changes = writes || matches!(request, Heartbeat(_));
     let answer = coordinator.ask(request, origin.stream.clone(), origin.memory.clone());
     let answer = answer.await;
-    let has_ended = matches!(answer, Err(GroupRejection::NotCoordinator { .. }));
-    if !has_ended && !broker.lease.wait(limits::GROUP_LEASE_WAIT).await {
-        return Err(no_coordinator("this broker's lease has ended").outcome(WriteOutcome::Unknown));
+    use GroupRejection as R;
+    // These tell nothing of the group.
+    if let Err(R::NotCoordinator { .. } | R::Loading | R::NotStored | R::Overloaded) = answer {
+        return Ok(answer?);
     }
-    Ok(answer?)
+    let holds = broker.lease.holds() || (writes && broker.lease.wait(limits::GROUP_LEASE_WAIT).await);
+    if holds {
+        return Ok(answer?);
+    }
+    let error = no_coordinator("it may be another broker by now");
+    Err(match changes {
+        true => error.outcome(WriteOutcome::Unknown),
+        false => error,
+    })
 }
 
 /// Has a call answered by the group's coordinator, wherever that is; waits a moment for one that is elected, or loads.
