@@ -23,7 +23,10 @@ mod topics;
 
 use std::{collections::HashMap, sync::Arc};
 
-use millrace_engine::group::{Answer, GroupRejection, Request};
+use millrace_engine::{
+    Partition as Record,
+    group::{Answer, GroupRejection, Request},
+};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +40,7 @@ use self::{
     runtime::Runtime,
     topics::SharedTopics,
 };
-use crate::{broker::Broker, limits, memory::MemoryPermit};
+use crate::{broker::Broker, limits, memory::MemoryPermit, partition::Partition};
 
 /// The coordinators of one broker.
 #[derive(Debug, Default)]
@@ -51,6 +54,7 @@ pub struct Coordinators {
 /// The way to a coordinator that runs.
 #[derive(Debug)]
 pub struct Coordinator {
+    partition: Arc<Partition>,
     leader_epoch: i32,
     queue: mpsc::Sender<Ask>,
     /// One message to a stream at most.
@@ -94,6 +98,18 @@ impl Coordinator {
         })?;
         let unknown = GroupRejection::NotCoordinator { outcome_unknown: true };
         answered.await.unwrap_or(Err(unknown))
+    }
+
+    /// Whether its partition is led here in its epoch still, by the replica and by all metadata that is known here. It may
+    /// run for a moment longer. While the replica leads it is in sync, so that no other leader's records are committed,
+    /// unless this broker was fenced, for which there is its lease.
+    pub fn leads(&self, broker: &Broker) -> bool {
+        let cluster = broker.quorum.cluster();
+        let number = usize::try_from(self.partition.number()).unwrap_or(usize::MAX);
+        let record = cluster.topics.get(NAME).and_then(|topic| topic.partitions.get(number));
+        let is_led_here =
+            |record: &Record| (record.leader, record.leader_epoch) == (Some(broker.config.node_id), self.leader_epoch);
+        record.is_some_and(is_led_here) && self.partition.check_epoch(Some(self.leader_epoch)).is_ok()
     }
 
     /// A stream by which heartbeats came has ended; `lost`: its client has gone with it, perhaps.
@@ -157,9 +173,10 @@ fn look(broker: &Arc<Broker>) {
             let (queue, asked) = mpsc::channel(limits::GROUP_QUEUE);
             let (ended, streams) = mpsc::unbounded_channel();
             let (stop, counted) = (CancellationToken::new(), Counted::default());
-            let runtime = Runtime::new(broker.clone(), partition, leader_epoch, counted.clone());
+            let runtime = Runtime::new(broker.clone(), partition.clone(), leader_epoch, counted.clone());
             tokio::spawn(runtime.run(asked, streams, stop.clone()));
             Arc::new(Coordinator {
+                partition,
                 leader_epoch,
                 queue,
                 ended,

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use millrace_engine::group::{Answer, Commit, CommitOffset, GroupId, Request, TopicPartition, group_partition};
+use millrace_engine::{
+    Command,
+    cluster::FenceReason,
+    group::{Answer, Commit, CommitOffset, GroupId, Request, TopicPartition, group_partition},
+};
 use millrace_proto::v1::{
     self, ErrorReason, admin_client::AdminClient, group_offset::Position, groups_client::GroupsClient,
     heartbeat_response::Result as Told, messaging_client::MessagingClient,
@@ -531,6 +535,35 @@ async fn bad_requests_are_refused_by_what_is_wrong_with_them() {
         let refused = answers.into_inner().message().await.unwrap_err();
         assert_eq!(reason(&refused), expected, "{shown}: {refused:?}");
     }
+}
+
+/// A coordinator whose partition is led in a later epoch, by whomever, may run for a moment, and counts for nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_of_an_older_epoch_does_not_lead() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic("t", 1).await;
+    assert_eq!(cluster.commit(5, false).await.unwrap(), None);
+    let broker = cluster.running.broker();
+    let number = group_partition("g", 4);
+    let old = broker.groups.of_partition(number).unwrap();
+    assert!(old.leads(broker));
+    let fence = Command::FenceBroker {
+        broker_id: 0,
+        broker_epoch: broker.broker_epoch,
+        reason: FenceReason::LeaseExpired,
+    };
+    broker.quorum.submit(fence).await.unwrap().unwrap();
+    assert!(
+        !old.leads(broker),
+        "the metadata says so before the replica has followed"
+    );
+    let again = async {
+        while !broker.groups.of_partition(number).is_some_and(|new| new.leads(broker)) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.unwrap();
+    assert!(!old.leads(broker));
 }
 
 /// Questions about groups that are not there leave nothing behind.

@@ -97,7 +97,7 @@ pub(super) fn group_here(broker: &Broker, group: &str) -> Result<Arc<Coordinator
 }
 
 /// Asks a coordinator. What the answer tells holds when this returns: nobody else coordinates the group while this
-/// broker's lease holds.
+/// broker's lease holds, and its partition is led here in the coordinator's epoch.
 ///
 /// An answer from memory for which the lease ended in between is not given: it is computed anew. A write was made or
 /// not, whenever that is told; all that has to be known is that the coordinator is the same still. If this broker was
@@ -125,7 +125,7 @@ pub(super) async fn ask(
         return Ok(answer?);
     }
     let holds = broker.lease.holds() || (writes && broker.lease.wait(limits::GROUP_LEASE_WAIT).await);
-    if holds {
+    if holds && coordinator.leads(broker) {
         return Ok(answer?);
     }
     let error = no_coordinator("it may be another broker by now");
