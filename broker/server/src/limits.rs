@@ -522,6 +522,9 @@ pub const GROUP_LOAD_BYTES: usize = 1 << 20;
 /// So many of these wait to be taken.
 pub const GROUP_LOAD_PARTS_AHEAD: usize = 2;
 
+/// How soon a coordinator whose records could not be read is begun anew.
+pub const GROUP_LOAD_AGAIN: Duration = Duration::from_secs(1);
+
 /// Topics at once of which a coordinator looks up where reading begins; others are looked up when they are asked for
 /// again.
 pub const GROUP_LOOKUPS: usize = 64;

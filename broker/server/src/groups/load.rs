@@ -15,8 +15,8 @@ pub(super) enum Part {
     Batches(Bytes),
     /// That was all.
     End,
-    /// It can't be read.
-    Failed(String),
+    /// It can't be read, now or here.
+    Failed(ApiError),
 }
 
 /// Sends all committed batches up to the log's end, which is that of the epoch's beginning or, if the last
@@ -24,7 +24,7 @@ pub(super) enum Part {
 pub(super) async fn read(partition: Arc<Partition>, leader_epoch: i32, parts: mpsc::Sender<Part>) {
     let last = match read_all(&partition, leader_epoch, &parts).await {
         Ok(()) => Part::End,
-        Err(error) => Part::Failed(error.message().to_owned()),
+        Err(error) => Part::Failed(error),
     };
     // Who does not listen any more has ended.
     let _ = parts.send(last).await;
@@ -69,7 +69,7 @@ async fn wait_for_commit(partition: &Arc<Partition>, leader_epoch: i32, end: i64
 /// The records of whole batches.
 ///
 /// # Errors
-/// They are damaged.
+/// They are damaged, or of a later version.
 pub(super) fn records(part: Bytes) -> Result<Vec<OwnedRecord>, String> {
     let mut records = Vec::new();
     for batch in owned_batches(part) {

@@ -14,7 +14,10 @@ use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Futures
 use millrace_engine::group::{
     Answer, Coordinator as Rules, Effect, Event, GroupId, GroupRejection, MemberId, Now, StoredRecord,
 };
-use millrace_proto::batch::{BatchBuilder, Codec};
+use millrace_proto::{
+    batch::{BatchBuilder, Codec},
+    v1::ErrorReason,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -64,6 +67,8 @@ pub(super) struct Runtime {
     lookups: JoinSet<starts::Looked>,
     looking_up: HashSet<(GroupId, Uuid)>,
     resigned: bool,
+    /// Reading failed, and is left at that until then: it may be that the partition's lead is just going.
+    load_failed: Option<(Instant, ApiError)>,
     counted: Counted,
 }
 
@@ -84,6 +89,7 @@ impl Runtime {
             lookups: JoinSet::new(),
             looking_up: HashSet::new(),
             resigned: false,
+            load_failed: None,
             counted,
         }
     }
@@ -111,6 +117,7 @@ impl Runtime {
                 }
                 part = next_part(&mut loading), if loading.is_some() => self.take_part(part, &mut loading).await,
                 () = due(deadline) => self.step(Event::Tick),
+                () = due(self.load_failed.as_ref().map(|(until, _)| *until)) => self.load_has_failed(),
                 Some(stream) = ended.recv() => self.stream_ended(&stream),
                 Some(Ok(looked)) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked_up(&looked),
                 changed = metadata.changed() => {
@@ -174,8 +181,12 @@ impl Runtime {
     async fn take_part(&mut self, part: Option<load::Part>, loading: &mut Option<mpsc::Receiver<load::Part>>) {
         let records = match part {
             Some(load::Part::Batches(bytes)) => load::records(bytes),
-            Some(load::Part::Failed(reason)) => Err(reason),
-            None => Err("reading them ended too soon".to_owned()),
+            // It says nothing of the records.
+            Some(load::Part::Failed(error)) => return self.cannot_load(error, loading),
+            None => {
+                let error = ApiError::internal("reading the records of groups", &"it ended too soon");
+                return self.cannot_load(error, loading);
+            }
             Some(load::Part::End) => {
                 *loading = None;
                 // First, so that nobody is told that a topic is not there.
@@ -207,6 +218,30 @@ impl Runtime {
                 *loading = None;
                 self.step(Event::LoadFailed { reason: &reason });
             }
+        }
+    }
+
+    fn cannot_load(&mut self, error: ApiError, loading: &mut Option<mpsc::Receiver<load::Part>>) {
+        *loading = None;
+        if asks_for_leader(&error) || !self.partition.leads() {
+            return self.resign(&error);
+        }
+        self.broker.metrics.group_load_failures.inc();
+        tracing::warn!(partition = self.partition.number(), %error, "the records of groups can't be read now");
+        self.load_failed = Some((Instant::now() + limits::GROUP_LOAD_AGAIN, error));
+    }
+
+    /// The next coordinator tries again, here or elsewhere; but where the damaged log is the leader's still, no other
+    /// replica takes its place.
+    fn load_has_failed(&mut self) {
+        let Some((_, error)) = self.load_failed.take() else {
+            return;
+        };
+        if error.reason() == ErrorReason::DamagedLog && self.partition.leads() {
+            let reason = error.message();
+            self.step(Event::LoadFailed { reason });
+        } else {
+            self.resign(&error);
         }
     }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use millrace_engine::{
     Command,
     cluster::FenceReason,
-    group::{Answer, Commit, CommitOffset, GroupId, Request, TopicPartition, group_partition},
+    group::{Answer, Commit, CommitOffset, GroupId, GroupRejection, Request, TopicPartition, group_partition},
 };
 use millrace_proto::v1::{
     self, ErrorReason, admin_client::AdminClient, group_offset::Position, groups_client::GroupsClient,
@@ -564,6 +564,39 @@ async fn a_coordinator_of_an_older_epoch_does_not_lead() {
     };
     tokio::time::timeout(PATIENCE, again).await.unwrap();
     assert!(!old.leads(broker));
+}
+
+/// Whoever does not lead (any more) has not failed to read: members go on at the next coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_that_is_lost_while_loading_ends_the_coordinator_and_nothing_else() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic("t", 1).await;
+    assert_eq!(cluster.commit(5, false).await.unwrap(), None);
+    let broker = cluster.running.broker();
+    let partition = broker.groups.of_partition(0).unwrap().partition.clone();
+    let epoch = partition.offsets().leader_epoch - 1;
+    let (queue, asked) = mpsc::channel(4);
+    let (_ended, streams) = mpsc::unbounded_channel();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let ask = super::Ask {
+        request: Box::new(Request::Describe("g".into())),
+        stream: None,
+        answer,
+        _memory: None,
+    };
+    queue.try_send(ask).unwrap();
+    let runtime = super::Runtime::new(broker.clone(), partition, epoch, super::Counted::default());
+    let ended = runtime.run(asked, streams, tokio_util::sync::CancellationToken::new());
+    tokio::time::timeout(PATIENCE, ended).await.unwrap();
+    let refused = answered.await.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            GroupRejection::Loading | GroupRejection::NotCoordinator { outcome_unknown: false }
+        ),
+        "{refused:?}"
+    );
+    assert_eq!(broker.metrics.group_load_failures.get(), 0);
 }
 
 /// Questions about groups that are not there leave nothing behind.
