@@ -64,7 +64,6 @@ pub struct GlobalArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a broker on this machine, for trying things out.
     #[command(arg = unused_bootstrap())]
     Dev(DevArgs),
     /// Create, list, describe, alter and delete topics.
@@ -85,9 +84,7 @@ pub enum Command {
     /// Show consumer groups and their lag, set their offsets, delete them.
     #[command(subcommand)]
     Group(GroupCommand),
-    /// Write lines from standard input to a topic, one message each.
     Produce(ProduceArgs),
-    /// Write a topic's messages to standard output.
     Consume(ConsumeArgs),
     /// Measure throughput and latency; results are one JSON object.
     #[command(subcommand)]
@@ -95,7 +92,6 @@ pub enum Command {
     /// Look into a partition's files on this machine's disk, without a broker.
     #[command(subcommand, arg = unused_bootstrap())]
     Log(LogCommand),
-    /// Print a completion script for a shell.
     #[command(arg = unused_bootstrap())]
     Completion(CompletionArgs),
     /// Print the version.
@@ -109,7 +105,6 @@ pub enum ClusterCommand {
     /// Show brokers, the metadata quorum and which partitions need attention.
     #[command(visible_alias = "status")]
     Describe,
-    /// Spread replicas and leaders evenly over racks and brokers.
     Rebalance(RebalanceArgs),
 }
 
@@ -196,6 +191,27 @@ mod tests {
         assert_eq!(brokers("3, 1,2"), Ok(Brokers(vec![3, 1, 2])));
         for bad in ["", "1,", "a", "1,1", "1;2"] {
             assert!(brokers(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn help_is_all_that_the_arguments_document() {
+        for (command, words) in [
+            (
+                &["group", "reset-offsets"][..],
+                "Partitions that a member uses are left alone",
+            ),
+            (&["group", "describe"], "TIME LAG is for how long"),
+            (&["consume"], "Follows the topic until Ctrl-C"),
+            (&["topic", "create"], "When this returns"),
+        ] {
+            let help = |flag: &str| {
+                let all = ["millrace"].iter().chain(command).copied().chain([flag]);
+                let help = Cli::try_parse_from(all).unwrap_err().to_string();
+                help.split_whitespace().collect::<Vec<_>>().join(" ")
+            };
+            assert!(help("--help").contains(words), "{command:?}: {}", help("--help"));
+            assert!(!help("-h").contains(words), "{command:?}: {}", help("-h"));
         }
     }
 

@@ -35,11 +35,8 @@ fn progress_every(records: u64) -> u64 {
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Write records as fast as possible, or at a rate.
     Produce(produce::BenchProduceArgs),
-    /// Read records as fast as possible.
     Consume(consume::BenchConsumeArgs),
-    /// Write at a rate and read at the same time: from send to receipt.
     EndToEnd(end_to_end::EndToEndArgs),
 }
 

@@ -25,13 +25,9 @@ pub enum BrokerCommand {
     Cordon(cordon::CordonArgs),
     /// Give a broker new replicas again.
     Uncordon(cordon::CordonArgs),
-    /// Move all replicas away from brokers.
     Drain(drain::DrainArgs),
-    /// Remove a broker that holds nothing, for good.
     Remove(remove::RemoveArgs),
-    /// Permit a broker that is down to come back with another disk.
     ReplaceDisk(replace_disk::ReplaceDiskArgs),
-    /// Tell whether a broker may be taken down now; exit code 1 if not.
     MayRestart(may_restart::MayRestartArgs),
     /// Take and give back the one permission to take a broker down.
     #[command(subcommand)]

@@ -22,14 +22,10 @@ use crate::{
 /// What to do with consumer groups.
 #[derive(Debug, Subcommand)]
 pub enum GroupCommand {
-    /// List groups by their ids.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show how far a group has read, how much is left, and its members.
     Describe(describe::DescribeArgs),
-    /// Set where a group goes on to read; a dry run unless --execute is given.
     ResetOffsets(reset_offsets::ResetOffsetsArgs),
-    /// Delete groups without members, and their offsets.
     Delete(delete::DeleteArgs),
 }
 

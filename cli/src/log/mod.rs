@@ -15,9 +15,7 @@ use crate::output::OutputFormat;
 /// What to do with files.
 #[derive(Debug, Subcommand)]
 pub enum LogCommand {
-    /// Print the batches and records of a partition, or the entries of one of its files.
     Dump(dump::DumpArgs),
-    /// Check all checksums, offsets, epochs, records and indexes of a partition or a data directory.
     Verify(verify::VerifyArgs),
 }
 

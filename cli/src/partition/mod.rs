@@ -11,11 +11,8 @@ use crate::{args::GlobalArgs, connect};
 /// What to do with partitions.
 #[derive(Debug, Subcommand)]
 pub enum PartitionCommand {
-    /// Move a partition to other brokers, or cancel that.
     Move(reassign::MoveArgs),
-    /// List the moves under way.
     Moves(list_moves::MovesArgs),
-    /// Choose leaders.
     Elect(elect::ElectArgs),
 }
 

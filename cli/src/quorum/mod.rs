@@ -14,11 +14,8 @@ pub enum QuorumCommand {
     /// Show its members, who leads and how far each is.
     #[command(visible_alias = "status")]
     Describe,
-    /// Give a broker a vote.
     Add(voters::AddArgs),
-    /// Take a vote away.
     Remove(voters::RemoveArgs),
-    /// Begin the quorum anew with one broker, where most voters are lost for good.
     Recover(recover::RecoverArgs),
 }
 

@@ -22,22 +22,14 @@ use crate::{
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
 pub enum TopicCommand {
-    /// Create a topic.
     Create(create::CreateArgs),
-    /// List topics by name.
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
-    /// Show a topic's partitions, sizes, settings and what it survives.
     Describe(describe::DescribeArgs),
-    /// Change a topic's settings and its replication factor.
     Alter(alter::AlterArgs),
-    /// Show or change the settings of all topics that do not set them themselves.
     Defaults(defaults::DefaultsArgs),
-    /// Delete topics and their data.
     Delete(delete::DeleteArgs),
-    /// Add partitions to a topic.
     AddPartitions(add_partitions::AddPartitionsArgs),
-    /// Delete a topic's messages before an offset.
     DeleteMessages(delete_messages::DeleteMessagesArgs),
 }
 
