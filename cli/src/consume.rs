@@ -131,7 +131,7 @@ pub async fn run(args: ConsumeArgs, global: &GlobalArgs) -> anyhow::Result<()> {
     let topic = args.only_topic()?;
     let client = connect::client(global).await?;
     let partitions = offsets::partitions(&client, topic, args.partition).await?;
-    let mut waiting = Waiting::new(&client, topic);
+    let mut waiting = Waiting::new(&client, &[topic]);
     let looking_up = offsets::ranges(&client, topic, &partitions, args.from);
     let mut ranges = waiting.during(looking_up).await?;
     if args.exit_at_end {

@@ -10,10 +10,10 @@ use tokio::{
 
 use crate::{limits, output::ids};
 
-/// What was told last of a topic that is waited for; each news is told once.
+/// What was told last of topics that are waited for; each news is told once.
 pub struct Waiting {
     client: Client,
-    topic: String,
+    topics: Vec<String>,
     /// Every wait is for brokers' answers, and none for what others may write.
     for_answers: bool,
     told: Option<String>,
@@ -29,14 +29,15 @@ impl Waiting {
     pub fn for_answers(client: &Client, topic: &str) -> Self {
         Self {
             for_answers: true,
-            ..Self::new(client, topic)
+            ..Self::new(client, &[topic])
         }
     }
 
-    pub fn new(client: &Client, topic: &str) -> Self {
+    /// To wait for something of these topics.
+    pub fn new<T: AsRef<str>>(client: &Client, topics: &[T]) -> Self {
         Self {
             client: client.clone(),
-            topic: topic.to_owned(),
+            topics: topics.iter().map(|topic| topic.as_ref().to_owned()).collect(),
             for_answers: false,
             told: None,
             since: None,
@@ -68,10 +69,10 @@ impl Waiting {
     async fn next_look(&mut self) -> Option<String> {
         let since = *self.since.get_or_insert_with(Instant::now);
         sleep_until(*self.look_at.get_or_insert(since + limits::WAIT_UNTOLD)).await;
-        let (client, topic) = (&self.client, &self.topic);
+        let (client, topics) = (&self.client, &self.topics);
         let looking = self
             .looking
-            .get_or_insert_with(|| tokio::spawn(look(client.clone(), topic.clone())));
+            .get_or_insert_with(|| tokio::spawn(look_at_each(client.clone(), topics.clone())));
         let mut problem = looking.await.ok().flatten();
         self.looking = None;
         if self.for_answers {
@@ -87,16 +88,26 @@ impl Waiting {
         }
         match &problem {
             Some(problem) => eprintln!("millrace: waiting: {problem}"),
-            None => eprintln!("millrace: {:?} is in order again", self.topic),
+            None => eprintln!("millrace: {:?} is in order again", self.topics.join(", ")),
         }
         self.told = problem;
     }
 }
 
+/// The first problem of these topics.
+async fn look_at_each(client: Client, topics: Vec<String>) -> Option<String> {
+    for topic in topics {
+        if let Some(problem) = look(&client, &topic).await {
+            return Some(problem);
+        }
+    }
+    None
+}
+
 /// What keeps the topic from being written and read, if anything does.
-async fn look(client: Client, topic: String) -> Option<String> {
+async fn look(client: &Client, topic: &str) -> Option<String> {
     let admin = client.admin();
-    let described = match timeout(limits::WAIT_LOOK, admin.describe_topic(&topic)).await {
+    let described = match timeout(limits::WAIT_LOOK, admin.describe_topic(topic)).await {
         Ok(Ok(described)) => described,
         Ok(Err(error)) => return Some(error.to_string()),
         Err(_) => return Some("no broker answers".to_owned()),
@@ -107,7 +118,7 @@ async fn look(client: Client, topic: String) -> Option<String> {
         .filter(|partition| partition.leader_id.is_none())
         .map(|partition| partition.partition)
         .collect();
-    (!leaderless.is_empty()).then(|| no_leader(&topic, described.partitions.len(), &leaderless))
+    (!leaderless.is_empty()).then(|| no_leader(topic, described.partitions.len(), &leaderless))
 }
 
 /// Why no answer came since then although the topic has leaders: the last attempt's failure, if there is one.

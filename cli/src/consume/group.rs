@@ -16,8 +16,9 @@ use crate::{
     error::UsageError,
     interrupt::{InterruptedError, Interrupts},
     limits,
-    output::plural,
+    output::{ids, plural},
     text::{RecordFormat, StartAt},
+    waiting::Waiting,
 };
 
 /// What is written and not committed.
@@ -99,7 +100,8 @@ pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: 
     }
     let (mut reading, mut written) = (Reading::new(args, format), Written::default());
     let mut interrupts = Interrupts::take()?;
-    let reading_on = read(&mut consumer, &mut reading, &mut written);
+    let mut waiting = Waiting::new(&client, &args.topics);
+    let reading_on = read(&mut consumer, &mut reading, &mut written, &mut waiting);
     let ended = interrupts.until(reading_on).await;
     // Between two batches: none is cut in the middle. What is written is committed, however it ended.
     let committed = written.commit(&mut consumer, &mut reading).await;
@@ -119,8 +121,14 @@ pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: 
     }
 }
 
-async fn read(consumer: &mut GroupConsumer, reading: &mut Reading, written: &mut Written) -> anyhow::Result<()> {
+async fn read(
+    consumer: &mut GroupConsumer,
+    reading: &mut Reading,
+    written: &mut Written,
+    waiting: &mut Waiting,
+) -> anyhow::Result<()> {
     let mut commit_at = Instant::now() + limits::COMMIT_INTERVAL;
+    let is_watched = stderr().is_terminal();
     while reading.left > 0 {
         let is_written = !written.0.is_empty();
         let event = if is_written {
@@ -133,8 +141,11 @@ async fn read(consumer: &mut GroupConsumer, reading: &mut Reading, written: &mut
                 }
             }
         } else {
-            consumer.poll().await?
+            waiting.during(consumer.poll()).await?
         };
+        if is_watched && let Some(share) = share(&event, consumer.assignment()) {
+            eprintln!("{share}");
+        }
         match event {
             GroupEvent::Records(batch) => {
                 let reached = reading.write(&batch)?;
@@ -159,9 +170,43 @@ async fn read(consumer: &mut GroupConsumer, reading: &mut Reading, written: &mut
     Ok(())
 }
 
+/// What is read from now on, where that changes.
+fn share(event: &GroupEvent, mut assigned: Vec<(Arc<str>, i32)>) -> Option<String> {
+    match event {
+        GroupEvent::Records(_) => return None,
+        // The next call gives them back.
+        GroupEvent::Revoking(revoking) => assigned.retain(|partition| !revoking.contains(partition)),
+        GroupEvent::Assigned(_) | GroupEvent::Lost(_) => {}
+    }
+    let topics: Vec<String> = assigned
+        .chunk_by(|(one, _), (other, _)| one == other)
+        .map(|of_topic| {
+            let numbers: Vec<i32> = of_topic.iter().map(|(_, number)| *number).collect();
+            format!("{}{}", of_topic[0].0, ids(&numbers))
+        })
+        .collect();
+    Some(if topics.is_empty() {
+        "Reading no partition now.".to_owned()
+    } else {
+        format!("Reading {}.", topics.join(" "))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_is_told_where_it_changes() {
+        let of = |topic: &str, number| (Arc::<str>::from(topic), number);
+        let assigned = vec![of("a", 0), of("a", 2), of("b", 1)];
+        let all = share(&GroupEvent::Assigned(vec![of("b", 1)]), assigned.clone());
+        assert_eq!(all.as_deref(), Some("Reading a[0,2] b[1]."));
+        let less = share(&GroupEvent::Revoking(vec![of("a", 2), of("b", 1)]), assigned);
+        assert_eq!(less.as_deref(), Some("Reading a[0]."));
+        let none = share(&GroupEvent::Lost(vec![of("a", 0)]), Vec::new());
+        assert_eq!(none.as_deref(), Some("Reading no partition now."));
+    }
 
     #[test]
     fn a_group_begins_at_an_end_or_a_time() {
