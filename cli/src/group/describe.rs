@@ -1,7 +1,7 @@
 //! `millrace group describe`.
 
 use millrace_client::{
-    Admin, ErrorReason,
+    Admin,
     v1::{DescribeGroupResponse, GroupAssignor, GroupOffset, group_offset::Position},
 };
 use serde::Serialize;
@@ -38,6 +38,8 @@ struct Group {
     last_rebalance_reason: String,
     /// The sum over all partitions; absent where one of them is not known.
     lag: Option<i64>,
+    /// The longest of all partitions; absent where one of them is not known.
+    time_lag_ms: Option<i64>,
     partitions: Vec<Partition>,
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Vec<Member>>,
@@ -67,13 +69,7 @@ struct Partition {
 pub async fn run(args: DescribeArgs, admin: &Admin, format: OutputFormat) -> anyhow::Result<()> {
     let named = |error| refused(&args.group, error);
     let described = admin.describe_group(&args.group).await.map_err(named)?;
-    let offsets = match admin.group_offsets(&args.group, Vec::new(), true).await {
-        // A server that does not tell the lag tells the offsets.
-        Err(error) if error.reason() == Some(ErrorReason::NotSupported) => {
-            admin.group_offsets(&args.group, Vec::new(), false).await
-        }
-        offsets => offsets,
-    };
+    let offsets = admin.group_offsets(&args.group, Vec::new(), true).await;
     let offsets = offsets.map_err(named)?;
     let group = group(described, offsets, args.members);
     tell(format, &text(&group), &group)
@@ -90,10 +86,14 @@ fn group(described: DescribeGroupResponse, offsets: Vec<GroupOffset>, with_membe
         .collect();
     // A sum with an unknown part is unknown. What is used without an offset has no lag that could be told either.
     let rest = holders.rest();
-    let lag = if rest.is_empty() {
-        partitions.iter().map(|partition| partition.lag).sum()
+    let (lag, time_lag_ms) = if rest.is_empty() {
+        let longest = |longest: i64, partition: &Partition| Some(longest.max(partition.time_lag_ms?));
+        (
+            partitions.iter().map(|partition| partition.lag).sum(),
+            partitions.iter().try_fold(0, longest),
+        )
     } else {
-        None
+        (None, None)
     };
     partitions.extend(rest.into_iter().map(|(topic, topic_id, number, member)| Partition {
         topic,
@@ -120,6 +120,7 @@ fn group(described: DescribeGroupResponse, offsets: Vec<GroupOffset>, with_membe
         member_count: described.member_count,
         last_rebalance_reason: described.last_rebalance_reason,
         lag,
+        time_lag_ms,
         partitions,
         members: with_members.then(|| described.members.iter().map(Member::from).collect()),
         group: described.group,
@@ -163,6 +164,7 @@ fn partition(offset: GroupOffset, member: Option<String>) -> Partition {
 }
 
 fn text(group: &Group) -> String {
+    let unknown = || "unknown".to_owned();
     let mut known = vec![
         ("Group", group.group.clone()),
         ("State", group.state.to_owned()),
@@ -173,7 +175,8 @@ fn text(group: &Group) -> String {
             "Epoch",
             format!("{} (assigned in {})", group.group_epoch, group.assignment_epoch),
         ),
-        ("Lag", group.lag.map_or_else(|| "unknown".to_owned(), count)),
+        ("Lag", group.lag.map_or_else(unknown, count)),
+        ("Time lag", group.time_lag_ms.map_or_else(unknown, duration_ms)),
     ];
     if !group.last_rebalance_reason.is_empty() {
         known.push(("Last rebalance", group.last_rebalance_reason.clone()));
@@ -294,6 +297,7 @@ mod tests {
              Assignor:        uniform\n\
              Epoch:           7 (assigned in 7)\n\
              Lag:             7\n\
+             Time lag:        7s500ms\n\
              Last rebalance:  a member joined\n\
              \n\
              TOPIC    PARTITION   COMMITTED   START   END   LAG   TIME LAG   MEMBER\n\
@@ -309,9 +313,10 @@ mod tests {
             offset(1, Position::Pending(OffsetPending {}), Some(5), None),
         ];
         let group = group(described(&[0, 2]), offsets, true);
-        assert_eq!(group.lag, None);
+        assert_eq!((group.lag, group.time_lag_ms), (None, None));
         let text = text(&group);
-        assert!(text.contains("Lag:             unknown\n"), "{text}");
+        assert!(text.contains("\nLag:             unknown\n"), "{text}");
+        assert!(text.contains("\nTime lag:        unknown\n"), "{text}");
         let table = table(&group.partitions);
         let rows: Vec<Vec<&str>> = table
             .lines()

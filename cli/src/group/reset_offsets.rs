@@ -14,9 +14,9 @@ use crate::{
     text::StartAt,
 };
 
-/// Set where a group goes on to read.
+/// Set where a group goes on to read; a dry run unless --execute is given.
 ///
-/// A dry run that only shows what would be set, unless --execute is given. Partitions that a member uses are
+/// Without --execute it only shows what would be set, and changes nothing. Partitions that a member uses are
 /// left alone: stop the members first. Places that a partition does not hold become its nearest end.
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("target").required(true)), group(ArgGroup::new("scope").required(true).multiple(true)))]
@@ -49,21 +49,23 @@ pub struct ResetOffsetsArgs {
     /// To nothing: the offsets are forgotten, and the group begins where its members say.
     #[arg(long, group = "target")]
     forget: bool,
-    /// Do it.
+    /// Set them. Without it nothing is changed.
     #[arg(long, conflicts_with = "dry_run")]
     execute: bool,
     /// Only show what would be set. The default.
     #[arg(long)]
     dry_run: bool,
-    /// Kafka's words for what is here under another name.
-    #[arg(long, hide = true, group = "target", allow_hyphen_values = true, value_parser = no_datetime)]
+    /// Kafka's words for what is here under another name: each is refused as it is read.
+    #[arg(long, hide = true, allow_hyphen_values = true, value_parser = no_datetime)]
     to_datetime: Option<String>,
-    #[arg(long, hide = true, group = "target", allow_hyphen_values = true, value_parser = no_duration)]
+    #[arg(long, hide = true, allow_hyphen_values = true, value_parser = no_duration)]
     by_duration: Option<String>,
-    #[arg(long, hide = true, group = "target")]
-    to_current: bool,
-    #[arg(long, hide = true, group = "target", value_parser = no_file)]
+    #[arg(long, hide = true, num_args = 0, default_missing_value = "", value_parser = no_current)]
+    to_current: Option<String>,
+    #[arg(long, hide = true, value_parser = no_file)]
     from_file: Option<String>,
+    #[arg(long, hide = true, value_parser = no_group)]
+    group: Option<String>,
 }
 
 fn no_datetime(_: &str) -> Result<String, String> {
@@ -72,6 +74,16 @@ fn no_datetime(_: &str) -> Result<String, String> {
 
 fn no_duration(_: &str) -> Result<String, String> {
     Err("it is --to-time here, with a time ago such as -1h30m".to_owned())
+}
+
+fn no_current(_: &str) -> Result<String, String> {
+    Err("it would change nothing; see where the group is with millrace group describe".to_owned())
+}
+
+fn no_group(group: &str) -> Result<String, String> {
+    Err(format!(
+        "the group is named without a flag: millrace group reset-offsets {group}"
+    ))
 }
 
 fn no_file(_: &str) -> Result<String, String> {
@@ -174,13 +186,8 @@ impl ResetOffsetsArgs {
     /// What the flags make impossible together.
     ///
     /// # Errors
-    /// A topic that is named twice, or what only Kafka's command has.
+    /// A topic that is named twice.
     pub fn check(&self) -> Result<(), UsageError> {
-        if self.to_current {
-            return Err(UsageError(
-                "--to-current changes nothing; see where the group is with millrace group describe".to_owned(),
-            ));
-        }
         let mut names = BTreeSet::new();
         match self.topics.iter().find(|topic| !names.insert(&topic.name)) {
             Some(twice) => Err(UsageError(format!(
@@ -245,7 +252,11 @@ pub async fn run(args: ResetOffsetsArgs, admin: &Admin, format: OutputFormat) ->
 
 fn text(outcome: &Outcome) -> String {
     if outcome.partitions.is_empty() {
-        return format!("group/{} has no offsets\n", outcome.group);
+        // A group that was never there has none, either.
+        return format!(
+            "group/{} has no offsets: name topics with --topic, or check its spelling with millrace group list\n",
+            outcome.group
+        );
     }
     let number = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
     let mut table = TextTable::new(&["TOPIC", "PARTITION", "BEFORE", "AFTER", "RESULT"]).right(&[1, 2, 3]);
@@ -332,6 +343,8 @@ mod tests {
             (&["--to-datetime", "2026-01-31T12:00:00.000"][..], "--to-time"),
             (&["--by-duration", "PT1H"], "--to-time"),
             (&["--from-file", "plan.csv"], "--topic"),
+            (&["--to-current"], "group describe"),
+            (&["--to-latest", "--group", "g"], "without a flag"),
             (&["--to-time", "latest"], "--to-latest"),
             (&["--to-time", "17"], "--to-offset 17"),
         ] {
@@ -339,8 +352,9 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains(word), "{flags:?}: {error}");
         }
-        let current = parse(&["--all-topics", "--to-current"]).unwrap();
-        assert!(current.check().unwrap_err().0.contains("group describe"));
+        let usage = parse(&[]).unwrap_err().to_string();
+        assert!(usage.contains("--to-earliest|"), "{usage}");
+        assert!(!usage.contains("--to-datetime"), "{usage}");
     }
 
     #[test]

@@ -1,0 +1,200 @@
+"""Consumer groups by the `millrace` command, as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lib import paths
+from lib.broker import Broker, millrace
+from lib.proc import Process
+
+PATIENCE = 60.0
+
+
+def run(broker: Broker, *args: str, **options: object):
+    """A command against the file's broker."""
+    return millrace(*args, bootstrap=broker.address, **options)
+
+
+def told(broker: Broker, *args: str) -> dict:
+    """What a command prints as JSON."""
+    return json.loads(run(broker, *args, json=True).ok())
+
+
+def wait_for(what: str, holds: Callable[[], bool]) -> None:
+    """Waits until it holds."""
+    until = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < until, f"not {what}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def member(shared: Broker, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts `millrace consume --group`; all end with the test."""
+    members: list[Process] = []
+
+    def start(topic: str, group: str, *args: str) -> Process:
+        command = [paths.binary("millrace"), "--bootstrap", shared.address, "consume", topic, "--group", group, *args]
+        members.append(Process(command, tmp_path, f"member-{len(members)}"))
+        return members[-1]
+
+    yield start
+    for one in members:
+        one.kill()
+
+
+def shares(broker: Broker, group: str) -> list[int]:
+    """How many partitions each member has, once all have what they shall have."""
+    done = run(broker, "group", "describe", group, "--members", json=True)
+    if done.code != 0:
+        return []
+    described = json.loads(done.ok())
+    if described["state"] != "stable":
+        return []
+    return sorted(sum(len(topic["partitions"]) for topic in member["assigned"]) for member in described["members"])
+
+
+def committed(broker: Broker, group: str) -> dict[int, int | None]:
+    """The committed offset of each partition."""
+    return {part["partition"]: part["committed"] for part in told(broker, "group", "describe", group)["partitions"]}
+
+
+def produce(broker: Broker, topic: str, numbers: range) -> None:
+    """A message for each number, spread by its key."""
+    lines = "".join(f"k{n}:{n}\n" for n in numbers)
+    run(broker, "produce", topic, "--key-separator", ":", stdin=lines.encode()).ok()
+
+
+def test_a_groups_life(shared: Broker, member: Callable[..., Process]) -> None:
+    run(shared, "topic", "create", "orders", "--partitions", "6").ok()
+    produce(shared, "orders", range(60))
+    assert "check the spelling" in run(shared, "group", "describe", "billing").failed()
+    one = member("orders", "billing", "--from", "beginning")
+    wait_for("all partitions at the first", lambda: shares(shared, "billing") == [6])
+    two = member("orders", "billing", "--from", "beginning")
+    wait_for("equal shares", lambda: shares(shared, "billing") == [3, 3])
+    produce(shared, "orders", range(60, 90))
+    both = [*range(90)]
+    wait_for("all read", lambda: sorted(int(line) for line in (one.out() + two.out()).split()) == both)
+    wait_for("all committed", lambda: told(shared, "group", "describe", "billing")["lag"] == 0)
+    [listed] = told(shared, "group", "list", "bill")["groups"]
+    assert (listed["group"], listed["state"], listed["members"]) == ("billing", "stable", 2)
+
+    os.kill(two.pid, signal.SIGKILL)
+    wait_for("its partitions at the other", lambda: shares(shared, "billing") == [6])
+    before = len(one.out().split())
+    produce(shared, "orders", range(90, 120))
+    wait_for("all read by the one that is left", lambda: len(one.out().split()) == before + 30)
+    wait_for("all committed", lambda: told(shared, "group", "describe", "billing")["lag"] == 0)
+
+    # What a member uses is left alone, and told for each partition.
+    ends = committed(shared, "billing")
+    assert sum(end or 0 for end in ends.values()) == 120
+    busy = run(shared, "group", "reset-offsets", "billing", "--all-topics", "--to-earliest", "--execute", json=True)
+    assert busy.code == 1
+    parts = json.loads(busy.out)["partitions"]
+    assert [part["error"]["reason"] for part in parts] == ["GROUP_NOT_EMPTY"] * 6
+    assert "stop them first" in run(shared, "group", "delete", "billing").failed()
+    assert committed(shared, "billing") == ends
+
+    os.kill(one.pid, signal.SIGINT)
+    assert one.wait(30) == 130, one.err()
+    wait_for("a group without members", lambda: told(shared, "group", "describe", "billing")["state"] == "empty")
+    text = run(shared, "group", "reset-offsets", "billing", "--all-topics", "--to-earliest")
+    assert text.ok().decode().count("would be set") == 6 and b"--execute" in text.err
+    assert committed(shared, "billing") == ends, "a dry run changes nothing"
+    done = told(shared, "group", "reset-offsets", "billing", "--all-topics", "--to-earliest", "--execute")
+    assert [part["after"] for part in done["partitions"]] == [0] * 6
+    described = told(shared, "group", "describe", "billing")
+    assert described["lag"] == 120 and described["time_lag_ms"] > 0
+    for part in described["partitions"]:
+        assert part["lag"] == part["end"] == ends[part["partition"]]
+        assert 0 < part["time_lag_ms"] <= described["time_lag_ms"]
+    text = run(shared, "group", "describe", "billing").ok().decode()
+    assert "\nLag:             120\n" in text and "TIME LAG" in text
+
+    again = run(shared, "consume", "orders", "--group", "billing", "--max-messages", "120").ok()
+    assert sorted(map(int, again.split())) == [*range(120)]
+    assert told(shared, "group", "describe", "billing")["lag"] == 0
+    run(shared, "group", "delete", "billing", "--dry-run").ok()
+    run(shared, "group", "delete", "billing").ok()
+    assert told(shared, "group", "list", "bill")["groups"] == []
+
+
+def test_offsets_go_where_they_are_told_to(shared: Broker) -> None:
+    run(shared, "topic", "create", "moved", "--partitions", "2").ok()
+    lines = "".join(f"{n}\n" for n in range(10)).encode()
+    produce(shared, "moved", range(40))
+    between = str(int(time.time() * 1000) + 1)
+    time.sleep(0.01)
+    run(shared, "produce", "moved", stdin=lines).ok()
+    run(shared, "consume", "moved", "--group", "mover", "--from", "beginning", "--max-messages", "50").ok()
+    ends = committed(shared, "mover")
+    assert sum(end or 0 for end in ends.values()) == 50
+
+    def planned(*args: str) -> dict[int, int | None]:
+        outcome = told(shared, "group", "reset-offsets", "mover", *args)
+        assert outcome["dry_run"]
+        for part in outcome["partitions"]:
+            assert part["before"] == ends[part["partition"]]
+        return {part["partition"]: part["after"] for part in outcome["partitions"]}
+
+    everything = ("--topic", "moved")
+    assert planned(*everything, "--to-earliest") == {0: 0, 1: 0}
+    assert planned(*everything, "--to-latest") == ends
+    assert planned("--all-topics", "--shift-by", "-3") == {n: (end or 0) - 3 for n, end in ends.items()}
+    assert planned("--topic", "moved:1", "--to-offset", "4") == {1: 4}
+    # What a partition does not hold becomes its nearest end.
+    assert planned(*everything, "--shift-by", "1000") == ends
+    assert planned(*everything, "--shift-by", "-1000") == {0: 0, 1: 0}
+    assert planned(*everything, "--to-time", "-1h") == {0: 0, 1: 0}
+    later = planned(*everything, "--to-time", f"@{between}")
+    assert sum(end or 0 for end in later.values()) == 40, "what was written before that time is behind"
+    assert planned(*everything, "--forget") == {0: None, 1: None}
+    assert committed(shared, "mover") == ends, "nothing of it was done"
+
+    set_to = told(shared, "group", "reset-offsets", "mover", "--topic", "moved:1", "--to-offset", "4", "--execute")
+    assert not set_to["dry_run"] and committed(shared, "mover") == {**ends, 1: 4}
+    told(shared, "group", "reset-offsets", "mover", "--topic", "moved:0", "--forget", "--execute")
+    assert committed(shared, "mover").get(0) is None
+    # One that does not exist yet is made by it.
+    told(shared, "group", "reset-offsets", "made", "--topic", "moved", "--to-earliest", "--execute")
+    assert committed(shared, "made") == {0: 0, 1: 0}
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (("describe", "no-such-group"), 1, "check the spelling"),
+        (("delete", "no-such-group"), 1, "check the spelling"),
+        (("describe", ""), 1, "must not be empty"),
+        (("reset-offsets", "g", "--topic", "no-such-topic", "--to-earliest"), 1, "no topic"),
+        (("reset-offsets", "g", "--topic", "t", "--to-offset", "-1"), 2, "--to-offset"),
+        (("reset-offsets", "g", "--topic", "t"), 2, "--to-earliest|"),
+        (("reset-offsets", "g", "--to-earliest"), 2, "--topic"),
+        (("reset-offsets", "g", "--to-earliest", "--to-latest", "--topic", "t"), 2, "cannot be used with"),
+        (("reset-offsets", "g", "--topic", "t", "--to-datetime", "2026-01-31T12:00:00.000"), 2, "--to-time"),
+        (("reset-offsets", "--group", "g", "--topic", "t", "--to-latest"), 2, "without a flag"),
+    ],
+)
+def test_what_is_wrong_is_told(shared: Broker, args: tuple[str, ...], code: int, words: str) -> None:
+    text = run(shared, "group", *args).failed(code)
+    assert words in text and "panicked" not in text, text
+    if code == 1:
+        assert len(text.strip().splitlines()) == 1, text
+
+
+def test_a_member_tells_that_its_topic_is_not_there_yet(shared: Broker, member: Callable[..., Process]) -> None:
+    one = member("to-come", "early", "--from", "beginning")
+    wait_for("a word of what is waited for", lambda: 'no topic "to-come"' in one.err())
+    run(shared, "topic", "create", "to-come").ok()
+    run(shared, "produce", "to-come", stdin=b"at last\n").ok()
+    wait_for("its first message", lambda: one.out() == "at last\n")
