@@ -342,6 +342,11 @@ impl Runtime {
         let _ = to.send(answer);
         if let Some(stream) = connected {
             let key = (stream.group().clone(), stream.member().clone());
+            // A late answer on one that its client has left does not make that the member's.
+            let latest = self.streams.get(&key);
+            if latest.is_some_and(|latest| latest.is_later_than(&stream) && !latest.has_ended()) {
+                return;
+            }
             self.streams.insert(key, stream.clone());
             if stream.has_ended() {
                 self.stream_ended(&stream);

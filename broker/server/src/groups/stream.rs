@@ -1,6 +1,6 @@
 //! The stream of one member, as its coordinator knows it.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use millrace_engine::group::{GroupId, MemberId};
 use tokio::sync::Notify;
@@ -8,6 +8,8 @@ use tokio::sync::Notify;
 /// A stream by which heartbeats of one member come.
 #[derive(Debug)]
 pub struct MemberStream {
+    /// Rises with each that begins at this broker.
+    number: u64,
     group: GroupId,
     member: MemberId,
     wake: Notify,
@@ -24,7 +26,9 @@ const LOST: u8 = 2;
 impl MemberStream {
     /// A stream that has just begun.
     pub fn new(group: GroupId, member: MemberId) -> Self {
+        static STREAMS: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: STREAMS.fetch_add(1, Ordering::Relaxed),
             group,
             member,
             wake: Notify::new(),
@@ -53,6 +57,11 @@ impl MemberStream {
 
     pub(super) fn end(&self, lost: bool) {
         self.state.store(if lost { LOST } else { ENDED }, Ordering::Release);
+    }
+
+    /// Whether it began after another.
+    pub(super) fn is_later_than(&self, other: &Self) -> bool {
+        self.number > other.number
     }
 
     pub(super) fn has_ended(&self) -> bool {

@@ -1,11 +1,11 @@
 //! Groups at a real broker, over its port.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use millrace_engine::{
     Command,
     cluster::FenceReason,
-    group::{Answer, Commit, CommitOffset, GroupId, GroupRejection, Request, TopicPartition, group_partition},
+    group::{self, Answer, Commit, CommitOffset, GroupId, GroupRejection, Request, TopicPartition, group_partition},
 };
 use millrace_proto::v1::{
     self, ErrorReason, admin_client::AdminClient, group_offset::Position, groups_client::GroupsClient,
@@ -597,6 +597,66 @@ async fn a_lead_that_is_lost_while_loading_ends_the_coordinator_and_nothing_else
         "{refused:?}"
     );
     assert_eq!(broker.metrics.group_load_failures.get(), 0);
+}
+
+/// A heartbeat that was held up on a stream which its client has left is answered late, and that stream's end is not
+/// the member's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_heartbeat_does_not_make_an_older_stream_the_members() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic("t", 1).await;
+    assert_eq!(cluster.position().await, None);
+    let coordinators = &cluster.running.broker().groups;
+    let coordinator = coordinators.of_partition(group_partition("g", 4)).unwrap();
+    let stream = || Arc::new(super::MemberStream::new("g".into(), "m".into()));
+    let (older, later) = (stream(), stream());
+    let beat = |epoch, details| {
+        Request::Heartbeat(group::Heartbeat {
+            group: "g".into(),
+            member: "m".into(),
+            instance: None,
+            epoch,
+            version: 0,
+            details,
+            owned: Some(Vec::new()),
+        })
+    };
+    let details = group::MemberDetails {
+        client_id: String::new(),
+        client_host: String::new(),
+        rack: None,
+        topics: vec!["t".into()],
+        session_timeout: Duration::from_secs(30 * 60),
+        // Over at once.
+        reconnect_timeout: Duration::ZERO,
+        rebalance_timeout: Duration::from_secs(30 * 60),
+        assignor: None,
+        pattern: None,
+        start: group::Start::Beginning,
+    };
+    let joined = coordinator.ask(beat(0, Some(details)), Some(older.clone()), None).await;
+    let Ok(Answer::Heartbeat(joined)) = joined else {
+        panic!("{joined:?}")
+    };
+    for stream in [&later, &older] {
+        let answer = coordinator
+            .ask(beat(joined.epoch, None), Some(stream.clone()), None)
+            .await;
+        assert!(matches!(answer, Ok(Answer::Heartbeat(_))), "{answer:?}");
+    }
+    let members = || async {
+        match coordinator.ask(Request::Describe("g".into()), None, None).await {
+            Ok(Answer::Group(group)) => group.member_count,
+            other => panic!("{other:?}"),
+        }
+    };
+    coordinator.stream_ended(&older, true);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(members().await, 1);
+    coordinator.stream_ended(&later, true);
+    while members().await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Questions about groups that are not there leave nothing behind.
