@@ -307,6 +307,18 @@ impl From<LeaderError> for ApiError {
     }
 }
 
+/// Whether a call to another broker was not even sent, for want of a connection.
+pub fn is_connect_error(status: &Status) -> bool {
+    let mut next = std::error::Error::source(status);
+    while let Some(cause) = next {
+        if cause.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
 /// OFFSET_OUT_OF_RANGE with the bounds that hold.
 pub fn out_of_range(message: String, log_start: i64, high_watermark: i64) -> ApiError {
     ApiError::new(ErrorReason::OffsetOutOfRange, message)

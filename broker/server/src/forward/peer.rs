@@ -24,7 +24,11 @@ use tonic::{
 use uuid::Uuid;
 
 use super::{conversation::Conversation, inventory::Inventory, limits};
-use crate::{error::ApiError, quorum::Quorum, replication::Key};
+use crate::{
+    error::{ApiError, WriteOutcome, is_connect_error},
+    quorum::Quorum,
+    replication::Key,
+};
 
 /// The way to one broker.
 pub struct Peer {
@@ -191,11 +195,19 @@ impl Peer {
     /// Has the coordinator of groups there answer a call. A request names everything but who asks.
     ///
     /// # Errors
-    /// The broker can't be reached.
+    /// The broker can't be reached; whether nothing was sent is said.
     pub async fn groups_call(&self, mut request: GroupsCallRequest) -> Result<GroupsCallResponse, ApiError> {
         request.hello = Some(self.hello());
-        let mut client = self.groups_client()?;
-        self.answer(client.call(request), limits::GROUPS_ANSWER_WITHIN).await
+        let not_sent = |error: ApiError| error.outcome(WriteOutcome::NotWritten);
+        let mut client = self.groups_client().map_err(not_sent)?;
+        let mut connected = true;
+        let call = async {
+            let answered = client.call(request).await;
+            connected = !matches!(&answered, Err(status) if is_connect_error(status));
+            answered
+        };
+        let answered = self.answer(call, limits::GROUPS_ANSWER_WITHIN).await;
+        answered.map_err(|error| if connected { error } else { not_sent(error) })
     }
 
     /// Opens the stream of one member, whose client is connected from `host`.

@@ -46,6 +46,8 @@ type Appending = BoxFuture<'static, (u64, Result<(), ApiError>)>;
 /// Who waits for an answer.
 struct Waiting {
     answer: oneshot::Sender<Result<Answer, GroupRejection>>,
+    /// The first append that it made, if it made any.
+    first: Option<u64>,
     stream: Option<Arc<MemberStream>>,
 }
 
@@ -58,6 +60,10 @@ pub(super) struct Runtime {
     began: Instant,
     topics: Option<Arc<Snapshot>>,
     next_request: u64,
+    /// The last append of the rules.
+    last_append: u64,
+    /// Appends from this one on are just being refused.
+    refused_from: Option<u64>,
     waiting: HashMap<u64, Waiting>,
     /// The latest stream of each member that is connected.
     streams: HashMap<(GroupId, MemberId), Arc<MemberStream>>,
@@ -82,6 +88,8 @@ impl Runtime {
             began: Instant::now(),
             topics: None,
             next_request: 0,
+            last_append: 0,
+            refused_from: None,
             waiting: HashMap::new(),
             streams: HashMap::new(),
             unwritten: Vec::new(),
@@ -174,8 +182,13 @@ impl Runtime {
             answer,
             _memory,
         } = ask;
-        self.waiting.insert(id, Waiting { answer, stream });
+        let first = None;
+        self.waiting.insert(id, Waiting { answer, first, stream });
+        let before = self.last_append;
         self.step(Event::Requested { id, request });
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.first = (self.last_append > before).then_some(before + 1);
+        }
     }
 
     async fn take_part(&mut self, part: Option<load::Part>, loading: &mut Option<mpsc::Receiver<load::Part>>) {
@@ -296,7 +309,10 @@ impl Runtime {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Append { sequence, records } => self.unwritten.push((sequence, records)),
+                Effect::Append { sequence, records } => {
+                    self.last_append = sequence;
+                    self.unwritten.push((sequence, records));
+                }
                 Effect::Answer { id, answer } => self.answer(id, *answer),
                 Effect::Wake { group, members } => {
                     for member in members {
@@ -334,8 +350,20 @@ impl Runtime {
     }
 
     fn answer(&mut self, id: u64, answer: Result<Answer, GroupRejection>) {
-        let Some(Waiting { answer: to, stream }) = self.waiting.remove(&id) else {
+        let Some(waiting) = self.waiting.remove(&id) else {
             return;
+        };
+        let Waiting {
+            answer: to,
+            first,
+            stream,
+        } = waiting;
+        let answer = match (answer, first, self.refused_from) {
+            // What it wrote first is in the log, and what came after it is not.
+            (Err(GroupRejection::NotStored), Some(first), Some(refused)) if first < refused => {
+                Err(GroupRejection::NotCoordinator { outcome_unknown: true })
+            }
+            (answer, ..) => answer,
         };
         // A refused heartbeat takes no member over.
         let connected = stream.filter(|_| matches!(answer, Ok(Answer::Heartbeat(_))));
@@ -408,7 +436,9 @@ impl Runtime {
                     tracing::warn!(partition = self.partition.number(), %error, "what groups have changed is not stored");
                     // Nothing that comes after it is written.
                     self.unwritten.clear();
+                    self.refused_from = Some(first);
                     self.step(Event::Refused { sequence: first });
+                    self.refused_from = None;
                 }
                 Err(error) => self.resign(&error),
             }

@@ -12,6 +12,7 @@ use millrace_proto::v1::{
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
+use tonic_types::StatusExt as _;
 
 use super::{
     node::{Node, PATIENCE},
@@ -247,7 +248,13 @@ async fn any_broker_takes_any_call_about_a_group() {
         member_id: "one".into(),
         temporary: false,
     };
-    groups(through).await.leave_group(leave).await.unwrap();
+    groups(through).await.leave_group(leave.clone()).await.unwrap();
+    // A refusal is passed on as it is: what surely was not done is not told as perhaps done.
+    let refused = groups(through).await.leave_group(leave).await.unwrap_err();
+    let details = refused.get_error_details();
+    let info = details.error_info().unwrap();
+    assert_eq!(info.reason, v1::ErrorReason::UnknownMember.reason_name(), "{refused:?}");
+    assert_eq!(info.metadata.get("outcome"), None);
 
     let reset = |target, validate_only| ResetOffsetsRequest {
         group: group.clone(),

@@ -19,6 +19,7 @@ use super::{
     limits::{CONNECT_WITHIN, KEEP_ALIVE_EVERY, KEEP_ALIVE_WITHIN, MAX_MESSAGE_BYTES, WINDOW_BYTES},
     places::Places,
 };
+use crate::error::is_connect_error;
 
 type Client = QuorumClient<Channel>;
 
@@ -303,18 +304,6 @@ fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES))
-}
-
-/// Whether nothing was sent, for want of a connection.
-fn is_connect_error(status: &Status) -> bool {
-    let mut next = std::error::Error::source(status);
-    while let Some(cause) = next {
-        if cause.is::<tonic::ConnectError>() {
-            return true;
-        }
-        next = cause.source();
-    }
-    false
 }
 
 /// An error and what caused it: tonic's own text is "transport error".

@@ -68,7 +68,13 @@ async fn try_list(
         }
     }
     let asked = others.into_values().map(|(peer, partitions)| async move {
-        let call = route::send(&peer, GroupsCall::List, request.encode_to_vec().into(), partitions);
+        let call = route::send(
+            &peer,
+            GroupsCall::List,
+            request.encode_to_vec().into(),
+            partitions,
+            true,
+        );
         let listed = v1::ListGroupsResponse::decode(call.await?);
         listed.map_err(|error| ApiError::internal("a coordinator's list", &error))
     });

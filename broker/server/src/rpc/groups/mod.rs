@@ -106,6 +106,10 @@ impl Call for v1::DeleteGroupRequest {
     const READS: bool = false;
     type Answer = v1::DeleteGroupResponse;
 
+    fn reads(&self) -> bool {
+        self.validate_only
+    }
+
     fn group(&self) -> &str {
         &self.group
     }

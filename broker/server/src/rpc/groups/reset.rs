@@ -304,6 +304,10 @@ impl Call for GroupsReset {
     const READS: bool = false;
     type Answer = GroupsResetResult;
 
+    fn reads(&self) -> bool {
+        self.validate_only
+    }
+
     fn group(&self) -> &str {
         &self.group
     }

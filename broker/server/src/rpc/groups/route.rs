@@ -29,6 +29,11 @@ pub(super) trait Call: Message + Clone + Default + 'static {
     /// Its answer.
     type Answer: Message + Default;
 
+    /// The same of this one: some are only checked.
+    fn reads(&self) -> bool {
+        Self::READS
+    }
+
     /// The group.
     fn group(&self) -> &str;
 
@@ -115,7 +120,11 @@ pub(super) async fn ask(
         return Err(no_coordinator("this broker has no lease").outcome(WriteOutcome::NotWritten));
     }
     use Asked::{Commit, DeleteGroup, Heartbeat, Leave, ResetOffsets};
-    let writes = matches!(request, Commit(_) | DeleteGroup(_) | Leave(_) | ResetOffsets(_));
+    let writes = match &request {
+        Commit(_) | DeleteGroup(_) | Leave(_) => true,
+        ResetOffsets(reset) => !reset.validate_only,
+        _ => false,
+    };
     let changes = writes || matches!(request, Heartbeat(_));
     let answer = coordinator.ask(request, origin.stream.clone(), origin.memory.clone());
     let answer = answer.await;
@@ -149,7 +158,7 @@ pub(super) async fn call<C: Call>(broker: &Broker, request: C, origin: &Origin) 
             Err(error) => Err(error),
         };
         match answered {
-            Err(error) if asks_again(&error, C::READS) => {
+            Err(error) if asks_again(&error, request.reads()) => {
                 if !search.again(broker).await {
                     return Err(given_up(error));
                 }
@@ -160,23 +169,27 @@ pub(super) async fn call<C: Call>(broker: &Broker, request: C, origin: &Origin) 
 }
 
 async fn there<C: Call>(peer: &Peer, request: &C) -> Result<C::Answer, ApiError> {
-    let response = send(peer, C::CALL, request.encode_to_vec().into(), Vec::new()).await;
-    let response = response.map_err(|error| match C::READS {
-        true => error,
-        false => error.or_outcome(WriteOutcome::Unknown),
-    })?;
+    let response = send(
+        peer,
+        C::CALL,
+        request.encode_to_vec().into(),
+        Vec::new(),
+        request.reads(),
+    )
+    .await?;
     C::Answer::decode(response).map_err(|error| ApiError::internal("a coordinator's answer", &error))
 }
 
-/// Sends a call to another coordinator.
+/// Sends a call to another coordinator. `reads`: it changes nothing.
 ///
 /// # Errors
-/// It can't be reached, or what it answers.
+/// It can't be reached, with what that means for a change; or what it answers, as it is.
 pub(super) async fn send(
     peer: &Peer,
     call: GroupsCall,
     request: Bytes,
     partitions: Vec<u32>,
+    reads: bool,
 ) -> Result<Bytes, ApiError> {
     let request = GroupsCallRequest {
         hello: None,
@@ -185,7 +198,14 @@ pub(super) async fn send(
         partitions,
     };
     let answered = peer.groups_call(request).await;
-    let response = answered.map_err(|error| no_coordinator(&format!("broker {}: {}", peer.id(), error.message())))?;
+    let response = answered.map_err(|error| {
+        let told = no_coordinator(&format!("broker {}: {}", peer.id(), error.message()));
+        match error.is_not_written() {
+            true => told.outcome(WriteOutcome::NotWritten),
+            false if reads => told,
+            false => told.outcome(WriteOutcome::Unknown),
+        }
+    })?;
     match response.error {
         Some(error) => Err(error_in(error)),
         None => Ok(response.response),
@@ -194,10 +214,7 @@ pub(super) async fn send(
 
 /// Whether another attempt makes sense after this error.
 pub(super) fn asks_again(error: &ApiError, reads: bool) -> bool {
-    let unknown = error
-        .metadata()
-        .get("outcome")
-        .is_some_and(|outcome| outcome == "unknown");
+    let unknown = is_unknown(error);
     let elsewhere = matches!(
         error.reason(),
         ErrorReason::CoordinatorNotAvailable | ErrorReason::NotCoordinator
@@ -205,10 +222,18 @@ pub(super) fn asks_again(error: &ApiError, reads: bool) -> bool {
     elsewhere && (reads || !unknown)
 }
 
+fn is_unknown(error: &ApiError) -> bool {
+    let outcome = error.metadata().get("outcome");
+    outcome.is_some_and(|outcome| outcome == "unknown")
+}
+
 /// What the caller is told when no coordinator was found in time.
 pub(super) fn given_up(error: ApiError) -> ApiError {
     match error.reason() {
-        ErrorReason::NotCoordinator => no_coordinator("it is just changing").outcome(WriteOutcome::NotWritten),
+        ErrorReason::NotCoordinator => no_coordinator("it is just changing").outcome(match is_unknown(&error) {
+            true => WriteOutcome::Unknown,
+            false => WriteOutcome::NotWritten,
+        }),
         _ => error,
     }
 }
@@ -229,5 +254,25 @@ impl Search {
         }
         tokio::time::sleep(limits::COORDINATOR_LOOK_AGAIN).await;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_perhaps_done_is_not_told_as_not_done() {
+        let outcome = |error: &ApiError| error.metadata().get("outcome").cloned();
+        for (unknown, expected) in [(true, "unknown"), (false, "not_written")] {
+            let ended = ApiError::from(GroupRejection::NotCoordinator {
+                outcome_unknown: unknown,
+            });
+            assert!(asks_again(&ended, true));
+            assert_eq!(asks_again(&ended, false), !unknown);
+            let told = given_up(ended);
+            assert_eq!(told.reason(), ErrorReason::CoordinatorNotAvailable);
+            assert_eq!(outcome(&told).as_deref(), Some(expected));
+        }
     }
 }
