@@ -545,14 +545,18 @@ pub const PATTERN_DEPTH: u32 = 64;
 /// again.
 pub const COORDINATOR_WAIT: Duration = Duration::from_millis(500);
 
-/// How soon it looks again.
-pub const COORDINATOR_LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The same for a heartbeat: within a third of the usual session, after which its client tries another broker.
+pub const HEARTBEAT_COORDINATOR_WAIT: Duration = Duration::from_millis(1_500);
+
+/// How long a coordinator that is none any more has to answer what it was asked before: it may be stopped without a
+/// word.
+pub const DEPOSED_COORDINATOR_WAIT: Duration = Duration::from_millis(250);
 
 /// Answers of one member's stream that wait to be taken.
 pub const HEARTBEAT_ANSWERS_AHEAD: usize = 4;
 
 /// How long a heartbeat waits for its answer from another broker, before its stream there is given up.
-pub const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Questions about records' times at once, for the lag of groups: each reads a batch.
 pub const LAG_READS: usize = 8;

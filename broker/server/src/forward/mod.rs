@@ -47,7 +47,7 @@ pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
 pub use peer::Peer;
 #[cfg(test)]
 pub use place::delete_here;
-pub use place::{Target, asks_for_leader, delete_messages, describe};
+pub use place::{Search, Target, asks_for_leader, delete_messages, describe};
 pub use service::{Budgeted, ForwardService, budgeted, check, hosted};
 pub use source::{Source, Watches, find_sources, open_sources};
 

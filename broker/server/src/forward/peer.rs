@@ -228,7 +228,7 @@ impl Peer {
         // There is room: nothing was sent yet.
         let _ = requests.try_send(first);
         let opening = client.heartbeat(ReceiverStream::new(stream));
-        let answers = self.answer(opening, limits::OPEN_WITHIN).await;
+        let answers = self.answer(opening, limits::CONNECT_WITHIN).await;
         Ok((requests, answers.map_err(not_available)?))
     }
 

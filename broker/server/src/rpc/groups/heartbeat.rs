@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use super::{
     Origin, convert, named,
     refusals::no_coordinator,
-    route::{Place, Search, ask, asks_again, given_up, group_here, place},
+    route::{Place, Search, ask, asks_again, given_up, group_here, moved_from, place},
     unexpected,
 };
 use crate::{
@@ -140,6 +140,8 @@ struct Remote {
     answers: Streaming<GroupsHeartbeatResponse>,
     /// News came while an answer was waited for.
     news: bool,
+    /// The last request was refused, and the stream is there for the next.
+    refused: bool,
 }
 
 impl Remote {
@@ -150,6 +152,7 @@ impl Remote {
             requests,
             answers,
             news: false,
+            refused: false,
         })
     }
 
@@ -179,7 +182,9 @@ impl Remote {
             return Ok(None);
         };
         if let Some(error) = message.error {
-            return Err(error_in(error));
+            let error = error_in(error);
+            self.refused = error.reason().is_retriable();
+            return Err(error);
         }
         let response = v1::HeartbeatResponse::decode(message.response);
         let response = response.map_err(|error| ApiError::internal("a coordinator's answer", &error))?;
@@ -319,7 +324,7 @@ impl Session {
         memory: Option<MemoryPermit>,
     ) -> Result<v1::HeartbeatAnswer, ApiError> {
         self.check(&request)?;
-        let mut search = Search::new();
+        let mut search = Search::within(limits::HEARTBEAT_COORDINATOR_WAIT);
         loop {
             match self.try_answer(&request, memory.clone()).await {
                 // Repeating a heartbeat does no harm.
@@ -377,8 +382,13 @@ impl Session {
                 let Way::There(remote) = &mut self.way else {
                     return Err(no_coordinator("it is just changing"));
                 };
-                let answered = remote.answer(request).await;
-                if answered.is_err() {
+                let answered = tokio::select! {
+                    answered = remote.answer(request) => answered,
+                    () = moved_from(&self.broker, &request.group, peer.id()) => {
+                        Err(no_coordinator("another broker took over before it answered"))
+                    }
+                };
+                if answered.is_err() && !std::mem::take(&mut remote.refused) {
                     // It ends with an error; that broker has judged what it says of the client.
                     self.go(Way::Nowhere);
                 }
@@ -422,7 +432,9 @@ pub(super) async fn serve_local(
                 Err(_) => break End::Quiet,
             },
         };
-        let failed = told.as_ref().err().map(End::by);
+        // One that asks again has the same stream for it.
+        let failed = told.as_ref().err().filter(|error| !error.reason().is_retriable());
+        let failed = failed.map(End::by);
         let message = match told {
             Ok(told) => GroupsHeartbeatResponse {
                 error: None,

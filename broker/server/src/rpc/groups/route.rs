@@ -1,21 +1,23 @@
 //! Where a group is coordinated, and calls passed on to there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use millrace_engine::group::{Answer, GroupRejection, Request as Asked, check_group_id, group_partition};
+use millrace_engine::{
+    BrokerId, Cluster,
+    group::{Answer, GroupRejection, Request as Asked, check_group_id, group_partition},
+};
 use millrace_proto::{
     internal::v1::{GroupsCall, GroupsCallRequest},
     v1::ErrorReason,
 };
 use prost::Message;
-use tokio::time::Instant;
 
 use super::{Origin, refusals::no_coordinator};
 use crate::{
     broker::Broker,
     error::{ApiError, WriteOutcome},
-    forward::{Peer, error_in},
+    forward::{self, Peer, error_in},
     groups::{self, Coordinator},
     limits,
 };
@@ -154,7 +156,7 @@ pub(super) async fn call<C: Call>(broker: &Broker, request: C, origin: &Origin) 
     loop {
         let answered = match place(broker, request.group()).await {
             Ok(Place::Here(coordinator)) => request.clone().here(broker, &coordinator, origin).await,
-            Ok(Place::There(peer)) => there(&peer, &request).await,
+            Ok(Place::There(peer)) => there(broker, &peer, &request).await,
             Err(error) => Err(error),
         };
         match answered {
@@ -168,16 +170,37 @@ pub(super) async fn call<C: Call>(broker: &Broker, request: C, origin: &Origin) 
     }
 }
 
-async fn there<C: Call>(peer: &Peer, request: &C) -> Result<C::Answer, ApiError> {
-    let response = send(
-        peer,
-        C::CALL,
-        request.encode_to_vec().into(),
-        Vec::new(),
-        request.reads(),
-    )
-    .await?;
+async fn there<C: Call>(broker: &Broker, peer: &Peer, request: &C) -> Result<C::Answer, ApiError> {
+    let reads = request.reads();
+    let sent = send(peer, C::CALL, request.encode_to_vec().into(), Vec::new(), reads);
+    let response = tokio::select! {
+        answered = sent => answered?,
+        () = moved_from(broker, request.group(), peer.id()) => {
+            let error = no_coordinator("another broker took over before it answered");
+            return Err(if reads { error } else { error.outcome(WriteOutcome::Unknown) });
+        }
+    };
     C::Answer::decode(response).map_err(|error| ApiError::internal("a coordinator's answer", &error))
+}
+
+/// Returns when a group's coordinator has not been this broker for a moment, in which it could have answered: it may
+/// have stopped without a word.
+pub(super) async fn moved_from(broker: &Broker, group: &str, from: BrokerId) {
+    let mut changes = broker.quorum.watch();
+    loop {
+        let led_by = |cluster: &Cluster| {
+            let partitions = &cluster.topics.get(groups::NAME)?.partitions;
+            let number = group_partition(group, u32::try_from(partitions.len()).unwrap_or(u32::MAX));
+            partitions.get(number as usize)?.leader
+        };
+        let leader = led_by(&changes.borrow_and_update());
+        if leader != Some(from) {
+            return tokio::time::sleep(limits::DEPOSED_COORDINATOR_WAIT).await;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Sends a call to another coordinator. `reads`: it changes nothing.
@@ -238,22 +261,28 @@ pub(super) fn given_up(error: ApiError) -> ApiError {
     }
 }
 
-/// Attempts to find a coordinator, one after the other.
-pub(super) struct Search(Instant);
+/// Attempts to find a coordinator, one after the other: the time counts from the first that failed, so that one which
+/// took long to fail does not leave none for the next.
+pub(super) struct Search {
+    within: Duration,
+    begun: Option<forward::Search>,
+}
 
 impl Search {
     /// For a moment.
     pub(super) fn new() -> Self {
-        Self(Instant::now() + limits::COORDINATOR_WAIT)
+        Self::within(limits::COORDINATOR_WAIT)
     }
 
-    /// Waits a little; false if there is no more time.
+    /// For as long.
+    pub(super) fn within(within: Duration) -> Self {
+        Self { within, begun: None }
+    }
+
+    /// Waits a little, longer with each attempt; false if there is no more time.
     pub(super) async fn again(&mut self, broker: &Broker) -> bool {
-        if Instant::now() >= self.0 || broker.stopping.is_cancelled() {
-            return false;
-        }
-        tokio::time::sleep(limits::COORDINATOR_LOOK_AGAIN).await;
-        true
+        let begun = self.begun.get_or_insert_with(|| forward::Search::new(self.within));
+        begun.again(broker).await && !broker.stopping.is_cancelled()
     }
 }
 
