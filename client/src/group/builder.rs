@@ -150,9 +150,10 @@ impl GroupConsumerBuilder {
         self
     }
 
-    /// The same, once the connection is gone: up to the session timeout. Default 500 ms; for a static member, its
-    /// session timeout. The member stops by itself that long after it noticed. The coordinator may notice sooner: what
-    /// another member reads by then, this one can't commit any more.
+    /// The same, once the coordinator has seen the connection go: up to the session timeout. Default 500 ms; for a static
+    /// member, its session timeout. A member that lives connects again at once, and stops by itself when its session ends:
+    /// a coordinator that dies takes its connections with it, and nobody's partitions. What another member was given
+    /// while this one could not connect for so long, this one can't commit any more.
     #[must_use]
     pub fn reconnect_timeout(mut self, timeout: Duration) -> Self {
         self.config.reconnect_timeout = Some(timeout);
@@ -261,7 +262,6 @@ impl GroupConfig {
 
     pub fn member(&self) -> MemberConfig {
         let duration = |duration: Duration| prost_types::Duration::try_from(duration).ok();
-        // Told, not left to the coordinator: both count the same time.
         let reconnect_timeout = self.reconnect_timeout.unwrap_or(match self.instance_id {
             Some(_) => self.session_timeout,
             None => limits::DEFAULT_RECONNECT_TIMEOUT,
@@ -270,7 +270,6 @@ impl GroupConfig {
             group: self.group.clone(),
             instance_id: self.instance_id.clone(),
             session_timeout: self.session_timeout,
-            reconnect_timeout,
             rebalance_timeout: self.rebalance_timeout,
             settings: v1::MemberSettings {
                 client_id: self.client_id.clone(),

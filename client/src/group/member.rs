@@ -28,7 +28,6 @@ pub struct MemberConfig {
     pub settings: v1::MemberSettings,
     /// Those of the settings.
     pub session_timeout: Duration,
-    pub reconnect_timeout: Duration,
     pub rebalance_timeout: Duration,
 }
 
@@ -107,9 +106,6 @@ pub struct Member {
     is_wanted: bool,
     /// When the last request that was answered had been sent.
     answered: Option<Instant>,
-    /// Since when it has no connection that was answered. The coordinator may have seen the break before: what it
-    /// gave to others by then is safe by the epochs of commits alone.
-    lost_at: Option<Instant>,
     /// How often it gave all up.
     losses: u64,
     backoff: Duration,
@@ -134,7 +130,6 @@ impl Member {
             stream_number: 0,
             is_wanted: false,
             answered: None,
-            lost_at: None,
             losses: 0,
             backoff: limits::MIN_BACKOFF,
             has_ended: false,
@@ -216,11 +211,10 @@ impl Member {
         stream == self.stream_number && matches!(self.stream, Stream::Open(_))
     }
 
-    /// From here on it must use nothing. Without a connection the coordinator waits for the reconnect time only.
+    /// From here on it must use nothing. That its connection is gone says nothing of how long its coordinator waits: where
+    /// that is gone with it, the next one begins a whole session, and has to be found first.
     fn session_end(&self) -> Option<Instant> {
-        let end = self.answered? + self.config.session_timeout;
-        let reconnect = self.lost_at.map(|at| at + self.config.reconnect_timeout);
-        Some(reconnect.map_or(end, |at| end.min(at)))
+        Some(self.answered? + self.config.session_timeout)
     }
 
     /// How long an answer may take before another broker is tried: so that there is time for that.
@@ -288,7 +282,6 @@ impl Member {
         };
         self.stream = Stream::Open(None);
         self.answered = Some(sent);
-        self.lost_at = None;
         self.backoff = limits::MIN_BACKOFF;
         self.member_epoch = answer.member_epoch;
         // What such a request reports is passed over: it may be a late copy.
@@ -359,7 +352,6 @@ impl Member {
 
     fn broken(&mut self, now: Instant, error: Error, effects: &mut Vec<Effect>) {
         self.stream = Stream::Closed(now + self.backoff);
-        self.lost_at.get_or_insert(now);
         self.backoff = (self.backoff * 2).min(limits::MAX_BACKOFF);
         let wait = error.retry_after().unwrap_or_default();
         match error.reason() {
@@ -397,7 +389,6 @@ impl Member {
     fn close(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         if matches!(self.stream, Stream::Open(_)) {
             self.stream = Stream::Closed(now);
-            self.lost_at.get_or_insert(now);
             effects.push(Effect::Close);
         }
     }

@@ -89,7 +89,6 @@ impl Test {
             instance_id: None,
             settings: settings(),
             session_timeout: SESSION,
-            reconnect_timeout: SESSION,
             rebalance_timeout: REBALANCE,
         };
         Self {
@@ -324,38 +323,30 @@ fn who_leaves_says_so_once() {
     assert_eq!(never.at(0, Event::Leave), [], "who never joined");
 }
 
+/// A coordinator that dies takes its connections with it, and the next one has to be found.
 #[test]
-fn without_a_connection_it_stops_by_itself_when_the_coordinator_stops_to_wait_for_another_one() {
+fn a_connection_that_is_gone_takes_nothing_before_the_session_ends() {
+    let loses = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Lose(_)));
     let mut test = Test::using(&[0]);
-    test.member.config.reconnect_timeout = Duration::from_millis(500);
     assert_eq!(test.at(1_000, Event::Broken(1, broken())), []);
     let again = Effect::Open(2, request("m1", 1, 1, true, Some(&[0])));
     assert_eq!(test.at(1_020, Event::Tick), [again]);
     // Another stream that breaks prolongs nothing, and neither does one without an answer.
     assert_eq!(test.at(1_400, Event::Broken(2, broken())), []);
-    assert_eq!(test.at(1_440, Event::Tick).len(), 1);
-    assert_eq!(test.member.wake_at(), Some(test.time(1_500)));
-    assert_eq!(test.at(1_499, Event::Tick), []);
-    let anew = Effect::Open(4, request("m1", 1, 0, true, Some(&[])));
-    assert_eq!(
-        test.at(1_500, Event::Answer(3, unchanged(1, 1))),
-        [Effect::Lose(parts(&[0])), Effect::Close, anew]
-    );
-}
+    for at in (1_440..6_000).step_by(20) {
+        assert!(!loses(&test.at(at, Event::Tick)), "{at}");
+    }
+    assert!(loses(&test.at(6_000, Event::Tick)));
 
-#[test]
-fn a_connection_in_time_gives_the_whole_session_again() {
+    // A connection in time gives the whole session again, from when the request that is answered was sent.
     let mut test = Test::using(&[0]);
-    test.member.config.reconnect_timeout = Duration::from_millis(500);
     test.at(1_000, Event::Broken(1, broken()));
     test.at(1_020, Event::Tick);
     assert_eq!(test.at(1_400, Event::Answer(2, unchanged(1, 1))), []);
-    assert_eq!(test.at(1_900, Event::Tick), []);
-    // One that it closes itself for want of an answer counts as well.
-    test.at(2_020, Event::Tick);
-    assert_eq!(test.at(4_020, Event::Tick).len(), 2);
-    assert_eq!(test.member.wake_at(), Some(test.time(4_520)));
-    assert_eq!(test.at(4_520, Event::Tick)[0], Effect::Lose(parts(&[0])));
+    for at in (1_420..7_020).step_by(20) {
+        assert!(!loses(&test.at(at, Event::Tick)), "{at}");
+    }
+    assert!(loses(&test.at(7_020, Event::Tick)));
 }
 
 #[test]
