@@ -538,6 +538,9 @@ pub const START_LOOKUP_PAUSE: Duration = Duration::from_millis(50);
 /// What a pattern of topics may take compiled: some thousand times its longest text.
 pub const PATTERN_BYTES: usize = 1 << 20;
 
+/// Lists of groups at once, and brokers that one asks at once.
+pub const GROUP_LISTS: usize = 8;
+
 /// How deep its parentheses may go.
 pub const PATTERN_DEPTH: u32 = 64;
 

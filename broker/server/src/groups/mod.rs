@@ -28,7 +28,7 @@ use millrace_engine::{
     group::{Answer, GroupRejection, Request},
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use stream::MemberStream;
@@ -43,8 +43,10 @@ use self::{
 use crate::{broker::Broker, limits, memory::MemoryPermit, partition::Partition};
 
 /// The coordinators of one broker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Coordinators {
+    /// Turns at listing groups, which takes memory by the page.
+    pub listing: Semaphore,
     running: Mutex<HashMap<u32, Arc<Coordinator>>>,
     topics: SharedTopics,
     /// Held while the groups' topic is made.
@@ -117,6 +119,17 @@ impl Coordinator {
         stream.end(lost);
         // One that has ended itself has forgotten all connections.
         let _ = self.ended.send(stream.clone());
+    }
+}
+
+impl Default for Coordinators {
+    fn default() -> Self {
+        Self {
+            listing: Semaphore::new(limits::GROUP_LISTS),
+            running: Mutex::default(),
+            topics: SharedTopics::default(),
+            making: tokio::sync::Mutex::default(),
+        }
     }
 }
 

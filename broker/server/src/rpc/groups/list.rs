@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::future::try_join_all;
+use futures::{StreamExt as _, stream};
 use millrace_engine::group::{Answer, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, Request as Asked};
 use millrace_proto::{
     internal::v1::GroupsCall,
@@ -17,7 +17,7 @@ use super::{
     unexpected,
     views::{page_size, state_out},
 };
-use crate::{broker::Broker, error::ApiError, forward::Peer, groups};
+use crate::{broker::Broker, error::ApiError, forward::Peer, groups, limits};
 
 /// Lists groups.
 ///
@@ -78,8 +78,12 @@ async fn try_list(
         let listed = v1::ListGroupsResponse::decode(call.await?);
         listed.map_err(|error| ApiError::internal("a coordinator's list", &error))
     });
-    let (here, there) = futures::try_join!(here(broker, request, &own, origin), try_join_all(asked))?;
-    Ok(merge([here].into_iter().chain(there), size))
+    let mut listed = here(broker, request, &own, origin).await?;
+    let mut answers = stream::iter(asked).buffer_unordered(limits::GROUP_LISTS);
+    while let Some(there) = answers.next().await {
+        listed = merge([listed, there?].into_iter(), size);
+    }
+    Ok(listed)
 }
 
 /// The first `size` of lists that are each in order.
@@ -126,7 +130,9 @@ pub(super) async fn here(
         first if first > request.page_token => first,
         _ => request.page_token.clone(),
     };
-    let mut lists = Vec::with_capacity(partitions.len());
+    // Others wait for their turn: each holds up to two pages.
+    let _turn = broker.groups.listing.acquire().await;
+    let mut listed = v1::ListGroupsResponse::default();
     for number in partitions {
         let coordinator = route::here(broker, *number)?;
         let asked = Asked::List {
@@ -158,12 +164,13 @@ pub(super) async fn here(
             Some(last) if more => last.group.clone(),
             _ => String::new(),
         };
-        lists.push(v1::ListGroupsResponse {
+        let next = v1::ListGroupsResponse {
             groups,
             next_page_token,
-        });
+        };
+        listed = merge([listed, next].into_iter(), size);
     }
-    Ok(merge(lists.into_iter(), size))
+    Ok(listed)
 }
 
 /// A text below all that begin with `prefix`, and above all groups' ids that are below these.
@@ -227,5 +234,15 @@ mod tests {
         assert_eq!(names(&merged), ["a"], "what comes next may be of the one that has more");
         assert_eq!(merged.next_page_token, "a");
         assert_eq!(merge([list(&["a"], "")].into_iter(), 1).next_page_token, "");
+        // One after the other is the same as all at once.
+        let all = [list(&["b", "e"], "e"), list(&["a", "d"], ""), list(&["c"], "c")];
+        for size in 1..6 {
+            let folded = all.iter().cloned();
+            let folded = folded.fold(v1::ListGroupsResponse::default(), |all, one| {
+                merge([all, one].into_iter(), size)
+            });
+            let at_once = merge(all.iter().cloned(), size);
+            assert_eq!(folded, at_once, "{size}");
+        }
     }
 }
