@@ -529,8 +529,9 @@ pub const GROUP_LOAD_AGAIN: Duration = Duration::from_secs(1);
 /// again.
 pub const GROUP_LOOKUPS: usize = 64;
 
-/// How long a partition's leader is asked where reading begins, before who wants to know has to ask again.
-pub const START_LOOKUP_WITHIN: Duration = Duration::from_secs(30);
+/// How long partitions' leaders are asked where reading begins, as long as none has told, before who wants to know has
+/// to ask again.
+pub const START_LOOKUP_WITHIN: Duration = Duration::from_secs(2);
 
 /// The pause in between.
 pub const START_LOOKUP_PAUSE: Duration = Duration::from_millis(50);

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use millrace_engine::group::{GroupId, Start};
+use millrace_engine::{
+    Cluster,
+    group::{GroupId, Start},
+};
 use millrace_proto::v1::{Edge, start::At};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -17,8 +20,8 @@ pub(super) struct Looked {
     pub(super) offsets: Vec<(u32, i64)>,
 }
 
-/// Asks until all are known, the topic is no more, or for long enough; what is not known then is left out, and
-/// asked for anew by the next who wants to know.
+/// Asks until some are known, the topic is no more, or for long enough; what is not known then is left out, and
+/// asked for anew by the next who wants to know: one partition without a leader holds up no other.
 pub(super) async fn look_up(
     broker: Arc<Broker>,
     group: GroupId,
@@ -40,6 +43,7 @@ pub(super) async fn look_up(
     loop {
         let cluster = broker.quorum.cluster();
         let known = cluster.topics.values().find(|known| known.id == topic).cloned();
+        let is_gone = known.is_none() && broker.has_all_metadata().await && !has(&broker.quorum.cluster(), topic);
         if let Some(known) = known {
             let found = find_sources(&broker, &known, &missing, true).await;
             let mut again = Vec::new();
@@ -51,10 +55,14 @@ pub(super) async fn look_up(
             }
             missing = again;
         }
-        let over = missing.is_empty() || Instant::now() >= until || broker.stopping.is_cancelled();
-        if over {
+        let enough = missing.is_empty() || !offsets.is_empty() || is_gone;
+        if enough || Instant::now() >= until || broker.stopping.is_cancelled() {
             return Looked { group, topic, offsets };
         }
         tokio::time::sleep(limits::START_LOOKUP_PAUSE).await;
     }
+}
+
+fn has(cluster: &Cluster, topic: Uuid) -> bool {
+    cluster.topics.values().any(|known| known.id == topic)
 }
