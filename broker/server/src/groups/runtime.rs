@@ -266,6 +266,12 @@ impl Runtime {
         }
         let snapshot = self.broker.groups.topics(&self.broker);
         let before = self.topics.replace(snapshot.clone());
+        if before
+            .as_ref()
+            .is_some_and(|before| Arc::ptr_eq(&before.topics, &snapshot.topics))
+        {
+            return;
+        }
         // What was there in older metadata and is not in newer was deleted.
         let deleted: Vec<Uuid> = match &before {
             Some(before) => {
@@ -274,9 +280,6 @@ impl Runtime {
             }
             None => Vec::new(),
         };
-        if before.is_some_and(|before| Arc::ptr_eq(&before.topics, &snapshot.topics)) {
-            return;
-        }
         self.step(Event::TopicsChanged {
             topics: snapshot.topics.clone(),
             deleted: &deleted,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_engine::{
-    Cluster, Topic,
+    BrokerId, Cluster, Topic,
     group::{MAX_PATTERN_BYTES, TopicView, Topics},
 };
 use parking_lot::Mutex;
@@ -23,19 +23,57 @@ pub struct Snapshot {
     /// As the rules want them.
     pub topics: Arc<Topics>,
     /// Their names.
-    pub names: HashMap<Uuid, String>,
+    pub names: Arc<HashMap<Uuid, String>>,
 }
 
 /// The newest snapshot that anybody asked for.
 #[derive(Debug, Default)]
-pub(super) struct SharedTopics(Mutex<Option<Arc<Snapshot>>>);
+pub(super) struct SharedTopics(Mutex<Option<Last>>);
+
+/// A snapshot, and what it was made from.
+#[derive(Debug)]
+struct Last {
+    snapshot: Arc<Snapshot>,
+    topics: Vec<Arc<Topic>>,
+    racks: Vec<(BrokerId, String)>,
+}
+
+impl Last {
+    /// Whether groups would see nothing new. Most changes of the metadata are of leaders and in-sync replicas, in a
+    /// broker's failure hundreds one after the other, and are none.
+    fn is_same(&self, cluster: &Cluster) -> bool {
+        let racks = self.racks.iter().map(|(id, rack)| (*id, rack.as_str()));
+        let same = |(one, other): (&Arc<Topic>, &Arc<Topic>)| {
+            let mut records = one.partitions.iter().zip(&other.partitions);
+            Arc::ptr_eq(one, other)
+                || ((one.id, &one.name, one.partitions.len()) == (other.id, &other.name, other.partitions.len())
+                    && records.all(|(one, other)| one.replicas == other.replicas))
+        };
+        racks.eq(racks_of(cluster))
+            && self.topics.len() == cluster.topics.len()
+            && self.topics.iter().zip(cluster.topics.values()).all(same)
+    }
+}
+
+fn racks_of(cluster: &Cluster) -> impl Iterator<Item = (BrokerId, &str)> {
+    cluster.brokers.iter().map(|(id, broker)| (*id, broker.rack.as_str()))
+}
 
 impl SharedTopics {
     /// The topics of `cluster`, or newer ones.
     pub(super) fn of(&self, cluster: &Cluster) -> Arc<Snapshot> {
         let mut last = self.0.lock();
-        if let Some(last) = last.as_ref().filter(|last| last.version >= cluster.version) {
-            return last.clone();
+        if let Some(last) = last.as_mut() {
+            if last.snapshot.version < cluster.version && last.is_same(cluster) {
+                last.snapshot = Arc::new(Snapshot {
+                    version: cluster.version,
+                    topics: last.snapshot.topics.clone(),
+                    names: last.snapshot.names.clone(),
+                });
+            }
+            if last.snapshot.version >= cluster.version {
+                return last.snapshot.clone();
+            }
         }
         let views: BTreeMap<String, TopicView> = cluster
             .topics
@@ -44,16 +82,16 @@ impl SharedTopics {
             .collect();
         let names = views.iter().map(|(name, view)| (view.id, name.clone())).collect();
         let topics = Topics::new(views);
-        let topics = match last.as_ref().filter(|last| *last.topics == topics) {
-            Some(last) => last.topics.clone(),
-            None => Arc::new(topics),
-        };
         let snapshot = Arc::new(Snapshot {
             version: cluster.version,
-            topics,
-            names,
+            topics: Arc::new(topics),
+            names: Arc::new(names),
         });
-        *last = Some(snapshot.clone());
+        *last = Some(Last {
+            snapshot: snapshot.clone(),
+            topics: cluster.topics.values().cloned().collect(),
+            racks: racks_of(cluster).map(|(id, rack)| (id, rack.to_owned())).collect(),
+        });
         snapshot
     }
 }
@@ -163,6 +201,23 @@ mod tests {
         cluster.version += 1;
         let second = shared.of(&cluster);
         assert!(second.version > first.version && Arc::ptr_eq(&first.topics, &second.topics));
+        let change = |cluster: &mut Cluster, change: fn(&mut millrace_engine::Partition)| {
+            cluster.version += 1;
+            let mut topic = Topic::clone(&cluster.topics["t"]);
+            change(&mut topic.partitions[0]);
+            cluster.topics.insert("t".into(), Arc::new(topic));
+        };
+        change(&mut cluster, |partition| partition.leader_epoch += 1);
+        let led = shared.of(&cluster);
+        assert!(led.version > second.version && Arc::ptr_eq(&first.topics, &led.topics));
+        change(&mut cluster, |partition| partition.replicas.push(2));
+        let grown = shared.of(&cluster);
+        assert!(!Arc::ptr_eq(&first.topics, &grown.topics));
+        cluster.version += 1;
+        for broker in cluster.brokers.values_mut() {
+            broker.rack = "r".into();
+        }
+        assert!(!Arc::ptr_eq(&grown.topics, &shared.of(&cluster).topics));
         cluster.version += 1;
         cluster.topics.clear();
         let third = shared.of(&cluster);
