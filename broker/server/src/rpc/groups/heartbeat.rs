@@ -89,7 +89,7 @@ impl Local {
             .map(|settings| convert::details(settings, self.instance.is_some(), host))
             .transpose()?;
         let owned = match &request.owned {
-            Some(owned) => Some(named::partitions_in(broker, "owned", &owned.topics, MAX_OWNED_PARTITIONS).await?),
+            Some(owned) => Some(named::owned_in(broker, "owned", &owned.topics, MAX_OWNED_PARTITIONS).await?),
             None => None,
         };
         let beat = Asked::Heartbeat(group::Heartbeat {

@@ -32,23 +32,42 @@ pub fn topic_of(snapshot: &Snapshot, name: &str, id: &[u8]) -> Result<Uuid, ApiE
 /// The quorum can't tell.
 pub async fn topics_with<'a>(
     broker: &Broker,
-    mut named: impl Iterator<Item = (&'a str, &'a [u8])>,
+    named: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<Arc<Snapshot>, ApiError> {
+    let (snapshot, confirmed) = latest_with(broker, named).await;
+    match confirmed {
+        true => Ok(snapshot),
+        false => Err(unconfirmed()),
+    }
+}
+
+/// The same; false: one is not known, and the quorum can't tell now whether there is one.
+pub async fn latest_with<'a>(
+    broker: &Broker,
+    mut named: impl Iterator<Item = (&'a str, &'a [u8])>,
+) -> (Arc<Snapshot>, bool) {
     let snapshot = broker.groups.topics(broker);
-    let is_known = |(name, id): (&str, &[u8])| match Uuid::from_slice(id) {
+    if named.all(|(name, id)| is_known(&snapshot, name, id)) {
+        return (snapshot, true);
+    }
+    let confirmed = broker.has_all_metadata().await;
+    (broker.groups.topics(broker), confirmed)
+}
+
+/// Whether there is such a topic, as far as is known here; or no such id can be.
+pub fn is_known(snapshot: &Snapshot, name: &str, id: &[u8]) -> bool {
+    match Uuid::from_slice(id) {
         Ok(id) => snapshot.names.contains_key(&id),
         Err(_) => !id.is_empty() || snapshot.topics.named(name).is_some(),
-    };
-    if named.all(is_known) {
-        return Ok(snapshot);
     }
-    if !broker.has_all_metadata().await {
-        return Err(ApiError::new(
-            ErrorReason::QuorumUnavailable,
-            "This broker does not know a topic, and can't ask the metadata quorum now whether there is one: try again.",
-        ));
-    }
-    Ok(broker.groups.topics(broker))
+}
+
+/// It can't be told whether there is a topic.
+pub fn unconfirmed() -> ApiError {
+    ApiError::new(
+        ErrorReason::QuorumUnavailable,
+        "This broker does not know a topic, and can't ask the metadata quorum now whether there is one: try again.",
+    )
 }
 
 /// All partitions of a request, in its order, each once.
@@ -61,6 +80,30 @@ pub async fn partitions_in(
     topics: &[v1::TopicPartitions],
     most: usize,
 ) -> Result<Vec<TopicPartition>, ApiError> {
+    check_count(field, topics, most)?;
+    let named = topics.iter().map(|topic| (topic.topic.as_str(), &topic.topic_id[..]));
+    let snapshot = topics_with(broker, named).await?;
+    partitions_of(&snapshot, field, topics)
+}
+
+/// The same of what a member uses: an id that is not known is no less in use, and the quorum is not asked about it.
+///
+/// # Errors
+/// As of [`partitions_in`].
+pub async fn owned_in(
+    broker: &Broker,
+    field: &str,
+    topics: &[v1::TopicPartitions],
+    most: usize,
+) -> Result<Vec<TopicPartition>, ApiError> {
+    if topics.iter().any(|topic| topic.topic_id.is_empty()) {
+        return partitions_in(broker, field, topics, most).await;
+    }
+    check_count(field, topics, most)?;
+    partitions_of(&broker.groups.topics(broker), field, topics)
+}
+
+fn check_count(field: &str, topics: &[v1::TopicPartitions], most: usize) -> Result<(), ApiError> {
     let count: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
     if count > most {
         return Err(ApiError::field(
@@ -68,12 +111,19 @@ pub async fn partitions_in(
             format!("must name at most {most} partitions in all"),
         ));
     }
-    let named = topics.iter().map(|topic| (topic.topic.as_str(), &topic.topic_id[..]));
-    let snapshot = topics_with(broker, named).await?;
+    Ok(())
+}
+
+fn partitions_of(
+    snapshot: &Snapshot,
+    field: &str,
+    topics: &[v1::TopicPartitions],
+) -> Result<Vec<TopicPartition>, ApiError> {
+    let count: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
     let mut partitions = Vec::with_capacity(count);
     let mut seen = HashSet::with_capacity(count);
     for topic in topics {
-        let id = topic_of(&snapshot, &topic.topic, &topic.topic_id)?;
+        let id = topic_of(snapshot, &topic.topic, &topic.topic_id)?;
         for number in &topic.partitions {
             let partition = partition_number(field, *number)?;
             let at = TopicPartition { topic: id, partition };

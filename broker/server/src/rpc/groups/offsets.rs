@@ -20,7 +20,12 @@ use super::{
     unexpected,
     views::page_size,
 };
-use crate::{broker::Broker, error::ApiError, groups::Coordinator, rpc::convert::ms_to_timestamp};
+use crate::{
+    broker::Broker,
+    error::{ApiError, WriteOutcome},
+    groups::Coordinator,
+    rpc::convert::ms_to_timestamp,
+};
 
 impl Call for v1::CommitOffsetsRequest {
     const CALL: GroupsCall = GroupsCall::Commit;
@@ -67,12 +72,16 @@ async fn commit(
         .topics
         .iter()
         .map(|topic| (topic.topic.as_str(), &topic.topic_id[..]));
-    let snapshot = named::topics_with(broker, named).await?;
+    let (snapshot, confirmed) = named::latest_with(broker, named).await;
     let mut outcomes = Vec::with_capacity(count);
     let mut offsets = Vec::with_capacity(count);
     let mut seen = HashSet::with_capacity(count);
     for topic in request.topics {
-        let id = named::topic_of(&snapshot, &topic.topic, &topic.topic_id);
+        // What can't be told of one topic does not keep the others from being stored.
+        let id = match confirmed || named::is_known(&snapshot, &topic.topic, &topic.topic_id) {
+            true => named::topic_of(&snapshot, &topic.topic, &topic.topic_id),
+            false => Err(named::unconfirmed().outcome(WriteOutcome::NotWritten)),
+        };
         for part in topic.partitions {
             let partition = partition_number("topics.partitions.partition", part.partition)?;
             let mut outcome = v1::PartitionOutcome {
