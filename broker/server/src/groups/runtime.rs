@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Instant,
 };
@@ -205,6 +206,7 @@ impl Runtime {
                 // First, so that nobody is told that a topic is not there.
                 self.look_at_topics();
                 self.step(Event::Loaded);
+                *self.counted.lock() = Census::of(self.rules.groups());
                 self.broker.metrics.group_loads.inc();
                 let (groups, partition) = (self.rules.groups().len(), self.partition.number());
                 tracing::info!(
@@ -333,8 +335,15 @@ impl Runtime {
                 } => {
                     // What finds no place is asked for anew by who wants to know.
                     if self.lookups.len() < limits::GROUP_LOOKUPS && self.looking_up.insert((group.clone(), topic)) {
+                        let nothing = starts::Looked {
+                            group: group.clone(),
+                            topic,
+                            offsets: Vec::new(),
+                        };
                         let looking = starts::look_up(self.broker.clone(), group, topic, partitions, start);
-                        self.lookups.spawn(looking);
+                        // One that fails is over, too, so that it can be asked for again.
+                        let looking = AssertUnwindSafe(looking).catch_unwind();
+                        self.lookups.spawn(looking.map(|looked| looked.unwrap_or(nothing)));
                     }
                 }
                 Effect::GroupStopped { group, reason } => {

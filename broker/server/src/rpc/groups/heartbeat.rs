@@ -17,7 +17,7 @@ use millrace_proto::{
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{
     Origin, convert, named,
@@ -296,9 +296,13 @@ pub(super) async fn serve(
                 }
                 // It has said all that it had to say.
                 Ok(None) => break (End::Lost, None),
-                // Its connection is gone, and nobody hears it; or it has sent what is no request.
+                // Its connection is gone, and nobody hears it; or it has sent what is no request, or more than there is
+                // room for now, which it is to send again.
                 Err(status) => {
-                    session.way.end(End::Lost);
+                    session.way.end(match status.code() {
+                        Code::ResourceExhausted => End::Quiet,
+                        _ => End::Lost,
+                    });
                     let _ = answers.send(Err(status)).await;
                     return;
                 }

@@ -120,6 +120,11 @@ async fn commit(
         Answer::Offsets(results) => results,
         other => return Err(unexpected(&other)),
     };
+    let asked = outcomes.iter().filter(|outcome| outcome.error.is_none()).count();
+    if results.len() != asked {
+        let error = format!("told {} results for {asked} partitions", results.len());
+        return Err(ApiError::internal("a group's coordinator", &error).outcome(WriteOutcome::Unknown));
+    }
     let asked = outcomes.iter_mut().filter(|outcome| outcome.error.is_none());
     for (outcome, (_, result)) in asked.zip(results) {
         match result {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    error::ApiError,
+    error::{ApiError, WriteOutcome},
     forward::{error_in, error_out, find_sources},
     groups::Coordinator,
     limits,
@@ -65,6 +65,15 @@ pub(super) async fn reset(
     check_group_id(&request.group)?;
     let target = check(request.target)?;
     let mut parts = parts(broker, &request, origin).await?;
+    if parts.is_empty() {
+        // A group without offsets, or a name that is misspelt.
+        let describe = v1::DescribeGroupRequest {
+            group: request.group.clone(),
+            page_size: 1,
+            ..v1::DescribeGroupRequest::default()
+        };
+        call(broker, describe, origin).await?;
+    }
     look_up(broker, &target, &mut parts).await;
     let ready = parts.iter().filter_map(|(at, part)| Some((*at, part.after?)));
     let set = GroupsReset {
@@ -80,6 +89,12 @@ pub(super) async fn reset(
     };
     // Also with none: the coordinator judges the group.
     let result = call(broker, set, origin).await?;
+    let asked = parts.values().filter(|part| part.after.is_some()).count();
+    if result.outcomes.len() != asked {
+        let told = result.outcomes.len();
+        let error = format!("told {told} outcomes for {asked} partitions");
+        return Err(ApiError::internal("a group's coordinator", &error).outcome(WriteOutcome::Unknown));
+    }
     let asked = parts.values_mut().filter(|part| part.after.is_some());
     for (part, outcome) in asked.zip(result.outcomes) {
         part.error = outcome.error.map(error_in);
