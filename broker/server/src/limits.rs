@@ -537,7 +537,10 @@ pub const START_LOOKUP_WITHIN: Duration = Duration::from_secs(2);
 pub const START_LOOKUP_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a pattern of topics may take compiled: some thousand times its longest text.
-pub const PATTERN_BYTES: usize = 1 << 20;
+pub const PATTERN_BYTES: usize = 256 << 10;
+
+/// Patterns that are matched at once: the others of the processor's cores are for the rest.
+pub const PATTERNS_AT_ONCE: usize = 1;
 
 /// Lists of groups at once, and brokers that one asks at once.
 pub const GROUP_LISTS: usize = 8;

@@ -30,6 +30,9 @@ pub static CODECS: LazyLock<Turns> = LazyLock::new(|| {
 /// Turns at finding records by their time, which reads from the disk and may decompress a batch.
 pub static LOOKUPS: LazyLock<Turns> = LazyLock::new(|| Turns::new(limits::TIME_LOOKUPS));
 
+/// Turns at matching patterns with the names of all topics.
+pub static PATTERNS: LazyLock<Turns> = LazyLock::new(|| Turns::new(limits::PATTERNS_AT_ONCE));
+
 /// Turns, which come in the order in which they are asked for.
 #[derive(Debug)]
 pub struct Turns(Arc<Semaphore>);

@@ -39,10 +39,14 @@ use crate::{
     limits,
     partition::{AppendRequest, Partition, SequenceRule, SoundBatch},
     rpc::convert::Acks,
+    turns::PATTERNS,
 };
 
 /// An append that waits to be committed: up to which number of the rules', and what became of it.
 type Appending = BoxFuture<'static, (u64, Result<(), ApiError>)>;
+
+/// Whose pattern was matched, and with what.
+type Matched = ((GroupId, String), Result<Vec<String>, String>);
 
 /// Who waits for an answer.
 struct Waiting {
@@ -72,6 +76,9 @@ pub(super) struct Runtime {
     unwritten: Vec<(u64, Vec<StoredRecord>)>,
     appending: FuturesOrdered<Appending>,
     lookups: JoinSet<starts::Looked>,
+    patterns: JoinSet<Matched>,
+    /// Patterns that are being matched; true: topics have changed since.
+    matching: HashMap<(GroupId, String), bool>,
     looking_up: HashSet<(GroupId, Uuid)>,
     resigned: bool,
     /// Reading failed, and is left at that until then: it may be that the partition's lead is just going.
@@ -96,6 +103,8 @@ impl Runtime {
             unwritten: Vec::new(),
             appending: FuturesOrdered::new(),
             lookups: JoinSet::new(),
+            patterns: JoinSet::new(),
+            matching: HashMap::new(),
             looking_up: HashSet::new(),
             resigned: false,
             load_failed: None,
@@ -129,6 +138,7 @@ impl Runtime {
                 () = due(self.load_failed.as_ref().map(|(until, _)| *until)) => self.load_has_failed(),
                 Some(stream) = ended.recv() => self.stream_ended(&stream),
                 Some(Ok(looked)) = self.lookups.join_next(), if !self.lookups.is_empty() => self.looked_up(&looked),
+                Some(Ok(matched)) = self.patterns.join_next(), if !self.patterns.is_empty() => self.matched(matched),
                 changed = metadata.changed() => {
                     if changed.is_err() {
                         break;
@@ -394,12 +404,33 @@ impl Runtime {
         }
     }
 
-    /// A pattern that is none was not let in; one that a later version has let in matches nothing here.
+    /// Aside, as a pattern may take long for many topics, and all groups of the partition would wait for it.
     fn resolve_pattern(&mut self, group: &str, pattern: &str) {
+        let key = (GroupId::from(group), pattern.to_owned());
+        if let Some(again) = self.matching.get_mut(&key) {
+            *again = true;
+            return;
+        }
+        self.matching.insert(key.clone(), false);
         let cluster = self.broker.quorum.cluster();
-        match topics::matching(&cluster, pattern) {
+        self.patterns.spawn(async move {
+            let pattern = key.1.clone();
+            let matching = move |_turn| topics::matching(&cluster, &pattern);
+            let matched = PATTERNS.run(matching).await;
+            (key, matched.unwrap_or_else(|error| Err(error.message().to_owned())))
+        });
+    }
+
+    /// A pattern that is none was not let in; one that a later version has let in matches nothing here.
+    fn matched(&mut self, (key, matched): Matched) {
+        let again = self.matching.remove(&key).unwrap_or_default();
+        let (group, pattern) = (&*key.0, &*key.1);
+        match matched {
             Ok(topics) => self.step(Event::PatternResolved { group, pattern, topics }),
             Err(error) => tracing::warn!(group, pattern, error, "a pattern of topics can't be used"),
+        }
+        if again {
+            self.resolve_pattern(group, pattern);
         }
     }
 
