@@ -74,6 +74,9 @@ pub const GROUPS_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Heartbeats of one member that wait to be sent.
 pub const HEARTBEATS_AHEAD: usize = 4;
 
+/// Members whose groups one other broker coordinates, connected to this one: half of the streams that a connection takes.
+pub const MEMBERS_PER_PEER: usize = 8_192;
+
 /// How long a connection may take to come about.
 pub const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 

@@ -44,7 +44,7 @@ pub use flow::Flows;
 pub use inventory::StoredReplica;
 pub use inventory::{Inventories, Inventory, log_ends, take_inventories, unasked};
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
-pub use peer::Peer;
+pub use peer::{MemberStreams, Peer};
 #[cfg(test)]
 pub use place::delete_here;
 pub use place::{Search, Target, asks_for_leader, delete_messages, describe};

@@ -14,7 +14,7 @@ use millrace_proto::{
     v1::ErrorReason,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -36,7 +36,20 @@ pub struct Peer {
     to: BrokerId,
     quorum: Quorum,
     state: Mutex<State>,
+    /// Room for streams of members.
+    members: Arc<Semaphore>,
     end: CancellationToken,
+}
+
+/// The stream of a member of a group that another broker coordinates.
+#[derive(Debug)]
+pub struct MemberStreams {
+    /// What the member says.
+    pub requests: mpsc::Sender<GroupsHeartbeatRequest>,
+    /// What it is told.
+    pub answers: Streaming<GroupsHeartbeatResponse>,
+    /// Its room on the connection.
+    _room: OwnedSemaphorePermit,
 }
 
 impl std::fmt::Debug for Peer {
@@ -49,6 +62,9 @@ impl std::fmt::Debug for Peer {
 struct State {
     /// Where to, and the connection: it is made when it is needed, and again when it broke.
     channel: Option<(String, Channel)>,
+    /// The same for members of groups, whose streams are there as long as they are: beside them on one connection
+    /// nothing else would find room.
+    members: Option<(String, Channel)>,
     conversation: Option<Arc<Conversation>>,
     /// Conversations one after the other that did not come about.
     failures: u32,
@@ -62,6 +78,7 @@ impl Peer {
             to,
             quorum,
             state: Mutex::default(),
+            members: Arc::new(Semaphore::new(limits::MEMBERS_PER_PEER)),
             end,
         }
     }
@@ -84,7 +101,7 @@ impl Peer {
             0 => Duration::ZERO,
             failures => (limits::PAUSE_FIRST * 2_u32.pow(failures.min(10))).min(limits::PAUSE_LONGEST),
         };
-        let channel = self.channel_in(&mut state);
+        let channel = self.channel_in(&mut state.channel);
         drop(state);
         let running = conversation.clone().run(queue, channel, self.hello(), pause);
         let peer = self.clone();
@@ -213,12 +230,20 @@ impl Peer {
     /// Opens the stream of one member, whose client is connected from `host`.
     ///
     /// # Errors
-    /// The broker can't be reached.
-    pub async fn groups_heartbeat(
-        &self,
-        host: String,
-    ) -> Result<(mpsc::Sender<GroupsHeartbeatRequest>, Streaming<GroupsHeartbeatResponse>), ApiError> {
-        let mut client = self.groups_client().map_err(not_available)?;
+    /// The broker can't be reached, or there are too many.
+    pub async fn groups_heartbeat(&self, host: String) -> Result<MemberStreams, ApiError> {
+        let room = self.members.clone().try_acquire_owned().map_err(|_| {
+            let max = limits::MEMBERS_PER_PEER;
+            let message = format!(
+                "{max} members of groups that broker {} coordinates are connected here: connect to that broker, or try again.",
+                self.to
+            );
+            ApiError::new(ErrorReason::Overloaded, message)
+        })?;
+        let channel = self.channel_in(&mut self.state.lock().members);
+        let channel = channel.map_err(|problem| not_available(self.unreachable(&problem)))?;
+        let max = crate::limits::MAX_RPC_MESSAGE_BYTES;
+        let mut client = GroupsClient::new(channel).max_decoding_message_size(max);
         let (requests, stream) = mpsc::channel(limits::HEARTBEATS_AHEAD);
         let first = GroupsHeartbeatRequest {
             hello: Some(self.hello()),
@@ -229,11 +254,15 @@ impl Peer {
         let _ = requests.try_send(first);
         let opening = client.heartbeat(ReceiverStream::new(stream));
         let answers = self.answer(opening, limits::CONNECT_WITHIN).await;
-        Ok((requests, answers.map_err(not_available)?))
+        Ok(MemberStreams {
+            requests,
+            answers: answers.map_err(not_available)?,
+            _room: room,
+        })
     }
 
     fn groups_client(&self) -> Result<GroupsClient<Channel>, ApiError> {
-        let channel = self.channel_in(&mut self.state.lock());
+        let channel = self.channel_in(&mut self.state.lock().channel);
         let channel = channel.map_err(|problem| self.unreachable(&problem))?;
         let max = crate::limits::MAX_RPC_MESSAGE_BYTES;
         Ok(GroupsClient::new(channel).max_decoding_message_size(max))
@@ -268,23 +297,23 @@ impl Peer {
     }
 
     fn client(&self) -> Result<ForwardClient<Channel>, ApiError> {
-        let channel = self.channel_in(&mut self.state.lock());
+        let channel = self.channel_in(&mut self.state.lock().channel);
         let channel = channel.map_err(|problem| self.unreachable(&problem))?;
         Ok(ForwardClient::new(channel).max_decoding_message_size(limits::MAX_ANSWER_BYTES))
     }
 
     /// The connection to where the metadata says that the broker is now.
-    fn channel_in(&self, state: &mut State) -> Result<Channel, String> {
+    fn channel_in(&self, channel: &mut Option<(String, Channel)>) -> Result<Channel, String> {
         let cluster = self.quorum.cluster();
         let broker = cluster.brokers.get(&self.to);
         let address = broker.map_or("", |broker| broker.internal_address.as_str());
         if address.is_empty() {
             return Err("it is not registered with an internal address".into());
         }
-        if let Some((_, channel)) = state.channel.as_ref().filter(|(known, _)| known == address) {
-            return Ok(channel.clone());
+        if let Some((_, known)) = channel.as_ref().filter(|(known, _)| known == address) {
+            return Ok(known.clone());
         }
-        let channel = Endpoint::from_shared(format!("http://{address}"))
+        let made = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| format!("{address:?} is no address: {error}"))?
             .connect_timeout(limits::CONNECT_WITHIN)
             .tcp_nodelay(true)
@@ -294,8 +323,8 @@ impl Peer {
             .keep_alive_timeout(limits::PING_WAIT)
             .keep_alive_while_idle(true)
             .connect_lazy();
-        state.channel = Some((address.to_owned(), channel.clone()));
-        Ok(channel)
+        *channel = Some((address.to_owned(), made.clone()));
+        Ok(made)
     }
 }
 

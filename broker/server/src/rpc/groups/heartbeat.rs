@@ -28,7 +28,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::{ApiError, broker_stopping},
-    forward::{Peer, error_in, error_out},
+    forward::{MemberStreams, Peer, error_in, error_out},
     groups::{Coordinator, MemberStream},
     limits,
     memory::{MemoryPermit, MessagePermits},
@@ -136,8 +136,7 @@ fn answer_out(broker: &Broker, answer: group::HeartbeatAnswer) -> v1::HeartbeatA
 /// A member whose group another broker coordinates: its stream there.
 struct Remote {
     broker: BrokerId,
-    requests: mpsc::Sender<GroupsHeartbeatRequest>,
-    answers: Streaming<GroupsHeartbeatResponse>,
+    streams: MemberStreams,
     /// News came while an answer was waited for.
     news: bool,
     /// The last request was refused, and the stream is there for the next.
@@ -146,11 +145,9 @@ struct Remote {
 
 impl Remote {
     async fn open(peer: &Peer, host: &str) -> Result<Self, ApiError> {
-        let (requests, answers) = peer.groups_heartbeat(host.to_owned()).await?;
         Ok(Self {
             broker: peer.id(),
-            requests,
-            answers,
+            streams: peer.groups_heartbeat(host.to_owned()).await?,
             news: false,
             refused: false,
         })
@@ -163,7 +160,7 @@ impl Remote {
         };
         let broken = || no_coordinator("the connection to it broke");
         let answered = async {
-            self.requests.send(request).await.map_err(|_| broken())?;
+            self.streams.requests.send(request).await.map_err(|_| broken())?;
             loop {
                 match self.next().await? {
                     Some(Told::Answer(answer)) => return Ok(answer),
@@ -178,7 +175,7 @@ impl Remote {
 
     /// What the other broker says next; `None`: the stream has ended.
     async fn next(&mut self) -> Result<Option<Told>, ApiError> {
-        let Ok(Some(message)) = self.answers.message().await else {
+        let Ok(Some(message)) = self.streams.answers.message().await else {
             return Ok(None);
         };
         if let Some(error) = message.error {
@@ -197,12 +194,11 @@ impl Remote {
         if end == End::Quiet {
             return;
         }
-        let Self {
-            requests, mut answers, ..
-        } = self;
-        drop(requests);
+        let mut streams = self.streams;
+        // The requests' end.
+        streams.requests = mpsc::channel(1).0;
         tokio::spawn(async move {
-            let ended = async { while let Ok(Some(_)) = answers.message().await {} };
+            let ended = async { while let Ok(Some(_)) = streams.answers.message().await {} };
             let _ = tokio::time::timeout(limits::HEARTBEAT_ANSWER_WITHIN, ended).await;
         });
     }
