@@ -149,6 +149,10 @@ impl Member {
             session_timeout: Some(SESSION),
             ..v1::MemberSettings::default()
         };
+        Self::join_with(cluster, id, settings).await
+    }
+
+    async fn join_with(cluster: &Cluster, id: &str, settings: v1::MemberSettings) -> Self {
         let request = v1::HeartbeatRequest {
             group: "g".into(),
             member_id: id.into(),
@@ -599,6 +603,26 @@ async fn a_lead_that_is_lost_while_loading_ends_the_coordinator_and_nothing_else
     assert_eq!(broker.metrics.group_load_failures.get(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_takes_in_topics_that_come_later() {
+    let cluster = Cluster::start().await;
+    cluster.create_topic("u", 3).await;
+    let settings = v1::MemberSettings {
+        topic_pattern: "t|tt.".into(),
+        session_timeout: Some(SESSION),
+        ..v1::MemberSettings::default()
+    };
+    let mut member = Member::join_with(&cluster, "one", settings).await;
+    assert_eq!(member.has, [0; 0]);
+    for (topic, partitions) in [("tt", 3), ("t", 2)] {
+        cluster.create_topic(topic, partitions).await;
+    }
+    while member.has.is_empty() {
+        member.follow().await;
+    }
+    assert_eq!(member.has, [0, 1]);
+}
+
 /// A heartbeat that was held up on a stream which its client has left is answered late, and that stream's end is not
 /// the member's.
 #[tokio::test(flavor = "multi_thread")]
@@ -871,6 +895,15 @@ async fn groups_are_listed_their_lag_told_and_their_offsets_reset() {
         done.partitions[0].error.as_ref().unwrap().reason(),
         ErrorReason::InvalidRequest
     );
+    // A misspelt name is no group without offsets.
+    for (group, expected) in [("b", None), ("nobody", Some(ErrorReason::UnknownGroup))] {
+        let everything = v1::ResetOffsetsRequest {
+            group: group.into(),
+            ..reset(Some(Target::Offset(1)), &[])
+        };
+        let refused = groups.reset_offsets(everything).await.err();
+        assert_eq!(refused.as_ref().map(reason), expected, "{refused:?}");
+    }
     let metrics = cluster.running.broker().metrics.render();
     assert!(
         metrics.contains("millrace_consumer_group_coordinator_loads_total 4"),
