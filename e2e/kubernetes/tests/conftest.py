@@ -266,13 +266,17 @@ def loaded(home: Kubectl, images: Images) -> Callable[..., tuple[Cluster, Load]]
 
 
 @pytest.fixture
-def more_nodes(machine: Machine) -> Iterator[Callable[[int], None]]:
-    """Adds nodes for a test: each broker has a node of its own."""
+def more_nodes(machine: Machine) -> Iterator[Callable[..., list[str]]]:
+    """Adds nodes for a test and gives their names: each broker has a node of its own. They are in the zones that have
+    the fewest, or all in one."""
     added: list[str] = []
 
-    def add(count: int) -> None:
-        added.extend(machine.add_node() for _ in range(count))
+    def add(count: int, zone: str | None = None) -> list[str]:
+        names = [machine.add_node(zone) for _ in range(count)]
+        added.extend(names)
+        return names
 
     yield add
     for node in added:
-        machine.remove_node(node)
+        if node in machine.nodes():
+            machine.remove_node(node)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
 from kube_machine import Kubectl
-from product import Cluster, Images, Load, Operator, Topic
+from product import Cluster, Images, Load, Operator, PodWatch, Topic
 from product.operator import now
 
 Loaded = Callable[..., tuple[Cluster, Load]]
@@ -25,6 +26,7 @@ _OBJECTS = [
 _NOT_WATCHED = ("networkpolicy/orders-broker", "serviceaccount/orders-broker")
 # It takes its pods along, so that all brokers are down for a while.
 _SET = "statefulset/orders-broker"
+_CLAIM = "data-orders-broker-1"
 
 
 def _uid(kubectl: Kubectl, what: str) -> str:
@@ -109,11 +111,11 @@ def test_a_broker_with_an_empty_disk_begins_nothing(operator: Operator, loaded: 
     load.mark()
     # Nobody sees it go: the operator finds another disk, and no sign of what was.
     with operator.stopped():
-        home("delete", "pvc", "data-orders-broker-1", "--wait=false")
+        home("delete", "pvc", _CLAIM, "--wait=false")
         home("delete", "pod", "orders-broker-1", "--wait=false")
         home.until(
             "there is another disk",
-            lambda: cluster.claims().get("data-orders-broker-1", "") not in ("", claims["data-orders-broker-1"]),
+            lambda: cluster.claims().get(_CLAIM, "") not in ("", claims[_CLAIM]),
         )
     # It asks the others and is refused: said where a person looks.
     said = cluster.until(
@@ -136,6 +138,41 @@ def test_a_broker_with_an_empty_disk_begins_nothing(operator: Operator, loaded: 
         "the new disk votes, and the lost one does not",
         lambda: len(_voting_disks(cluster)) == 3 and len(_voting_disks(cluster) - disks) == 1,
     )
+    load.goes_on()
+    load.verdict()
+    operator.wait_quiet(namespace=home.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_claim_that_is_deleted_under_its_broker_is_told_and_nothing_taken(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    home, before, claims = cluster.kubectl, cluster.pod_uids(), cluster.claims()
+    cluster_id, disks = cluster.status()["clusterID"], _voting_disks(cluster)
+    # It waits for its pod, and the data with it: who takes the pod takes both.
+    home("delete", "pvc", _CLAIM, "--wait=false")
+    said = cluster.until_condition("StorageReady", "ClaimDeleted", status="False")
+    assert "broker 1" in said and "Retain" in said, said
+    with PodWatch(cluster) as watch:
+        cluster.annotate(restartedAt="now")
+        cluster.kubectl.until("all others are restarted", lambda: set(watch.ended) == {0, 2}, timeout=240)
+        waits = cluster.until(
+            "the roll waits", lambda told: (told.get("rollout") or {}).get("waitingFor") == said and told, 120
+        )
+        assert waits["rollout"].get("current") is None
+        cluster.rest(10, lambda: cluster.pod_uids()[1] == before[1], "it goes on with its disk")
+    assert sorted(watch.ended) == [0, 2]
+    load.goes_on()
+    load.check()
+    # A person has seen to the data. What comes then is empty, and needs a person's word.
+    home("delete", "pod", "orders-broker-1", "--wait=false")
+    home.until("there is another disk", lambda: cluster.claims().get(_CLAIM, claims[_CLAIM]) != claims[_CLAIM])
+    cluster.until("it is refused", lambda told: "replace-disk" in json.dumps(told["conditions"]), 120)
+    cluster.millrace("broker", "replace-disk", "1", broker=0)
+    cluster.wait_ready(240)
+    assert cluster.status()["clusterID"] == cluster_id
+    assert {name for name, uid in cluster.claims().items() if uid != claims[name]} == {_CLAIM}
+    home.until("the new disk votes", lambda: len(_voting_disks(cluster) - disks) == 1)
     load.goes_on()
     load.verdict()
     operator.wait_quiet(namespace=home.namespace)

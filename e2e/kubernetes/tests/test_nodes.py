@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from kube_machine import Kubectl, Machine
-from product import Cluster, Load, Operator, PodWatch
+from product import Cluster, Images, Load, Operator, PodWatch
 from product.operator import now
 
 Loaded = Callable[..., tuple[Cluster, Load]]
 
+_ZONE = "topology.kubernetes.io/zone"
 # All but the load, which has nobody to start it again.
 _DRAIN = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--pod-selector=app!=millrace-load"]
 
@@ -105,15 +107,15 @@ def test_a_broker_without_a_zone_serves_and_is_told_of(
 ) -> None:
     cluster, load = loaded()
     number, node = next((n, node) for n, node in cluster.nodes().items() if node != load.node)
-    zone = cluster_kubectl.json("node", node)["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    zone = cluster_kubectl.json("node", node)["metadata"]["labels"][_ZONE]
     try:
         # A node that moves takes its broker to another rack.
-        cluster_kubectl("label", "node", node, "--overwrite", "topology.kubernetes.io/zone=elsewhere")
+        cluster_kubectl("label", "node", node, "--overwrite", f"{_ZONE}=elsewhere")
         cluster.kubectl("delete", "pod", f"orders-broker-{number}")
         cluster.until("its rack follows", lambda told: _racks(told).get(number) == "elsewhere")
         cluster.wait_ready()
         assert {each["broker_id"]: each["rack"] for each in cluster.ask("broker", "list")}[number] == "elsewhere"
-        cluster_kubectl("label", "node", node, "topology.kubernetes.io/zone-")
+        cluster_kubectl("label", "node", node, f"{_ZONE}-")
         cluster.kubectl("delete", "pod", f"orders-broker-{number}")
         said = cluster.until_condition("RackSpread", "RackUnknown", status="False")
         assert str(number) in said
@@ -121,7 +123,7 @@ def test_a_broker_without_a_zone_serves_and_is_told_of(
         assert "rack" not in next(b for b in cluster.status()["brokers"] if b["id"] == number)
         load.goes_on()
     finally:
-        cluster_kubectl("label", "node", node, f"topology.kubernetes.io/zone={zone}")
+        cluster_kubectl("label", "node", node, f"{_ZONE}={zone}")
     cluster.kubectl("delete", "pod", f"orders-broker-{number}")
     cluster.until_condition("RackSpread", "Spread", timeout=120)
     cluster.wait_ready()
@@ -140,8 +142,126 @@ def test_pods_that_are_bound_by_name_know_their_zone_too(
     cluster.patch(podTemplate={"spec": {"nodeName": node}})
     cluster.wait_ready()
     assert cluster.pod_uids() != uids
-    zone = cluster_kubectl.json("node", node)["metadata"]["labels"]["topology.kubernetes.io/zone"]
+    zone = cluster_kubectl.json("node", node)["metadata"]["labels"][_ZONE]
     assert cluster.status()["brokers"][0]["rack"] == zone
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_two_zones_are_told_to_be_too_few(cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded) -> None:
+    nodes = cluster_kubectl.json("nodes")["items"]
+    zones = {each["metadata"]["name"]: each["metadata"]["labels"][_ZONE] for each in nodes}
+    moved, other = sorted(zones)[:2]
+    try:
+        cluster_kubectl("label", "node", moved, "--overwrite", f"{_ZONE}={zones[other]}")
+        cluster, load = loaded()
+        said = cluster.until_condition("RackSpread", "TooFewRacks", status="False")
+        assert said.startswith("2 racks are too few: 3 partitions"), said
+        assert sorted(Counter(_racks(cluster.status()).values()).values()) == [1, 2]
+        # It is told, and in nobody's way.
+        cluster.wait_ready()
+        load.goes_on()
+        load.check()
+    finally:
+        cluster_kubectl("label", "node", moved, "--overwrite", f"{_ZONE}={zones[moved]}")
+    number = next(number for number, node in cluster.nodes().items() if node == moved)
+    cluster.kubectl("delete", "pod", f"orders-broker-{number}")
+    cluster.until_condition("RackSpread", "Spread")
+    cluster.wait_ready()
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_one_large_zone_and_two_small_ones_share_evenly(
+    machine: Machine, more_nodes: Callable[..., list[str]], operator: Operator, loaded: Loaded
+) -> None:
+    large = sorted(node.zone for node in machine.nodes().values())[0]
+    more_nodes(3, large)
+    cluster, load = loaded(partitions=8, replicas=6)
+    said = cluster.until_condition("RackSpread", "UnevenRacks", status="False")
+    assert f"{large}: 4" in said, said
+    racks = _racks(cluster.status())
+    for replicas in cluster.replicas("ledger").values():
+        assert len({racks[broker] for broker in replicas}) == 3, "a replica in each zone"
+    # Those of the large zone have a quarter of what the others have.
+    assert cluster.held("ledger") == cluster.shares("ledger")
+    # A small zone has as much as the large one, and can be lost all the same: that only the load must not be.
+    number, node = next((n, at) for n, at in cluster.nodes().items() if racks[n] != large and at != load.node)
+    load.mark()
+    machine.crash(node)
+    try:
+        cluster.kubectl.until("others lead", lambda: not {None, number} & cluster.leaders("ledger").keys(), timeout=120)
+        load.goes_on(300)
+        load.check()
+    finally:
+        machine.start(node)
+    cluster.wait_ready(240)
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_nodes_that_are_gone_for_good_give_their_brokers_to_others(
+    machine: Machine,
+    cluster_kubectl: Kubectl,
+    more_nodes: Callable[..., list[str]],
+    operator: Operator,
+    cluster: Cluster,
+    images: Images,
+) -> None:
+    first, *others = machine.nodes()
+    # One at the place of each that stays, and all brokers on these.
+    places = {node: more_nodes(1, machine.node(node).zone)[0] for node in (first, *others)}
+    for node in places:
+        cluster_kubectl("cordon", node)
+    cluster.create()
+    cluster.wait_ready()
+    cluster.create_topic("ledger", 6)
+    assert set(cluster.nodes().values()) == set(places.values())
+    for node in places.values():
+        cluster_kubectl("cordon", node)
+    cluster_kubectl("uncordon", first)
+    load = Load(cluster.kubectl, images).start(cluster.bootstrap, "ledger")
+    before, claims, cluster_id = cluster.pod_uids(), cluster.claims(), cluster.status()["clusterID"]
+
+    # One: Kubernetes, which is told that it is gone, makes its pod anew, once, and its disk comes along.
+    mark = now()
+    number = next(number for number, node in cluster.nodes().items() if node == places[first])
+    with PodWatch(cluster) as watch:
+        machine.remove_node(places[first])
+        cluster.kubectl.until("it is elsewhere", lambda: cluster.nodes().get(number) == first, timeout=240)
+        cluster.wait_ready(240)
+    assert watch.ended == [number], f"once, and no other one: {watch.ended}"
+    after = cluster.pod_uids()
+    assert {n for n in before if after[n] != before[n]} == {number}
+    assert cluster.claims() == claims
+    load.goes_on()
+    load.check()
+
+    # Two at once are an outage. It is told, and nothing is given up for it.
+    for node in others:
+        machine.crash(places[node])
+    for node in others:
+        machine.remove_node(places[node])
+    cluster.until_condition("Stalled", "Unschedulable", timeout=300)
+    ready = cluster.condition("Ready")
+    assert ready["status"] == "False" and ready["reason"] in ("BrokersUnready", "QuorumLost"), ready
+    assert cluster.claims() == claims
+    # No broker was taken away by us, and no claim, though two had no node.
+    written = operator.writes(mark, cluster.kubectl.namespace)
+    assert not [write for write in written if "pods" in write or "persistentvolumeclaims" in write], written
+    for node in others:
+        cluster_kubectl("uncordon", node)
+    cluster.wait_ready(300)
+    assert {n for n in after if cluster.pod_uids()[n] != after[n]} == set(after) - {number}
+    assert cluster.status()["clusterID"] == cluster_id and cluster.claims() == claims
+    cluster.wait_leaders_even("ledger")
+    load.goes_on()
+    load.verdict(outage=True)
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
