@@ -168,6 +168,8 @@ impl LogInner {
         remove_orphans(&**fs, dir, &recovered.segments)?;
         let mut writer = new_writer();
         inner.report.replayed_batches = inner.reload_producers(&mut writer, recovered.log_end)?;
+        // Where no walk of the recovery came by, the replay may have.
+        inner.report.damage = inner.damage.read().clone();
         if inner.load_epochs(&recovered)? {
             // All that was found counts as durable, so the epochs of it must be, too.
             match inner.write_epochs() {

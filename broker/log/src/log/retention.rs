@@ -303,7 +303,11 @@ impl LogInner {
         if snapshots.contains(&end) {
             return Ok(None);
         }
-        let (state, from, _) = self.producers_at(end).map_err(ChangeError::from_read)?;
+        let known = self.producers_at(end).map_err(ChangeError::from_read)?;
+        for range in known.damage {
+            self.quarantine(range);
+        }
+        let (state, from) = (known.state, known.from);
         Ok(Some(Untold { state, from }))
     }
 

@@ -56,7 +56,9 @@ impl LogInner {
             return Ok(());
         }
         for range in found? {
-            self.quarantine(range, report);
+            if self.quarantine(range.clone()) {
+                report.damage.push(range);
+            }
         }
         Ok(())
     }
@@ -106,7 +108,7 @@ impl LogInner {
     }
 
     /// Offset and position at which a segment goes on behind a known damaged range that begins at `position`.
-    fn behind_known_damage(&self, base_offset: i64, position: u64) -> Option<(i64, u64)> {
+    pub(super) fn behind_known_damage(&self, base_offset: i64, position: u64) -> Option<(i64, u64)> {
         let damage = self.damage.read();
         let mut ranges = damage
             .iter()
@@ -115,18 +117,19 @@ impl LogInner {
         ranges.find_map(|range| Some((range.to, range.resume_position.filter(|resume| *resume > position)?)))
     }
 
-    fn quarantine(&self, range: DamagedRange, report: &mut ScrubReport) {
+    /// Has damage never served from now on. False if it was known.
+    pub(super) fn quarantine(&self, range: DamagedRange) -> bool {
         let mut damage = self.damage.write();
         let known = damage
             .iter()
             .any(|other| other.from <= range.from && range.to <= other.to);
         if known || range.to <= range.from {
-            return;
+            return false;
         }
         tracing::error!(partition = %self.name, ?range, "damaged records");
-        damage.push(range.clone());
+        damage.push(range);
         damage.sort_by_key(|range| range.from);
         self.has_damage.store(true, Ordering::Release);
-        report.damage.push(range);
+        true
     }
 }

@@ -96,8 +96,8 @@ impl Log {
             });
         }
         if offset < log_start {
-            let (producers, ..) = inner.producers_at(offset).map_err(ChangeError::from_read)?;
-            inner.truncate_fully(&mut writer, offset, producers)?;
+            let known = inner.producers_at(offset).map_err(ChangeError::from_read)?;
+            inner.truncate_fully(&mut writer, offset, known.state)?;
             return Ok(offset);
         }
         if offset >= log_end {
@@ -157,8 +157,8 @@ impl LogInner {
         if new_end < self.log_start() || new_end > offset {
             // The batch that holds the log start is cut, or the log has no batch below: nothing readable is left.
             let log_start = self.log_start();
-            let (producers, ..) = self.producers_at(new_end).map_err(ChangeError::from_read)?;
-            self.truncate_fully(writer, log_start, producers)?;
+            let known = self.producers_at(new_end).map_err(ChangeError::from_read)?;
+            self.truncate_fully(writer, log_start, known.state)?;
             return Ok(log_start);
         }
         // Everything that may be refused comes before anything is changed.

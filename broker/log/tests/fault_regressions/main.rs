@@ -6,6 +6,7 @@ mod common;
 mod flushed_point;
 mod producers;
 mod refused_tail;
+mod replay;
 mod writeback;
 
 use std::path::Path;

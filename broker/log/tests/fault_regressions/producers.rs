@@ -187,13 +187,13 @@ fn records(count: usize, sequence: Option<i32>) -> Bytes {
     builder.build().unwrap()
 }
 
-fn last_sequence(broker: &Broker) -> Option<i32> {
+pub fn last_sequence(broker: &Broker) -> Option<i32> {
     let producers = broker.log().producers();
     let found = producers.iter().find(|known| known.producer_id == 7);
     found.map(|known| known.last_sequence)
 }
 
-fn snapshot_path(offset: i64) -> PathBuf {
+pub fn snapshot_path(offset: i64) -> PathBuf {
     Path::new(PARTITION).join(format!("{offset:020}.snapshot"))
 }
 

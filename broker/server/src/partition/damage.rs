@@ -57,7 +57,26 @@ impl Partition {
     /// Checks the segment in which a read met damage, if one did. What is found is quarantined, as if it had been found
     /// at the start: told of in the partition's description, and not read again; and the replica's rules are told.
     pub(super) fn look_at_damage(self: &Arc<Self>) {
-        let Some(from) = self.damage.take() else { return };
+        if let Some(from) = self.damage.take() {
+            self.scrub_at(from);
+        }
+        self.tell_damage();
+    }
+
+    /// Tells the replica's rules of damage of which they do not know: what was looked for, and what the log has met by
+    /// itself, where it made the producers' state anew.
+    fn tell_damage(self: &Arc<Self>) {
+        let damaged_from = self.log.damage().iter().map(|range| range.from).min();
+        let Some(from) = damaged_from.map(|from| from.max(self.log.log_start_offset())) else {
+            return;
+        };
+        let mut cell = self.cell.lock();
+        if cell.replica.damaged_from().is_none_or(|known| from < known) {
+            self.step(&mut cell, Event::DamageFound { from });
+        }
+    }
+
+    fn scrub_at(&self, from: i64) {
         // One byte asks for one segment.
         let report = match self.log.scrub(from, 1) {
             Ok(report) => report,
@@ -76,10 +95,6 @@ impl Partition {
                 ?damage,
                 "stored data is damaged; it is not served. Where other brokers have it, one of them leads from now on, and this one fetches it again"
             );
-        }
-        if let Some(from) = report.damage.iter().map(|range| range.from).min() {
-            let mut cell = self.cell.lock();
-            self.step(&mut cell, Event::DamageFound { from });
         }
     }
 }

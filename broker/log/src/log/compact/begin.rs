@@ -11,6 +11,7 @@ use crate::compact::key_map::KeyMap;
 use crate::compact::plan::{CompactionBounds, CompactionNeed, SegmentFacts, assess};
 use crate::compact::rule::Rules;
 use crate::error::CompactionError;
+use crate::log::replay::Replayed;
 use crate::log::{Log, LogInner};
 
 /// Keys that a map has room for, beside one for so many bytes, where its options let it: little enough for a small
@@ -77,6 +78,13 @@ impl Log {
             .filter(|planned| planned.facts.end_offset > from)
             .cloned()
             .collect();
+        let producers = match inner.last_offsets(need.end_offset) {
+            // It was cut meanwhile: no wonder that something was not there.
+            Err(CompactionError::Damaged { .. }) if inner.truncations.load(Ordering::SeqCst) != cuts => {
+                return Ok(None);
+            }
+            producers => producers?,
+        };
         let records = need.dirty_bytes / BYTES_A_KEY + LEAST_KEYS;
         let rules = Rules {
             map: KeyMap::new(options.map_bytes, records, &options.hash_key),
@@ -84,9 +92,7 @@ impl Log {
             map_end: need.end_offset,
             delete_retention_ms: inner.config().delete_retention_ms.max(0),
             longest_copy_ms: inner.cleaned().map_err(CompactionError::from_read)?.longest_copy_ms,
-            producers: inner
-                .last_offsets(need.end_offset)
-                .map_err(CompactionError::from_read)?,
+            producers,
             // Nothing comes before offset 0.
             epoch_starts: inner
                 .epochs
@@ -177,8 +183,16 @@ impl LogInner {
     }
 
     /// The last offset below `end` of each producer that is still remembered.
-    fn last_offsets(&self, end: i64) -> io::Result<HashMap<i64, i64>> {
-        let (state, ..) = self.producers_at(end)?;
+    fn last_offsets(&self, end: i64) -> Result<HashMap<i64, i64>, CompactionError> {
+        let Replayed { state, damage, .. } = self.producers_at(end).map_err(CompactionError::from_read)?;
+        if let Some(range) = damage.into_iter().next() {
+            return Err(CompactionError::Damaged {
+                segment: range.segment,
+                position: range.position,
+                offset: range.from,
+                reason: range.reason,
+            });
+        }
         let writer = self.writer.lock();
         let known = writer.producers.entries();
         Ok(state
