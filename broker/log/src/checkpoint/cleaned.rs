@@ -7,6 +7,7 @@
 //! gaps.below.offset=1500       below it batches may leave gaps: taken out here, or at the leader
 //! earliest.horizon.ms=17000    the next delete horizon that passes; left out if there is none
 //! tombstones.gone.below.offset=900   below it tombstones were taken out
+//! replaced.below.offset=1200  below it lie records that made others go
 //! longest.copy.ms=250          the longest time from the setting of a horizon to the end of what it counts from
 //! checksum=1c2d3e4f            CRC-32C, hex, of all bytes before this line
 //! ```
@@ -32,6 +33,9 @@ pub struct Cleaned {
     /// Below this offset compaction has taken out tombstones whose time had come, here or where this log was copied
     /// from. Rises before the first of them goes.
     pub tombstones_gone_below: i64,
+    /// Records went because of later ones of their keys, all of which lie below this offset. Rises before the first of
+    /// them goes. Files of former versions do not tell it: then that is [`Cleaned::offset`].
+    pub replaced_below: i64,
     /// The longest time in milliseconds from when a delete horizon was set to when the older records of its keys
     /// were gone from the segments that were copied with it: readers may have read them for so long.
     pub longest_copy_ms: i64,
@@ -52,6 +56,7 @@ pub fn encode(cleaned: &Cleaned) -> Vec<u8> {
         "tombstones.gone.below.offset",
         cleaned.tombstones_gone_below.to_string(),
     ));
+    pairs.push(("replaced.below.offset", cleaned.replaced_below.to_string()));
     pairs.push(("longest.copy.ms", cleaned.longest_copy_ms.to_string()));
     properties::encode(&pairs)
 }
@@ -67,20 +72,24 @@ pub fn decode(bytes: &[u8]) -> Result<Cleaned, FormatError> {
         other => return Err(FormatError::new(format!("version {other} is not 0"))),
     }
     let get = |key: &str| number(key, required(&pairs, key)?);
+    let offset = get("cleaned.offset")?;
+    let optional = |key: &str| match required(&pairs, key) {
+        Ok(text) => number(key, text).map(Some),
+        Err(_) => Ok(None),
+    };
     let cleaned = Cleaned {
-        offset: get("cleaned.offset")?,
+        offset,
         gaps_below: get("gaps.below.offset")?,
-        earliest_horizon_ms: match required(&pairs, "earliest.horizon.ms") {
-            Ok(text) => Some(number("earliest.horizon.ms", text)?),
-            Err(_) => None,
-        },
+        earliest_horizon_ms: optional("earliest.horizon.ms")?,
         tombstones_gone_below: get("tombstones.gone.below.offset")?,
+        replaced_below: optional("replaced.below.offset")?.unwrap_or(offset),
         longest_copy_ms: get("longest.copy.ms")?,
     };
     if cleaned.tombstones_gone_below < 0
         || cleaned.offset < 0
         || cleaned.gaps_below < cleaned.offset
         || cleaned.longest_copy_ms < 0
+        || cleaned.replaced_below < 0
     {
         return Err(FormatError::new(format!("impossible values: {cleaned:?}")));
     }
@@ -99,6 +108,7 @@ mod tests {
                 gaps_below: 1500,
                 earliest_horizon_ms,
                 tombstones_gone_below: 900,
+                replaced_below: 1300,
                 longest_copy_ms: 3,
             };
             let good = encode(&cleaned);
@@ -120,6 +130,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_former_version_tells_as_much_as_it_can() {
+        let text = properties::encode(&[
+            ("version", "0".to_owned()),
+            ("cleaned.offset", "12".to_owned()),
+            ("gaps.below.offset", "15".to_owned()),
+            ("tombstones.gone.below.offset", "9".to_owned()),
+            ("longest.copy.ms", "3".to_owned()),
+        ]);
+        assert_eq!(decode(&text).unwrap().replaced_below, 12);
+    }
+
+    #[test]
     fn impossible_values_are_refused() {
         for (offset, gaps_below, tombstones_gone_below, longest_copy_ms) in
             [(-1, 5, 0, 0), (6, 5, 0, 0), (1, 5, 0, -1), (1, 5, -1, 0)]
@@ -129,6 +151,7 @@ mod tests {
                 gaps_below,
                 earliest_horizon_ms: None,
                 tombstones_gone_below,
+                replaced_below: 0,
                 longest_copy_ms,
             });
             assert!(decode(&bad).is_err());

@@ -79,6 +79,10 @@ impl Log {
     /// the new end go too, also if no record is cut (KAFKA-10706). Below the log start everything goes and the log
     /// begins at `offset`. What kept records below the new end told of producers stays known. Returns the new log end.
     ///
+    /// Where compaction has taken out records because of later ones that would go now, all goes, and the log begins anew
+    /// at its start: whoever asks for such a cut never had the later ones (an unclean election), and the ones taken out
+    /// are the last of their keys there.
+    ///
     /// # Errors
     /// [`ChangeError::Refused`] if the disk is too full to begin; [`ChangeError::OffsetOutOfRange`] for a negative
     /// offset.
@@ -103,6 +107,13 @@ impl Log {
         if offset >= log_end {
             writer.epochs_dirty |= inner.epochs.write().truncate_to(offset);
             return Ok(log_end);
+        }
+        let replaced_below = inner.cleaned().map_err(ChangeError::from_read)?.replaced_below;
+        if offset < replaced_below {
+            tracing::warn!(partition = %inner.name, offset, replaced_below, "cut below what has made compacted records go: the log begins anew");
+            let known = inner.producers_below_start().map_err(ChangeError::from_read)?;
+            inner.truncate_fully(&mut writer, log_start, known)?;
+            return Ok(log_start);
         }
         inner.truncate_tail(&mut writer, offset)
     }
@@ -131,6 +142,22 @@ impl Log {
 }
 
 impl LogInner {
+    /// What batches that end at or below the log start told of producers: one that holds it is not among them.
+    fn producers_below_start(&self) -> io::Result<ProducerState> {
+        let log_start = self.log_start();
+        let segments = self.segments();
+        let at = segments
+            .partition_point(|segment| segment.base_offset <= log_start)
+            .saturating_sub(1);
+        let resume = self.resume_points(segments[at].base_offset);
+        let end = match segments[at].locate(log_start, &resume) {
+            Ok(Some(found)) => found.header.base_offset.min(log_start),
+            Err(LocateError::Io(error)) => return Err(error),
+            Ok(None) | Err(LocateError::Bad { .. }) => log_start,
+        };
+        Ok(self.producers_at(end)?.state)
+    }
+
     fn truncate_tail(&self, writer: &mut Writer, offset: i64) -> Result<i64, ChangeError> {
         let segments = self.segments();
         let at = segments

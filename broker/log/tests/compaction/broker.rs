@@ -160,7 +160,7 @@ impl Broker {
     ) -> Result<Option<CompactionReport>, CompactionError> {
         let bounds = self.bounds();
         self.model.untouched_from = self.model.untouched_from.max(bounds.high_watermark);
-        let Some(mut round) = self.log().begin_compaction(&bounds, options, self.now_ms)? else {
+        let Some(mut round) = self.log().begin_compaction(|| bounds, options, self.now_ms)? else {
             return Ok(None);
         };
         loop {

@@ -46,7 +46,7 @@ fn dirty_log(seed: u64) -> Broker {
 
 /// A whole round, or as much as the disk lets through.
 fn run(broker: &Broker, bounds: &CompactionBounds) -> bool {
-    let Ok(Some(mut round)) = broker.log().begin_compaction(bounds, &options(), broker.now_ms) else {
+    let Ok(Some(mut round)) = broker.log().begin_compaction(|| *bounds, &options(), broker.now_ms) else {
         return false;
     };
     loop {

@@ -8,6 +8,7 @@ mod broker;
 #[path = "../common/mod.rs"]
 mod common;
 mod crash;
+mod cuts;
 mod epochs;
 mod limits;
 mod model;

@@ -93,7 +93,7 @@ fn happens_after(broker: &Broker, event: Event, at: u64) -> bool {
     let disk = broker.disk.copy();
     let (fs, left) = Stopping::around(disk.shared());
     let mut fork = broker.fork(disk.clone(), &fs);
-    let begun = fork.log().begin_compaction(&fork.bounds(), &options(), fork.now_ms);
+    let begun = fork.log().begin_compaction(|| fork.bounds(), &options(), fork.now_ms);
     let mut round = begun.unwrap().unwrap();
     let (log, dir) = (fork.log().clone(), Arc::new(fork.dir.take().unwrap()));
     let happening: Arc<Mutex<Option<Happening>>> = Arc::default();

@@ -116,7 +116,7 @@ impl World {
             hash_key: [self.rng.below(256) as u8; 16],
         };
         let now_ms = self.broker.now_ms;
-        let Some(mut round) = self.broker.log().begin_compaction(&bounds, &options, now_ms).unwrap() else {
+        let Some(mut round) = self.broker.log().begin_compaction(|| bounds, &options, now_ms).unwrap() else {
             return;
         };
         let model = &mut self.broker.model;

@@ -207,7 +207,7 @@ fn nothing_at_or_above_a_bound_counts() {
             last_stable_offset,
         };
         fork.model.untouched_from = 3;
-        let mut round = fork.log().begin_compaction(&bounds, &options(), 0).unwrap().unwrap();
+        let mut round = fork.log().begin_compaction(|| bounds, &options(), 0).unwrap().unwrap();
         while round.step(u64::MAX, 0).unwrap() == CompactionStep::More {}
         drop(round);
         assert_eq!(texts(&fork), ["2:k=2", "3:k=3", "4:k=4", "5:k=5"]);
@@ -392,7 +392,10 @@ fn only_one_compaction_is_under_way() {
     broker.put(&["k=1"]);
     broker.put(&["k=2"]);
     broker.roll();
-    let first = broker.log().begin_compaction(&broker.bounds(), &options(), 0).unwrap();
+    let first = broker
+        .log()
+        .begin_compaction(|| broker.bounds(), &options(), 0)
+        .unwrap();
     assert_eq!(broker.compact(), Err(CompactionError::Busy));
     drop(first);
     broker.compact().unwrap().unwrap();

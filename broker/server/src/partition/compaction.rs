@@ -5,6 +5,7 @@
 mod tests;
 
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
@@ -37,27 +38,39 @@ pub async fn run(broker: Arc<Broker>) {
     }
 }
 
-/// One round after the other, until none is due or the broker stops.
+/// One round after the other, until none is due or the broker stops. All are looked at again only now and then, and not
+/// for each round: with many partitions that would cost more than the rounds.
 pub(super) async fn compact_all(broker: &Arc<Broker>, waits: &mut Waits) {
     while !broker.stopping.is_cancelled() {
+        let look_again = Instant::now() + broker.config.compaction_look_every;
         let (working, mut taken) = (broker.clone(), std::mem::take(waits));
         let look = move || {
-            let next = choose(&working, &mut taken, Instant::now());
-            (next, taken)
+            let due = all_due(&working, &mut taken, Instant::now());
+            (due, taken)
         };
-        let next = match tokio::task::spawn_blocking(look).await {
-            Ok((next, taken)) => {
+        let due = match tokio::task::spawn_blocking(look).await {
+            Ok((due, taken)) => {
                 *waits = taken;
-                next
+                due
             }
             Err(error) => {
                 tracing::error!(%error, "looking for what is to be compacted failed");
-                None
+                return;
             }
         };
-        let Some((partition, need)) = next else { return };
-        let ended = round(broker, &partition).await;
-        note(broker, &partition, &need, ended, waits);
+        if due.is_empty() {
+            return;
+        }
+        for (partition, need) in due {
+            if broker.stopping.is_cancelled() {
+                return;
+            }
+            let ended = round(broker, &partition).await;
+            note(broker, &partition, &need, ended, waits);
+            if Instant::now() >= look_again {
+                break;
+            }
+        }
     }
 }
 
@@ -72,12 +85,11 @@ enum Ended {
     GivenUp,
 }
 
-/// The partition that is compacted next: of those that are due the one of whose log most was not compacted yet, as in
-/// Kafka.
-fn choose(broker: &Broker, waits: &mut Waits, now: Instant) -> Option<(Arc<Partition>, CompactionNeed)> {
+/// The partitions that are due, those first of whose logs most was not compacted yet, as in Kafka.
+fn all_due(broker: &Broker, waits: &mut Waits, now: Instant) -> Vec<(Arc<Partition>, CompactionNeed)> {
     let now_ms = now_ms();
     let mut there = HashSet::new();
-    let mut best: Option<(u64, Arc<Partition>, CompactionNeed)> = None;
+    let mut due = Vec::new();
     let mut dirtiest = 0;
     for partition in broker.partitions.all() {
         if !is_compacted(&partition) {
@@ -95,22 +107,16 @@ fn choose(broker: &Broker, waits: &mut Waits, now: Instant) -> Option<(Arc<Parti
         };
         let dirty = dirty_ppm(&need);
         dirtiest = dirtiest.max(dirty);
-        if !need.is_due || waits.has(&partition, now) {
-            continue;
-        }
-        let rank = |dirty, need: &CompactionNeed| (dirty, need.dirty_bytes);
-        if best
-            .as_ref()
-            .is_none_or(|(other, _, known)| rank(dirty, &need) > rank(*other, known))
-        {
-            best = Some((dirty, partition, need));
+        if need.is_due && !waits.has(&partition, now) {
+            due.push((partition, need));
         }
     }
     waits.0.retain(|key, _| there.contains(key));
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     broker.metrics.compaction_max_dirty_ratio.set(dirtiest as f64 / 1e6);
     broker.metrics.compaction_failing.set(waits.failing());
-    best.map(|(_, partition, need)| (partition, need))
+    due.sort_by_key(|(_, need)| Reverse((dirty_ppm(need), need.dirty_bytes)));
+    due
 }
 
 /// Whether its log is to be compacted.
@@ -145,7 +151,11 @@ async fn round(broker: &Arc<Broker>, partition: &Arc<Partition>) -> Result<Ended
         hash_key: Uuid::new_v4().into_bytes(),
     };
     let compacted = partition.clone();
-    let begin = move || compacted.log.begin_compaction(&bounds(&compacted), &options, now_ms());
+    let begin = move || {
+        compacted
+            .log
+            .begin_compaction(|| bounds(&compacted), &options, now_ms())
+    };
     let Some(mut compaction) = blocking(begin).await?? else {
         return Ok(Ended::Later);
     };

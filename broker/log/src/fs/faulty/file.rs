@@ -47,9 +47,15 @@ impl FaultyFile {
             let fails = state.sync_fault(&self.path);
             let lies = state.plan.sync_data_does_nothing;
             let hides = state.plan.failed_syncs_succeed;
+            let is_full = state.plan.syncs_find_no_room && state.plan.matches(&self.path);
+            state.counts.disk_full += u64::from(is_full);
             let Some(inode) = state.files.get_mut(&id) else {
                 return Ok(());
             };
+            if is_full {
+                inode.drop_dirty();
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             if fails {
                 inode.drop_dirty();
                 return if hides { Ok(()) } else { Err(eio("fsync")) };

@@ -14,6 +14,8 @@ pub struct FaultPlan {
     pub sync_error_per_million: u32,
     /// So many next syncs fail for certain.
     pub fail_next_syncs: u32,
+    /// Syncs find no room for what was written before, as where blocks are allocated late, and drop it.
+    pub syncs_find_no_room: bool,
     /// Only paths that contain this text get errors; empty means all.
     pub only_paths_with: String,
     /// How many bytes fit on the disk.
@@ -38,6 +40,7 @@ impl Default for FaultPlan {
             read_error_per_million: 0,
             sync_error_per_million: 0,
             fail_next_syncs: 0,
+            syncs_find_no_room: false,
             only_paths_with: String::new(),
             capacity_bytes: u64::MAX,
             torn_writes: true,

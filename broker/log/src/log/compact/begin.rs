@@ -32,14 +32,16 @@ impl Log {
     }
 
     /// Begins a round, if there is anything to do, due or not. Nothing at or above the bounds, the durable end or the
-    /// active segment's base is looked at. `now_ms` is the broker's clock in milliseconds since the Unix epoch.
+    /// active segment's base is looked at. `bounds` is asked when it is certain that a cut from there on ends the round:
+    /// bounds of before a cut tell nothing of what was appended after it. `now_ms` is the broker's clock in milliseconds
+    /// since the Unix epoch.
     ///
     /// # Errors
     /// [`CompactionError::Busy`] while another one is under way, [`CompactionError::Damaged`] if damage is known where
     /// it would have to read; see there.
     pub fn begin_compaction(
         &self,
-        bounds: &CompactionBounds,
+        bounds: impl FnOnce() -> CompactionBounds,
         options: &CompactionOptions,
         now_ms: i64,
     ) -> Result<Option<Compaction>, CompactionError> {
@@ -57,15 +59,16 @@ impl Log {
 
     fn plan_round(
         &self,
-        bounds: &CompactionBounds,
+        bounds: impl FnOnce() -> CompactionBounds,
         options: &CompactionOptions,
         now_ms: i64,
     ) -> Result<Option<Compaction>, CompactionError> {
         let inner = &*self.inner;
         let cuts = inner.truncations.load(Ordering::SeqCst);
+        let bounds = bounds();
         let limit = inner.store_durable_end(self)?;
         let mut planned = inner.planned(now_ms)?;
-        let need = inner.assess(&planned, bounds, limit, now_ms)?;
+        let need = inner.assess(&planned, &bounds, limit, now_ms)?;
         let log_start = inner.log_start();
         planned.retain(|planned| planned.facts.end_offset > log_start && planned.facts.end_offset <= need.end_offset);
         if planned.is_empty() || (need.dirty_bytes == 0 && !need.is_due) {

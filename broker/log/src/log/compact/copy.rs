@@ -185,15 +185,24 @@ impl GroupCopy {
     }
 
     /// Makes the copy durable; `now_ms` is the broker's clock. Its group, and what takes its place.
-    pub fn finish(mut self, inner: &LogInner, now_ms: i64) -> Result<(Vec<Planned>, Copied), CompactionError> {
+    ///
+    /// Where the file system finds only now that there is no room (delayed allocation, a quota, NFS) the copy is given up:
+    /// nothing of the log is in it alone. Any other error tells of the disk, as everywhere.
+    pub fn finish(
+        mut self,
+        inner: &LogInner,
+        rules: &Rules,
+        now_ms: i64,
+    ) -> Result<(Vec<Planned>, Copied), CompactionError> {
         self.target
             .sync_all()
-            .map_err(|error| inner.fail("syncing a compacted segment", &error))?;
+            .map_err(|error| inner.refuse_copy(self.base_offset(), &error))?;
         self.indexes.append_time(self.group[0].segment.base_offset);
         let copied = Copied {
             size: self.written,
             indexes: self.indexes,
             tombstones_gone_below: self.counts.tombstones_gone_below,
+            replaced_below: if self.counts.superseded > 0 { rules.map_end } else { 0 },
             copied_ms: self
                 .horizon_since_ms
                 .map_or(0, |since| now_ms.saturating_sub(since).max(0).saturating_add(SWAP_MS)),

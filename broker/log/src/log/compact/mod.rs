@@ -308,7 +308,7 @@ impl Compaction {
         let has_records = copying.group.iter().any(|planned| planned.segment.size() > 0);
         if copying.changed && has_records {
             let (group, swapped) = copying
-                .finish(inner, now_ms)
+                .finish(inner, &self.rules, now_ms)
                 .and_then(|(group, copied)| inner.swap(&group, copied, self.cuts).map(|swapped| (group, swapped)))
                 .inspect_err(|_| inner.drop_copy(base_offset))?;
             match swapped {

@@ -30,6 +30,8 @@ pub(super) struct Copied {
     pub copied_ms: i64,
     /// The offset after the last tombstone that is not in it any more; 0 if none went.
     pub tombstones_gone_below: i64,
+    /// Below it lie the records because of which others are not in it any more; 0 if none went.
+    pub replaced_below: i64,
 }
 
 /// Whether a copy was put in place.
@@ -100,6 +102,7 @@ impl LogInner {
             cleaned.gaps_below = cleaned.gaps_below.max(end_offset);
             cleaned.longest_copy_ms = cleaned.longest_copy_ms.max(copied.copied_ms);
             cleaned.tombstones_gone_below = cleaned.tombstones_gone_below.max(copied.tombstones_gone_below);
+            cleaned.replaced_below = cleaned.replaced_below.max(copied.replaced_below);
         })
         .map_err(|error| self.refuse_or_fail("noting what is compacted", &error))?;
         let fs = &*self.shared.fs;
