@@ -232,6 +232,7 @@ mod tests {
             &["a", "b", "--group", "g"][..],
             &["a", "--group", "g", "--instance-id", "pod-0"],
             &["--group", "g", "--topic-pattern", "orders-.*"],
+            &["a", "--group", "g", "--session-timeout", "30m", "--assignments"],
             &["a", "--group", "g", "--topic-pattern", "orders-.*", "--from", "-1h"],
         ] {
             let all = ["millrace", "consume"].iter().chain(args);
@@ -376,6 +377,10 @@ mod tests {
             &["consume", "--group", "g"],
             &["consume", "--topic-pattern", "x.*"],
             &["consume", "x", "--instance-id", "i"],
+            &["consume", "x", "--assignments"],
+            &["consume", "x", "--session-timeout", "5s"],
+            &["consume", "x", "--group", "g", "--session-timeout", "900ms"],
+            &["consume", "x", "--group", "g", "--session-timeout", "31m"],
             &["consume", "x", "--group", "g", "--partition", "0"],
             &["consume", "x", "--group", "g", "--exit-at-end"],
             &["bench", "produce", "x", "--records", "0"],

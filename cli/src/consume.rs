@@ -5,9 +5,11 @@ mod group;
 use std::{
     io::{BufWriter, IsTerminal, StdoutLock, Write, stderr, stdout},
     pin::pin,
+    time::Duration,
 };
 
 use indicatif::ProgressBar;
+use jiff::SignedDuration;
 use millrace_client::{Client, Consumer, FetchedRecords, OffsetReset, Start};
 use tokio::time::{sleep, timeout};
 
@@ -69,9 +71,31 @@ pub struct ConsumeArgs {
     /// With --group: names this process over restarts, so that its partitions are kept for it meanwhile.
     #[arg(long, value_name = "ID", requires = "group")]
     instance_id: Option<String>,
+    /// With --group: without a sign of life for this long others get this process's partitions; with --instance-id also
+    /// while it is restarted.
+    #[arg(
+        long,
+        default_value = "5s",
+        value_name = "DURATION",
+        value_parser = session_timeout,
+        requires = "group"
+    )]
+    session_timeout: Duration,
     /// With --group: all topics whose whole name matches this regular expression, now and later.
     #[arg(long, value_name = "REGEX", requires = "group")]
     topic_pattern: Option<String>,
+    /// With --group: tell which partitions come and go: among the messages with --format json, otherwise on standard
+    /// error.
+    #[arg(long, requires = "group")]
+    assignments: bool,
+}
+
+fn session_timeout(text: &str) -> Result<Duration, String> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|time| Duration::try_from(time).ok())
+        .filter(|time| limits::SESSION_TIMEOUTS.contains(time))
+        .ok_or_else(|| "expected a time such as 5s or 2m, from 1s to 30m".to_owned())
 }
 
 impl ConsumeArgs {

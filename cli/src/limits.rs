@@ -1,6 +1,6 @@
 //! All bounds of the command in one place, each with its reason.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use millrace_proto::batch::MAX_RECORD_OVERHEAD;
 
@@ -83,6 +83,9 @@ pub const WAIT_LOOK: Duration = Duration::from_secs(5);
 
 /// Partitions that are named one by one in a line for people; of more, their number is told.
 pub const NAMED_PARTITIONS: usize = 20;
+
+/// What a member of a group may ask for as its session: what the client takes.
+pub const SESSION_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 60);
 
 /// How often a member of a group commits what is written while more and more comes; without more, at once.
 pub const COMMIT_INTERVAL: Duration = Duration::from_secs(1);

@@ -110,6 +110,8 @@ ROWS = [
     Row("1,000 partitions, records/s", "partitions", "records_per_second"),
     Row("  MiB per broker CPU second", "partitions", "mib_per_broker_cpu_second"),
     Row("  broker memory peak, MiB", "partitions", "rss_peak_mib", False),
+    Row("kill -9 of a member, s", "member-killed", "seconds", False, disk=Aim(at_most=1)),
+    Row("SIGSTOP of a member, s", "member-frozen", "seconds", False, disk=Aim(at_most=6)),
     Row(
         "3 brokers: produce, MiB/s", "cluster-produce", "mib_per_second", limit="write / 3",
         disk=Aim(2, (KAFKA, FSYNC), or_of_limit=0.7), ram=Aim(3, (KAFKA,)),

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import clusters
+import groups
 import limits
 import machine
 import parse
@@ -306,6 +307,7 @@ MEASURES: dict[str, Callable[..., None]] = {
     "cold-start": Bench.cold_start,
     "recovery": Bench.recovery,
     "partitions": Bench.partitions,
+    **groups.MEASURES,
     **clusters.MEASURES,
 }
 # Those whose figures hang on the memory's or the disk's pace; the others run on the disk alone.

@@ -11,6 +11,8 @@ from pathlib import Path
 from lib.proc import Process
 
 MIB = 1 << 20
+# More messages than are sent before whoever sends them is ended.
+ENDLESS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,18 @@ class FullPeer(Peer):
     @abstractmethod
     def kill(self) -> None:
         """kill -9."""
+
+    @abstractmethod
+    def steady_sender(self, topic: str, rate: int) -> list[str]:
+        """The command that sends small messages to all partitions in turn until it is ended."""
+
+    @abstractmethod
+    def member(self, topic: str, group: str) -> list[str]:
+        """The command of a group's member with the client's defaults, which writes a line for each message."""
+
+    @abstractmethod
+    def partition_of(self, line: bytes) -> int | None:
+        """The partition of a message by a member's line; None if that is of no message."""
 
     @abstractmethod
     def log_recovery_seconds(self) -> float | None:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import parse
-from peer import FullPeer, Load, Peer, wait_gone, wait_made
+from peer import ENDLESS, FullPeer, Load, Peer, wait_gone, wait_made
 
 from lib import kafka as kafka_lib
 from lib import paths
@@ -105,6 +105,26 @@ class Kafka(KafkaClients, FullPeer):
             "KafkaEndToEnd", self._kafka.address, topic, str(rate), str(records), str(size), str(warmup), "all",
             heap_flags=_HEAP,
         )  # fmt: skip
+
+    def steady_sender(self, topic: str, rate: int) -> list[str]:
+        return kafka_lib.java(
+            "org.apache.kafka.tools.ProducerPerformance",
+            "--bootstrap-server", self.bootstrap, "--topic", topic,
+            "--num-records", str(ENDLESS), "--record-size", "100", "--throughput", str(rate),
+            "--command-property", "acks=all",
+            "partitioner.class=org.apache.kafka.clients.producer.RoundRobinPartitioner",
+        )  # fmt: skip
+
+    def member(self, topic: str, group: str) -> list[str]:
+        return kafka_lib.java(
+            "org.apache.kafka.tools.consumer.ConsoleConsumer",
+            "--bootstrap-server", self.bootstrap, "--topic", topic, "--group", group,
+            "--formatter-property", "print.partition=true", "--formatter-property", "print.value=false",
+        )  # fmt: skip
+
+    def partition_of(self, line: bytes) -> int | None:
+        found = re.match(rb"Partition:(\d+)", line)
+        return int(found[1]) if found else None
 
     def stop(self) -> None:
         self._kafka.stop()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from pathlib import Path
 
 import parse
-from peer import FullPeer, Load, Peer, wait_gone, wait_made
+from peer import ENDLESS, FullPeer, Load, Peer, wait_gone, wait_made
 
 from lib import paths
 from lib.api import ApiError, Client, admin_pb2, call
@@ -101,6 +102,19 @@ class Millrace(MillraceClients, FullPeer):
             "end-to-end", topic, "--rate", rate, "--records", records, "--record-size", size,
             "--warmup-records", warmup,
         )  # fmt: skip
+
+    def steady_sender(self, topic: str, rate: int) -> list[str]:
+        return self.bench(
+            "produce", topic, "--records", ENDLESS, "--record-size", 100, "--rate", rate, "--acks", "all",
+            "--partitioner", "round-robin",
+        )  # fmt: skip
+
+    def member(self, topic: str, group: str) -> list[str]:
+        command = [paths.binary("millrace"), "--bootstrap", self.bootstrap, "consume", topic, "--group", group]
+        return [*map(str, command), "--format", "json"]
+
+    def partition_of(self, line: bytes) -> int | None:
+        return json.loads(line)["partition"] if line else None
 
     def log_recovery_seconds(self) -> float | None:
         _, _, text = self._broker.http("/metrics")

@@ -25,6 +25,7 @@ beside 1,000 partitions: how many records share an fsync there is the client's a
 NATS JetStream with its own bench, 500 messages in flight: as it comes (an fsync every two minutes; a quarter of the
 records) and with sync_interval: always (an fsync for each message; a fiftieth of them).
 kill -9: Kafka serves when its old session has ended (9 s by default); reading the log is a line of its own.
+A member: one of four of a consumer group, all clients with their defaults; until others consume all its partitions.
 3 brokers: three replicas, min.insync.replicas=2; Millrace forces to the disk on all. wait: the longest that a record of
 a steady idempotent load (acks=all, 1,000 records/s) waited for its acknowledgement, which no gap between
 acknowledgements exceeds. 10,000 partitions idle: the broker that needs most."""

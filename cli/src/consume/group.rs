@@ -1,5 +1,7 @@
 //! `millrace consume --group`: what is written is committed, and nothing else.
 
+mod assignments;
+
 use std::{
     collections::BTreeMap,
     io::{IsTerminal, stderr},
@@ -9,6 +11,7 @@ use std::{
 use millrace_client::{ErrorReason, GroupConsumer, GroupEvent, OffsetReset, Start};
 use tokio::time::{Instant, timeout};
 
+use self::assignments::{Assignments, Change};
 use super::{ConsumeArgs, Reading};
 use crate::{
     args::GlobalArgs,
@@ -89,6 +92,7 @@ pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: 
         .topic_pattern(args.topic_pattern.as_deref().unwrap_or(""))
         .client_id(concat!("millrace-cli/", env!("CARGO_PKG_VERSION")))
         .start(start)
+        .session_timeout(args.session_timeout)
         .reset(OffsetReset::Error)
         .auto_commit(None);
     if let Some(instance_id) = &args.instance_id {
@@ -99,21 +103,25 @@ pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: 
         eprintln!("Reading as a member of group {group:?}; Ctrl-C ends.");
     }
     let (mut reading, mut written) = (Reading::new(args, format), Written::default());
+    let assignments = Assignments::new(args.assignments, format);
     let mut interrupts = Interrupts::take()?;
     let mut waiting = Waiting::new(&client, &args.topics);
-    let reading_on = read(&mut consumer, &mut reading, &mut written, &mut waiting);
+    let reading_on = read(&mut consumer, &mut reading, &mut written, &mut waiting, assignments);
     let ended = interrupts.until(reading_on).await;
     // Between two batches: none is cut in the middle. What is written is committed, however it ended.
     let committed = written.commit(&mut consumer, &mut reading).await;
+    let told = assignments.tell(&mut reading.out, Change::Revoked, &consumer.assignment());
     let left = consumer.close().await;
     match ended {
         Ok(result) => {
             result?;
             committed?;
+            told?;
             Ok(left?)
         }
         Err(by) => {
             committed?;
+            told?;
             left?;
             let done = format!("{} read", plural(reading.read, "message"));
             Err(InterruptedError { by, done }.into())
@@ -126,6 +134,7 @@ async fn read(
     reading: &mut Reading,
     written: &mut Written,
     waiting: &mut Waiting,
+    assignments: Assignments,
 ) -> anyhow::Result<()> {
     let mut commit_at = Instant::now() + limits::COMMIT_INTERVAL;
     let is_watched = stderr().is_terminal();
@@ -152,15 +161,19 @@ async fn read(
                 written.0.insert((batch.topic().clone(), batch.partition()), reached);
             }
             // The next call gives them back.
-            GroupEvent::Revoking(_) => written.commit(consumer, reading).await?,
+            GroupEvent::Revoking(revoked) => {
+                written.commit(consumer, reading).await?;
+                assignments.tell(&mut reading.out, Change::Revoked, &revoked)?;
+            }
             GroupEvent::Lost(lost) => {
                 written.forget(&lost);
+                assignments.tell(&mut reading.out, Change::Lost, &lost)?;
                 eprintln!(
                     "{} lost: other members may have what is not committed",
                     plural(lost.len() as u64, "partition")
                 );
             }
-            GroupEvent::Assigned(_) => {}
+            GroupEvent::Assigned(assigned) => assignments.tell(&mut reading.out, Change::Assigned, &assigned)?,
         }
         if Instant::now() >= commit_at {
             written.commit(consumer, reading).await?;

@@ -108,6 +108,8 @@ NO_LIMIT = {
     "failover": {"longest_wait_seconds"},
     "failover-metadata": {"longest_wait_seconds"},
     "planned-restart": {"longest_wait_seconds"},
+    "member-killed": {"seconds"},
+    "member-frozen": {"seconds"},
     "cluster-partitions": {"cpu_percent", "rss_kib_per_partition", "restart_seconds"},
 }
 
