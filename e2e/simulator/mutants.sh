@@ -36,9 +36,11 @@ wanted() {
     shift
     case " $* " in "  " | *" $name "*) true ;; *) false ;; esac
 }
-# Within how many seeds it must be found.
+# Within how many seeds it must be found, and of which test.
 within() {
     seeds=${all:-$(awk -v name="$1" '$1 == name { print $2 }' "$here/expected")}
+    runs=$(awk -v name="$1" '$1 == name { print $3 }' "$here/expected")
+    runs=${runs:-seeds}
     if [ -z "$seeds" ]; then
         echo "$1: $here/expected does not say within how many seeds it must be found"
         exit 1
@@ -72,9 +74,9 @@ for patch in "$here"/mutants/*.patch; do
     wanted "$name" "$@" || continue
     within "$name"
     git apply "$patch"
-    builds "$name" -p millrace-simulator --test seeds --test scenarios
+    builds "$name" -p millrace-simulator --test "$runs" --test scenarios
     ended=failed
-    MILLRACE_SIM_SEEDS=$seeds cargo test --quiet -p millrace-simulator --test seeds every_seed >"$out" 2>&1 && ended=passed
+    MILLRACE_SIM_SEEDS=$seeds cargo test --quiet -p millrace-simulator --test "$runs" every_seed >"$out" 2>&1 && ended=passed
     tell "$name" "$ended"
     cargo test --quiet -p millrace-simulator --test scenarios --no-fail-fast >"$out" 2>&1 || true
     sed -n 's/^    \([a-z]*::[a-z_]*\)$/    \1/p' "$out" | sort -u

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     disk::{Disk, SavedDisk},
+    groups::{Coordinating, HeldAnswer},
     sequencer::BatchId,
 };
 
@@ -54,6 +55,16 @@ pub(crate) struct Process {
     pub shutting_down: bool,
     pub shutdown_by: Option<Duration>,
     pub failed: bool,
+    /// The coordinator of groups, while it leads their partition.
+    pub coordinator: Option<Box<Coordinating>>,
+    /// When it looks at that next.
+    pub coordinate_at: Option<Duration>,
+    /// The newest of the changing topics that it has heard of.
+    pub views: usize,
+    /// Until then it knows that the controller takes it for alive.
+    pub lease_until: Duration,
+    /// Answers of a coordinator that wait for that.
+    pub held_answers: Vec<HeldAnswer>,
 }
 
 /// A partition's replica and its log.

@@ -1,5 +1,7 @@
 //! Carrying out what a replica asks for.
 
+use std::time::Duration;
+
 use millrace_engine::{
     Command,
     cluster::AlterPartitions,
@@ -19,6 +21,9 @@ use crate::{
     world::World,
 };
 
+/// In how much time a broker notices that it leads, or does not any more, for what depends on it.
+const LEAD_NOTICED: Duration = Duration::from_millis(20);
+
 impl World {
     pub(crate) fn carry_out(&mut self, at: usize, partition: u32, effect: Effect) {
         if !matches!(
@@ -30,7 +35,10 @@ impl World {
             });
         }
         match effect {
-            Effect::BecameLeader { leader_epoch, .. } => self.became_leader(at, partition, leader_epoch),
+            Effect::BecameLeader { leader_epoch, .. } => {
+                self.became_leader(at, partition, leader_epoch);
+                self.coordinate_soon(at, LEAD_NOTICED);
+            }
             Effect::AssignEpoch { leader_epoch, .. } => {
                 let Some(hosted) = self.brokers[at].hosted_mut(partition) else {
                     return;
@@ -39,13 +47,17 @@ impl World {
                     self.directory_failed(at);
                 }
             }
-            Effect::BecameFollower { .. } => self.fail_parked(at, partition),
+            Effect::BecameFollower { .. } => {
+                self.fail_parked(at, partition);
+                self.coordinate_soon(at, LEAD_NOTICED);
+            }
             Effect::GoOffline(reason) => {
                 self.seen("replica offline");
                 self.note([23, at as u64, 0], || {
                     format!("broker {at} partition {partition} offline: {reason:?}")
                 });
                 self.fail_parked(at, partition);
+                self.coordinate_soon(at, LEAD_NOTICED);
             }
             Effect::HighWatermark(to) => self.watermark(at, partition, to),
             Effect::FailWaiters(_) => self.fail_waiters(at, partition),
@@ -101,6 +113,7 @@ impl World {
             .unwrap_or_default();
         self.observer.watermark(partition, (id, epoch), leads, to, &shadow);
         self.brokers[at].disk.shadows[partition as usize] = Some(shadow);
+        self.advance_oracle();
         // Of a topic that is deleted nothing is promised any more.
         if leads && to > before && self.may_be_there(partition) {
             if !enough {
@@ -126,6 +139,7 @@ impl World {
         }
         self.complete_waiters(at, partition);
         if leads {
+            self.coordinate_soon(at, Duration::ZERO);
             self.wake_parked(at, partition, None);
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Error {
     message: String,
     outcome: Option<WriteOutcome>,
     retriable: bool,
+    /// How long to wait, as a fact of the error.
+    retry_after_ms: Option<String>,
 }
 
 impl Error {
@@ -35,6 +37,7 @@ impl Error {
             message: message.into(),
             outcome: None,
             retriable: matches!(kind, ErrorKind::TimedOut | ErrorKind::Connection),
+            retry_after_ms: None,
         }
     }
 
@@ -63,6 +66,15 @@ impl Error {
     #[allow(clippy::unused_self, reason = "the client's error can carry one")]
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         None
+    }
+
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        self.retry_after_ms.as_deref().filter(|_| key == "retry_after_ms")
+    }
+
+    pub(crate) fn with_retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms.to_string());
+        self
     }
 
     pub(crate) fn with_outcome(mut self, outcome: WriteOutcome) -> Self {

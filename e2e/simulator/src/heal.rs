@@ -33,6 +33,9 @@ impl World {
             return self.stuck("a healed core comes back into service");
         }
         self.producing = false;
+        if self.has_groups() {
+            return self.end_with_groups();
+        }
         if !self.run_until_looking(LOOK_EVERY, PATIENCE, |world| world.is_whole() && world.is_quiet()) {
             return self.stuck("a healed core commits all that was sent");
         }
@@ -62,9 +65,30 @@ impl World {
         self.check_end();
     }
 
+    /// Groups come to rest, too; then members commit no more, and all that is written is committed.
+    fn end_with_groups(&mut self) {
+        let whole = |world: &World| world.is_whole() && world.groups_are_at_rest();
+        if !self.run_until_looking(LOOK_EVERY, PATIENCE, whole) {
+            let why = self.what_keeps_groups();
+            self.observer
+                .violate("healed groups are stable, and all partitions are owned", || {
+                    why.unwrap_or_default()
+                });
+            return;
+        }
+        self.quiet_groups();
+        let all = |world: &World| world.is_whole() && world.is_quiet() && world.groups_are_at_rest();
+        if !self.run_until_looking(LOOK_EVERY, PATIENCE, all) {
+            return self.stuck("a healed core commits all that was sent");
+        }
+        self.check_end();
+        self.check_groups_at_end();
+    }
+
     /// Everything works again but for brokers that stay as they are, where the rest is enough.
     fn heal(&mut self) {
         self.faulty = false;
+        self.calm_groups();
         self.note([41, 0, 0], || "heal".to_owned());
         self.settings.network = NetworkFaults {
             delay_max: self.settings.network.delay_max.min(Duration::from_millis(5)),

@@ -1,6 +1,7 @@
 //! A deterministic simulator of a whole cluster: the real rules of partitions and metadata, the
-//! real log over a faulty in-memory disk, the real client's order of batches; the network, the
-//! machines, the clock and the metadata quorum's replication are modelled.
+//! real log over a faulty in-memory disk, the real client's order of batches, the real coordinators of
+//! consumer groups and the real client's members; the network, the machines, the clock and the metadata
+//! quorum's replication are modelled.
 //!
 //! One thread, one virtual clock, one seeded generator: a run is a function of its seed and the
 //! code. An observer that sees every log and every answer checks after each step what must hold
@@ -10,7 +11,7 @@
 //!   seed ── Settings::draw ── World ──┬── brokers: Replica + Log + FaultyFileSystem
 //!                                     ├── quorum: Cluster::apply on one modelled log
 //!                                     ├── network, machines: faults
-//!                                     ├── producers, consumers
+//!                                     ├── producers, consumers, or groups with their members
 //!                                     └── Observer
 //! ```
 //!
@@ -23,6 +24,7 @@ mod effects;
 mod error;
 mod faults;
 mod flushing;
+mod groups;
 mod heal;
 mod hosting;
 #[allow(dead_code, reason = "the client's own file; only a few of its bounds matter here")]
@@ -55,6 +57,7 @@ mod survivors;
 mod trace;
 mod world;
 
+pub use groups::{GroupFaultWeights, GroupSettings};
 pub use message::{Envelope, MessageKind};
 pub use millrace_engine::config::FlushPolicy;
 pub use observer::Violation;

@@ -1,5 +1,7 @@
 //! What travels between brokers, clients and the controller.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use millrace_engine::{
     Command, Outcome, Rejection,
@@ -7,7 +9,7 @@ use millrace_engine::{
 };
 use millrace_log::producer::ProducerState;
 
-use crate::{error::Error, sequencer::BatchId};
+use crate::{error::Error, groups::GroupMessage, sequencer::BatchId};
 
 /// Who sends or receives: a broker by its index, or a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub enum MessageKind {
     ProduceAnswer,
     /// A consumer's read or its answer.
     Read,
+    /// Between a member of a group and a coordinator.
+    Group,
 }
 
 /// A message under way.
@@ -63,10 +67,11 @@ impl Envelope {
                 ..
             } => MessageKind::ProposalAnswer,
             Body::Command { .. } | Body::CommandAnswer { .. } => MessageKind::Control,
-            Body::Heartbeat { .. } => MessageKind::Heartbeat,
+            Body::Heartbeat { .. } | Body::HeartbeatCounted { .. } => MessageKind::Heartbeat,
             Body::Produce(_) => MessageKind::Produce,
             Body::ProduceAnswer { .. } => MessageKind::ProduceAnswer,
             Body::Read(_) | Body::ReadAnswer { .. } => MessageKind::Read,
+            Body::Group(_) => MessageKind::Group,
         }
     }
 
@@ -180,7 +185,16 @@ pub(crate) enum Body {
     Heartbeat {
         broker_id: i32,
         broker_epoch: i64,
+        /// Of which process, and when: the answer renews its own lease.
+        life: u64,
+        sent_at: Duration,
     },
+    /// The controller has counted a sign of life.
+    HeartbeatCounted {
+        life: u64,
+        sent_at: Duration,
+    },
+    Group(GroupMessage),
     Produce(ProduceRequest),
     ProduceAnswer {
         producer: usize,

@@ -62,7 +62,7 @@ impl Lane {
 }
 
 impl World {
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 

@@ -225,12 +225,22 @@ impl World {
         self.quorum.away_since = None;
     }
 
-    pub(crate) fn on_heartbeat(&mut self, at: usize, broker_id: BrokerId, broker_epoch: i64) {
+    pub(crate) fn on_heartbeat(
+        &mut self,
+        at: usize,
+        (broker_id, broker_epoch): (BrokerId, i64),
+        (life, sent_at): (u64, Duration),
+    ) {
         if at == self.quorum.leader {
             let now = self.now;
             let heard = self.quorum.heard.entry(broker_id).or_insert((broker_epoch, now));
             if heard.0 <= broker_epoch {
                 *heard = (broker_epoch, now);
+                // Only coordinators ask whether their broker's lease holds.
+                if self.has_groups() && self.controller_works() {
+                    let to = Node::Broker(index_of(broker_id));
+                    self.send(Node::Broker(at), to, Body::HeartbeatCounted { life, sent_at });
+                }
             }
         }
     }

@@ -83,6 +83,7 @@ impl World {
         // It reads the metadata that its own disk holds, which may be old.
         let newest = self.quorum.version();
         let applied = newest.saturating_sub(self.below(6));
+        let views = self.views_at_start(at, life);
         self.brokers[at].process = Some(Process {
             life,
             incarnation,
@@ -96,6 +97,11 @@ impl World {
             shutting_down: false,
             shutdown_by: None,
             failed: false,
+            coordinator: None,
+            coordinate_at: None,
+            views,
+            lease_until: Duration::ZERO,
+            held_answers: Vec::new(),
         });
         self.brokers[at].paused_until = None;
         // What a deletion left that the end of a process interrupted.
@@ -196,6 +202,7 @@ impl World {
             );
         }
         let (version, own) = (process.image.version, process.image.brokers.get(&broker_id));
+        let (life, sent_at) = (process.life, self.now);
         let waits = own.is_some_and(|own| own.epoch == broker_epoch && own.fenced);
         let to = Node::Broker(self.quorum.leader);
         self.send(
@@ -204,6 +211,8 @@ impl World {
             Body::Heartbeat {
                 broker_id,
                 broker_epoch,
+                life,
+                sent_at,
             },
         );
         if waits && version >= broker_epoch.unsigned_abs() {

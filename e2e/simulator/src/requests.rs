@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    fn remember_produced(&mut self, at: usize, partition: u32, epoch: i32, values: &[u64]) {
+    pub(crate) fn remember_produced(&mut self, at: usize, partition: u32, epoch: i32, values: &[u64]) {
         for value in values {
             let shadow = self.brokers[at].disk.shadow(partition);
             let before = self.observer.tracks[partition as usize].chain_before(shadow.start);

@@ -6,6 +6,11 @@ use std::time::Duration;
 use millrace_engine::config::FlushPolicy;
 use millrace_log::fs::faulty::SplitMix64;
 
+use crate::groups::GroupSettings;
+
+/// What tells the generator of the settings of groups from a seed's own.
+const GROUPS: u64 = 0x6209_25E7_7136_0003;
+
 /// How the network misbehaves. Rates are per million messages.
 #[derive(Clone, Debug, Default)]
 pub struct NetworkFaults {
@@ -114,6 +119,8 @@ pub struct Settings {
     pub fetch_bytes: usize,
     /// In the end only a part of the brokers is healed that is enough, and the others stay as they are.
     pub heal_core: bool,
+    /// Consumer groups, whose records are in the topic: nobody else writes to it then.
+    pub groups: Option<GroupSettings>,
     /// How long a producer tries before it gives a record up.
     pub delivery_timeout: Duration,
     /// The network.
@@ -147,6 +154,7 @@ impl Settings {
             segment_bytes: 1 << 20,
             fetch_bytes: 1 << 20,
             heal_core: false,
+            groups: None,
             delivery_timeout: Duration::from_secs(120),
             network: NetworkFaults {
                 delay_max: Duration::from_millis(1),
@@ -170,6 +178,23 @@ impl Settings {
             _ => {}
         }
         settings
+    }
+
+    /// The settings of a seed with consumer groups. The topic's records are theirs, acknowledged once they are on enough
+    /// disks: without bits that flip, deletions, and other policies.
+    #[must_use]
+    pub fn draw_groups(seed: u64) -> Self {
+        let mut rng = SplitMix64::new(seed ^ GROUPS);
+        let settings = Self::draw_first(&mut rng);
+        Self {
+            partitions: 1,
+            producers: 0,
+            leader_acks: 0,
+            consumers: 0,
+            faulty_for: settings.faulty_for.min(Duration::from_secs(30)),
+            groups: Some(GroupSettings::draw(&mut rng)),
+            ..settings
+        }
     }
 
     /// Deletions, also where replicas are copied anew for lost disks and moves, or are added and taken away. Full disks
@@ -272,6 +297,7 @@ impl Settings {
             segment_bytes: narrow(pick(&[1_024, 4_096, 1 << 20])),
             fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
             heal_core: false,
+            groups: None,
             delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),
             network,
             faults,

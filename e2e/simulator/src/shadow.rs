@@ -5,7 +5,7 @@ use bytes::Bytes;
 use millrace_log::Log;
 use millrace_proto::batch::{BatchError, DecodeLimits, batches};
 
-use crate::trace::mix;
+use crate::{groups::TAG, trace::mix};
 
 /// A record as the observer knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +116,10 @@ pub(crate) fn records_of(bytes: &Bytes) -> Result<Vec<Stored>, BatchError> {
         let epoch = batch.header().partition_leader_epoch;
         for record in batch.records(&DecodeLimits::default())?.iter() {
             let record = record?;
-            let value = record.value.and_then(|value| value.first_chunk::<8>());
+            // A record of groups has a mark beside what is its own.
+            let mark = record.headers.clone().find(|header| header.key == TAG);
+            let told = mark.map_or(record.value, |mark| mark.value);
+            let value = told.and_then(|value| value.first_chunk::<8>());
             found.push((
                 record.offset,
                 epoch,

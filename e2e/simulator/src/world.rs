@@ -14,6 +14,7 @@ use crate::{
     broker::Broker,
     consumer::Position,
     disk::Disk,
+    groups::{GroupEvent, Groups},
     message::{Body, Envelope, Node},
     network::Network,
     observer::Observer,
@@ -100,6 +101,7 @@ pub(crate) enum Event {
         partition: u32,
     },
     Fault,
+    Group(GroupEvent),
 }
 
 pub(crate) type Hold = Box<dyn Fn(&Envelope) -> bool>;
@@ -137,6 +139,7 @@ pub struct World {
     pub(crate) held: Vec<Envelope>,
     pub(crate) alarms: Vec<(usize, u32, Alarm)>,
     pub(crate) expects_alarms: bool,
+    pub(crate) groups: Groups,
 }
 
 impl World {
@@ -181,6 +184,7 @@ impl World {
             held: Vec::new(),
             alarms: Vec::new(),
             expects_alarms: false,
+            groups: Groups::default(),
             rng,
             settings,
         };
@@ -224,6 +228,7 @@ impl World {
             world.quorum.cluster().topics.contains_key(TOPIC)
         });
         self.serve_clients(0);
+        self.begin_groups();
     }
 
     /// An operator creates a generation of the topic.
@@ -376,10 +381,17 @@ impl World {
             }
             Event::ConsumerTick { consumer, partition } => self.on_consumer_tick(consumer, partition),
             Event::Fault => self.on_fault(),
+            Event::Group(event) => self.on_group_event(event),
         }
     }
 
     pub(crate) fn deliver(&mut self, envelope: Envelope) {
+        if let Body::Group(message) = &envelope.body
+            && let Some(until) = self.client_stands_still(message)
+        {
+            let delay = until - self.now;
+            return self.schedule(delay, Event::Deliver(Box::new(envelope)));
+        }
         let (from, to) = (envelope.from, envelope.to);
         let place = |node| match node {
             Node::Broker(at) => at as u64,
@@ -412,7 +424,11 @@ impl World {
             Body::Heartbeat {
                 broker_id,
                 broker_epoch,
-            } => self.on_heartbeat(to, broker_id, broker_epoch),
+                life,
+                sent_at,
+            } => self.on_heartbeat(to, (broker_id, broker_epoch), (life, sent_at)),
+            Body::HeartbeatCounted { life, sent_at } => self.lease_renewed(to, life, sent_at),
+            Body::Group(message) => self.on_group_message(to, message),
             Body::Produce(request) => self.on_produce(to, &request),
             Body::ProduceAnswer {
                 producer,
@@ -465,6 +481,7 @@ fn target(event: &Event) -> Option<usize> {
         | Event::Process { at, .. }
         | Event::PollOnce { at, .. }
         | Event::RestartFailed { at, .. } => Some(*at),
+        Event::Group(event) => event.target(),
         _ => None,
     }
 }
