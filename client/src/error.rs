@@ -267,6 +267,24 @@ impl Error {
     }
 }
 
+impl millrace_member::Refusal for Error {
+    fn reason(&self) -> Option<ErrorReason> {
+        Self::reason(self)
+    }
+
+    fn is_retriable(&self) -> bool {
+        Self::is_retriable(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        Self::retry_after(self)
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        Self::metadata(self, key)
+    }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let details = status.get_error_details();

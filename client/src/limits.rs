@@ -139,12 +139,6 @@ pub const DETAIL_WAIT: Duration = Duration::from_secs(3);
 /// a lead that moves more often than this does not settle in this call.
 pub const MAX_REDIRECTS: usize = 3;
 
-/// Until a coordinator says how often it wants to hear of a member.
-pub const FIRST_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A member sends no more often than this by itself, whatever the coordinator says.
-pub const LEAST_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(50);
-
 /// Without an answer for this long a member stops to use its partitions, if nothing else is asked for.
 pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use millrace_member::MemberConfig;
 use millrace_proto::v1;
 
-use super::{GroupConsumer, member::MemberConfig};
+use super::GroupConsumer;
 use crate::{
     client::Client,
     consumer::{ConsumerBuilder, OffsetReset},

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use millrace_member::{Effect, Event, Member, PartitionId};
 use millrace_proto::v1::{self, ErrorReason, heartbeat_response::Result as Said};
 use parking_lot::Mutex;
 use tokio::{
@@ -16,7 +17,6 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::member::{Effect, Event, Member, PartitionId};
 use crate::{
     client::Client,
     connection::check_address,
@@ -42,7 +42,7 @@ pub struct Shared {
 
 impl Shared {
     /// Tells the application what concerns it.
-    fn tell(&self, effects: &[Effect]) {
+    fn tell(&self, effects: &[Effect<Error>]) {
         let mut told = self.told.lock();
         for effect in effects {
             told.take(effect.clone());
@@ -74,7 +74,7 @@ impl Told {
         self.lost.is_empty() && self.release.is_empty() && self.used.is_empty() && self.failed.is_none()
     }
 
-    fn take(&mut self, effect: Effect) {
+    fn take(&mut self, effect: Effect<Error>) {
         match effect {
             Effect::Use(partitions) => self.used.extend(partitions),
             Effect::Release(partitions, until) => self.release.extend(partitions.into_iter().map(|id| (id, until))),
@@ -187,7 +187,7 @@ pub async fn run(shared: Arc<Shared>, mut commands: mpsc::Receiver<Command>) {
 }
 
 /// Opens a stream in a task of its own, which tells what comes of it.
-fn open(shared: &Arc<Shared>, number: u64, first: v1::HeartbeatRequest, came: &mpsc::Sender<Event>) -> Stream {
+fn open(shared: &Arc<Shared>, number: u64, first: v1::HeartbeatRequest, came: &mpsc::Sender<Event<Error>>) -> Stream {
     // One request at a time; each is answered before the next.
     let (requests, queue) = mpsc::channel(2);
     let _ = requests.try_send(first);
@@ -210,7 +210,7 @@ async fn read(
     shared: &Shared,
     number: u64,
     requests: mpsc::Receiver<v1::HeartbeatRequest>,
-    came: &mpsc::Sender<Event>,
+    came: &mpsc::Sender<Event<Error>>,
 ) -> Error {
     let address = coordinator(shared).await;
     let reading = async {

@@ -3,7 +3,6 @@
 mod builder;
 mod commit;
 mod driver;
-mod member;
 mod positions;
 
 use std::{
@@ -14,6 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use millrace_member::{Member, PartitionId};
 use millrace_proto::v1::{self, ErrorReason, group_offset};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -24,7 +24,6 @@ use self::{
     builder::GroupConfig,
     commit::{Committed, ToCommit},
     driver::{Command, Shared, Told},
-    member::{Member, PartitionId},
     positions::{Position, Positions},
 };
 use crate::{
@@ -499,7 +498,7 @@ impl GroupConsumer {
             group: self.config.group.clone(),
             member_id,
             member_epoch,
-            topics: member::by_topic(&partitions),
+            topics: millrace_member::by_topic(&partitions),
             ..v1::FetchOffsetsRequest::default()
         };
         let address = driver::coordinator(&self.shared).await;

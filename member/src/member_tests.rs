@@ -8,10 +8,35 @@ const SESSION: Duration = Duration::from_secs(6);
 const INTERVAL: Duration = Duration::from_secs(1);
 const REBALANCE: Duration = Duration::from_secs(60);
 
-impl PartialEq for Effect {
-    fn eq(&self, other: &Self) -> bool {
-        // Errors have no equality of their own.
-        format!("{self:?}") == format!("{other:?}")
+/// An error of a stream: one of a broken connection has no reason.
+#[derive(Clone, Debug, PartialEq)]
+struct Fault {
+    reason: Option<ErrorReason>,
+    fact: Option<(&'static str, &'static str)>,
+}
+
+impl Refusal for Fault {
+    fn reason(&self) -> Option<ErrorReason> {
+        self.reason
+    }
+
+    fn is_retriable(&self) -> bool {
+        self.reason.is_none_or(ErrorReason::is_retriable)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        self.fact.and_then(|(known, fact)| (known == key).then_some(fact))
+    }
+}
+
+fn refused(reason: ErrorReason) -> Fault {
+    Fault {
+        reason: Some(reason),
+        fact: None,
     }
 }
 
@@ -77,8 +102,11 @@ fn settings() -> v1::MemberSettings {
     }
 }
 
-fn broken() -> Error {
-    Error::connection("b:1", "gone")
+fn broken() -> Fault {
+    Fault {
+        reason: None,
+        fact: None,
+    }
 }
 
 impl Test {
@@ -112,7 +140,7 @@ impl Test {
         self.begin + Duration::from_millis(ms)
     }
 
-    fn at(&mut self, ms: u64, event: Event) -> Vec<Effect> {
+    fn at(&mut self, ms: u64, event: Event<Fault>) -> Vec<Effect<Fault>> {
         let now = self.time(ms);
         self.member.step(now, event)
     }
@@ -258,7 +286,7 @@ fn without_an_answer_it_stops_by_itself_counted_from_when_the_last_answered_requ
 fn fenced_or_unknown_it_gives_all_up_and_joins_under_another_id() {
     for reason in [ErrorReason::FencedMember, ErrorReason::UnknownMember] {
         let mut test = Test::using(&[0, 1]);
-        let effects = test.at(500, Event::Broken(1, Error::server(reason, "no")));
+        let effects = test.at(500, Event::Broken(1, refused(reason)));
         assert_eq!(effects, [Effect::Lose(parts(&[0, 1])), Effect::DrawMemberId]);
         assert_eq!(test.member.identity(), None);
         assert_eq!(test.at(500, Event::MemberId("m2".into())), [], "not in a circle");
@@ -270,7 +298,7 @@ fn fenced_or_unknown_it_gives_all_up_and_joins_under_another_id() {
 #[test]
 fn a_newer_process_of_its_instance_ends_it_and_one_that_may_be_alive_is_waited_for() {
     let mut test = Test::using(&[0]);
-    let fenced = Error::server(ErrorReason::FencedInstance, "no");
+    let fenced = refused(ErrorReason::FencedInstance);
     assert_eq!(
         test.at(500, Event::Broken(1, fenced.clone())),
         [Effect::Lose(parts(&[0])), Effect::Fail(fenced)]
@@ -280,12 +308,10 @@ fn a_newer_process_of_its_instance_ends_it_and_one_that_may_be_alive_is_waited_f
 
     let mut test = Test::new();
     test.at(0, Event::MemberId("m1".into()));
-    let in_use = Error::from_item(v1::Error {
-        code: 9,
-        reason: ErrorReason::InstanceInUse.into(),
-        metadata: [("retry_after_ms".to_owned(), "2500".to_owned())].into(),
-        ..v1::Error::default()
-    });
+    let in_use = Fault {
+        fact: Some(("retry_after_ms", "2500")),
+        ..refused(ErrorReason::InstanceInUse)
+    };
     assert_eq!(test.at(10, Event::Broken(1, in_use)), []);
     assert_eq!(test.member.wake_at(), Some(test.time(2_510)));
 }
@@ -294,7 +320,7 @@ fn a_newer_process_of_its_instance_ends_it_and_one_that_may_be_alive_is_waited_f
 fn what_waiting_does_not_mend_ends_it() {
     let mut test = Test::new();
     test.at(0, Event::MemberId("m1".into()));
-    let wrong = Error::server(ErrorReason::InvalidTopicPattern, "no");
+    let wrong = refused(ErrorReason::InvalidTopicPattern);
     assert_eq!(test.at(10, Event::Broken(1, wrong.clone())), [Effect::Fail(wrong)]);
 }
 
@@ -372,9 +398,9 @@ fn the_time_to_give_back_is_bounded_by_its_own_and_never_none() {
     for (told, waits) in [
         (seconds(315_576_000_000), REBALANCE),
         (seconds(i64::MAX), REBALANCE),
-        (seconds(-1), limits::AUTO_COMMIT_WAIT),
-        (seconds(0), limits::AUTO_COMMIT_WAIT),
-        (None, limits::AUTO_COMMIT_WAIT),
+        (seconds(-1), limits::LEAST_REVOKE_WAIT),
+        (seconds(0), limits::LEAST_REVOKE_WAIT),
+        (None, limits::LEAST_REVOKE_WAIT),
     ] {
         let mut test = Test::using(&[0]);
         test.at(1_000, Event::Tick);
@@ -400,4 +426,70 @@ fn its_session_is_over_by_the_clock_alone() {
     nothing.at(0, Event::MemberId("m1".into()));
     assert_eq!(nothing.at(0, Event::Answer(1, unchanged(1, 1))), []);
     assert!(!nothing.member.is_over(nothing.time(6_000)), "there is nothing to lose");
+}
+
+fn resuming(epoch: i32, owned: &[i32]) -> Test {
+    let mut test = Test::new();
+    let config = test.member.config.clone();
+    test.member = Member::resumed(config, "m1".into(), epoch, parts(owned), test.begin);
+    assert_eq!(
+        test.at(0, Event::Tick),
+        [Effect::Open(1, request("m1", epoch, 0, true, Some(owned)))]
+    );
+    test
+}
+
+#[test]
+fn one_that_resumes_is_told_all_that_it_has_and_goes_on_giving_back() {
+    let mut test = resuming(3, &[0, 1, 2]);
+    let deadline = test.time(5) + Duration::from_secs(45);
+    assert_eq!(
+        test.at(5, Event::Answer(1, answer(4, 7, &[0, 3], &[1]))),
+        [
+            Effect::Lose(parts(&[2])),
+            Effect::Use(parts(&[0, 1])),
+            Effect::Release(parts(&[1]), deadline),
+            Effect::Use(parts(&[3])),
+            Effect::Send(request("m1", 4, 7, false, Some(&[0, 1, 3]))),
+        ]
+    );
+    // Once only.
+    test.at(6, Event::Answer(1, unchanged(4, 7)));
+    test.at(7, Event::Broken(1, broken()));
+    test.at(27, Event::Tick);
+    assert_eq!(test.at(28, Event::Answer(2, answer(4, 7, &[0, 3], &[1]))), []);
+}
+
+/// The group may have been assigned anew, more than once, since its application was last told an epoch.
+#[test]
+fn one_that_resumes_takes_the_epoch_that_its_member_has_now() {
+    let mut test = resuming(3, &[0]);
+    let fenced = Fault {
+        fact: Some(("member_epoch", "9")),
+        ..refused(ErrorReason::FencedMember)
+    };
+    assert_eq!(
+        test.at(5, Event::Broken(1, fenced.clone())),
+        [Effect::Open(2, request("m1", 9, 0, true, Some(&[0])))]
+    );
+    // Fenced under its own epoch it is none any more.
+    assert_eq!(
+        test.at(6, Event::Broken(2, fenced.clone())),
+        [Effect::Lose(parts(&[0])), Effect::Fail(fenced)]
+    );
+}
+
+#[test]
+fn one_that_is_no_member_any_more_does_not_join_under_another_id_unasked() {
+    for reason in [ErrorReason::UnknownMember, ErrorReason::FencedMember] {
+        let mut test = resuming(3, &[]);
+        assert_eq!(
+            test.at(5, Event::Broken(1, refused(reason))),
+            [Effect::Fail(refused(reason))]
+        );
+    }
+    let mut test = resuming(3, &[]);
+    test.at(5, Event::Answer(1, answer(3, 1, &[], &[])));
+    let effects = test.at(6, Event::Broken(1, refused(ErrorReason::UnknownMember)));
+    assert_eq!(effects, [Effect::DrawMemberId], "one that was answered does");
 }

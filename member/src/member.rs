@@ -15,7 +15,22 @@ use std::{
 use bytes::Bytes;
 use millrace_proto::v1::{self, ErrorReason};
 
-use crate::{error::Error, limits};
+use crate::limits;
+
+/// An error of a stream to a coordinator, as a member judges it.
+pub trait Refusal {
+    /// The contract's reason, if there is one.
+    fn reason(&self) -> Option<ErrorReason>;
+
+    /// Whether the same request may succeed later.
+    fn is_retriable(&self) -> bool;
+
+    /// How long to wait before, if that was said.
+    fn retry_after(&self) -> Option<Duration>;
+
+    /// A fact for programs.
+    fn metadata(&self, key: &str) -> Option<&str>;
+}
 
 /// A partition by its topic's id and its number.
 pub type PartitionId = (Bytes, i32);
@@ -23,17 +38,21 @@ pub type PartitionId = (Bytes, i32);
 /// What does not change in a member's life.
 #[derive(Clone, Debug)]
 pub struct MemberConfig {
+    /// The group's id.
     pub group: String,
+    /// For a static member (KIP-345).
     pub instance_id: Option<String>,
+    /// What it says of itself.
     pub settings: v1::MemberSettings,
-    /// Those of the settings.
+    /// For how long it may use its partitions without an answer: that of the settings.
     pub session_timeout: Duration,
+    /// For how long it may keep what it is to give back: at most that of the settings.
     pub rebalance_timeout: Duration,
 }
 
 /// What happened.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<E> {
     /// A new member id was drawn: join under it.
     MemberId(String),
     /// An answer on a stream of this number.
@@ -41,7 +60,7 @@ pub enum Event {
     /// There is news on a stream.
     HeartbeatNow(u64),
     /// A stream ended.
-    Broken(u64, Error),
+    Broken(u64, E),
     /// The application is done with partitions that it was to release.
     Released(Vec<PartitionId>),
     /// The application leaves; it uses nothing any more.
@@ -51,8 +70,8 @@ pub enum Event {
 }
 
 /// What is to be done, in this order.
-#[derive(Clone, Debug)]
-pub enum Effect {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect<E> {
     /// Draw a member id at random and tell it with [`Event::MemberId`].
     DrawMemberId,
     /// Open a stream of this number with its first request. The one before is closed.
@@ -71,7 +90,7 @@ pub enum Effect {
     /// Tell the coordinator that this member leaves.
     Leave(String),
     /// The member has ended.
-    Fail(Error),
+    Fail(E),
 }
 
 /// How the connection to the coordinator is.
@@ -109,6 +128,8 @@ pub struct Member {
     /// How often it gave all up.
     losses: u64,
     backoff: Duration,
+    /// It goes on as a member, and was not answered yet.
+    is_resuming: bool,
     has_ended: bool,
 }
 
@@ -132,7 +153,26 @@ impl Member {
             answered: None,
             losses: 0,
             backoff: limits::MIN_BACKOFF,
+            is_resuming: false,
             has_ended: false,
+        }
+    }
+
+    /// One that goes on where another stream was: under its id and an epoch that it had, with what its application still
+    /// uses. What of that it has is told anew, with [`Effect::Use`]; if it is no member any more, it ends.
+    pub fn resumed(
+        config: MemberConfig,
+        member_id: String,
+        member_epoch: i32,
+        owned: Vec<PartitionId>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            member_id: Some(member_id),
+            member_epoch,
+            owned: owned.into_iter().collect(),
+            is_resuming: true,
+            ..Self::new(config, now)
         }
     }
 
@@ -172,7 +212,7 @@ impl Member {
     }
 
     /// What follows of an event.
-    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+    pub fn step<E: Refusal>(&mut self, now: Instant, event: Event<E>) -> Vec<Effect<E>> {
         let mut effects = Vec::new();
         if self.has_ended {
             return effects;
@@ -227,7 +267,7 @@ impl Member {
     }
 
     /// Opens a stream or sends a request, if it is time.
-    fn go_on(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn go_on<E>(&mut self, now: Instant, effects: &mut Vec<Effect<E>>) {
         if self.has_ended || self.member_id.is_none() {
             return;
         }
@@ -276,7 +316,7 @@ impl Member {
         }
     }
 
-    fn answered(&mut self, now: Instant, answer: v1::HeartbeatAnswer, effects: &mut Vec<Effect>) {
+    fn answered<E>(&mut self, now: Instant, answer: v1::HeartbeatAnswer, effects: &mut Vec<Effect<E>>) {
         let Stream::Open(Some(sent)) = self.stream else {
             return;
         };
@@ -307,6 +347,9 @@ impl Member {
         if !lost.is_empty() {
             effects.push(Effect::Lose(lost));
         }
+        if std::mem::take(&mut self.is_resuming) && !self.owned.is_empty() {
+            effects.push(Effect::Use(self.owned.iter().cloned().collect()));
+        }
         let release: Vec<PartitionId> = self
             .owned
             .intersection(&revoking)
@@ -319,7 +362,7 @@ impl Member {
                 .revoke_within
                 .and_then(|within| Duration::try_from(within).ok())
                 .filter(|within| !within.is_zero())
-                .unwrap_or(limits::AUTO_COMMIT_WAIT);
+                .unwrap_or(limits::LEAST_REVOKE_WAIT);
             effects.push(Effect::Release(
                 release,
                 now + within.min(self.config.rebalance_timeout),
@@ -332,7 +375,7 @@ impl Member {
 
     /// Begins to use what is assigned. What is being given back is used again only after that: its reader has
     /// stopped already.
-    fn take_up(&mut self, effects: &mut Vec<Effect>) {
+    fn take_up<E>(&mut self, effects: &mut Vec<Effect<E>>) {
         let new: Vec<PartitionId> = self.assigned.difference(&self.owned).cloned().collect();
         if !new.is_empty() {
             self.owned.extend(new.iter().cloned());
@@ -340,7 +383,7 @@ impl Member {
         }
     }
 
-    fn released(&mut self, partitions: &[PartitionId], effects: &mut Vec<Effect>) {
+    fn released<E>(&mut self, partitions: &[PartitionId], effects: &mut Vec<Effect<E>>) {
         for id in partitions {
             // Not what was lost meanwhile and is used anew.
             if self.releasing.remove(id) {
@@ -350,12 +393,18 @@ impl Member {
         self.take_up(effects);
     }
 
-    fn broken(&mut self, now: Instant, error: Error, effects: &mut Vec<Effect>) {
+    fn broken<E: Refusal>(&mut self, now: Instant, error: E, effects: &mut Vec<Effect<E>>) {
         self.stream = Stream::Closed(now + self.backoff);
         self.backoff = (self.backoff * 2).min(limits::MAX_BACKOFF);
         let wait = error.retry_after().unwrap_or_default();
         match error.reason() {
-            Some(ErrorReason::FencedMember | ErrorReason::UnknownMember) => {
+            // The group was assigned anew since the epoch that it knows: the stream before may have been told, and its
+            // application not.
+            Some(ErrorReason::FencedMember) if self.is_resuming && present_epoch(&error) > self.member_epoch => {
+                self.member_epoch = present_epoch(&error);
+                self.stream = Stream::Closed(now);
+            }
+            Some(ErrorReason::FencedMember | ErrorReason::UnknownMember) if !self.is_resuming => {
                 self.lose_all(effects);
                 self.member_epoch = 0;
                 self.answered = None;
@@ -386,7 +435,7 @@ impl Member {
         }
     }
 
-    fn close(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    fn close<E>(&mut self, now: Instant, effects: &mut Vec<Effect<E>>) {
         if matches!(self.stream, Stream::Open(_)) {
             self.stream = Stream::Closed(now);
             effects.push(Effect::Close);
@@ -394,7 +443,7 @@ impl Member {
     }
 
     /// Gives all up; what it may use is to be told anew.
-    fn lose_all(&mut self, effects: &mut Vec<Effect>) {
+    fn lose_all<E>(&mut self, effects: &mut Vec<Effect<E>>) {
         self.losses += 1;
         self.releasing.clear();
         self.assigned.clear();
@@ -404,6 +453,12 @@ impl Member {
             effects.push(Effect::Lose(lost));
         }
     }
+}
+
+/// The epoch that a coordinator says a fenced member has.
+fn present_epoch(error: &impl Refusal) -> i32 {
+    let told = error.metadata("member_epoch").and_then(|epoch| epoch.parse().ok());
+    told.unwrap_or_default()
 }
 
 fn ids(topics: &[v1::TopicPartitions]) -> BTreeSet<PartitionId> {
