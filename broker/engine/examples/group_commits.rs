@@ -95,6 +95,7 @@ impl Bench {
                     version: *version,
                     details: (*epoch == 0 && round == 0).then(|| details.clone()),
                     owned: Some(owned.clone()),
+                    subscriber: None,
                 };
                 let mut effects = self.ask(Request::Heartbeat(beat));
                 effects.extend(self.commit_appends());

@@ -40,6 +40,8 @@ pub(super) struct Hints {
     pub(super) assigned_at: Option<Duration>,
     /// Instance ids that a new process waits for, and when it last asked.
     pub(super) successors: HashMap<String, Duration>,
+    /// Which stream of a subscriber is the member.
+    pub(super) subscribers: HashMap<MemberId, Uuid>,
     /// Patterns whose matches are not known yet, and the view of topics when they were named.
     pub(super) patterns_since: HashMap<String, u64>,
     /// Set aside for what it is yet to be assigned.

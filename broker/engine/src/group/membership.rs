@@ -29,7 +29,10 @@ impl Coordinator {
             .get(&beat.group)
             .and_then(|group| group.members.get(&beat.member));
         match member {
-            Some(member) => check_beat(&beat, member)?,
+            Some(member) => {
+                check_beat(&beat, member)?;
+                self.check_subscriber(&beat)?;
+            }
             // A join of one whose life has ended is a late copy: who comes back draws another id.
             None if beat.epoch == 0 && !self.ended.contains(&beat.group, &beat.member, turn.now.monotonic) => {}
             None => return Err(self.unknown_member(&beat.group, &beat.member, beat.instance.as_deref())),
@@ -48,8 +51,38 @@ impl Coordinator {
         // A first member has its partitions with its first answer.
         self.settle(turn, &beat.group);
         self.extend_session(turn, &beat.group, &beat.member);
+        self.note_subscriber(&beat);
         self.reconcile(turn, &beat, changed);
         Ok(Answer::Heartbeat(self.heartbeat_answer(turn, &beat)))
+    }
+
+    /// Whether a heartbeat comes by the stream that is the member. A coordinator that takes over knows none: the
+    /// first that it hears of is the one.
+    fn check_subscriber(&self, beat: &Heartbeat) -> Result<(), GroupRejection> {
+        let Some(subscriber) = beat.subscriber.filter(|subscriber| !subscriber.takes_over) else {
+            return Ok(());
+        };
+        let known = self
+            .hints
+            .get(&beat.group)
+            .and_then(|hints| hints.subscribers.get(&beat.member));
+        match known {
+            Some(known) if *known != subscriber.stream => Err(GroupRejection::TakenOver {
+                member: beat.member.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn note_subscriber(&mut self, beat: &Heartbeat) {
+        let is_member = self
+            .groups
+            .get(&beat.group)
+            .is_some_and(|group| group.members.contains_key(&beat.member));
+        if let Some(subscriber) = beat.subscriber.filter(|_| is_member) {
+            let hints = self.hints.entry(beat.group.clone()).or_default();
+            hints.subscribers.insert(beat.member.clone(), subscriber.stream);
+        }
     }
 
     /// Why a member that is not known is refused.
@@ -382,6 +415,9 @@ impl Coordinator {
         // Who waited for its instance id waits no more.
         if let Some((instance, hints)) = member.instance_id().zip(self.hints.get_mut(group)) {
             hints.successors.remove(instance);
+        }
+        if let Some(hints) = self.hints.get_mut(group) {
+            hints.subscribers.remove(id);
         }
         self.change_current(turn, group, id, None);
         if had_target {

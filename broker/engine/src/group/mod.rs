@@ -99,7 +99,7 @@ pub use record::{
 pub use rejection::{GroupRejection, OffsetRejection};
 pub use request::{
     Answer, Assignment, Commit, CommitOffset, FetchOffsets, GroupDescription, GroupListing, GroupState, Heartbeat,
-    HeartbeatAnswer, Leave, MemberDescription, Position, Rebalance, Request, ResetOffsets,
+    HeartbeatAnswer, Leave, MemberDescription, Position, Rebalance, Request, ResetOffsets, Subscriber,
 };
 pub use state::{Group, Groups, Member};
 pub use topics::{TopicView, Topics};

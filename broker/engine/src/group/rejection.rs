@@ -132,6 +132,12 @@ pub enum GroupRejection {
         /// After this many milliseconds the other one's session ends, if it is gone.
         retry_after_ms: u64,
     },
+    /// Another stream has resumed as this member.
+    #[error("another stream resumed as member {member:?}: go on there")]
+    TakenOver {
+        /// The member.
+        member: String,
+    },
     /// Another member has taken this instance id over.
     #[error("instance id {instance:?} was taken over by a newer process: this one must stop")]
     FencedInstanceId {

@@ -75,6 +75,18 @@ pub struct Heartbeat {
     /// back counts as given back once this does not have it. Taken as `details` are, and so to be
     /// repeated likewise.
     pub owned: Option<Vec<TopicPartition>>,
+    /// Of a member that a broker plays for a subscriber; `None`: a client's own.
+    pub subscriber: Option<Subscriber>,
+}
+
+/// The stream for which a broker is a member. A subscriber that resumes has another one, and the one before may
+/// stand yet, at another broker: only one of them is the member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    /// The stream.
+    pub stream: Uuid,
+    /// It was not answered yet: it becomes the one.
+    pub takes_over: bool,
 }
 
 /// A member leaves.

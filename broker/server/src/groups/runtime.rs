@@ -397,7 +397,11 @@ impl Runtime {
             if latest.is_some_and(|latest| latest.is_later_than(&stream) && !latest.has_ended()) {
                 return;
             }
-            self.streams.insert(key, stream.clone());
+            let before = self.streams.insert(key, stream.clone());
+            // It asks, and hears that it was taken over.
+            if let Some(before) = before.filter(|before| before.is_exclusive() && !Arc::ptr_eq(before, &stream)) {
+                before.wake();
+            }
             if stream.has_ended() {
                 self.stream_ended(&stream);
             }

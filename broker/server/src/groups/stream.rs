@@ -12,6 +12,8 @@ pub struct MemberStream {
     number: u64,
     group: GroupId,
     member: MemberId,
+    /// The member is one that a broker plays.
+    of_subscriber: bool,
     wake: Notify,
     state: AtomicU8,
 }
@@ -24,13 +26,14 @@ const ENDED: u8 = 1;
 const LOST: u8 = 2;
 
 impl MemberStream {
-    /// A stream that has just begun.
-    pub fn new(group: GroupId, member: MemberId) -> Self {
+    /// A stream that has just begun. `of_subscriber`: a broker plays the member for a subscriber.
+    pub fn new(group: GroupId, member: MemberId, of_subscriber: bool) -> Self {
         static STREAMS: AtomicU64 = AtomicU64::new(0);
         Self {
             number: STREAMS.fetch_add(1, Ordering::Relaxed),
             group,
             member,
+            of_subscriber,
             wake: Notify::new(),
             state: AtomicU8::new(OPEN),
         }
@@ -53,6 +56,11 @@ impl MemberStream {
     /// The member.
     pub fn member(&self) -> &MemberId {
         &self.member
+    }
+
+    /// Whether another stream that is the same member ends it.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.of_subscriber
     }
 
     pub(super) fn end(&self, lost: bool) {

@@ -10,5 +10,6 @@ mod revocation;
 mod scale;
 mod sim;
 mod static_members;
+mod subscriber;
 mod support;
 mod writes;

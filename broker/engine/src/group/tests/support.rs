@@ -66,6 +66,7 @@ pub(super) fn join(member: &str) -> Heartbeat {
         version: 0,
         details: Some(details(&["t1"])),
         owned: Some(Vec::new()),
+        subscriber: None,
     }
 }
 

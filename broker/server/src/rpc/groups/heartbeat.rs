@@ -7,9 +7,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use millrace_engine::{
     BrokerId,
-    group::{self, Answer, MAX_OWNED_PARTITIONS, Request as Asked},
+    group::{self, Answer, MAX_OWNED_PARTITIONS, Request as Asked, Subscriber},
 };
 use millrace_proto::{
     internal::v1::{GroupsHeartbeatRequest, GroupsHeartbeatResponse},
@@ -18,6 +19,7 @@ use millrace_proto::{
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
+use uuid::Uuid;
 
 use super::{
     Origin, convert, named,
@@ -64,13 +66,14 @@ struct Local {
 }
 
 impl Local {
-    fn new(first: &v1::HeartbeatRequest, host: String) -> Self {
+    fn new(first: &v1::HeartbeatRequest, host: String, of_subscriber: bool) -> Self {
         Self {
             instance: first.instance_id.clone(),
             host,
             stream: Arc::new(MemberStream::new(
                 first.group.as_str().into(),
                 first.member_id.as_str().into(),
+                of_subscriber,
             )),
             coordinator: None,
         }
@@ -81,6 +84,7 @@ impl Local {
         broker: &Broker,
         coordinator: Arc<Coordinator>,
         request: v1::HeartbeatRequest,
+        subscriber: Option<Subscriber>,
         memory: Option<MemoryPermit>,
     ) -> Result<v1::HeartbeatAnswer, ApiError> {
         let host = &self.host;
@@ -100,6 +104,7 @@ impl Local {
             version: request.assignment_version,
             details,
             owned,
+            subscriber,
         });
         let origin = Origin {
             stream: Some(self.stream.clone()),
@@ -153,9 +158,15 @@ impl Remote {
         })
     }
 
-    async fn answer(&mut self, request: &v1::HeartbeatRequest) -> Result<v1::HeartbeatAnswer, ApiError> {
+    async fn answer(
+        &mut self,
+        request: &v1::HeartbeatRequest,
+        subscriber: Option<Subscriber>,
+    ) -> Result<v1::HeartbeatAnswer, ApiError> {
         let request = GroupsHeartbeatRequest {
             request: request.encode_to_vec().into(),
+            subscriber: subscriber.map_or_else(Bytes::new, |subscriber| named::id_out(subscriber.stream)),
+            takes_over: subscriber.is_some_and(|subscriber| subscriber.takes_over),
             ..GroupsHeartbeatRequest::default()
         };
         let broken = || no_coordinator("the connection to it broke");
@@ -245,12 +256,13 @@ impl Way {
     }
 }
 
-/// One stream of a client.
-struct Session {
+/// One stream of a client, or of a member that this broker is for a subscriber.
+pub(super) struct Session {
     broker: Arc<Broker>,
     host: String,
     /// What stays the same in all requests: group, member and instance.
     identity: Option<(String, String, Option<String>)>,
+    subscriber: Option<Subscriber>,
     way: Way,
 }
 
@@ -264,24 +276,12 @@ pub(super) async fn serve(
 ) {
     permits.claim();
     let stopping = broker.stopping.clone();
-    let mut session = Session {
-        broker,
-        host,
-        identity: None,
-        way: Way::Nowhere,
-    };
+    let mut session = Session::new(broker, host, None);
     let (end, failed) = loop {
         let told = tokio::select! {
             () = answers.closed() => break (End::Lost, None),
             () = stopping.cancelled() => break (End::Quiet, Some(broker_stopping())),
-            goes_on = session.way.news() => {
-                if !goes_on {
-                    // The next heartbeat finds another.
-                    std::mem::replace(&mut session.way, Way::Nowhere).end(End::Quiet);
-                    continue;
-                }
-                Told::HeartbeatNow(v1::HeartbeatNow {})
-            }
+            () = session.news() => Told::HeartbeatNow(v1::HeartbeatNow {}),
             request = requests.message() => match request {
                 Ok(Some(request)) => {
                     let memory = permits.take();
@@ -318,7 +318,35 @@ pub(super) async fn serve(
 }
 
 impl Session {
-    async fn answer(
+    /// A stream without a way yet.
+    pub(super) fn new(broker: Arc<Broker>, host: String, subscriber: Option<Subscriber>) -> Self {
+        Self {
+            broker,
+            host,
+            identity: None,
+            subscriber,
+            way: Way::Nowhere,
+        }
+    }
+
+    /// Waits until there is news for the member. Dropping the future loses nothing.
+    pub(super) async fn news(&mut self) {
+        while !self.way.news().await {
+            // The next heartbeat finds another.
+            self.go(Way::Nowhere);
+        }
+    }
+
+    /// Ends without a word about the client.
+    pub(super) fn end_quietly(self) {
+        self.way.end(End::Quiet);
+    }
+
+    /// Has the coordinator answer a heartbeat, wherever it is.
+    ///
+    /// # Errors
+    /// Of the request, or the coordinator's; there is none in time.
+    pub(super) async fn answer(
         &mut self,
         request: v1::HeartbeatRequest,
         memory: Option<MemoryPermit>,
@@ -368,12 +396,16 @@ impl Session {
         match place(&self.broker, &request.group).await? {
             Place::Here(coordinator) => {
                 if !matches!(self.way, Way::Here(_)) {
-                    self.go(Way::Here(Local::new(request, self.host.clone())));
+                    let local = Local::new(request, self.host.clone(), self.subscriber.is_some());
+                    self.go(Way::Here(local));
                 }
                 let Way::Here(local) = &mut self.way else {
                     return Err(no_coordinator("it is just changing"));
                 };
-                local.answer(&self.broker, coordinator, request.clone(), memory).await
+                let (request, subscriber) = (request.clone(), self.subscriber);
+                local
+                    .answer(&self.broker, coordinator, request, subscriber, memory)
+                    .await
             }
             Place::There(peer) => {
                 if !matches!(&self.way, Way::There(remote) if remote.broker == peer.id()) {
@@ -383,7 +415,7 @@ impl Session {
                     return Err(no_coordinator("it is just changing"));
                 };
                 let answered = tokio::select! {
-                    answered = remote.answer(request) => answered,
+                    answered = remote.answer(request, self.subscriber) => answered,
                     () = moved_from(&self.broker, &request.group, peer.id()) => {
                         Err(no_coordinator("another broker took over before it answered"))
                     }
@@ -464,9 +496,16 @@ async fn answer_local(
     request: GroupsHeartbeatRequest,
     memory: Option<MemoryPermit>,
 ) -> Result<v1::HeartbeatAnswer, ApiError> {
+    let subscriber = match &request.subscriber[..] {
+        [] => None,
+        stream => Some(Subscriber {
+            stream: Uuid::from_slice(stream).map_err(|_| ApiError::field("subscriber", "must have 16 bytes"))?,
+            takes_over: request.takes_over,
+        }),
+    };
     let request = v1::HeartbeatRequest::decode(request.request)
         .map_err(|error| ApiError::field("request", format!("can't be read: {error}")))?;
     let coordinator = group_here(broker, &request.group)?;
-    let member = member.get_or_insert_with(|| Local::new(&request, host.to_owned()));
-    member.answer(broker, coordinator, request, memory).await
+    let member = member.get_or_insert_with(|| Local::new(&request, host.to_owned(), subscriber.is_some()));
+    member.answer(broker, coordinator, request, subscriber, memory).await
 }

@@ -39,6 +39,7 @@ impl From<GroupRejection> for ApiError {
             R::UnreleasedInstanceId { retry_after_ms, .. } => {
                 of(ErrorReason::InstanceInUse).with("retry_after_ms", retry_after_ms)
             }
+            R::TakenOver { .. } => of(ErrorReason::StreamTakenOver),
             R::FencedInstanceId { .. } => of(ErrorReason::FencedInstance),
             R::TooManyPartitions => Self::field("topics", message),
         }

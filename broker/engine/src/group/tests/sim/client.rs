@@ -131,6 +131,7 @@ impl Client {
                 ..details(&topics)
             }),
             owned: full.then(|| self.owned.keys().copied().collect()),
+            subscriber: None,
         })
     }
 
