@@ -60,7 +60,8 @@ class Caller:
 
     def call(self, method: MethodDescriptor, requests: list[Request]) -> None:
         """One call with these requests; several only where the method takes a stream."""
-        follows = any(getattr(r.message, "follow", False) for r in requests)
+        # One that subscribes gets messages for as long as it has credit.
+        follows = method.name == "Subscribe" or any(getattr(r.message, "follow", False) for r in requests)
         answers: list[Message] = []
         try:
             for answer in self._answers(method, requests, FOLLOWED if follows else PATIENCE):
@@ -131,6 +132,9 @@ def _unanswered(method: MethodDescriptor, requests: list[Request], answers: list
     elif method.name == "Heartbeat":
         answered = sum(a.HasField("answer") for a in answers)
         return None if answered == len(sent) else f"{answered} answers to {len(sent)} requests"
+    elif method.name == "Subscribe":
+        # Only commits and what is refused have answers, and who asks no more may not get them.
+        return None
     elif method.client_streaming:
         # Nobody waits for an answer to ACKS_NONE, and only what is refused as a whole has one.
         unheeded = [getattr(m, "acks", None) == types_pb2.ACKS_NONE for m in sent]

@@ -38,7 +38,7 @@ def test_it_lists_the_services(shared: Broker) -> None:
     services = set(done.stdout.split())
     assert {"millrace.v1.Messaging", "millrace.v1.Log", "millrace.v1.Admin", "grpc.health.v1.Health"} <= services
     methods = grpcurl(shared, "list", "millrace.v1.Messaging").stdout.split()
-    assert sorted(methods) == [f"millrace.v1.Messaging.{m}" for m in ("Publish", "PublishStream", "Read")]
+    assert sorted(methods) == [f"millrace.v1.Messaging.{m}" for m in ("Publish", "PublishStream", "Read", "Subscribe")]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,16 @@ def test_it_publishes_and_reads(shared: Broker) -> None:
     assert [m["message"]["value"] for m in messages] == [value, value]
     (described,) = called(shared, "millrace.v1.Admin/DescribeTopic", {"name": "curled"})
     assert described["partitions"][0]["logEnd"] == "2"
+
+
+def test_it_subscribes_for_as_long_as_its_credit_lasts(shared: Broker) -> None:
+    called(shared, "millrace.v1.Admin/CreateTopic", {"name": "followed", "partitions": 1})
+    value = base64.b64encode(b"hello").decode()
+    called(shared, "millrace.v1.Messaging/Publish", {"topic": "followed", "messages": 3 * [{"value": value}]})
+    opening = {"open": {"group": "curlers", "topics": ["followed"], "credit": {"messages": 2}}}
+    told = called(shared, "millrace.v1.Messaging/Subscribe", opening)
+    assert [next(iter(response)) for response in told] == ["opened", "assigned", "messages"]
+    assert [m["message"]["value"] for m in told[2]["messages"]["messages"]] == [value, value]
 
 
 def test_it_checks_the_health(shared: Broker) -> None:

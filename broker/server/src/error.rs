@@ -181,6 +181,24 @@ impl From<ApiError> for Status {
     }
 }
 
+impl millrace_member::Refusal for ApiError {
+    fn reason(&self) -> Option<ErrorReason> {
+        Some(self.reason)
+    }
+
+    fn is_retriable(&self) -> bool {
+        self.reason.is_retriable()
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        self.retry_delay
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
+    }
+}
+
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.reason.reason_name(), self.message)
@@ -217,7 +235,8 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::StaleMemberEpoch
         | R::FencedInstance
         | R::PartitionNotAssigned
-        | R::OffsetBehindCommitted => Code::Aborted,
+        | R::OffsetBehindCommitted
+        | R::SubscriberTooSlow => Code::Aborted,
         R::OffsetOutOfRange => Code::OutOfRange,
         R::NotLeader
         | R::LeaderNotAvailable

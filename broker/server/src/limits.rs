@@ -576,3 +576,69 @@ pub const LAG_READ_BYTES: usize = 1 << 20;
 
 /// How long a call about a group waits for the broker's lease to hold again: for a few signs of life.
 pub const GROUP_LEASE_WAIT: Duration = Duration::from_secs(1);
+
+/// Responses of one subscriber that wait to be taken, beside those that it is to be told yet.
+pub const SUBSCRIBE_ANSWERS_AHEAD: usize = 2;
+
+/// While a subscriber has so many responses that wait, no command of it is read.
+pub const SUBSCRIBE_ANSWERS_WAITING: usize = 16;
+
+/// A subscriber that has more that wait does not take them: rebalances of hours.
+pub const SUBSCRIBE_NEWS_WAITING: usize = 256;
+
+/// What a subscriber takes of the memory for streams: its state, and its deliveries that are not processed.
+pub const SUBSCRIBER_BYTES: usize = 128 << 10;
+
+/// What it takes for each partition: it stands in the member's sets, in what was sent and processed, and where it is read.
+pub const SUBSCRIBED_PARTITION_BYTES: usize = 1 << 10;
+
+/// Deliveries that a subscriber may leave unprocessed, of 24 bytes each here: more messages come once it says something.
+pub const MAX_UNPROCESSED_DELIVERIES: usize = 4_096;
+
+/// Messages that may be allowed to a subscriber at a time: beyond it a credit is a mistake.
+pub const MAX_SUBSCRIBER_CREDIT: u64 = 1_000_000;
+
+/// Bytes that may be allowed to it at a time.
+pub const MAX_SUBSCRIBER_CREDIT_BYTES: u64 = 1 << 30;
+
+/// How long a member is kept whose stream is broken, if nothing else is asked for: a process is restarted, or its broker
+/// replaced, within it.
+pub const SUBSCRIBER_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a subscriber may keep what it is to give back, if nothing else is asked for.
+pub const SUBSCRIBER_REVOKE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The least: with [`REVOKE_MARGIN`] above the least of groups.
+pub const LEAST_REVOKE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The longest: with [`REVOKE_MARGIN`] below the longest of groups.
+pub const LONGEST_REVOKE_TIMEOUT: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How much longer than a subscriber may take the coordinator waits: what comes too late is taken from it, and the
+/// report of that is a heartbeat, or two as an answer gets lost.
+pub const REVOKE_MARGIN: Duration = Duration::from_secs(5);
+
+/// How long a subscriber may let wait what is its turn, if nothing else is asked for: Kafka's `max.poll.interval.ms`.
+pub const SUBSCRIBER_PROCESSING_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The least and the longest.
+pub const LEAST_PROCESSING_TIMEOUT: Duration = Duration::from_secs(1);
+/// See [`LEAST_PROCESSING_TIMEOUT`].
+pub const LONGEST_PROCESSING_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often what a subscriber has processed is committed: so much comes again at most when its broker is killed.
+pub const AUTO_COMMIT_EVERY: Duration = Duration::from_secs(1);
+
+/// The pause before a commit that failed is tried again.
+pub const COMMIT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a stream that ends waits for its last commit.
+pub const LAST_COMMIT_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long it waits until its reader takes the reason.
+pub const SUBSCRIBE_END_WITHIN: Duration = Duration::from_secs(2);
+
+/// The pause before a subscriber's partitions that can't be read yet are looked for again, and the longest.
+pub const SUBSCRIBER_LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// See [`SUBSCRIBER_LOOK_AGAIN`].
+pub const SUBSCRIBER_LOOK_AGAIN_LONGEST: Duration = Duration::from_secs(1);

@@ -12,8 +12,9 @@ use super::{
     log::{budget, permits},
     publish, publish_stream,
     read::Reader,
+    subscribe,
 };
-use crate::{broker::Broker, forward::Flows, limits};
+use crate::{broker::Broker, connection::ClientHost, forward::Flows, limits};
 
 /// The service of one broker.
 #[derive(Clone, Debug)]
@@ -23,6 +24,7 @@ pub struct MessagingService(pub Arc<Broker>);
 impl Messaging for MessagingService {
     type PublishStreamStream = Acknowledgements<v1::PublishStreamResponse>;
     type ReadStream = ReceiverStream<Result<v1::ReadResponse, Status>>;
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let (budget, permits) = (budget(&request), permits(&request));
@@ -63,6 +65,19 @@ impl Messaging for MessagingService {
         let reader = Reader::open(self.0.clone(), budget, request.into_inner()).await?;
         let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         self.0.spawn(reader.serve(answers));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<v1::SubscribeRequest>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let (budget, permits) = (budget(&request), permits(&request));
+        let host = request.extensions().get::<ClientHost>().cloned().unwrap_or_default();
+        let host = host.0.to_string();
+        let (answers, stream) = mpsc::channel(limits::SUBSCRIBE_ANSWERS_AHEAD);
+        let serving = subscribe::serve(self.0.clone(), budget, host, permits, request.into_inner(), answers);
+        self.0.spawn(serving);
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

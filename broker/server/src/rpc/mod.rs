@@ -27,6 +27,7 @@ mod publish_stream;
 pub mod raw_fetch;
 mod read;
 mod read_ahead;
+mod subscribe;
 
 pub use fetch::{no_memory, read_within};
 pub use log::{budget, permits, resolve};

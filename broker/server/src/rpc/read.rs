@@ -2,6 +2,8 @@
 
 mod answer;
 
+pub(super) use answer::{Sink, pass_on};
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use millrace_proto::v1::{self, start::At};

@@ -12,6 +12,7 @@ package v1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,6 +24,60 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// Who commits offsets.
+type CommitMode int32
+
+const (
+	// Means COMMIT_MODE_AUTO.
+	CommitMode_COMMIT_MODE_UNSPECIFIED CommitMode = 0
+	// The broker commits what the subscriber has said to be processed (`processed_through`): about
+	// once a second, before a partition is given back, and when the stream ends.
+	CommitMode_COMMIT_MODE_AUTO CommitMode = 1
+	// Only the subscriber, with `commit`.
+	CommitMode_COMMIT_MODE_MANUAL CommitMode = 2
+)
+
+// Enum value maps for CommitMode.
+var (
+	CommitMode_name = map[int32]string{
+		0: "COMMIT_MODE_UNSPECIFIED",
+		1: "COMMIT_MODE_AUTO",
+		2: "COMMIT_MODE_MANUAL",
+	}
+	CommitMode_value = map[string]int32{
+		"COMMIT_MODE_UNSPECIFIED": 0,
+		"COMMIT_MODE_AUTO":        1,
+		"COMMIT_MODE_MANUAL":      2,
+	}
+)
+
+func (x CommitMode) Enum() *CommitMode {
+	p := new(CommitMode)
+	*p = x
+	return p
+}
+
+func (x CommitMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CommitMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_millrace_v1_messaging_proto_enumTypes[0].Descriptor()
+}
+
+func (CommitMode) Type() protoreflect.EnumType {
+	return &file_millrace_v1_messaging_proto_enumTypes[0]
+}
+
+func (x CommitMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CommitMode.Descriptor instead.
+func (CommitMode) EnumDescriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{0}
+}
 
 // What to store, and how.
 type PublishRequest struct {
@@ -672,11 +727,1418 @@ func (x *PartitionProgress) GetLogStart() int64 {
 	return 0
 }
 
+// One request of a subscriber. Commands are done in their order.
+type SubscribeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	//
+	// Types that are valid to be assigned to Request:
+	//
+	//	*SubscribeRequest_Open
+	//	*SubscribeRequest_Credit
+	//	*SubscribeRequest_Commit
+	//	*SubscribeRequest_Pause
+	//	*SubscribeRequest_Resume
+	//	*SubscribeRequest_Release
+	//	*SubscribeRequest_Leave
+	Request isSubscribeRequest_Request `protobuf_oneof:"request"`
+	// Yours to choose; an `error` of this command has it. 0 is allowed.
+	Id            uint64 `protobuf:"varint,15,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeRequest) Reset() {
+	*x = SubscribeRequest{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeRequest) ProtoMessage() {}
+
+func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
+func (*SubscribeRequest) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SubscribeRequest) GetRequest() isSubscribeRequest_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetOpen() *SubscribeOpen {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetCredit() *SubscribeCredit {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Credit); ok {
+			return x.Credit
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetCommit() *SubscribeCommit {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Commit); ok {
+			return x.Commit
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetPause() *SubscribePause {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Pause); ok {
+			return x.Pause
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetResume() *SubscribeResume {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetRelease() *SubscribeRelease {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Release); ok {
+			return x.Release
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetLeave() *SubscribeLeave {
+	if x != nil {
+		if x, ok := x.Request.(*SubscribeRequest_Leave); ok {
+			return x.Leave
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type isSubscribeRequest_Request interface {
+	isSubscribeRequest_Request()
+}
+
+type SubscribeRequest_Open struct {
+	// The first request, and no other.
+	Open *SubscribeOpen `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type SubscribeRequest_Credit struct {
+	// Allows more messages, and says what is processed.
+	Credit *SubscribeCredit `protobuf:"bytes,2,opt,name=credit,proto3,oneof"`
+}
+
+type SubscribeRequest_Commit struct {
+	// Stores offsets.
+	Commit *SubscribeCommit `protobuf:"bytes,3,opt,name=commit,proto3,oneof"`
+}
+
+type SubscribeRequest_Pause struct {
+	// Sends nothing more of some partitions. What is on the way comes all the same.
+	Pause *SubscribePause `protobuf:"bytes,4,opt,name=pause,proto3,oneof"`
+}
+
+type SubscribeRequest_Resume struct {
+	// Ends a pause.
+	Resume *SubscribeResume `protobuf:"bytes,5,opt,name=resume,proto3,oneof"`
+}
+
+type SubscribeRequest_Release struct {
+	// Gives partitions back that it was told to.
+	Release *SubscribeRelease `protobuf:"bytes,6,opt,name=release,proto3,oneof"`
+}
+
+type SubscribeRequest_Leave struct {
+	// Leaves the group.
+	Leave *SubscribeLeave `protobuf:"bytes,7,opt,name=leave,proto3,oneof"`
+}
+
+func (*SubscribeRequest_Open) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Credit) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Commit) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Pause) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Resume) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Release) isSubscribeRequest_Request() {}
+
+func (*SubscribeRequest_Leave) isSubscribeRequest_Request() {}
+
+// Joins a group, or goes on as the member that it was.
+type SubscribeOpen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The group's id: 1 to 255 bytes, no control characters.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Topics by name: up to 1,000. They need not exist yet. At least one, or a pattern.
+	Topics []string `protobuf:"bytes,2,rep,name=topics,proto3" json:"topics,omitempty"`
+	// Besides, all topics whose whole name matches this regular expression (RE2's syntax, without
+	// look-around and back-references), now and later. Up to 1,024 bytes. Topics that begin with "__"
+	// match only a pattern that does so, too.
+	TopicPattern string `protobuf:"bytes,3,opt,name=topic_pattern,json=topicPattern,proto3" json:"topic_pattern,omitempty"`
+	// For a static member (KIP-345): names the process over restarts, as a pod's name. 1 to 255
+	// bytes. While another member has it, the stream waits for the end of that one's session: resume
+	// with the token instead.
+	InstanceId *string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3,oneof" json:"instance_id,omitempty"`
+	// That of `opened`: goes on as that member, without a rebalance. The stream before, if it still
+	// stands, ends with STREAM_TAKEN_OVER. UNKNOWN_MEMBER if its session has ended, or
+	// INVALID_RESUME_TOKEN if it is none of this cluster and group: open without it.
+	ResumeToken []byte `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3,oneof" json:"resume_token,omitempty"`
+	// With a token: partitions that the subscriber still has, up to 10,000, each with the offset of
+	// the next message that it wants. Others begin at what is committed. What is processed of the
+	// messages before counts as committed with the next ones, or by `commit`.
+	Positions []*TopicOffset `protobuf:"bytes,6,rep,name=positions,proto3" json:"positions,omitempty"`
+	// Where to begin in a topic for which the group has no offset. Looked up once, when the group
+	// first has the topic, and stored; partitions that are added later are read from their
+	// beginning. An `offset` is not allowed. Default: the beginning.
+	Start *Start `protobuf:"bytes,7,opt,name=start,proto3" json:"start,omitempty"`
+	// How long the member and its partitions are kept once the stream is broken: 1 s to 30 minutes.
+	// Default: 10 s.
+	SessionTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=session_timeout,json=sessionTimeout,proto3" json:"session_timeout,omitempty"`
+	// How long the subscriber may keep a partition that it is told to give back: 1 s to 12 hours.
+	// Default: 30 s.
+	RevokeTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=revoke_timeout,json=revokeTimeout,proto3" json:"revoke_timeout,omitempty"`
+	// How long it may go without a request while it has no credit left or messages that are not
+	// processed; then it loses its partitions (SUBSCRIBER_TOO_SLOW). 1 s to 24 hours. Default: 5
+	// minutes. (Kafka: max.poll.interval.ms.)
+	ProcessingTimeout *durationpb.Duration `protobuf:"bytes,10,opt,name=processing_timeout,json=processingTimeout,proto3" json:"processing_timeout,omitempty"`
+	// Who commits. Default: the broker, what is processed.
+	CommitMode CommitMode `protobuf:"varint,11,opt,name=commit_mode,json=commitMode,proto3,enum=millrace.v1.CommitMode" json:"commit_mode,omitempty"`
+	// The first credit. Absent: none.
+	Credit *SubscribeCredit `protobuf:"bytes,12,opt,name=credit,proto3" json:"credit,omitempty"`
+	// The application's name for itself, for people. Up to 255 bytes.
+	ClientId string `protobuf:"bytes,13,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// Where it runs: partitions with a replica there are preferred. Up to 255 bytes.
+	Rack          string `protobuf:"bytes,14,opt,name=rack,proto3" json:"rack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeOpen) Reset() {
+	*x = SubscribeOpen{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeOpen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeOpen) ProtoMessage() {}
+
+func (x *SubscribeOpen) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeOpen.ProtoReflect.Descriptor instead.
+func (*SubscribeOpen) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SubscribeOpen) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *SubscribeOpen) GetTopics() []string {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetTopicPattern() string {
+	if x != nil {
+		return x.TopicPattern
+	}
+	return ""
+}
+
+func (x *SubscribeOpen) GetInstanceId() string {
+	if x != nil && x.InstanceId != nil {
+		return *x.InstanceId
+	}
+	return ""
+}
+
+func (x *SubscribeOpen) GetResumeToken() []byte {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetPositions() []*TopicOffset {
+	if x != nil {
+		return x.Positions
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetStart() *Start {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetSessionTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.SessionTimeout
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetRevokeTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RevokeTimeout
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetProcessingTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ProcessingTimeout
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetCommitMode() CommitMode {
+	if x != nil {
+		return x.CommitMode
+	}
+	return CommitMode_COMMIT_MODE_UNSPECIFIED
+}
+
+func (x *SubscribeOpen) GetCredit() *SubscribeCredit {
+	if x != nil {
+		return x.Credit
+	}
+	return nil
+}
+
+func (x *SubscribeOpen) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *SubscribeOpen) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+// Allows more messages. Also one of zeroes is a sign that the subscriber is at work.
+type SubscribeCredit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// So many more messages. At most 1,000,000 may be allowed at a time.
+	Messages uint32 `protobuf:"varint,1,opt,name=messages,proto3" json:"messages,omitempty"`
+	// So many more bytes of keys, values and headers; the last message may go beyond. If the first
+	// credit has none, bytes are not counted. At most 1 GiB may be allowed at a time.
+	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// All messages up to and with this delivery are processed. 0: says nothing. In manual mode it
+	// says the same, and commits nothing.
+	ProcessedThrough uint64 `protobuf:"varint,3,opt,name=processed_through,json=processedThrough,proto3" json:"processed_through,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *SubscribeCredit) Reset() {
+	*x = SubscribeCredit{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeCredit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeCredit) ProtoMessage() {}
+
+func (x *SubscribeCredit) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeCredit.ProtoReflect.Descriptor instead.
+func (*SubscribeCredit) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SubscribeCredit) GetMessages() uint32 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *SubscribeCredit) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SubscribeCredit) GetProcessedThrough() uint64 {
+	if x != nil {
+		return x.ProcessedThrough
+	}
+	return 0
+}
+
+// An offset of a topic's partition.
+type TopicOffset struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The topic's name.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The partition's number.
+	Partition int32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The next offset to read: one above the last message that is done.
+	Offset        int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicOffset) Reset() {
+	*x = TopicOffset{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicOffset) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicOffset) ProtoMessage() {}
+
+func (x *TopicOffset) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicOffset.ProtoReflect.Descriptor instead.
+func (*TopicOffset) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TopicOffset) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicOffset) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *TopicOffset) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// A partition of a topic.
+type TopicPartition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The topic's name.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The partition's number.
+	Partition     int32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicPartition) Reset() {
+	*x = TopicPartition{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicPartition) ProtoMessage() {}
+
+func (x *TopicPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicPartition.ProtoReflect.Descriptor instead.
+func (*TopicPartition) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *TopicPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+// Stores offsets; answered with `committed`. Of a message that was sent to the subscriber it says
+// that it is processed.
+type SubscribeCommit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 10,000 of the subscriber's partitions, each at most once.
+	Offsets       []*TopicOffset `protobuf:"bytes,1,rep,name=offsets,proto3" json:"offsets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeCommit) Reset() {
+	*x = SubscribeCommit{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeCommit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeCommit) ProtoMessage() {}
+
+func (x *SubscribeCommit) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeCommit.ProtoReflect.Descriptor instead.
+func (*SubscribeCommit) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SubscribeCommit) GetOffsets() []*TopicOffset {
+	if x != nil {
+		return x.Offsets
+	}
+	return nil
+}
+
+// Of which partitions nothing more is sent.
+type SubscribePause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 10,000 of the subscriber's partitions.
+	Partitions    []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribePause) Reset() {
+	*x = SubscribePause{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribePause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribePause) ProtoMessage() {}
+
+func (x *SubscribePause) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribePause.ProtoReflect.Descriptor instead.
+func (*SubscribePause) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SubscribePause) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// Of which partitions messages come again.
+type SubscribeResume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 10,000 of the subscriber's partitions.
+	Partitions    []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeResume) Reset() {
+	*x = SubscribeResume{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeResume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeResume) ProtoMessage() {}
+
+func (x *SubscribeResume) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeResume.ProtoReflect.Descriptor instead.
+func (*SubscribeResume) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SubscribeResume) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// Which partitions are given back: of these nothing will be committed any more.
+type SubscribeRelease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 10,000 of those of `revoking`. What is given back or lost already is passed over.
+	Partitions    []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeRelease) Reset() {
+	*x = SubscribeRelease{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeRelease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeRelease) ProtoMessage() {}
+
+func (x *SubscribeRelease) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeRelease.ProtoReflect.Descriptor instead.
+func (*SubscribeRelease) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *SubscribeRelease) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// Leaves: in automatic mode what is processed is committed. Then the stream ends.
+type SubscribeLeave struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For a static member: it comes back within its session time-out, and its partitions are kept
+	// for it.
+	Temporary     bool `protobuf:"varint,1,opt,name=temporary,proto3" json:"temporary,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeLeave) Reset() {
+	*x = SubscribeLeave{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeLeave) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeLeave) ProtoMessage() {}
+
+func (x *SubscribeLeave) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeLeave.ProtoReflect.Descriptor instead.
+func (*SubscribeLeave) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SubscribeLeave) GetTemporary() bool {
+	if x != nil {
+		return x.Temporary
+	}
+	return false
+}
+
+// What a subscriber is told.
+type SubscribeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	//
+	// Types that are valid to be assigned to Response:
+	//
+	//	*SubscribeResponse_Opened
+	//	*SubscribeResponse_Assigned
+	//	*SubscribeResponse_Revoking
+	//	*SubscribeResponse_Lost
+	//	*SubscribeResponse_Messages
+	//	*SubscribeResponse_Committed
+	//	*SubscribeResponse_Error
+	Response      isSubscribeResponse_Response `protobuf_oneof:"response"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeResponse) Reset() {
+	*x = SubscribeResponse{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeResponse) ProtoMessage() {}
+
+func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
+func (*SubscribeResponse) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SubscribeResponse) GetResponse() isSubscribeResponse_Response {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetOpened() *SubscribeOpened {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Opened); ok {
+			return x.Opened
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetAssigned() *SubscribeAssigned {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Assigned); ok {
+			return x.Assigned
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetRevoking() *SubscribeRevoking {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Revoking); ok {
+			return x.Revoking
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetLost() *SubscribeLost {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Lost); ok {
+			return x.Lost
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetMessages() *SubscribeMessages {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Messages); ok {
+			return x.Messages
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetCommitted() *SubscribeCommitted {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Committed); ok {
+			return x.Committed
+		}
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetError() *SubscribeError {
+	if x != nil {
+		if x, ok := x.Response.(*SubscribeResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isSubscribeResponse_Response interface {
+	isSubscribeResponse_Response()
+}
+
+type SubscribeResponse_Opened struct {
+	// The first one. It comes again if the member had to join anew under another id, as its session
+	// had ended: use the new token.
+	Opened *SubscribeOpened `protobuf:"bytes,1,opt,name=opened,proto3,oneof"`
+}
+
+type SubscribeResponse_Assigned struct {
+	// Messages come of these from now on.
+	Assigned *SubscribeAssigned `protobuf:"bytes,2,opt,name=assigned,proto3,oneof"`
+}
+
+type SubscribeResponse_Revoking struct {
+	// These are to be given back.
+	Revoking *SubscribeRevoking `protobuf:"bytes,3,opt,name=revoking,proto3,oneof"`
+}
+
+type SubscribeResponse_Lost struct {
+	// These are somebody else's, or may be.
+	Lost *SubscribeLost `protobuf:"bytes,4,opt,name=lost,proto3,oneof"`
+}
+
+type SubscribeResponse_Messages struct {
+	// Messages.
+	Messages *SubscribeMessages `protobuf:"bytes,5,opt,name=messages,proto3,oneof"`
+}
+
+type SubscribeResponse_Committed struct {
+	// To a `commit`.
+	Committed *SubscribeCommitted `protobuf:"bytes,6,opt,name=committed,proto3,oneof"`
+}
+
+type SubscribeResponse_Error struct {
+	// A command was refused, or a partition stands still. The stream goes on.
+	Error *SubscribeError `protobuf:"bytes,7,opt,name=error,proto3,oneof"`
+}
+
+func (*SubscribeResponse_Opened) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Assigned) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Revoking) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Lost) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Messages) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Committed) isSubscribeResponse_Response() {}
+
+func (*SubscribeResponse_Error) isSubscribeResponse_Response() {}
+
+// The member.
+type SubscribeOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	MemberId string `protobuf:"bytes,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	// Opaque; at most 64 bytes.
+	ResumeToken   []byte `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeOpened) Reset() {
+	*x = SubscribeOpened{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeOpened) ProtoMessage() {}
+
+func (x *SubscribeOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeOpened.ProtoReflect.Descriptor instead.
+func (*SubscribeOpened) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *SubscribeOpened) GetMemberId() string {
+	if x != nil {
+		return x.MemberId
+	}
+	return ""
+}
+
+func (x *SubscribeOpened) GetResumeToken() []byte {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return nil
+}
+
+// Partitions that the member has got. After `open` with a token these are all that it has.
+type SubscribeAssigned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Each with the offset of the first message that will come.
+	Partitions    []*TopicOffset `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeAssigned) Reset() {
+	*x = SubscribeAssigned{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeAssigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeAssigned) ProtoMessage() {}
+
+func (x *SubscribeAssigned) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeAssigned.ProtoReflect.Descriptor instead.
+func (*SubscribeAssigned) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SubscribeAssigned) GetPartitions() []*TopicOffset {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// Partitions to be given back. Nothing more comes of them. Finish what came, commit it, then
+// `release` them; once all that came of one is processed and committed, it is given back without.
+type SubscribeRevoking struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Partitions []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// After this long they are lost.
+	Within        *durationpb.Duration `protobuf:"bytes,2,opt,name=within,proto3" json:"within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeRevoking) Reset() {
+	*x = SubscribeRevoking{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeRevoking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeRevoking) ProtoMessage() {}
+
+func (x *SubscribeRevoking) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeRevoking.ProtoReflect.Descriptor instead.
+func (*SubscribeRevoking) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SubscribeRevoking) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *SubscribeRevoking) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+// Partitions that are lost: stop to process them. Nothing of them can be committed.
+type SubscribeLost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Partitions []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	// Why.
+	Reason        *Error `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeLost) Reset() {
+	*x = SubscribeLost{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeLost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeLost) ProtoMessage() {}
+
+func (x *SubscribeLost) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeLost.ProtoReflect.Descriptor instead.
+func (*SubscribeLost) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SubscribeLost) GetPartitions() []*TopicPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+func (x *SubscribeLost) GetReason() *Error {
+	if x != nil {
+		return x.Reason
+	}
+	return nil
+}
+
+// Messages of one partition.
+type SubscribeMessages struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rises by one with each of a stream, from 1: for `processed_through`.
+	DeliveryId uint64 `protobuf:"varint,1,opt,name=delivery_id,json=deliveryId,proto3" json:"delivery_id,omitempty"`
+	// At least one, in the order of their offsets.
+	Messages []*ReceivedMessage `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Where it stands.
+	Progress      *PartitionProgress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeMessages) Reset() {
+	*x = SubscribeMessages{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeMessages) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeMessages) ProtoMessage() {}
+
+func (x *SubscribeMessages) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeMessages.ProtoReflect.Descriptor instead.
+func (*SubscribeMessages) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SubscribeMessages) GetDeliveryId() uint64 {
+	if x != nil {
+		return x.DeliveryId
+	}
+	return 0
+}
+
+func (x *SubscribeMessages) GetMessages() []*ReceivedMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+func (x *SubscribeMessages) GetProgress() *PartitionProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// What became of a commit.
+type SubscribeCommitted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command's id.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// One for each, in the command's order.
+	Partitions    []*SubscribeCommittedPartition `protobuf:"bytes,2,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeCommitted) Reset() {
+	*x = SubscribeCommitted{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeCommitted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeCommitted) ProtoMessage() {}
+
+func (x *SubscribeCommitted) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeCommitted.ProtoReflect.Descriptor instead.
+func (*SubscribeCommitted) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SubscribeCommitted) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SubscribeCommitted) GetPartitions() []*SubscribeCommittedPartition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// What became of a partition's offset.
+type SubscribeCommittedPartition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The topic's name.
+	Topic string `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The partition's number.
+	Partition int32 `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// Absent: it is committed.
+	Error         *Error `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeCommittedPartition) Reset() {
+	*x = SubscribeCommittedPartition{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeCommittedPartition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeCommittedPartition) ProtoMessage() {}
+
+func (x *SubscribeCommittedPartition) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeCommittedPartition.ProtoReflect.Descriptor instead.
+func (*SubscribeCommittedPartition) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SubscribeCommittedPartition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SubscribeCommittedPartition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *SubscribeCommittedPartition) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// What is wrong.
+type SubscribeError struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The command's id.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Instead of a command: a partition of which nothing more comes until it is assigned anew.
+	Partition *TopicPartition `protobuf:"bytes,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// What.
+	Error         *Error `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeError) Reset() {
+	*x = SubscribeError{}
+	mi := &file_millrace_v1_messaging_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeError) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeError) ProtoMessage() {}
+
+func (x *SubscribeError) ProtoReflect() protoreflect.Message {
+	mi := &file_millrace_v1_messaging_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeError.ProtoReflect.Descriptor instead.
+func (*SubscribeError) Descriptor() ([]byte, []int) {
+	return file_millrace_v1_messaging_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SubscribeError) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SubscribeError) GetPartition() *TopicPartition {
+	if x != nil {
+		return x.Partition
+	}
+	return nil
+}
+
+func (x *SubscribeError) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 var File_millrace_v1_messaging_proto protoreflect.FileDescriptor
 
 const file_millrace_v1_messaging_proto_rawDesc = "" +
 	"\n" +
-	"\x1bmillrace/v1/messaging.proto\x12\vmillrace.v1\x1a\x17millrace/v1/types.proto\"\xae\x02\n" +
+	"\x1bmillrace/v1/messaging.proto\x12\vmillrace.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17millrace/v1/types.proto\"\xae\x02\n" +
 	"\x0ePublishRequest\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x120\n" +
 	"\bmessages\x18\x02 \x03(\v2\x14.millrace.v1.MessageR\bmessages\x12!\n" +
@@ -722,11 +2184,119 @@ const file_millrace_v1_messaging_proto_rawDesc = "" +
 	"\vnext_offset\x18\x02 \x01(\x03R\n" +
 	"nextOffset\x12%\n" +
 	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\x12\x1b\n" +
-	"\tlog_start\x18\x04 \x01(\x03R\blogStart2\xec\x01\n" +
+	"\tlog_start\x18\x04 \x01(\x03R\blogStart\"\xac\x03\n" +
+	"\x10SubscribeRequest\x120\n" +
+	"\x04open\x18\x01 \x01(\v2\x1a.millrace.v1.SubscribeOpenH\x00R\x04open\x126\n" +
+	"\x06credit\x18\x02 \x01(\v2\x1c.millrace.v1.SubscribeCreditH\x00R\x06credit\x126\n" +
+	"\x06commit\x18\x03 \x01(\v2\x1c.millrace.v1.SubscribeCommitH\x00R\x06commit\x123\n" +
+	"\x05pause\x18\x04 \x01(\v2\x1b.millrace.v1.SubscribePauseH\x00R\x05pause\x126\n" +
+	"\x06resume\x18\x05 \x01(\v2\x1c.millrace.v1.SubscribeResumeH\x00R\x06resume\x129\n" +
+	"\arelease\x18\x06 \x01(\v2\x1d.millrace.v1.SubscribeReleaseH\x00R\arelease\x123\n" +
+	"\x05leave\x18\a \x01(\v2\x1b.millrace.v1.SubscribeLeaveH\x00R\x05leave\x12\x0e\n" +
+	"\x02id\x18\x0f \x01(\x04R\x02idB\t\n" +
+	"\arequest\"\xa4\x05\n" +
+	"\rSubscribeOpen\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
+	"\x06topics\x18\x02 \x03(\tR\x06topics\x12#\n" +
+	"\rtopic_pattern\x18\x03 \x01(\tR\ftopicPattern\x12$\n" +
+	"\vinstance_id\x18\x04 \x01(\tH\x00R\n" +
+	"instanceId\x88\x01\x01\x12&\n" +
+	"\fresume_token\x18\x05 \x01(\fH\x01R\vresumeToken\x88\x01\x01\x126\n" +
+	"\tpositions\x18\x06 \x03(\v2\x18.millrace.v1.TopicOffsetR\tpositions\x12(\n" +
+	"\x05start\x18\a \x01(\v2\x12.millrace.v1.StartR\x05start\x12B\n" +
+	"\x0fsession_timeout\x18\b \x01(\v2\x19.google.protobuf.DurationR\x0esessionTimeout\x12@\n" +
+	"\x0erevoke_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\rrevokeTimeout\x12H\n" +
+	"\x12processing_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x11processingTimeout\x128\n" +
+	"\vcommit_mode\x18\v \x01(\x0e2\x17.millrace.v1.CommitModeR\n" +
+	"commitMode\x124\n" +
+	"\x06credit\x18\f \x01(\v2\x1c.millrace.v1.SubscribeCreditR\x06credit\x12\x1b\n" +
+	"\tclient_id\x18\r \x01(\tR\bclientId\x12\x12\n" +
+	"\x04rack\x18\x0e \x01(\tR\x04rackB\x0e\n" +
+	"\f_instance_idB\x0f\n" +
+	"\r_resume_token\"p\n" +
+	"\x0fSubscribeCredit\x12\x1a\n" +
+	"\bmessages\x18\x01 \x01(\rR\bmessages\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12+\n" +
+	"\x11processed_through\x18\x03 \x01(\x04R\x10processedThrough\"Y\n" +
+	"\vTopicOffset\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"D\n" +
+	"\x0eTopicPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\"E\n" +
+	"\x0fSubscribeCommit\x122\n" +
+	"\aoffsets\x18\x01 \x03(\v2\x18.millrace.v1.TopicOffsetR\aoffsets\"M\n" +
+	"\x0eSubscribePause\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.millrace.v1.TopicPartitionR\n" +
+	"partitions\"N\n" +
+	"\x0fSubscribeResume\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.millrace.v1.TopicPartitionR\n" +
+	"partitions\"O\n" +
+	"\x10SubscribeRelease\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.millrace.v1.TopicPartitionR\n" +
+	"partitions\".\n" +
+	"\x0eSubscribeLeave\x12\x1c\n" +
+	"\ttemporary\x18\x01 \x01(\bR\ttemporary\"\xb9\x03\n" +
+	"\x11SubscribeResponse\x126\n" +
+	"\x06opened\x18\x01 \x01(\v2\x1c.millrace.v1.SubscribeOpenedH\x00R\x06opened\x12<\n" +
+	"\bassigned\x18\x02 \x01(\v2\x1e.millrace.v1.SubscribeAssignedH\x00R\bassigned\x12<\n" +
+	"\brevoking\x18\x03 \x01(\v2\x1e.millrace.v1.SubscribeRevokingH\x00R\brevoking\x120\n" +
+	"\x04lost\x18\x04 \x01(\v2\x1a.millrace.v1.SubscribeLostH\x00R\x04lost\x12<\n" +
+	"\bmessages\x18\x05 \x01(\v2\x1e.millrace.v1.SubscribeMessagesH\x00R\bmessages\x12?\n" +
+	"\tcommitted\x18\x06 \x01(\v2\x1f.millrace.v1.SubscribeCommittedH\x00R\tcommitted\x123\n" +
+	"\x05error\x18\a \x01(\v2\x1b.millrace.v1.SubscribeErrorH\x00R\x05errorB\n" +
+	"\n" +
+	"\bresponse\"Q\n" +
+	"\x0fSubscribeOpened\x12\x1b\n" +
+	"\tmember_id\x18\x01 \x01(\tR\bmemberId\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\fR\vresumeToken\"M\n" +
+	"\x11SubscribeAssigned\x128\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x18.millrace.v1.TopicOffsetR\n" +
+	"partitions\"\x83\x01\n" +
+	"\x11SubscribeRevoking\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.millrace.v1.TopicPartitionR\n" +
+	"partitions\x121\n" +
+	"\x06within\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06within\"x\n" +
+	"\rSubscribeLost\x12;\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2\x1b.millrace.v1.TopicPartitionR\n" +
+	"partitions\x12*\n" +
+	"\x06reason\x18\x02 \x01(\v2\x12.millrace.v1.ErrorR\x06reason\"\xaa\x01\n" +
+	"\x11SubscribeMessages\x12\x1f\n" +
+	"\vdelivery_id\x18\x01 \x01(\x04R\n" +
+	"deliveryId\x128\n" +
+	"\bmessages\x18\x02 \x03(\v2\x1c.millrace.v1.ReceivedMessageR\bmessages\x12:\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1e.millrace.v1.PartitionProgressR\bprogress\"n\n" +
+	"\x12SubscribeCommitted\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12H\n" +
+	"\n" +
+	"partitions\x18\x02 \x03(\v2(.millrace.v1.SubscribeCommittedPartitionR\n" +
+	"partitions\"{\n" +
+	"\x1bSubscribeCommittedPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12(\n" +
+	"\x05error\x18\x03 \x01(\v2\x12.millrace.v1.ErrorR\x05error\"\x85\x01\n" +
+	"\x0eSubscribeError\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x129\n" +
+	"\tpartition\x18\x02 \x01(\v2\x1b.millrace.v1.TopicPartitionR\tpartition\x12(\n" +
+	"\x05error\x18\x03 \x01(\v2\x12.millrace.v1.ErrorR\x05error*W\n" +
+	"\n" +
+	"CommitMode\x12\x1b\n" +
+	"\x17COMMIT_MODE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10COMMIT_MODE_AUTO\x10\x01\x12\x16\n" +
+	"\x12COMMIT_MODE_MANUAL\x10\x022\xbc\x02\n" +
 	"\tMessaging\x12D\n" +
 	"\aPublish\x12\x1b.millrace.v1.PublishRequest\x1a\x1c.millrace.v1.PublishResponse\x12Z\n" +
 	"\rPublishStream\x12!.millrace.v1.PublishStreamRequest\x1a\".millrace.v1.PublishStreamResponse(\x010\x01\x12=\n" +
-	"\x04Read\x12\x18.millrace.v1.ReadRequest\x1a\x19.millrace.v1.ReadResponse0\x01b\x06proto3"
+	"\x04Read\x12\x18.millrace.v1.ReadRequest\x1a\x19.millrace.v1.ReadResponse0\x01\x12N\n" +
+	"\tSubscribe\x12\x1d.millrace.v1.SubscribeRequest\x1a\x1e.millrace.v1.SubscribeResponse(\x010\x01b\x06proto3"
 
 var (
 	file_millrace_v1_messaging_proto_rawDescOnce sync.Once
@@ -740,52 +2310,112 @@ func file_millrace_v1_messaging_proto_rawDescGZIP() []byte {
 	return file_millrace_v1_messaging_proto_rawDescData
 }
 
-var file_millrace_v1_messaging_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_millrace_v1_messaging_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_millrace_v1_messaging_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_millrace_v1_messaging_proto_goTypes = []any{
-	(*PublishRequest)(nil),        // 0: millrace.v1.PublishRequest
-	(*PublishResponse)(nil),       // 1: millrace.v1.PublishResponse
-	(*PublishStreamRequest)(nil),  // 2: millrace.v1.PublishStreamRequest
-	(*PublishStreamResponse)(nil), // 3: millrace.v1.PublishStreamResponse
-	(*PublishStreamOpened)(nil),   // 4: millrace.v1.PublishStreamOpened
-	(*ReadRequest)(nil),           // 5: millrace.v1.ReadRequest
-	(*PartitionStart)(nil),        // 6: millrace.v1.PartitionStart
-	(*ReadResponse)(nil),          // 7: millrace.v1.ReadResponse
-	(*PartitionProgress)(nil),     // 8: millrace.v1.PartitionProgress
-	(*Message)(nil),               // 9: millrace.v1.Message
-	(Acks)(0),                     // 10: millrace.v1.Acks
-	(Compression)(0),              // 11: millrace.v1.Compression
-	(*Position)(nil),              // 12: millrace.v1.Position
-	(*Error)(nil),                 // 13: millrace.v1.Error
-	(*Start)(nil),                 // 14: millrace.v1.Start
-	(Isolation)(0),                // 15: millrace.v1.Isolation
-	(*ReceivedMessage)(nil),       // 16: millrace.v1.ReceivedMessage
+	(CommitMode)(0),                     // 0: millrace.v1.CommitMode
+	(*PublishRequest)(nil),              // 1: millrace.v1.PublishRequest
+	(*PublishResponse)(nil),             // 2: millrace.v1.PublishResponse
+	(*PublishStreamRequest)(nil),        // 3: millrace.v1.PublishStreamRequest
+	(*PublishStreamResponse)(nil),       // 4: millrace.v1.PublishStreamResponse
+	(*PublishStreamOpened)(nil),         // 5: millrace.v1.PublishStreamOpened
+	(*ReadRequest)(nil),                 // 6: millrace.v1.ReadRequest
+	(*PartitionStart)(nil),              // 7: millrace.v1.PartitionStart
+	(*ReadResponse)(nil),                // 8: millrace.v1.ReadResponse
+	(*PartitionProgress)(nil),           // 9: millrace.v1.PartitionProgress
+	(*SubscribeRequest)(nil),            // 10: millrace.v1.SubscribeRequest
+	(*SubscribeOpen)(nil),               // 11: millrace.v1.SubscribeOpen
+	(*SubscribeCredit)(nil),             // 12: millrace.v1.SubscribeCredit
+	(*TopicOffset)(nil),                 // 13: millrace.v1.TopicOffset
+	(*TopicPartition)(nil),              // 14: millrace.v1.TopicPartition
+	(*SubscribeCommit)(nil),             // 15: millrace.v1.SubscribeCommit
+	(*SubscribePause)(nil),              // 16: millrace.v1.SubscribePause
+	(*SubscribeResume)(nil),             // 17: millrace.v1.SubscribeResume
+	(*SubscribeRelease)(nil),            // 18: millrace.v1.SubscribeRelease
+	(*SubscribeLeave)(nil),              // 19: millrace.v1.SubscribeLeave
+	(*SubscribeResponse)(nil),           // 20: millrace.v1.SubscribeResponse
+	(*SubscribeOpened)(nil),             // 21: millrace.v1.SubscribeOpened
+	(*SubscribeAssigned)(nil),           // 22: millrace.v1.SubscribeAssigned
+	(*SubscribeRevoking)(nil),           // 23: millrace.v1.SubscribeRevoking
+	(*SubscribeLost)(nil),               // 24: millrace.v1.SubscribeLost
+	(*SubscribeMessages)(nil),           // 25: millrace.v1.SubscribeMessages
+	(*SubscribeCommitted)(nil),          // 26: millrace.v1.SubscribeCommitted
+	(*SubscribeCommittedPartition)(nil), // 27: millrace.v1.SubscribeCommittedPartition
+	(*SubscribeError)(nil),              // 28: millrace.v1.SubscribeError
+	(*Message)(nil),                     // 29: millrace.v1.Message
+	(Acks)(0),                           // 30: millrace.v1.Acks
+	(Compression)(0),                    // 31: millrace.v1.Compression
+	(*Position)(nil),                    // 32: millrace.v1.Position
+	(*Error)(nil),                       // 33: millrace.v1.Error
+	(*Start)(nil),                       // 34: millrace.v1.Start
+	(Isolation)(0),                      // 35: millrace.v1.Isolation
+	(*ReceivedMessage)(nil),             // 36: millrace.v1.ReceivedMessage
+	(*durationpb.Duration)(nil),         // 37: google.protobuf.Duration
 }
 var file_millrace_v1_messaging_proto_depIdxs = []int32{
-	9,  // 0: millrace.v1.PublishRequest.messages:type_name -> millrace.v1.Message
-	10, // 1: millrace.v1.PublishRequest.acks:type_name -> millrace.v1.Acks
-	11, // 2: millrace.v1.PublishRequest.compression:type_name -> millrace.v1.Compression
-	12, // 3: millrace.v1.PublishResponse.positions:type_name -> millrace.v1.Position
-	0,  // 4: millrace.v1.PublishStreamRequest.publish:type_name -> millrace.v1.PublishRequest
-	4,  // 5: millrace.v1.PublishStreamResponse.opened:type_name -> millrace.v1.PublishStreamOpened
-	1,  // 6: millrace.v1.PublishStreamResponse.published:type_name -> millrace.v1.PublishResponse
-	13, // 7: millrace.v1.PublishStreamResponse.error:type_name -> millrace.v1.Error
-	6,  // 8: millrace.v1.ReadRequest.partitions:type_name -> millrace.v1.PartitionStart
-	14, // 9: millrace.v1.ReadRequest.start:type_name -> millrace.v1.Start
-	15, // 10: millrace.v1.ReadRequest.isolation:type_name -> millrace.v1.Isolation
-	14, // 11: millrace.v1.PartitionStart.start:type_name -> millrace.v1.Start
-	16, // 12: millrace.v1.ReadResponse.messages:type_name -> millrace.v1.ReceivedMessage
-	8,  // 13: millrace.v1.ReadResponse.progress:type_name -> millrace.v1.PartitionProgress
-	0,  // 14: millrace.v1.Messaging.Publish:input_type -> millrace.v1.PublishRequest
-	2,  // 15: millrace.v1.Messaging.PublishStream:input_type -> millrace.v1.PublishStreamRequest
-	5,  // 16: millrace.v1.Messaging.Read:input_type -> millrace.v1.ReadRequest
-	1,  // 17: millrace.v1.Messaging.Publish:output_type -> millrace.v1.PublishResponse
-	3,  // 18: millrace.v1.Messaging.PublishStream:output_type -> millrace.v1.PublishStreamResponse
-	7,  // 19: millrace.v1.Messaging.Read:output_type -> millrace.v1.ReadResponse
-	17, // [17:20] is the sub-list for method output_type
-	14, // [14:17] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	29, // 0: millrace.v1.PublishRequest.messages:type_name -> millrace.v1.Message
+	30, // 1: millrace.v1.PublishRequest.acks:type_name -> millrace.v1.Acks
+	31, // 2: millrace.v1.PublishRequest.compression:type_name -> millrace.v1.Compression
+	32, // 3: millrace.v1.PublishResponse.positions:type_name -> millrace.v1.Position
+	1,  // 4: millrace.v1.PublishStreamRequest.publish:type_name -> millrace.v1.PublishRequest
+	5,  // 5: millrace.v1.PublishStreamResponse.opened:type_name -> millrace.v1.PublishStreamOpened
+	2,  // 6: millrace.v1.PublishStreamResponse.published:type_name -> millrace.v1.PublishResponse
+	33, // 7: millrace.v1.PublishStreamResponse.error:type_name -> millrace.v1.Error
+	7,  // 8: millrace.v1.ReadRequest.partitions:type_name -> millrace.v1.PartitionStart
+	34, // 9: millrace.v1.ReadRequest.start:type_name -> millrace.v1.Start
+	35, // 10: millrace.v1.ReadRequest.isolation:type_name -> millrace.v1.Isolation
+	34, // 11: millrace.v1.PartitionStart.start:type_name -> millrace.v1.Start
+	36, // 12: millrace.v1.ReadResponse.messages:type_name -> millrace.v1.ReceivedMessage
+	9,  // 13: millrace.v1.ReadResponse.progress:type_name -> millrace.v1.PartitionProgress
+	11, // 14: millrace.v1.SubscribeRequest.open:type_name -> millrace.v1.SubscribeOpen
+	12, // 15: millrace.v1.SubscribeRequest.credit:type_name -> millrace.v1.SubscribeCredit
+	15, // 16: millrace.v1.SubscribeRequest.commit:type_name -> millrace.v1.SubscribeCommit
+	16, // 17: millrace.v1.SubscribeRequest.pause:type_name -> millrace.v1.SubscribePause
+	17, // 18: millrace.v1.SubscribeRequest.resume:type_name -> millrace.v1.SubscribeResume
+	18, // 19: millrace.v1.SubscribeRequest.release:type_name -> millrace.v1.SubscribeRelease
+	19, // 20: millrace.v1.SubscribeRequest.leave:type_name -> millrace.v1.SubscribeLeave
+	13, // 21: millrace.v1.SubscribeOpen.positions:type_name -> millrace.v1.TopicOffset
+	34, // 22: millrace.v1.SubscribeOpen.start:type_name -> millrace.v1.Start
+	37, // 23: millrace.v1.SubscribeOpen.session_timeout:type_name -> google.protobuf.Duration
+	37, // 24: millrace.v1.SubscribeOpen.revoke_timeout:type_name -> google.protobuf.Duration
+	37, // 25: millrace.v1.SubscribeOpen.processing_timeout:type_name -> google.protobuf.Duration
+	0,  // 26: millrace.v1.SubscribeOpen.commit_mode:type_name -> millrace.v1.CommitMode
+	12, // 27: millrace.v1.SubscribeOpen.credit:type_name -> millrace.v1.SubscribeCredit
+	13, // 28: millrace.v1.SubscribeCommit.offsets:type_name -> millrace.v1.TopicOffset
+	14, // 29: millrace.v1.SubscribePause.partitions:type_name -> millrace.v1.TopicPartition
+	14, // 30: millrace.v1.SubscribeResume.partitions:type_name -> millrace.v1.TopicPartition
+	14, // 31: millrace.v1.SubscribeRelease.partitions:type_name -> millrace.v1.TopicPartition
+	21, // 32: millrace.v1.SubscribeResponse.opened:type_name -> millrace.v1.SubscribeOpened
+	22, // 33: millrace.v1.SubscribeResponse.assigned:type_name -> millrace.v1.SubscribeAssigned
+	23, // 34: millrace.v1.SubscribeResponse.revoking:type_name -> millrace.v1.SubscribeRevoking
+	24, // 35: millrace.v1.SubscribeResponse.lost:type_name -> millrace.v1.SubscribeLost
+	25, // 36: millrace.v1.SubscribeResponse.messages:type_name -> millrace.v1.SubscribeMessages
+	26, // 37: millrace.v1.SubscribeResponse.committed:type_name -> millrace.v1.SubscribeCommitted
+	28, // 38: millrace.v1.SubscribeResponse.error:type_name -> millrace.v1.SubscribeError
+	13, // 39: millrace.v1.SubscribeAssigned.partitions:type_name -> millrace.v1.TopicOffset
+	14, // 40: millrace.v1.SubscribeRevoking.partitions:type_name -> millrace.v1.TopicPartition
+	37, // 41: millrace.v1.SubscribeRevoking.within:type_name -> google.protobuf.Duration
+	14, // 42: millrace.v1.SubscribeLost.partitions:type_name -> millrace.v1.TopicPartition
+	33, // 43: millrace.v1.SubscribeLost.reason:type_name -> millrace.v1.Error
+	36, // 44: millrace.v1.SubscribeMessages.messages:type_name -> millrace.v1.ReceivedMessage
+	9,  // 45: millrace.v1.SubscribeMessages.progress:type_name -> millrace.v1.PartitionProgress
+	27, // 46: millrace.v1.SubscribeCommitted.partitions:type_name -> millrace.v1.SubscribeCommittedPartition
+	33, // 47: millrace.v1.SubscribeCommittedPartition.error:type_name -> millrace.v1.Error
+	14, // 48: millrace.v1.SubscribeError.partition:type_name -> millrace.v1.TopicPartition
+	33, // 49: millrace.v1.SubscribeError.error:type_name -> millrace.v1.Error
+	1,  // 50: millrace.v1.Messaging.Publish:input_type -> millrace.v1.PublishRequest
+	3,  // 51: millrace.v1.Messaging.PublishStream:input_type -> millrace.v1.PublishStreamRequest
+	6,  // 52: millrace.v1.Messaging.Read:input_type -> millrace.v1.ReadRequest
+	10, // 53: millrace.v1.Messaging.Subscribe:input_type -> millrace.v1.SubscribeRequest
+	2,  // 54: millrace.v1.Messaging.Publish:output_type -> millrace.v1.PublishResponse
+	4,  // 55: millrace.v1.Messaging.PublishStream:output_type -> millrace.v1.PublishStreamResponse
+	8,  // 56: millrace.v1.Messaging.Read:output_type -> millrace.v1.ReadResponse
+	20, // 57: millrace.v1.Messaging.Subscribe:output_type -> millrace.v1.SubscribeResponse
+	54, // [54:58] is the sub-list for method output_type
+	50, // [50:54] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_millrace_v1_messaging_proto_init() }
@@ -801,18 +2431,38 @@ func file_millrace_v1_messaging_proto_init() {
 		(*PublishStreamResponse_Published)(nil),
 		(*PublishStreamResponse_Error)(nil),
 	}
+	file_millrace_v1_messaging_proto_msgTypes[9].OneofWrappers = []any{
+		(*SubscribeRequest_Open)(nil),
+		(*SubscribeRequest_Credit)(nil),
+		(*SubscribeRequest_Commit)(nil),
+		(*SubscribeRequest_Pause)(nil),
+		(*SubscribeRequest_Resume)(nil),
+		(*SubscribeRequest_Release)(nil),
+		(*SubscribeRequest_Leave)(nil),
+	}
+	file_millrace_v1_messaging_proto_msgTypes[10].OneofWrappers = []any{}
+	file_millrace_v1_messaging_proto_msgTypes[19].OneofWrappers = []any{
+		(*SubscribeResponse_Opened)(nil),
+		(*SubscribeResponse_Assigned)(nil),
+		(*SubscribeResponse_Revoking)(nil),
+		(*SubscribeResponse_Lost)(nil),
+		(*SubscribeResponse_Messages)(nil),
+		(*SubscribeResponse_Committed)(nil),
+		(*SubscribeResponse_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_millrace_v1_messaging_proto_rawDesc), len(file_millrace_v1_messaging_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   9,
+			NumEnums:      1,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_millrace_v1_messaging_proto_goTypes,
 		DependencyIndexes: file_millrace_v1_messaging_proto_depIdxs,
+		EnumInfos:         file_millrace_v1_messaging_proto_enumTypes,
 		MessageInfos:      file_millrace_v1_messaging_proto_msgTypes,
 	}.Build()
 	File_millrace_v1_messaging_proto = out.File

@@ -25,6 +25,7 @@ const (
 	Messaging_Publish_FullMethodName       = "/millrace.v1.Messaging/Publish"
 	Messaging_PublishStream_FullMethodName = "/millrace.v1.Messaging/PublishStream"
 	Messaging_Read_FullMethodName          = "/millrace.v1.Messaging/Read"
+	Messaging_Subscribe_FullMethodName     = "/millrace.v1.Messaging/Subscribe"
 )
 
 // MessagingClient is the client API for Messaging service.
@@ -60,16 +61,30 @@ type MessagingClient interface {
 	// 30 s is reset, and is resumed like any other that broke. A broker serves 2,000 streams at
 	// once; more are refused with OVERLOADED.
 	PublishStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishStreamRequest, PublishStreamResponse], error)
-	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
-	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
-	// unless told otherwise: where larger messages are stored, raise their limit for received
-	// messages to 17 MiB, which is more than any answer has.
-	//
 	// Reads messages from given positions, without a group and without storing any
 	// position. Ends at the end that stood when it began, or goes on with `follow`.
 	// A reader that does not take its answers is waited for, at no cost to others: where the
 	// broker's memory is short, answers get small.
+	//
+	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
+	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
+	// unless told otherwise: where larger messages are stored, raise their limit for received
+	// messages to 17 MiB, which is more than any answer has.
 	Read(ctx context.Context, in *ReadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ReadResponse], error)
+	// One stream is one member of a consumer group: it gets its share of the topics' partitions, and
+	// their messages from where the group has committed. Any broker serves it.
+	//
+	// The first request is `open`. Messages come only against credit. The stream's liveness is the
+	// connection's: no request is needed for it. Each message comes at least once: what was not
+	// committed comes again, to this member or another one.
+	//
+	// When the stream breaks, the member keeps its partitions for its `session_timeout`: open another
+	// one within this time, at any broker, with the resume token, and nothing moves. `leave` frees
+	// them at once. A broker that stops ends its streams with BROKER_NOT_READY: resume elsewhere.
+	//
+	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
+	// or no reason at all. After any other, open one without a token, or mend what it says.
+	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
 }
 
 type messagingClient struct {
@@ -122,6 +137,19 @@ func (c *messagingClient) Read(ctx context.Context, in *ReadRequest, opts ...grp
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Messaging_ReadClient = grpc.ServerStreamingClient[ReadResponse]
 
+func (c *messagingClient) Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Messaging_ServiceDesc.Streams[2], Messaging_Subscribe_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SubscribeRequest, SubscribeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messaging_SubscribeClient = grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse]
+
 // MessagingServer is the server API for Messaging service.
 // All implementations must embed UnimplementedMessagingServer
 // for forward compatibility.
@@ -155,16 +183,30 @@ type MessagingServer interface {
 	// 30 s is reset, and is resumed like any other that broke. A broker serves 2,000 streams at
 	// once; more are refused with OVERLOADED.
 	PublishStream(grpc.BidiStreamingServer[PublishStreamRequest, PublishStreamResponse]) error
-	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
-	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
-	// unless told otherwise: where larger messages are stored, raise their limit for received
-	// messages to 17 MiB, which is more than any answer has.
-	//
 	// Reads messages from given positions, without a group and without storing any
 	// position. Ends at the end that stood when it began, or goes on with `follow`.
 	// A reader that does not take its answers is waited for, at no cost to others: where the
 	// broker's memory is short, answers get small.
+	//
+	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
+	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
+	// unless told otherwise: where larger messages are stored, raise their limit for received
+	// messages to 17 MiB, which is more than any answer has.
 	Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error
+	// One stream is one member of a consumer group: it gets its share of the topics' partitions, and
+	// their messages from where the group has committed. Any broker serves it.
+	//
+	// The first request is `open`. Messages come only against credit. The stream's liveness is the
+	// connection's: no request is needed for it. Each message comes at least once: what was not
+	// committed comes again, to this member or another one.
+	//
+	// When the stream breaks, the member keeps its partitions for its `session_timeout`: open another
+	// one within this time, at any broker, with the resume token, and nothing moves. `leave` frees
+	// them at once. A broker that stops ends its streams with BROKER_NOT_READY: resume elsewhere.
+	//
+	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
+	// or no reason at all. After any other, open one without a token, or mend what it says.
+	Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error
 	mustEmbedUnimplementedMessagingServer()
 }
 
@@ -183,6 +225,9 @@ func (UnimplementedMessagingServer) PublishStream(grpc.BidiStreamingServer[Publi
 }
 func (UnimplementedMessagingServer) Read(*ReadRequest, grpc.ServerStreamingServer[ReadResponse]) error {
 	return status.Error(codes.Unimplemented, "method Read not implemented")
+}
+func (UnimplementedMessagingServer) Subscribe(grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Subscribe not implemented")
 }
 func (UnimplementedMessagingServer) mustEmbedUnimplementedMessagingServer() {}
 func (UnimplementedMessagingServer) testEmbeddedByValue()                   {}
@@ -241,6 +286,13 @@ func _Messaging_Read_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Messaging_ReadServer = grpc.ServerStreamingServer[ReadResponse]
 
+func _Messaging_Subscribe_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(MessagingServer).Subscribe(&grpc.GenericServerStream[SubscribeRequest, SubscribeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Messaging_SubscribeServer = grpc.BidiStreamingServer[SubscribeRequest, SubscribeResponse]
+
 // Messaging_ServiceDesc is the grpc.ServiceDesc for Messaging service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -264,6 +316,12 @@ var Messaging_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Read",
 			Handler:       _Messaging_Read_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Subscribe",
+			Handler:       _Messaging_Subscribe_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "millrace/v1/messaging.proto",

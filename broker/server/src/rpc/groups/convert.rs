@@ -84,12 +84,15 @@ pub fn details(settings: v1::MemberSettings, is_static: bool, host: &str) -> Res
         },
         topics: settings.topics,
         pattern,
-        start: start(settings.start)?,
+        start: start("settings.start", settings.start)?,
     })
 }
 
-fn start(start: Option<v1::Start>) -> Result<Start, ApiError> {
-    let field = "settings.start";
+/// Where a group begins in a topic.
+///
+/// # Errors
+/// An offset, or nothing that a start can be.
+pub fn start(field: &str, start: Option<v1::Start>) -> Result<Start, ApiError> {
     match start.and_then(|start| start.at) {
         None => Ok(Start::Beginning),
         Some(At::Edge(edge)) => match v1::Edge::try_from(edge) {

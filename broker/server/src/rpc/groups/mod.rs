@@ -10,6 +10,7 @@ mod offsets;
 mod refusals;
 mod reset;
 mod route;
+mod subscriber;
 mod views;
 
 use std::sync::Arc;
@@ -23,7 +24,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-pub use self::internal::GroupsForward;
+pub use self::{
+    convert::start,
+    internal::GroupsForward,
+    subscriber::{beat, commit_offsets, fetch_offsets, leave_group},
+};
 use self::{
     refusals::no_coordinator,
     route::{Call, Search, ask, call},

@@ -10,10 +10,12 @@ use millrace_proto::{
 
 use super::{Answers, Reader};
 use crate::{
+    broker::Broker,
     error::ApiError,
-    forward::Target,
+    forward::{Source, Target},
     limits,
-    memory::MemoryPermit,
+    memory::{ConnectionBudget, MemoryPermit},
+    partition::Offsets,
     rpc::{convert, fetch::no_memory},
     turns::{self, Turn},
 };
@@ -25,10 +27,56 @@ const DECODE: DecodeLimits = DecodeLimits {
     max_headers_per_record: 65_536,
 };
 
+/// Where what is read of a partition goes.
+pub(in crate::rpc) trait Sink: Send {
+    /// Whether one more message is wanted.
+    fn wants(&self) -> bool;
+
+    /// One more is on its way.
+    fn count(&mut self);
+
+    /// Passes on messages with which the partition is read up to `next`; waits until there is room for more. Whoever
+    /// they were for may be gone, and ends the reading then.
+    fn send(&mut self, messages: Vec<v1::ReceivedMessage>, next: i64) -> impl Future<Output = ()> + Send;
+}
+
+/// A reader's answers about one partition.
+struct Out<'a> {
+    remaining: &'a mut Option<u64>,
+    answers: &'a Answers,
+    partition: i32,
+    offsets: Offsets,
+}
+
+impl Sink for Out<'_> {
+    fn wants(&self) -> bool {
+        *self.remaining != Some(0)
+    }
+
+    fn count(&mut self) {
+        *self.remaining = self.remaining.map(|left| left - 1);
+    }
+
+    async fn send(&mut self, messages: Vec<v1::ReceivedMessage>, next: i64) {
+        let progress = v1::PartitionProgress {
+            partition: self.partition,
+            next_offset: next,
+            high_watermark: self.offsets.high_watermark,
+            log_start: self.offsets.log_start,
+        };
+        let response = v1::ReadResponse {
+            messages,
+            progress: vec![progress],
+        };
+        // A closed channel ends `serve` by itself.
+        let _ = self.answers.send(Ok(response)).await;
+    }
+}
+
 impl Reader {
     /// Sends what one partition has next; answers with whether that was anything.
     pub(super) async fn advance(&mut self, at: usize, answers: &Answers) -> Result<bool, ApiError> {
-        let cursor = &self.cursors[at];
+        let cursor = &mut self.cursors[at];
         if cursor.told && cursor.has_ended() {
             return Ok(false);
         }
@@ -36,144 +84,154 @@ impl Reader {
             FetchBound::UpTo(bound) => bound.min(cursor.stop.unwrap_or(i64::MAX)),
             FetchBound::Nothing => cursor.next,
         };
+        let mut out = Out {
+            remaining: &mut self.remaining,
+            answers,
+            partition: cursor.source.target().number,
+            offsets: cursor.source.offsets(),
+        };
         if cursor.next >= bound {
-            let told = std::mem::replace(&mut self.cursors[at].told, true);
+            let told = std::mem::replace(&mut cursor.told, true);
             if !told {
-                self.send(at, Vec::new(), answers).await?;
+                out.send(Vec::new(), cursor.next).await;
             }
             return Ok(!told);
         }
-        let next = cursor.next;
-        // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
-        // without: readers that do not take theirs must not hold up the others.
-        let mut permit = match &self.budget {
-            Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
-            None => None,
-        };
-        let mut small = self.budget.is_some() && permit.is_none();
-        let size = if small {
-            limits::SMALL_ANSWER_BYTES
-        } else {
-            limits::READ_RESPONSE_BYTES
-        };
-        let source = &mut self.cursors[at].source;
-        let mut data = source.read(next, size, bound).await?;
-        if let Some(bytes) = data.first_batch_too_large {
-            // A batch is read whole however large it is, once it has its memory.
-            if let Some(budget) = &self.budget {
-                drop(permit.take());
-                if !small {
-                    permit = budget.try_for_answer(3 * limits::READ_RESPONSE_BYTES + bytes);
-                    small = permit.is_none();
-                }
-                if small {
-                    permit = Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?);
-                }
-            }
-            data = source.read(next, bytes, bound).await?;
-            if data.first_batch_too_large.is_some() {
-                // It is another one now, to be looked at anew.
-                return Ok(true);
-            }
-        }
-        self.broker.metrics.count_fetched(&self.topic, data.bytes.len());
-        self.decode(at, data.bytes, permit, data.up_to, small, answers).await?;
-        self.cursors[at].told = true;
-        Ok(self.cursors[at].next > next)
+        let before = cursor.next;
+        let read = pass_on(
+            &self.broker,
+            self.budget.as_ref(),
+            &mut cursor.source,
+            &mut cursor.next,
+            bound,
+            &mut out,
+        );
+        // Another batch than was looked at is to be looked at anew.
+        let is_other = !read.await?;
+        cursor.told |= !is_other;
+        Ok(is_other || cursor.next > before)
     }
+}
 
-    /// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
-    ///
-    /// With `few`, only one small answer of copied messages: then nothing of a large batch is
-    /// kept while a slow reader takes them.
-    async fn decode(
-        &mut self,
-        at: usize,
-        bytes: Bytes,
-        permit: Option<MemoryPermit>,
-        bound: i64,
-        few: bool,
-        answers: &Answers,
-    ) -> Result<(), ApiError> {
-        let target = self.cursors[at].source.target().clone();
-        let (mut messages, mut size) = (Vec::new(), 0);
-        if bytes.is_empty() {
-            // Nothing left between here and the bound (compaction may leave such gaps).
-            self.cursors[at].next = bound.max(self.cursors[at].next);
+/// Reads a partition from `next` on, below `bound`, and passes on what there is, some 256 KiB; moves `next` on. False:
+/// nothing was read, as it is another batch now that is larger than was asked for.
+pub(in crate::rpc) async fn pass_on(
+    broker: &Broker,
+    budget: Option<&ConnectionBudget>,
+    source: &mut Source,
+    next: &mut i64,
+    bound: i64,
+    out: &mut impl Sink,
+) -> Result<bool, ApiError> {
+    // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
+    // without: readers that do not take theirs must not hold up the others.
+    let mut permit = match budget {
+        Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
+        None => None,
+    };
+    let mut small = budget.is_some() && permit.is_none();
+    let size = if small {
+        limits::SMALL_ANSWER_BYTES
+    } else {
+        limits::READ_RESPONSE_BYTES
+    };
+    let mut data = source.read(*next, size, bound).await?;
+    if let Some(bytes) = data.first_batch_too_large {
+        // A batch is read whole however large it is, once it has its memory.
+        if let Some(budget) = budget {
+            drop(permit.take());
+            if !small {
+                permit = budget.try_for_answer(3 * limits::READ_RESPONSE_BYTES + bytes);
+                small = permit.is_none();
+            }
+            if small {
+                permit = Some(budget.acquire_for_large_answer(bytes).await.ok_or_else(no_memory)?);
+            }
         }
-        'batches: for batch in owned_batches(bytes) {
-            let next = self.cursors[at].next;
-            let batch = batch.map_err(|error| damaged(&target, next, &error))?;
-            let until = batch.header().next_offset();
-            let damaged = |error| damaged(&target, next, &error).with("damaged_until", until);
-            batch.verify_crc().map_err(damaged)?;
-            if !batch.header().is_control() {
-                let (records, turn) = decode(&batch).await?;
-                let records = records.map_err(damaged)?;
-                // Decompressed records stay until the last of them is taken. Their memory is not waited
-                // for: all who wait would hold theirs meanwhile.
-                let (few, _held) = match &self.budget {
-                    Some(budget) if !few && batch.header().codec() != Codec::None => {
-                        let held = budget.try_for_answer(records.len_bytes());
-                        (held.is_none(), held)
-                    }
-                    _ => (few, None),
-                };
-                // Without memory of their own they stay only while the turn lasts, which ends here without a wait.
-                let _turn = turn.filter(|_| few);
-                let full = if few {
-                    limits::SMALL_ANSWER_BYTES
-                } else {
-                    limits::READ_RESPONSE_BYTES
-                };
-                for record in records {
-                    let mut record = record.map_err(damaged)?;
-                    if record.offset < self.cursors[at].next {
-                        continue;
-                    }
-                    if self.remaining == Some(0) {
+        data = source.read(*next, bytes, bound).await?;
+        if data.first_batch_too_large.is_some() {
+            return Ok(false);
+        }
+    }
+    let target = source.target().clone();
+    broker.metrics.count_fetched(&target.topic, data.bytes.len());
+    if data.bytes.is_empty() {
+        // Nothing left between here and the bound (compaction may leave such gaps).
+        *next = data.up_to.max(*next);
+    }
+    pass_on_decoded(&target, budget, data.bytes, next, permit, small, out).await?;
+    Ok(true)
+}
+
+/// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
+///
+/// With `few`, only one small answer of copied messages: then nothing of a large batch is
+/// kept while a slow reader takes them.
+async fn pass_on_decoded(
+    target: &Target,
+    budget: Option<&ConnectionBudget>,
+    bytes: Bytes,
+    next: &mut i64,
+    permit: Option<MemoryPermit>,
+    few: bool,
+    out: &mut impl Sink,
+) -> Result<(), ApiError> {
+    let (mut messages, mut size) = (Vec::new(), 0);
+    'batches: for batch in owned_batches(bytes) {
+        let begin = *next;
+        let batch = batch.map_err(|error| damaged(target, begin, &error))?;
+        let until = batch.header().next_offset();
+        let damaged = |error| damaged(target, begin, &error).with("damaged_until", until);
+        batch.verify_crc().map_err(damaged)?;
+        if !batch.header().is_control() {
+            let (records, turn) = decode(&batch).await?;
+            let records = records.map_err(damaged)?;
+            // Decompressed records stay until the last of them is taken. Their memory is not waited
+            // for: all who wait would hold theirs meanwhile.
+            let (few, _held) = match budget {
+                Some(budget) if !few && batch.header().codec() != Codec::None => {
+                    let held = budget.try_for_answer(records.len_bytes());
+                    (held.is_none(), held)
+                }
+                _ => (few, None),
+            };
+            // Without memory of their own they stay only while the turn lasts, which ends here without a wait.
+            let _turn = turn.filter(|_| few);
+            let full = if few {
+                limits::SMALL_ANSWER_BYTES
+            } else {
+                limits::READ_RESPONSE_BYTES
+            };
+            for record in records {
+                let mut record = record.map_err(damaged)?;
+                if record.offset < *next {
+                    continue;
+                }
+                if !out.wants() {
+                    break 'batches;
+                }
+                if size >= full {
+                    if few {
                         break 'batches;
                     }
-                    if size >= full {
-                        if few {
-                            break 'batches;
-                        }
-                        size = 0;
-                        self.send(at, std::mem::take(&mut messages), answers).await?;
-                    }
-                    self.remaining = self.remaining.map(|left| left - 1);
-                    self.cursors[at].next = record.offset + 1;
-                    size += record_size(&record);
-                    if few {
-                        unshare(&mut record);
-                    }
-                    messages.push(convert::received(&self.topic, target.number, record));
+                    size = 0;
+                    out.send(std::mem::take(&mut messages), *next).await;
                 }
+                out.count();
+                *next = record.offset + 1;
+                size += record_size(&record);
+                if few {
+                    unshare(&mut record);
+                }
+                messages.push(convert::received(&target.topic, target.number, record));
             }
-            self.cursors[at].next = self.cursors[at].next.max(batch.header().next_offset());
         }
-        // Of few messages, what is left are copies.
-        let _permit = permit.filter(|_| !few);
-        self.send(at, messages, answers).await
+        *next = (*next).max(batch.header().next_offset());
     }
-
-    async fn send(&mut self, at: usize, messages: Vec<v1::ReceivedMessage>, answers: &Answers) -> Result<(), ApiError> {
-        let cursor = &self.cursors[at];
-        let offsets = cursor.source.offsets();
-        let progress = v1::PartitionProgress {
-            partition: cursor.source.target().number,
-            next_offset: cursor.next,
-            high_watermark: offsets.high_watermark,
-            log_start: offsets.log_start,
-        };
-        let response = v1::ReadResponse {
-            messages,
-            progress: vec![progress],
-        };
-        // A closed channel ends `serve` by itself.
-        let _ = answers.send(Ok(response)).await;
-        Ok(())
-    }
+    // Of few messages, what is left are copies.
+    let _permit = permit.filter(|_| !few);
+    out.send(messages, *next).await;
+    Ok(())
 }
 
 /// A batch's records, and the turn in which they were decompressed, where that may take long.
