@@ -352,7 +352,7 @@ fn who_leaves_says_so_once() {
 /// A coordinator that dies takes its connections with it, and the next one has to be found.
 #[test]
 fn a_connection_that_is_gone_takes_nothing_before_the_session_ends() {
-    let loses = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Lose(_)));
+    let loses = |effects: &[Effect<Fault>]| effects.iter().any(|effect| matches!(effect, Effect::Lose(_)));
     let mut test = Test::using(&[0]);
     assert_eq!(test.at(1_000, Event::Broken(1, broken())), []);
     let again = Effect::Open(2, request("m1", 1, 1, true, Some(&[0])));

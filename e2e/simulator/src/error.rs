@@ -88,3 +88,21 @@ impl fmt::Display for Error {
         f.write_str(&self.message)
     }
 }
+
+impl millrace_member::Refusal for Error {
+    fn reason(&self) -> Option<ErrorReason> {
+        Self::reason(self)
+    }
+
+    fn is_retriable(&self) -> bool {
+        Self::is_retriable(self)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        Self::retry_after(self)
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        Self::metadata(self, key)
+    }
+}

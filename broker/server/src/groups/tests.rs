@@ -632,7 +632,7 @@ async fn a_late_heartbeat_does_not_make_an_older_stream_the_members() {
     assert_eq!(cluster.position().await, None);
     let coordinators = &cluster.running.broker().groups;
     let coordinator = coordinators.of_partition(group_partition("g", 4)).unwrap();
-    let stream = || Arc::new(super::MemberStream::new("g".into(), "m".into()));
+    let stream = || Arc::new(super::MemberStream::new("g".into(), "m".into(), false));
     let (older, later) = (stream(), stream());
     let beat = |epoch, details| {
         Request::Heartbeat(group::Heartbeat {
@@ -643,6 +643,7 @@ async fn a_late_heartbeat_does_not_make_an_older_stream_the_members() {
             version: 0,
             details,
             owned: Some(Vec::new()),
+            subscriber: None,
         })
     };
     let details = group::MemberDetails {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use millrace_engine::group::{
     Answer, Commit, CommitOffset, FetchOffsets, GroupRejection, Position, Request, TopicPartition,
 };
+use millrace_member::Event as MemberEvent;
 
 use super::{
     GroupEvent,
     client::{Call, Release},
     convert::error_of,
     group_id, id_of,
-    member::Event as MemberEvent,
     oracle::beside,
 };
 use crate::world::World;

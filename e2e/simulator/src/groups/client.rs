@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use millrace_engine::group::{Answer, GroupRejection, Heartbeat, Leave, Request, TopicPartition};
+use millrace_member::{Effect, Event as MemberEvent, Member, MemberConfig};
 use millrace_proto::v1::{self, ErrorReason};
 
 use super::{
     Asked, ClientLife, GroupEvent, GroupMessage, PARTITION, TOPICS,
     convert::{answer_out, details, error_of},
-    group_id,
-    member::{Effect, Event as MemberEvent, Member, MemberConfig},
-    place_of,
+    group_id, place_of,
 };
 use crate::{
     error::Error,
@@ -155,7 +154,6 @@ impl World {
                 ..v1::MemberSettings::default()
             },
             session_timeout: settings.session,
-            reconnect_timeout: reconnect,
             rebalance_timeout: settings.rebalance,
         };
         self.groups.clients[who].member = Some(Member::new(config, now));
@@ -171,7 +169,7 @@ impl World {
     }
 
     /// Gives a member an event, and does what it asks for.
-    pub(super) fn member_step(&mut self, who: usize, event: MemberEvent) {
+    pub(super) fn member_step(&mut self, who: usize, event: MemberEvent<Error>) {
         let now = self.instant();
         let Some(member) = self.groups.clients[who].member.as_mut() else {
             return;
@@ -182,7 +180,7 @@ impl World {
         self.await_member(who);
     }
 
-    fn member_effect(&mut self, who: usize, effect: Effect) {
+    fn member_effect(&mut self, who: usize, effect: Effect<Error>) {
         match effect {
             Effect::DrawMemberId => {
                 self.seen("member began anew");
@@ -354,6 +352,7 @@ impl World {
             owned.topics.into_iter().flat_map(of).collect()
         });
         let beat = Heartbeat {
+            subscriber: None,
             group: request.group.into(),
             member: request.member_id.into(),
             instance: request.instance_id,

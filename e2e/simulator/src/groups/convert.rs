@@ -5,7 +5,9 @@ use std::time::Duration;
 use millrace_engine::group::{GroupRejection, HeartbeatAnswer, MemberDetails, Start, TopicPartition};
 use millrace_proto::v1::{self, ErrorReason};
 
-use super::{id_of, member::by_topic};
+use millrace_member::by_topic;
+
+use super::id_of;
 use crate::error::Error;
 
 pub(super) fn details(settings: v1::MemberSettings) -> MemberDetails {

@@ -5,10 +5,9 @@ use std::{sync::Arc, time::Duration};
 use millrace_engine::group::{GroupState, Groups as State, Record, Request, ResetOffsets, TopicPartition};
 use millrace_log::Log;
 
-use super::{
-    Asked, GroupEvent, GroupMessage, PARTITION, coordinator::records_in, group_id, member::Event as MemberEvent,
-    topic_uuid, topics,
-};
+use millrace_member::Event as MemberEvent;
+
+use super::{Asked, GroupEvent, GroupMessage, PARTITION, coordinator::records_in, group_id, topic_uuid, topics};
 use crate::{
     message::{Body, Node},
     quorum::index_of,

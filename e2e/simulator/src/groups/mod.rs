@@ -1,9 +1,9 @@
 //! Consumer groups: the real rules of coordinators, whose records are in the simulated topic's partition, and the real
-//! client's step of a member. What lies between is modelled: the server's runtime of a coordinator, streams, and the
+//! step of a member. What lies between is modelled: the server's runtime of a coordinator, streams, and the
 //! application.
 //!
 //! ```text
-//!  members (client/src/group/member.rs) --heartbeats, commits--> coordinator at the partition's leader
+//!  members (millrace-member)           --heartbeats, commits--> coordinator at the partition's leader
 //!                                                                  engine::group::Coordinator
 //!      oracle <--what is committed-- replicated partition <--append, acks=all--'
 //! ```
@@ -20,12 +20,6 @@ mod client;
 mod convert;
 mod coordinator;
 mod faults;
-#[allow(
-    dead_code,
-    reason = "the client's own file; a few of its questions are not asked here"
-)]
-#[path = "../../../../client/src/group/member.rs"]
-mod member;
 mod oracle;
 mod serving;
 mod settings;
@@ -40,10 +34,11 @@ use bytes::Bytes;
 use millrace_engine::group::{
     Answer, GroupId, GroupRejection, MemberId, Request, StoredRecord, TopicPartition, TopicView, Topics,
 };
+use millrace_member::PartitionId;
 use uuid::Uuid;
 
 pub use self::settings::{GroupFaultWeights, GroupSettings};
-use self::{client::Client, member::PartitionId, oracle::Oracle};
+use self::{client::Client, oracle::Oracle};
 pub(crate) use self::{coordinator::Coordinating, serving::HeldAnswer};
 use crate::world::{Event, World};
 

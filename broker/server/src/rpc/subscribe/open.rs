@@ -102,7 +102,6 @@ pub fn check(broker: &Broker, open: v1::SubscribeOpen) -> Result<Opening, ApiErr
             instance_id: open.instance_id,
             settings,
             session_timeout,
-            reconnect_timeout: session_timeout,
             rebalance_timeout: revoke_timeout,
         },
         resumed,
