@@ -116,7 +116,7 @@ async fn what_is_not_committed_replaces_nothing() {
     partition.log.flush().unwrap();
     partition.log.roll().unwrap();
     assert_eq!(partition.offsets().high_watermark, 0);
-    assert!(choose(test.broker(), &mut Waits::default(), Instant::now()).is_none());
+    assert!(all_due(test.broker(), &mut Waits::default(), Instant::now()).is_empty());
     compact_all(test.broker(), &mut Waits::default()).await;
     assert_eq!(read(&partition).len(), 100);
 }
@@ -137,18 +137,20 @@ async fn only_topics_with_the_policy_are_compacted_and_the_dirtiest_first() {
         partition.log.roll().unwrap();
     }
     // All of both is dirty: then the larger one.
-    let (next, _) = choose(test.broker(), &mut Waits::default(), Instant::now()).unwrap();
-    assert_eq!(next.topic(), "much");
+    let due = |waits: &mut Waits| all_due(test.broker(), waits, Instant::now());
+    let topics = |due: &[(Arc<Partition>, CompactionNeed)]| -> Vec<String> {
+        due.iter().map(|(partition, _)| partition.topic().to_owned()).collect()
+    };
     let mut waits = Waits::default();
-    waits.until(&next, Instant::now() + Duration::from_secs(3_600));
-    let (next, _) = choose(test.broker(), &mut waits, Instant::now()).unwrap();
-    assert_eq!(next.topic(), "little");
+    assert_eq!(topics(&due(&mut waits)), ["much", "little"]);
+    waits.until(&much, Instant::now() + Duration::from_secs(3_600));
+    assert_eq!(topics(&due(&mut waits)), ["little"]);
     compact(&test, &much).await;
     compact(&test, &little).await;
     assert_eq!(read(&much).len(), 1);
     assert_eq!(read(&little).len(), 1);
     assert_eq!(read(&other).len(), 90);
-    assert!(choose(test.broker(), &mut waits, Instant::now()).is_none());
+    assert!(due(&mut waits).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
