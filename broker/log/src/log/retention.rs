@@ -315,6 +315,8 @@ impl LogInner {
     /// no room, that of the last snapshot.
     fn keep_producers(&self, end: i64, untold: &Untold) -> Result<i64, ChangeError> {
         match self.write_snapshot_in_need(end, &untold.state) {
+            // Nothing is known without a snapshot, either.
+            Err(error) if is_disk_full(&error) && untold.state.entries().is_empty() => Ok(i64::MAX),
             Err(error) if is_disk_full(&error) => Ok(untold.from.unwrap_or(i64::MIN)),
             Err(error) => Err(self.fail("writing a producer snapshot", &error).into()),
             Ok(()) => Ok(i64::MAX),

@@ -164,6 +164,28 @@ fn deletion_of_the_whole_log_on_a_full_disk_keeps_its_producers() {
     }
 }
 
+/// Where there is nothing to keep, no room is needed to keep it.
+#[test]
+fn a_log_without_producers_is_deleted_on_a_full_disk() {
+    let mut broker = Broker::new(LogConfig::default());
+    for _ in 0..8 {
+        broker.append(&batch(1000, 60, None)).unwrap();
+    }
+    broker.log().flush().unwrap();
+    broker.dir().write_checkpoints().unwrap();
+    broker.disk.set_plan(FaultPlan {
+        capacity_bytes: broker.disk.used_bytes(),
+        ..FaultPlan::default()
+    });
+    let report = broker.log().advance_log_start(8).unwrap();
+    assert_eq!((report.deleted.len(), report.log_start), (1, 8));
+    broker.append(&batch(1000, 60, Some(3))).unwrap();
+    broker.log().flush().unwrap();
+    broker.crash();
+    assert_eq!((broker.log().log_start_offset(), broker.log().log_end_offset()), (8, 9));
+    assert!(is_duplicate(broker.append(&batch(1000, 60, Some(3)))));
+}
+
 /// Whatever becomes of the snapshot for which a deletion made room, the records that it is made from are there until it
 /// is durable (KAFKA-7190).
 #[test]
