@@ -105,7 +105,7 @@ async fn commit(
                         metadata: part.metadata,
                     });
                 }
-                Err(error) => outcome.error = Some(error.to_message()),
+                Err(error) => outcome.error = Some(error.clone().outcome(WriteOutcome::NotWritten).to_message()),
             }
             outcomes.push(outcome);
         }
