@@ -140,6 +140,11 @@ class Operator:
 
     # --- what it asked for ---
 
+    @property
+    def is_audited(self) -> bool:
+        """Whether what it asks for can be looked at: not on a cluster that is not ours."""
+        return self._machine is not None
+
     def requests(self, since: str) -> list[dict[str, Any]]:
         """All that it asked the API server for since a time. Missing, where there is no audit."""
         if self._machine is None:
