@@ -129,6 +129,7 @@ impl<'a> Actor<'a> {
             Step::Rebalance { onto, record } => self.rebalance(onto, record).await,
             Step::RemoveBroker(id) => self.remove_broker(*id).await,
             Step::DeleteClaim(id) => self.delete_claim(*id).await,
+            Step::ReleaseSlot(id) => self.release_slot(*id).await,
             Step::Restart { candidates, hash } => self.restart(candidates, hash).await,
             Step::Replace { broker, hash } => self.replace(*broker, hash).await,
         }

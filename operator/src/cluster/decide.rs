@@ -66,6 +66,8 @@ pub enum Step {
     RemoveBroker(i32),
     /// Delete the claim of a broker that is gone, and held nothing.
     DeleteClaim(i32),
+    /// Give back the maintenance slot of a broker that is not to be restarted after all.
+    ReleaseSlot(i32),
     /// Restart one of these brokers, the first that may.
     Restart {
         /// In this order.
@@ -163,9 +165,8 @@ pub fn decide(seen: &Seen) -> Decision {
         wanted.record.keep_template_of(&record);
     }
     decision.roll = roll::plan(seen, &wishes, target.hash, target.kept_back);
-    if wanted.disruptions.is_some() && decision.roll.step.is_some() {
-        // A restart is about to be asked for, of the quorum for that very broker; a budget of none would stand in its
-        // way where a restart is what mends.
+    if wanted.disruptions.is_some() && decision.roll.permitted.is_some() {
+        // Where a restart is what mends, a budget of none would stand in its way.
         wanted.disruptions = Some(1);
     }
     let (objects, error) = render::render(&wanted, target.template);
@@ -187,6 +188,7 @@ pub fn decide(seen: &Seen) -> Decision {
     if let Some(told) = told {
         decision.steps.extend(quorum::step(seen, told, &wishes));
     }
+    decision.steps.extend(decision.roll.stale_slot.map(Step::ReleaseSlot));
     decision.steps.extend(decision.roll.step.clone());
     decision.steps.extend(decision.scale.after.iter().cloned());
     if let Some(onto) = balance {

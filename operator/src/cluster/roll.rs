@@ -39,6 +39,11 @@ pub struct Roll {
     pub waiting: Option<Waiting>,
     /// What is to be done.
     pub step: Option<Step>,
+    /// The broker for which we have the maintenance slot, to restart it by this step: the quorum has permitted that, and
+    /// the disruption budget must.
+    pub permitted: Option<i32>,
+    /// The broker for which we have the slot and that is not to be restarted any more: to be given back.
+    pub stale_slot: Option<i32>,
     /// Brokers that do not come back, each with the reason and what to do.
     pub stuck: BTreeMap<i32, Stuck>,
 }
@@ -115,12 +120,19 @@ pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBa
     roll.current = current(seen);
     if roll.outdated.is_empty() {
         roll.waiting = roll.kept_back.as_ref().map(KeptBack::waiting);
-        return roll;
+    } else {
+        match next(seen, &roll) {
+            Ok(step) => roll.step = Some(step),
+            Err(waiting) => roll.waiting = Some(waiting),
+        }
     }
-    match next(seen, &roll) {
-        Ok(step) => roll.step = Some(step),
-        Err(waiting) => roll.waiting = Some(waiting),
-    }
+    let slot = slot(seen);
+    let is_candidate =
+        |id: &i32| matches!(&roll.step, Some(Step::Restart { candidates, .. }) if candidates.contains(id));
+    roll.permitted = slot.filter(is_candidate);
+    // Of who was evicted it ends by itself when the broker is back.
+    let is_up = |id: &i32| seen.pods.get(id).is_some_and(Pod::is_ready);
+    roll.stale_slot = slot.filter(|id| !is_candidate(id) && is_up(id));
     roll
 }
 
@@ -136,10 +148,13 @@ fn outdated(seen: &Seen, hash: &str) -> Vec<i32> {
 
 /// The broker that is being restarted: the slot's, or one whose pod goes or comes.
 fn current(seen: &Seen) -> Option<i32> {
-    let slot = seen.brokers.told().and_then(|told| told.cluster.maintenance.as_ref());
-    let ours = slot.filter(|slot| slot.holder == holder(seen));
-    let ours = ours.map(|slot| slot.broker_id);
-    ours.or_else(|| seen.pods.iter().find(|(_, pod)| pod.terminating).map(|(id, _)| *id))
+    slot(seen).or_else(|| seen.pods.iter().find(|(_, pod)| pod.terminating).map(|(id, _)| *id))
+}
+
+/// The broker for which we have the maintenance slot: it is about to be restarted, or on its way back.
+fn slot(seen: &Seen) -> Option<i32> {
+    let slot = seen.brokers.told()?.cluster.maintenance.as_ref()?;
+    (slot.holder == holder(seen)).then_some(slot.broker_id)
 }
 
 /// What the slot is asked for with: whichever operator goes on, it is the same for a Cluster.

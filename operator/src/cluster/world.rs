@@ -1,6 +1,7 @@
 //! A toy Kubernetes and a toy cluster of brokers, so that what is decided is seen to lead where it should, whenever the
 //! operator dies: a pass ends after any of its steps, and the next one begins from what is there.
 
+mod nature;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ use super::{
     seen::{Claim, OperatorDefaults, Pod, Reach, Seen, Told},
 };
 use crate::{
-    names::{APPROVE, ClusterKey, NUDGED_AT},
+    names::{self, APPROVE, ClusterKey, NUDGED_AT},
     render::{Kind, template_hash},
 };
 
@@ -64,7 +65,10 @@ pub struct World {
     /// Templates with this in their image never start.
     bad_image: &'static str,
     leader: i32,
-    slot: Option<i32>,
+    /// The broker that has the maintenance slot, and the pod that it was given for.
+    slot: Option<(i32, String)>,
+    /// Brokers that the quorum lets nobody restart: partitions have no replica to spare.
+    needed: BTreeSet<i32>,
     partitions: u32,
     /// Pods that were evicted while another one was away.
     unsafe_evictions: u32,
@@ -96,6 +100,7 @@ impl World {
             bad_image: "bad",
             leader: 0,
             slot: None,
+            needed: BTreeSet::new(),
             partitions: 0,
             unsafe_evictions: 0,
             restarts: 0,
@@ -155,6 +160,8 @@ impl World {
             lag_entries: Some(0),
             ..v1::QuorumMember::default()
         };
+        let uid = self.cluster.metadata.uid.as_deref().unwrap_or_default();
+        let holder = format!("{} {uid}", names::MANAGED_BY);
         let moved = |(_, from, to): &(u32, i32, i32)| v1::Reassignment {
             original_replicas: vec![*from],
             target_replicas: vec![*to],
@@ -167,6 +174,18 @@ impl World {
                 quorum: Some(v1::QuorumDescription {
                     leader_id: Some(self.leader.into()),
                     ..v1::QuorumDescription::default()
+                }),
+                health: Some(v1::PartitionHealth {
+                    at_min_in_sync: Some(v1::PartitionList {
+                        count: self.needed.len().try_into().unwrap(),
+                        ..v1::PartitionList::default()
+                    }),
+                    ..v1::PartitionHealth::default()
+                }),
+                maintenance: self.slot.as_ref().map(|(id, _)| v1::MaintenanceSlot {
+                    holder: holder.clone(),
+                    broker_id: *id,
+                    ..v1::MaintenanceSlot::default()
                 }),
                 ..v1::DescribeClusterResponse::default()
             },
@@ -296,6 +315,7 @@ impl World {
                 self.claims.remove(id);
                 self.disks.remove(id);
             }
+            Step::ReleaseSlot(id) => assert_eq!(self.slot.take().map(|(id, _)| id), Some(*id)),
             Step::Restart { candidates, hash } => self.restart(candidates, hash),
             Step::Replace { broker, hash } => {
                 if self.live_hash() == *hash {
@@ -325,15 +345,23 @@ impl World {
         if away > 0 {
             return;
         }
-        let id = candidates[0];
+        let is_ours = |id: &i32| self.slot.as_ref().is_none_or(|(other, _)| other == id);
+        let mut able = candidates.iter().filter(|id| !self.needed.contains(id));
+        let Some(id) = able.find(|id| is_ours(id)).copied() else {
+            self.slot.take_if(|(id, _)| candidates.contains(id));
+            return;
+        };
         let others_away = self
             .pods
             .iter()
             .filter(|(other, pod)| **other != id && !pod.is_ready())
             .count();
+        self.slot = Some((id, self.pods[&id].uid.clone()));
+        if self.budget() == Some(0) && others_away == 0 && self.pods[&id].is_ready() {
+            return;
+        }
         self.unsafe_evictions += u32::from(others_away > 0);
         self.restarts += 1;
-        self.slot = Some(id);
         self.pods.remove(&id);
         if self.leader == id {
             let next = self
@@ -342,6 +370,12 @@ impl World {
                 .find(|(other, broker)| broker.votes && **other != id);
             self.leader = next.map_or(id, |(other, _)| *other);
         }
+    }
+
+    /// How many pods may be evicted.
+    fn budget(&self) -> Option<i64> {
+        let budget = self.objects.get(&Kind::DisruptionBudget)?;
+        budget["spec"]["maxUnavailable"].as_i64()
     }
 
     fn plan_drain(&mut self) {
@@ -394,109 +428,6 @@ impl World {
                     self.moves.push((*replica, *from, *to));
                 }
             }
-        }
-    }
-
-    /// What Kubernetes and the brokers do by themselves, some of it.
-    fn tick(&mut self) {
-        self.now = self.now.checked_add(SignedDuration::from_secs(20)).unwrap();
-        if let Some(set) = self.objects.get(&Kind::StatefulSet) {
-            let replicas = i32::try_from(set["spec"]["replicas"].as_i64().unwrap()).unwrap();
-            let hash = template_hash(&set["spec"]["template"]).to_owned();
-            self.pods.retain(|id, _| *id < replicas);
-            for id in 0..replicas {
-                if !self.pods.contains_key(&id) && self.dice.roll(3) > 0 {
-                    self.uids += 1;
-                    let pod = Pod {
-                        name: format!("orders-broker-{id}"),
-                        uid: format!("pod-{}", self.uids),
-                        hash: hash.clone(),
-                        created: Some(self.now),
-                        scheduled: true,
-                        ..Pod::default()
-                    };
-                    self.pods.insert(id, pod);
-                    self.claims.entry(id).or_insert_with(|| Claim {
-                        name: format!("data-orders-broker-{id}"),
-                        bound: true,
-                        ..Claim::default()
-                    });
-                }
-            }
-        }
-        for id in self.pods.keys().copied().collect::<Vec<_>>() {
-            if self.dice.roll(3) > 0 {
-                self.start(id);
-            }
-        }
-        self.vote();
-        for _ in 0..self.dice.roll(4) {
-            if let Some((replica, from, to)) = self.moves.pop()
-                && self.brokers.contains_key(&to)
-                && self.brokers.contains_key(&from)
-            {
-                self.brokers.get_mut(&from).unwrap().replicas.remove(&replica);
-                self.brokers.get_mut(&to).unwrap().replicas.insert(replica);
-            }
-        }
-        if self.slot.is_some_and(|id| self.serves(id)) {
-            self.slot = None;
-        }
-    }
-
-    fn start(&mut self, id: i32) {
-        let (Some(set), Some(map)) = (self.objects.get(&Kind::StatefulSet), self.objects.get(&Kind::ConfigMap)) else {
-            // Without its settings a pod does not start.
-            return;
-        };
-        let image = set
-            .pointer("/spec/template/spec/containers/0/image")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        let is_bad = image.contains(self.bad_image) && self.pods[&id].hash == self.live_hash();
-        let config = map["data"]["broker.properties"].as_str().unwrap().to_owned();
-        let begins = id == 0 && config.contains("\nbegin.node=0");
-        let pod = self.pods.get_mut(&id).unwrap();
-        if is_bad {
-            pod.waiting = Some(("ImagePullBackOff".into(), "no such image".into()));
-            return;
-        }
-        pod.running = true;
-        let formatted = self.disks.get(&id).copied().unwrap_or_default();
-        if !formatted && begins && !self.brokers.keys().any(|other| self.serves(*other)) {
-            self.began += 1;
-            assert_eq!((id, self.began), (0, 1), "a second cluster was begun");
-            self.brokers.insert(
-                0,
-                Broker {
-                    votes: true,
-                    ..Broker::default()
-                },
-            );
-            self.disks.insert(0, true);
-        } else if !self.brokers.contains_key(&id) {
-            // The disk of a removed broker is refused for ever, its number unless that is permitted.
-            if formatted || self.began == 0 || (self.removed.contains(&id) && !self.permitted.remove(&id)) {
-                return;
-            }
-            self.removed.remove(&id);
-            self.brokers.entry(id).or_default();
-            self.disks.insert(id, true);
-        }
-        if self.brokers.contains_key(&id) {
-            let now = self.now;
-            self.pods.get_mut(&id).unwrap().ready_since.get_or_insert(now);
-        }
-    }
-
-    /// The first three voters come by themselves, one after another, in their own time.
-    fn vote(&mut self) {
-        let able = self.brokers.keys().copied().filter(|id| self.serves(*id));
-        let able: Vec<i32> = able.filter(|id| !self.brokers[id].draining).collect();
-        let voters = self.voters();
-        if voters.len() < 3 && able.len() >= 3 && self.cluster.spec.replicas >= 3 && self.dice.roll(3) > 0 {
-            let next = able.into_iter().find(|id| !voters.contains(id));
-            self.brokers.get_mut(&next.unwrap()).unwrap().votes = true;
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::{Api, api::PostParams};
-use millrace_client::{Admin, v1};
+use millrace_client::v1;
 use serde_json::{Value, json};
 
 use super::{Actor, is_refusal};
@@ -28,16 +28,19 @@ impl Actor<'_> {
         }
         let admin = self.admin().await?;
         let holder = holder(self.seen);
-        self.release_stale(&admin, &holder, candidates).await?;
         let mut reasons = Vec::new();
         for id in candidates {
             let answer = admin
                 .may_restart(*id)
                 .await
                 .with_context(|| format!("ask whether broker {id} may go"))?;
-            let other = answer.maintenance.as_ref().is_some_and(|slot| slot.holder != holder);
-            if other || !answer.allowed {
+            let slot = answer.maintenance.as_ref();
+            if slot.is_some_and(|slot| slot.holder != holder) || !answer.allowed {
                 reasons.push(why_not(*id, &answer));
+                if slot.is_some_and(|slot| slot.holder == holder && slot.broker_id == *id) {
+                    // The disruption budget goes by who has it.
+                    self.release_slot(*id).await?;
+                }
                 continue;
             }
             let epoch = Some(answer.broker_epoch);
@@ -51,13 +54,9 @@ impl Actor<'_> {
             let Some(pod) = self.seen.pods.get(id) else {
                 continue;
             };
+            // Where the disruption budget forbids it the slot stays: by that the next pass knows that it must give way.
             if self.evict(*id, pod, "RollingBroker").await? {
                 self.context.metrics.restarted(Restart::Roll);
-            } else if self.outcome.held.is_some() {
-                admin
-                    .release_maintenance(&holder, *id)
-                    .await
-                    .context("give the maintenance slot back")?;
             }
             return Ok(());
         }
@@ -70,20 +69,11 @@ impl Actor<'_> {
         self.outcome.held = Some((gate, text));
     }
 
-    /// A slot that an operator before this one has taken and not used.
-    pub(super) async fn release_stale(&self, admin: &Admin, holder: &str, candidates: &[i32]) -> anyhow::Result<()> {
-        let slot = self
-            .seen
-            .brokers
-            .told()
-            .and_then(|told| told.cluster.maintenance.clone());
-        if let Some(slot) = slot.filter(|slot| slot.holder == holder && !candidates.contains(&slot.broker_id)) {
-            admin
-                .release_maintenance(holder, slot.broker_id)
-                .await
-                .context("give an old maintenance slot back")?;
-        }
-        Ok(())
+    /// Gives the maintenance slot back that we have for a broker.
+    pub(super) async fn release_slot(&self, id: i32) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        let released = admin.release_maintenance(&holder(self.seen), id).await;
+        released.map(drop).context("give the maintenance slot back")
     }
 
     /// Evicts a pod whose broker does not run.
