@@ -204,8 +204,22 @@ pub(crate) fn wait_before(deadline: Instant, backoff: Duration, error: &Error) -
     (wait < deadline.saturating_duration_since(Instant::now())).then_some(wait)
 }
 
-/// Calls until it succeeds, fails for good, or `timeout` is over.
-pub(crate) async fn retrying<T, F>(client: &Client, timeout: Duration, mut call: impl FnMut(Arc<str>) -> F) -> Result<T>
+/// Calls until it succeeds, fails for good, or `timeout` is over: for what does no harm when it is done twice.
+pub(crate) async fn retrying<T, F>(client: &Client, timeout: Duration, call: impl FnMut(Arc<str>) -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    retrying_while(client, timeout, Error::is_retriable, call).await
+}
+
+/// Calls until it succeeds, fails with what does not pass by itself, or `timeout` is over. Metadata is asked for between
+/// two attempts: who answers may be another one by then.
+pub(crate) async fn retrying_while<T, F>(
+    client: &Client,
+    timeout: Duration,
+    passes: impl Fn(&Error) -> bool,
+    mut call: impl FnMut(Arc<str>) -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -214,7 +228,7 @@ where
     let mut last = None;
     loop {
         let answer = within(deadline, call(client.contact())).await;
-        let passing = answer.as_ref().err().filter(|error| error.is_retriable());
+        let passing = answer.as_ref().err().filter(|error| passes(error));
         let wait = passing.and_then(|error| wait_before(deadline, backoff, error));
         match (answer, wait) {
             (Err(error), Some(wait)) => {

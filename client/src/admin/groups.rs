@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use millrace_proto::v1::{self, ErrorReason, groups_client::GroupsClient};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::{Admin, pages};
@@ -12,7 +11,7 @@ use crate::{
     connection::check_address,
     error::{Error, Result, WriteOutcome},
     limits,
-    offsets::{retrying, wait_before, within},
+    offsets::{retrying, retrying_while},
     record::timestamp,
 };
 
@@ -211,21 +210,11 @@ impl Admin {
         &self,
         call: impl Fn(GroupsClient<Channel>) -> F,
     ) -> Result<T> {
-        let deadline = Instant::now() + self.client.inner.request_timeout;
-        let mut backoff = limits::MIN_BACKOFF;
-        loop {
-            let answer = within(deadline, self.ask_coordinator(self.client.contact(), &call)).await;
-            let passing = answer.as_ref().err().filter(|error| is_untouched(error));
-            let wait = passing.and_then(|error| wait_before(deadline, backoff, error));
-            match (answer, wait) {
-                (Err(error), Some(wait)) => {
-                    self.client.inner.note_retry(&error);
-                    tokio::time::sleep(wait).await;
-                    backoff = (backoff * 2).min(limits::MAX_BACKOFF);
-                }
-                (other, _) => return other,
-            }
-        }
+        let timeout = self.client.inner.request_timeout;
+        retrying_while(&self.client, timeout, is_untouched, |contact| {
+            self.ask_coordinator(contact, &call)
+        })
+        .await
     }
 }
 
