@@ -3,18 +3,18 @@
 mod builder;
 mod commit;
 mod driver;
+mod partitions;
 mod positions;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use millrace_member::{Member, PartitionId};
-use millrace_proto::v1::{self, ErrorReason, group_offset};
+use millrace_proto::v1::ErrorReason;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -22,17 +22,16 @@ pub use builder::{Assignor, GroupConsumerBuilder};
 
 use self::{
     builder::GroupConfig,
-    commit::{Committed, ToCommit},
     driver::{Command, Shared, Told},
-    positions::{Position, Positions},
+    positions::Positions,
 };
 use crate::{
     client::Client,
-    consumer::{Consumer, FetchedRecords, Placed, RecordIterator},
+    consumer::{Consumer, FetchedRecords, RecordIterator},
     error::{Error, Result},
     limits,
-    offsets::{TopicPartition, within},
-    record::{ConsumedRecord, Start},
+    offsets::TopicPartition,
+    record::ConsumedRecord,
 };
 
 /// What [`GroupConsumer::poll`] gives.
@@ -330,276 +329,6 @@ impl GroupConsumer {
         }
     }
 
-    /// Takes what the member's task told.
-    fn take_told(&mut self) {
-        let Told {
-            lost, release, used, ..
-        } = {
-            let mut told = self.shared.told.lock();
-            let failed = told.failed.clone();
-            std::mem::replace(
-                &mut *told,
-                Told {
-                    failed,
-                    ..Told::default()
-                },
-            )
-        };
-        if !lost.is_empty() {
-            self.beginning.retain(|id| !lost.contains(id));
-            self.releasing.retain(|id, _| !lost.contains(id));
-            self.to_release.retain(|id, _| !lost.contains(id));
-            let held: Vec<TopicPartition> = lost.iter().filter_map(|id| self.held.get(id).cloned()).collect();
-            self.stop_reading(lost.iter());
-            if !held.is_empty() {
-                self.events.push_back(GroupEvent::Lost(held));
-            }
-        }
-        if !used.is_empty() {
-            self.beginning.extend(used);
-            self.backoff = limits::MIN_BACKOFF;
-            self.begin_at = Instant::now();
-        }
-        let mut revoking = Vec::new();
-        for (id, until) in release {
-            match self.held.get(&id) {
-                Some(key) => {
-                    self.current.take_if(|current| current.is_of(&key.0, key.1));
-                    // Held, so it is assigned: it can be paused.
-                    let _ = self.consumer.pause(&key.0, key.1);
-                    revoking.push(key.clone());
-                    self.to_release.insert(id, until);
-                }
-                // Not begun yet.
-                None => {
-                    self.beginning.retain(|beginning| *beginning != id);
-                    self.releasing.insert(id, until);
-                }
-            }
-        }
-        if !revoking.is_empty() {
-            self.events.push_back(GroupEvent::Revoking(revoking));
-        }
-    }
-
-    fn stop_reading<'a>(&mut self, ids: impl Iterator<Item = &'a PartitionId>) {
-        for id in ids {
-            if let Some(key) = self.held.remove(id) {
-                self.current.take_if(|current| current.is_of(&key.0, key.1));
-                self.consumer.unassign([(&*key.0, key.1)]);
-                self.positions.forget(&key);
-            }
-        }
-    }
-
-    /// Gives back what the application has been told of: commits it, then tells the coordinator that it is free.
-    async fn give_back(&mut self) {
-        // What is lost by now is not committed any more.
-        self.take_told();
-        if self.releasing.is_empty() {
-            return;
-        }
-        if self.config.commit_interval.is_some() {
-            let keys: Vec<TopicPartition> = self
-                .releasing
-                .keys()
-                .filter_map(|id| self.held.get(id).cloned())
-                .collect();
-            // As long as the coordinator waits: who gets it next begins where this member was.
-            let now = Instant::now();
-            let until = self.releasing.values().min().copied().unwrap_or(now);
-            if !keys.is_empty() {
-                self.auto_commit(Some(&keys), until.saturating_duration_since(now))
-                    .await;
-            }
-        }
-        // Its place first: from here on nothing waits, so that a future that is dropped loses nothing.
-        let place = self.commands.clone().reserve_owned().await;
-        let ids: Vec<PartitionId> = std::mem::take(&mut self.releasing).into_keys().collect();
-        self.stop_reading(ids.iter());
-        if let Ok(place) = place {
-            place.send(Command::Released(ids));
-        }
-    }
-
-    /// Begins with partitions whose offsets are known now; the others stay in `beginning`.
-    async fn start_reading(&mut self) -> Result<Vec<TopicPartition>> {
-        self.begin_at = Instant::now() + self.backoff;
-        self.backoff = (self.backoff * 2).min(limits::MAX_BACKOFF);
-        let asked: Vec<PartitionId> = self
-            .beginning
-            .iter()
-            .take(limits::MAX_PARTITIONS_PER_COMMIT)
-            .cloned()
-            .collect();
-        let offsets = match self.fetch_offsets(asked.into_iter().collect()).await {
-            Ok(offsets) => offsets,
-            Err(error) => {
-                let is_known_soon = matches!(
-                    error.reason(),
-                    Some(ErrorReason::StaleMemberEpoch | ErrorReason::FencedMember | ErrorReason::UnknownMember)
-                );
-                if !is_known_soon && !error.is_retriable() {
-                    return Err(error);
-                }
-                if is_known_soon {
-                    self.shared.member.lock().want_heartbeat();
-                    self.shared.wake.notify_one();
-                }
-                self.shared.client.inner.note_retry(&error);
-                return Ok(Vec::new());
-            }
-        };
-        let cluster = self.shared.client.cluster();
-        let mut begun = Vec::new();
-        for offset in offsets {
-            let id = (offset.topic_id, offset.partition);
-            let known = cluster.topics.values().find(|topic| topic.id == id.0);
-            // What metadata does not name yet is asked for again.
-            let (Some(topic), Some(at)) = (known, self.beginning.iter().position(|beginning| *beginning == id)) else {
-                continue;
-            };
-            let (start, leader_epoch) = match offset.position {
-                Some(group_offset::Position::Committed(committed)) => {
-                    (Start::Offset(committed.offset), committed.leader_epoch)
-                }
-                Some(group_offset::Position::BeginsAt(edge)) if edge == i32::from(v1::Edge::End) => (Start::End, None),
-                Some(group_offset::Position::BeginsAt(_)) => (Start::Beginning, None),
-                Some(group_offset::Position::Pending(_)) | None => continue,
-            };
-            let key = (topic.name.clone(), id.1);
-            let committed = match start {
-                Start::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            self.beginning.swap_remove(at);
-            self.positions.begin(key.clone(), committed);
-            self.consumer.place([Placed {
-                key: key.clone(),
-                topic_id: id.0.clone(),
-                start,
-                leader_epoch,
-            }]);
-            self.held.insert(id, key.clone());
-            begun.push(key);
-        }
-        if !begun.is_empty() {
-            self.backoff = limits::MIN_BACKOFF;
-        }
-        begun.sort_unstable();
-        Ok(begun)
-    }
-
-    async fn fetch_offsets(&self, partitions: BTreeSet<PartitionId>) -> Result<Vec<v1::GroupOffset>> {
-        let Some((member_id, member_epoch)) = self.shared.member.lock().identity() else {
-            return Ok(Vec::new());
-        };
-        let request = v1::FetchOffsetsRequest {
-            group: self.config.group.clone(),
-            member_id,
-            member_epoch,
-            topics: millrace_member::by_topic(&partitions),
-            ..v1::FetchOffsetsRequest::default()
-        };
-        let address = driver::coordinator(&self.shared).await;
-        let mut groups = self.shared.client.inner.connections.groups(&address)?;
-        let deadline = tokio::time::Instant::now() + self.config.session_timeout;
-        let answer = within(deadline, async {
-            Ok(groups.fetch_offsets(request).await?.into_inner())
-        })
-        .await;
-        Ok(answer.inspect_err(|_| self.shared.moved())?.offsets)
-    }
-
-    /// Commits what is processed. What fails is told in the log. Where no answer came it is tried again with the next
-    /// commit; what was refused for good is not, and is read again by whoever has the partition then.
-    async fn auto_commit(&mut self, of: Option<&[TopicPartition]>, patience: Duration) {
-        let due = self.positions.to_commit(of);
-        let due = self.named(due);
-        let (outcome, result) = self.commit_all(due, patience).await;
-        for (key, error) in &outcome.refused {
-            tracing::warn!(topic = %key.0, partition = key.1, %error, "an offset was not committed");
-        }
-        if let Err(error) = result {
-            tracing::warn!(group = self.config.group, %error, "offsets were not committed");
-        }
-    }
-
-    fn named(&self, positions: Vec<(TopicPartition, Position)>) -> Vec<ToCommit> {
-        let ids: HashMap<&TopicPartition, &Bytes> = self.held.iter().map(|(id, key)| (key, &id.0)).collect();
-        let named = positions.into_iter().filter_map(|(key, position)| {
-            Some(ToCommit {
-                topic_id: (*ids.get(&key)?).clone(),
-                key,
-                position,
-            })
-        });
-        named.collect()
-    }
-
-    async fn commit_all(&mut self, due: Vec<ToCommit>, patience: Duration) -> (Committed, Result<()>) {
-        let mut outcome = Committed::default();
-        let tried: HashMap<TopicPartition, i64> =
-            due.iter().map(|one| (one.key.clone(), one.position.offset)).collect();
-        let result = commit::commit(&self.shared, due, patience, &mut outcome).await;
-        for (key, offset) in &outcome.done {
-            self.positions.committed(key, *offset);
-        }
-        for (key, _) in &outcome.refused {
-            // Not tried again and again.
-            if let Some(offset) = tried.get(key) {
-                self.positions.committed(key, *offset);
-            }
-        }
-        (outcome, result)
-    }
-
-    /// Commits that the group goes on at these offsets: the next ones to read. Answers with the partitions that were
-    /// refused, and why: PARTITION_NOT_ASSIGNED if it is not this member's any more, OFFSET_BEHIND_COMMITTED if the
-    /// group is farther. The others are committed.
-    ///
-    /// # Errors
-    /// This consumer is no member at the moment, or no coordinator answered within the client's request timeout: what
-    /// was committed is not known.
-    pub async fn commit<T: AsRef<str>>(
-        &mut self,
-        positions: impl IntoIterator<Item = (T, i32, i64)>,
-    ) -> Result<Vec<(Arc<str>, i32, Error)>> {
-        self.take_told();
-        let (mut due, mut refused) = (Vec::new(), Vec::new());
-        for (topic, partition, offset) in positions {
-            let key: TopicPartition = (topic.as_ref().into(), partition);
-            if !self.positions.has(&key) {
-                let error = Error::server(
-                    ErrorReason::PartitionNotAssigned,
-                    format!("{}-{partition} is not this member's: stop to process it.", key.0),
-                );
-                refused.push((key.0, partition, error));
-                continue;
-            }
-            let leader_epoch = self.positions.leader_epoch(&key, offset);
-            due.push((key, Position { offset, leader_epoch }));
-        }
-        let due = self.named(due);
-        let patience = self.shared.client.inner.request_timeout;
-        let (outcome, result) = self.commit_all(due, patience).await;
-        result?;
-        refused.extend(outcome.refused.into_iter().map(|(key, error)| (key.0, key.1, error)));
-        Ok(refused)
-    }
-
-    /// Commits all that was handed out: it is processed.
-    ///
-    /// # Errors
-    /// As [`commit`](Self::commit).
-    pub async fn commit_consumed(&mut self) -> Result<Vec<(Arc<str>, i32, Error)>> {
-        self.take_told();
-        self.positions.processed();
-        let due = self.positions.to_commit(None);
-        let due = due.into_iter().map(|(key, position)| (key.0, key.1, position.offset));
-        self.commit(due.collect::<Vec<_>>()).await
-    }
-
     /// The partitions it reads, sorted.
     #[must_use]
     pub fn assignment(&self) -> Vec<(Arc<str>, i32)> {
@@ -612,22 +341,6 @@ impl GroupConsumer {
     /// The partition is not assigned.
     pub fn pause(&mut self, topic: &str, partition: i32) -> Result<()> {
         self.consumer.pause(topic, partition)
-    }
-
-    /// Ends a [`pause`](Self::pause).
-    ///
-    /// # Errors
-    /// The partition is not assigned.
-    pub fn resume(&mut self, topic: &str, partition: i32) -> Result<()> {
-        if self.to_release.keys().chain(self.releasing.keys()).any(|id| {
-            self.held
-                .get(id)
-                .is_some_and(|key| &*key.0 == topic && key.1 == partition)
-        }) {
-            // It is being given back.
-            return Ok(());
-        }
-        self.consumer.resume(topic, partition)
     }
 
     /// Ends: with automatic commits all that was handed out is committed, as processed; then it leaves the group. A
