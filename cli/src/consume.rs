@@ -41,7 +41,8 @@ pub struct ConsumeArgs {
     /// Where to begin: beginning, end, an offset (needs --partition if there are several), a time
     /// such as 2026-01-31T12:00:00Z, a date such as 2026-01-31 (from its begin in UTC), a time ago such as
     /// -30m, -1h or -2d, or @ and milliseconds since 1970. Default: end, so that only new messages are
-    /// shown, as Kafka's console consumer does. With --group it counts where the group has no offset yet.
+    /// shown, as Kafka's console consumer does. With --group it counts where the group has no offset yet, and where its
+    /// offset is not there any more: then all but end go on at the oldest message that is kept.
     #[arg(
         long,
         default_value = "end",

@@ -18,6 +18,12 @@ from lib.proc import Process
 PATIENCE = 60.0
 
 
+@pytest.fixture
+def name(topic: str) -> str:
+    """A new topic's name."""
+    return topic
+
+
 def run(broker: Broker, *args: str, **options: object):
     """A command against the file's broker."""
     return millrace(*args, bootstrap=broker.address, **options)
@@ -198,3 +204,21 @@ def test_a_member_tells_that_its_topic_is_not_there_yet(shared: Broker, member: 
     run(shared, "topic", "create", "to-come").ok()
     run(shared, "produce", "to-come", stdin=b"at last\n").ok()
     wait_for("its first message", lambda: one.out() == "at last\n")
+
+
+@pytest.mark.parametrize(("start", "goes_on_at"), [("beginning", 6), ("end", 10)])
+def test_a_member_goes_on_behind_what_retention_has_deleted(
+    shared: Broker, name: str, member: Callable[..., Process], start: str, goes_on_at: int
+) -> None:
+    group = f"late-{start}"
+    run(shared, "produce", name, stdin=b"".join(b"%d\n" % n for n in range(10))).ok()
+    run(shared, "group", "reset-offsets", group, "--topic", name, "--to-offset", "2", "--execute").ok()
+    run(shared, "topic", "delete-messages", name, "--partition", "0", "--before", "6").ok()
+    one = member(name, group, "--from", start)
+    told = f"offset 2 of {name}-0 is not there any more: going on at"
+    wait_for("a word of what is gone", lambda: told in one.err() and f"({goes_on_at})" in one.err())
+    # The end is looked up beside: what is written from now on may be before it.
+    if start == "beginning":
+        wait_for("what is kept", lambda: one.out().split() == ["6", "7", "8", "9"])
+        wait_for("its offset committed", lambda: committed(shared, group) == {0: 10})
+    assert one.returncode() is None, one.err()

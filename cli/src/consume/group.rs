@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use millrace_client::{ErrorReason, GroupConsumer, GroupEvent, OffsetReset, Start};
+use millrace_client::{ErrorKind, ErrorReason, GroupConsumer, GroupEvent, OffsetReset, Start};
 use tokio::time::{Instant, timeout};
 
 use self::assignments::{Assignments, Change};
@@ -106,7 +106,14 @@ pub async fn run(args: &ConsumeArgs, group: &str, format: RecordFormat, global: 
     let assignments = Assignments::new(args.assignments, format);
     let mut interrupts = Interrupts::take()?;
     let mut waiting = Waiting::new(&client, &args.topics);
-    let reading_on = read(&mut consumer, &mut reading, &mut written, &mut waiting, assignments);
+    let reading_on = read(
+        &mut consumer,
+        &mut reading,
+        &mut written,
+        &mut waiting,
+        assignments,
+        args.from,
+    );
     let ended = interrupts.until(reading_on).await;
     // Between two batches: none is cut in the middle. What is written is committed, however it ended.
     let committed = written.commit(&mut consumer, &mut reading).await;
@@ -135,14 +142,15 @@ async fn read(
     written: &mut Written,
     waiting: &mut Waiting,
     assignments: Assignments,
+    from: StartAt,
 ) -> anyhow::Result<()> {
     let mut commit_at = Instant::now() + limits::COMMIT_INTERVAL;
     let is_watched = stderr().is_terminal();
     while reading.left > 0 {
         let is_written = !written.0.is_empty();
-        let event = if is_written {
+        let polled = if is_written {
             match timeout(limits::OUTPUT_IDLE, consumer.poll()).await {
-                Ok(event) => event?,
+                Ok(polled) => polled,
                 // Nothing more for now.
                 Err(_) => {
                     written.commit(consumer, reading).await?;
@@ -150,7 +158,14 @@ async fn read(
                 }
             }
         } else {
-            waiting.during(consumer.poll()).await?
+            waiting.during(consumer.poll()).await
+        };
+        let event = match polled {
+            Ok(event) => event,
+            Err(error) => {
+                go_on(consumer, error, from)?;
+                continue;
+            }
         };
         if is_watched && let Some(share) = share(&event, consumer.assignment()) {
             eprintln!("{share}");
@@ -180,6 +195,32 @@ async fn read(
             commit_at = Instant::now() + limits::COMMIT_INTERVAL;
         }
     }
+    Ok(())
+}
+
+/// Goes on where a partition does not have the group's offset any more, as Kafka's auto.offset.reset, and says so: retention
+/// may delete faster than the group reads.
+///
+/// # Errors
+/// Whatever else went wrong.
+fn go_on(consumer: &mut GroupConsumer, error: millrace_client::Error, from: StartAt) -> anyhow::Result<()> {
+    let ErrorKind::OffsetOutOfRange {
+        topic,
+        partition,
+        position,
+        log_start,
+        high_watermark,
+    } = error.kind()
+    else {
+        return Err(error.into());
+    };
+    let (start, place, offset) = match from {
+        StartAt::End => (Start::End, "the end, as --from is end", high_watermark),
+        _ => (Start::Beginning, "the oldest message that is kept", log_start),
+    };
+    consumer.seek(topic, *partition, start)?;
+    let offset = offset.map(|offset| format!(" ({offset})")).unwrap_or_default();
+    eprintln!("millrace: offset {position} of {topic}-{partition} is not there any more: going on at {place}{offset}");
     Ok(())
 }
 
