@@ -105,6 +105,10 @@ pub const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// stream a partition with data would wait behind one without, for as long as the latter waits.
 pub const FETCH_LANES: usize = 2;
 
+/// Starts of partitions that are looked up at once, each by a call of its own: more than partitions that a broker which
+/// just went away leads, as a rule.
+pub const START_LOOKUPS: usize = 32;
+
 /// The default size of a fetch answer: what is under way stays within the caches of a usual machine,
 /// which is worth 15 % of a reader's throughput against 4 MiB.
 pub const DEFAULT_FETCH_BYTES: usize = 2 << 20;

@@ -7,7 +7,7 @@ mod fake;
 use std::time::Duration;
 
 use fake::{FakeServer, refused};
-use millrace_client::{Client, ErrorReason, GroupConsumer, GroupEvent};
+use millrace_client::{Client, ErrorKind, ErrorReason, GroupConsumer, GroupEvent, Start};
 
 /// A server whose topic `t` has these numbers of records, and a member with automatic commits at each call.
 async fn member(records: &[usize], assigned: &[i32]) -> (FakeServer, GroupConsumer) {
@@ -73,6 +73,55 @@ async fn it_goes_on_where_the_group_has_committed() {
     let (server, mut consumer) = member(&[5], &[0]).await;
     server.script().committed.insert(0, 4);
     assert_eq!(consumer.next().await.unwrap().offset, 4);
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_tells_holds_up_no_other() {
+    let all: Vec<i32> = (0..9).collect();
+    let (server, mut consumer) = member(&[1; 9], &all).await;
+    server.script().silent = (0..8).collect();
+    loop {
+        if let GroupEvent::Records(records) = poll(&mut consumer).await {
+            assert_eq!(records.partition(), 8);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_retention_has_deleted_is_told_and_gone_on_behind() {
+    let (server, mut consumer) = member(&[5, 1], &[0, 1]).await;
+    {
+        let mut script = server.script();
+        script.committed.insert(0, 1);
+        script.committed.insert(1, 1);
+        script.log_start.insert(0, 3);
+    }
+    let error = loop {
+        match tokio::time::timeout(Duration::from_secs(30), consumer.poll())
+            .await
+            .unwrap()
+        {
+            Ok(GroupEvent::Records(records)) => panic!("{records:?}"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    let ErrorKind::OffsetOutOfRange {
+        partition,
+        position,
+        log_start,
+        ..
+    } = error.kind()
+    else {
+        panic!("{error}");
+    };
+    assert_eq!((*partition, *position, *log_start), (0, 1, Some(3)));
+    consumer.seek("t", 0, Start::Beginning).unwrap();
+    let record = consumer.next().await.unwrap();
+    assert_eq!((record.partition, record.offset), (0, 3));
+    assert!(consumer.seek("t", 0, Start::Offset(-1)).is_err());
+    assert!(consumer.seek("t", 7, Start::Beginning).is_err(), "it is not assigned");
 }
 
 #[tokio::test]

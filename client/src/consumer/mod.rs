@@ -6,9 +6,13 @@ mod lane;
 mod records;
 mod state;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinSet};
 
@@ -325,6 +329,8 @@ fn not_assigned(topic: &str, partition: i32) -> Error {
 async fn manage(shared: Arc<Shared>) {
     let mut lanes: HashMap<Arc<str>, JoinSet<()>> = HashMap::new();
     let mut changes = shared.client.inner.cluster.subscribe();
+    let mut lookups = FuturesUnordered::new();
+    let mut looking: HashSet<(TopicPartition, u64)> = HashSet::new();
     loop {
         let cluster = changes.borrow_and_update().clone();
         let (leaders, starts) = {
@@ -343,32 +349,36 @@ async fn manage(shared: Arc<Shared>) {
         shared.work.notify_waiters();
         // A deleted topic is told.
         shared.news.notify_one();
-        if !starts.is_empty() {
-            resolve(&shared, starts).await;
-            continue;
+        // Beside each other: a leader that does not answer holds up only what it leads.
+        for (key, generation, start) in starts {
+            if lookups.len() >= limits::START_LOOKUPS {
+                break;
+            }
+            if looking.insert((key.clone(), generation)) {
+                lookups.push(resolve(&shared, key, generation, start));
+            }
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = shared.manage.notified() => {}
+            Some(done) = lookups.next(), if !lookups.is_empty() => {
+                looking.remove(&done);
+            }
         }
     }
 }
 
-/// Looks up where partitions go whose position was out of range.
-async fn resolve(shared: &Shared, starts: Vec<(TopicPartition, u64, Start)>) {
-    for (key, generation, start) in starts {
-        let listed = list_offsets(&shared.client, &[(key.clone(), start)], shared.config.isolation).await;
-        let offset = match listed {
-            Ok(listed) => listed.first().map(|listed| listed.offset),
-            // Asked again by the next round; the call itself has waited.
-            Err(error) if error.is_retriable() => None,
-            Err(error) => {
-                shared.state.lock().resolved(&key, generation, Err(error));
-                None
-            }
-        };
-        if let Some(offset) = offset {
-            shared.state.lock().resolved(&key, generation, Ok(offset));
-        }
+/// Looks up where a partition is read from; answers with which it was.
+async fn resolve(shared: &Shared, key: TopicPartition, generation: u64, start: Start) -> (TopicPartition, u64) {
+    let listed = list_offsets(&shared.client, &[(key.clone(), start)], shared.config.isolation).await;
+    let offset = match listed {
+        Ok(listed) => listed.first().map(|listed| Ok(listed.offset)),
+        // Asked again by the next round; the call itself has waited.
+        Err(error) if error.is_retriable() => None,
+        Err(error) => Some(Err(error)),
+    };
+    if let Some(offset) = offset {
+        shared.state.lock().resolved(&key, generation, offset);
     }
+    (key, generation)
 }

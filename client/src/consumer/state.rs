@@ -173,9 +173,10 @@ impl State {
         }
     }
 
-    /// The starts to look up.
+    /// The starts to look up: where there is a leader to ask.
     pub fn to_resolve(&self) -> Vec<(TopicPartition, u64, Start)> {
-        let pending = self.partitions.iter().filter(|(_, state)| !state.stopped);
+        let askable = |state: &PartitionState| !state.stopped && state.leader.is_some();
+        let pending = self.partitions.iter().filter(|(_, state)| askable(state));
         pending
             .filter_map(|(key, state)| Some((key.clone(), state.generation, state.start?)))
             .collect()

@@ -288,6 +288,24 @@ fn out_of_range_is_told_or_looked_up_anew() {
 }
 
 #[test]
+fn what_has_no_leader_is_looked_up_once_it_has_one() {
+    let leaderless = Cluster::from_proto(v1::MetadataResponse {
+        topics: vec![v1::TopicMetadata {
+            name: "t".into(),
+            topic_id: Bytes::from_static(b"0123456789abcdef"),
+            partitions: vec![v1::PartitionMetadata::default()],
+        }],
+        ..v1::MetadataResponse::default()
+    });
+    let mut state = State::default();
+    let id = Bytes::from_static(b"0123456789abcdef");
+    state.place(placed(key(0), id, Start::Beginning), &leaderless);
+    assert!(state.to_resolve().is_empty(), "nobody could be asked");
+    state.follow(&cluster(2));
+    assert_eq!(state.to_resolve().len(), 1);
+}
+
+#[test]
 fn a_moved_leader_is_waited_for_and_a_new_one_is_asked_at_once() {
     let (mut state, config) = (assigned(1), config());
     let asked = plan(&mut state, &config).unwrap();

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -47,6 +47,10 @@ pub struct Script {
     pub committed: HashMap<i32, i64>,
     /// Partitions whose commits are refused, and why.
     pub refuses: HashMap<i32, ErrorReason>,
+    /// Partitions whose offsets are not told: a question about them is not answered.
+    pub silent: HashSet<i32>,
+    /// The oldest offset that is kept in each partition, where that is not 0.
+    pub log_start: HashMap<i32, i64>,
 }
 
 impl Script {
@@ -198,7 +202,20 @@ impl Service {
             partitions: Vec::new(),
         };
         for asked in request.partitions {
-            let values = self.script.lock().log[asked.partition as usize].clone();
+            let (values, log_start) = {
+                let script = self.script.lock();
+                let log_start = script.log_start.get(&asked.partition).copied();
+                (script.log[asked.partition as usize].clone(), log_start.unwrap_or(0))
+            };
+            if asked.fetch_offset < log_start {
+                answer.partitions.push(v1::FetchedPartition {
+                    topic: asked.topic,
+                    partition: asked.partition,
+                    error: Some(out_of_range(log_start)),
+                    ..v1::FetchedPartition::default()
+                });
+                return answer;
+            }
             let mut batch = BatchBuilder::new(Codec::None);
             let new = &values[(asked.fetch_offset as usize).min(values.len())..];
             for value in new {
@@ -223,6 +240,15 @@ impl Service {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         answer
+    }
+}
+
+fn out_of_range(log_start: i64) -> v1::Error {
+    v1::Error {
+        reason: ErrorReason::OffsetOutOfRange.into(),
+        message: "It is not there.".into(),
+        metadata: [("log_start".to_owned(), log_start.to_string())].into(),
+        ..v1::Error::default()
     }
 }
 
@@ -426,10 +452,18 @@ impl Log for Service {
         request: Request<v1::ListOffsetsRequest>,
     ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
         let asked = request.into_inner().partitions;
+        let is_silent = {
+            let silent = &self.script.lock().silent;
+            asked.iter().any(|asked| silent.contains(&asked.partition))
+        };
+        if is_silent {
+            std::future::pending::<()>().await;
+        }
+        let log_start = self.script.lock().log_start.clone();
         let beginning = asked.into_iter().map(|asked| v1::ListedOffset {
             topic: asked.topic,
             partition: asked.partition,
-            offset: 0,
+            offset: log_start.get(&asked.partition).copied().unwrap_or(0),
             ..v1::ListedOffset::default()
         });
         Ok(Response::new(v1::ListOffsetsResponse {
