@@ -167,7 +167,7 @@ def _cancel_a_move(cluster: Cluster) -> None:
 
 
 def _drain(cluster: Cluster, brokers: list[int]) -> None:
-    """A broker that is to take what they hold may be out of service for a moment, as its disk stalls under the tests."""
+    """A broker that is to take what they hold may be out of service for a moment, as its disk stalls."""
     deadline = time.monotonic() + 60
     while True:
         drained = cluster.millrace("broker", "drain", *map(str, brokers), "--wait", timeout=120)

@@ -317,7 +317,7 @@ def test_new_partitions_and_topics_of_a_pattern_are_read_from_their_beginning(br
         one = Subscriber(client, "growers", topic_pattern="grow-.*", start=end)
         one.wait("its partition", lambda: one.has == {("grow-a", 0): 1})
         assert committed(client, "growers") == {("grow-a", 0): 1}, "the end is looked up once, and stored"
-        call(client.admin.CreatePartitions, admin_pb2.CreatePartitionsRequest(topic="grow-a", partitions=2))
+        call(client.admin.CreatePartitions, admin_pb2.CreatePartitionsRequest(name="grow-a", partitions=2))
         client.publish("grow-a", [b"new partition"], partition=1)
         client.create_topic("grow-b")
         client.publish("grow-b", [b"new topic"])

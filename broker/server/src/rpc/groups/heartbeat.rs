@@ -361,7 +361,13 @@ impl Session {
                         return Err(given_up(error));
                     }
                 }
-                answered => return answered,
+                answered => {
+                    // Once it is the member, another one that resumes takes over from it, and not the other way round.
+                    if let (Ok(_), Some(subscriber)) = (&answered, &mut self.subscriber) {
+                        subscriber.takes_over = false;
+                    }
+                    return answered;
+                }
             }
         }
     }
