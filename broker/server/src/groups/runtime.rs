@@ -302,7 +302,8 @@ impl Runtime {
         let key = (stream.group().clone(), stream.member().clone());
         if self.streams.get(&key).is_some_and(|latest| Arc::ptr_eq(latest, stream)) {
             self.streams.remove(&key);
-            if !stream.is_lost() {
+            // A member that has connected anew is there, also while its answer waits to be stored.
+            if !stream.is_lost() || self.is_asked_after(stream) {
                 return;
             }
             self.step(Event::ConnectionLost {
@@ -310,6 +311,17 @@ impl Runtime {
                 member: &key.1,
             });
         }
+    }
+
+    /// Whether the member of a stream waits for an answer on a later one.
+    fn is_asked_after(&self, before: &MemberStream) -> bool {
+        let mut asked = self.waiting.values().filter_map(|waiting| waiting.stream.as_ref());
+        asked.any(|stream| {
+            stream.is_later_than(before)
+                && stream.member() == before.member()
+                && stream.group() == before.group()
+                && !stream.has_ended()
+        })
     }
 
     fn looked_up(&mut self, looked: &starts::Looked) {
