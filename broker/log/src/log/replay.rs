@@ -91,9 +91,8 @@ impl LogInner {
             Ok(Some(found)) => (found.header.base_offset, found.position),
             Ok(None) => (begin, size),
             Err(LocateError::Io(error)) => return Err(error),
-            Err(LocateError::Bad {
-                position, next_offset, ..
-            }) => (next_offset, position),
+            // Where the walk ended says nothing of where it was led astray: a wrong length leads into another batch.
+            Err(LocateError::Bad { .. }) => (segment.base_offset, 0),
         };
         let stop = next_base.min(end);
         let mut chain = Chain::at(offset);
