@@ -26,7 +26,7 @@ enum Message {
         from: usize,
         life: u32,
         number: u64,
-        request: Request,
+        request: Box<Request>,
         term: u64,
     },
     Answer {
@@ -315,7 +315,7 @@ impl World {
             } => {
                 self.numbers += 1;
                 let id = self.numbers;
-                let commit = match &request {
+                let commit = match &*request {
                     Request::Commit(commit) => commit.offsets.first().cloned(),
                     _ => None,
                 };
@@ -328,7 +328,6 @@ impl World {
                 };
                 self.asked.insert(id, asked);
                 let appended = self.open.len();
-                let request = Box::new(request);
                 self.take(Event::Requested { id, request }, seen);
                 if let Some(commit) = commit.filter(|_| self.open.len() > appended) {
                     self.judge(from, &commit, term, seen);
@@ -480,7 +479,7 @@ impl World {
             from,
             life,
             number,
-            request,
+            request: Box::new(request),
             term,
         });
     }
