@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from kube_machine import Failed
@@ -125,6 +126,35 @@ def test_a_value_that_brokers_do_not_take_stops_at_the_first_broker(operator: Op
     assert len(changed) <= 1
     load.goes_on()
     load.verdict()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_brokers_that_all_crash_come_back_when_their_spec_is_mended(operator: Operator, cluster: Cluster) -> None:
+    def said(told: dict[str, Any]) -> bool:
+        return "max.connections" in str(cluster.condition("Stalled", told).get("message"))
+
+    def crashes(number: int) -> bool:
+        statuses = cluster.pods()[number]["status"].get("containerStatuses", [])
+        return any(status["restartCount"] > 0 and not status["ready"] for status in statuses)
+
+    # A Cluster that never began with a value that no broker takes.
+    cluster.create(replicas=3, config={"max.connections": "none at all"})
+    cluster.until("it is told", said, 120)
+    cluster.patch(config=None)
+    cluster.wait_ready(300)
+    cluster.create_topic("kept")
+    cluster.millrace("produce", "kept", given="kept\n")
+    # And one whose brokers have all crashed: the disruption budget alone would let none of them be replaced.
+    cluster.patch(config={"max.connections": "none at all"})
+    cluster.until("it is told", said, 120)
+    cluster.kubectl("delete", "pods", "-l", cluster.selector, "--wait=false")
+    cluster.kubectl.until(
+        "all of them crash", lambda: len(cluster.pods()) == 3 and all(crashes(number) for number in range(3)), 120
+    )
+    cluster.patch(config=None)
+    cluster.wait_ready(300)
+    assert cluster.millrace("consume", "kept", "--count=1").strip() == "kept"
 
 
 def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator, loaded: Loaded) -> None:

@@ -116,6 +116,7 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> (Bl
         storage_size: spec.storage.size.clone(),
         storage_class: spec.storage.storage_class_name.clone(),
         disruptions: disruptions(seen, wishes, scale),
+        evicts_unready: false,
         restarted_at: annotation(names::RESTARTED_AT),
         pod_template: spec.pod_template.clone(),
         service_template: spec.service_template.clone(),
@@ -181,9 +182,14 @@ fn disruptions(seen: &Seen, wishes: &Wishes, scale: &Scale) -> Option<i32> {
     Some(seen.brokers.told().map_or(live, |told| i32::from(may_any_go(told))))
 }
 
-/// Whether one broker more may go.
+/// Whether one broker more may go: no partition and no majority of the voters needs all that are there. An only voter
+/// is needed whenever it goes.
 fn may_any_go(told: &Told) -> bool {
-    told.endangered() == (0, 0) && told.quorum_leader().is_some()
+    let all = told.members.iter().filter(|member| member.is_voter).count();
+    let voters = told.voters().into_iter();
+    let there = |id: &i32| told.broker(*id).is_some_and(|broker| broker.available);
+    let serving = voters.filter(there).count();
+    told.endangered() == (0, 0) && told.quorum_leader().is_some() && (all < 2 || serving > all / 2 + 1)
 }
 
 #[cfg(test)]

@@ -169,6 +169,9 @@ pub fn decide(seen: &Seen) -> Decision {
         // Where a restart is what mends, a budget of none would stand in its way.
         wanted.disruptions = Some(1);
     }
+    // A pod whose container crashes again and again runs, for the disruption budget: with most brokers so, Kubernetes
+    // would evict none of them, and a template that mends them could not come.
+    wanted.evicts_unready = matches!(decision.roll.step, Some(Step::Replace { .. }));
     let (objects, error) = render::render(&wanted, target.template);
     decision.problems.extend(error.map(|error| format!("{error}.")));
     if !decision.problems.is_empty() && !seen.objects.contains_key(&Kind::StatefulSet) {

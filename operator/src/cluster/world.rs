@@ -320,7 +320,9 @@ impl World {
             Step::Replace { broker, hash } => {
                 if self.live_hash() == *hash {
                     assert!(!self.pods[broker].running, "asked nobody about a broker that runs");
-                    self.pods.remove(broker);
+                    if self.lets_unready_go() {
+                        self.pods.remove(broker);
+                    }
                 }
             }
         }
@@ -370,6 +372,24 @@ impl World {
                 .find(|(other, broker)| broker.votes && **other != id);
             self.leader = next.map_or(id, |(other, _)| *other);
         }
+    }
+
+    /// Whether the eviction of a pod whose container crashes again and again is let through, as Kubernetes judges:
+    /// where fewer are healthy than must be, only by its policy.
+    fn lets_unready_go(&self) -> bool {
+        let (Some(budget), Some(set)) = (
+            self.objects.get(&Kind::DisruptionBudget),
+            self.objects.get(&Kind::StatefulSet),
+        ) else {
+            return true;
+        };
+        let expected = set["spec"]["replicas"].as_i64().unwrap();
+        let desired = expected - budget["spec"]["maxUnavailable"].as_i64().unwrap();
+        let healthy = self.pods.values().filter(|pod| pod.is_ready()).count();
+        let healthy = i64::try_from(healthy).unwrap();
+        budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+            || (desired > 0 && healthy >= desired)
+            || healthy > desired
     }
 
     /// How many pods may be evicted.

@@ -52,6 +52,9 @@ pub struct Blueprint {
     pub storage_class: Option<String>,
     /// How many of them a drain of nodes may take away at once; none: there is nothing to protect.
     pub disruptions: Option<i32>,
+    /// Pods that are not ready may be evicted whatever the others do: those that are stuck are to be replaced, and the
+    /// budget alone would keep them for ever where too few are healthy.
+    pub evicts_unready: bool,
     /// When the user last asked for a restart.
     pub restarted_at: Option<String>,
     /// The user's fields of the pods.

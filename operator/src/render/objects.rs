@@ -126,7 +126,7 @@ pub(super) fn disruption_budget(blueprint: &Blueprint, disruptions: i32) -> Valu
         "maxUnavailable": disruptions,
         "selector": { "matchLabels": selector(blueprint) },
         // A broker that catches up is not to be taken away by a drain, a sick one may be (KEP-3017).
-        "unhealthyPodEvictionPolicy": "IfHealthyBudget",
+        "unhealthyPodEvictionPolicy": if blueprint.evicts_unready { "AlwaysAllow" } else { "IfHealthyBudget" },
     });
     budget
 }

@@ -171,6 +171,44 @@ fn a_bad_image_takes_one_broker_and_a_good_one_brings_it_back() {
     }
 }
 
+/// With too few healthy ones the disruption budget alone would let none of them go.
+#[test]
+fn brokers_that_all_crash_are_replaced_by_those_of_a_good_template() {
+    for seed in 0..SEEDS {
+        let mut world = created(seed, 3);
+        world.fill(9);
+        world.edit(|spec| spec["image"] = json!("bad:1"));
+        world.pass(false);
+        // As after a crash of each: what comes back has the template that there is now.
+        world.pods.clear();
+        for _ in 0..20 {
+            world.pass(true);
+            world.tick();
+        }
+        assert!(world.pods.values().all(|pod| !pod.is_ready()), "{:?}", world.pods);
+        world.edit(|spec| spec["image"] = json!("good:1"));
+        world.settle(true);
+        let budget = &world.objects[&Kind::DisruptionBudget]["spec"];
+        assert_eq!(budget["unhealthyPodEvictionPolicy"], "IfHealthyBudget");
+    }
+}
+
+#[test]
+fn a_cluster_that_never_began_for_a_bad_template_begins_with_a_good_one() {
+    for seed in 0..SEEDS {
+        let spec = json!({ "replicas": 3, "storage": { "size": "10Gi" }, "image": "bad:1" });
+        let mut world = World::new(seed, spec);
+        for _ in 0..20 {
+            world.pass(true);
+            world.tick();
+        }
+        assert!(world.brokers.is_empty());
+        world.edit(|spec| spec["image"] = json!("good:1"));
+        world.settle(true);
+        assert_eq!(world.brokers.len(), 3);
+    }
+}
+
 #[test]
 fn whoever_scales_the_statefulset_by_hand_loses_nothing() {
     for seed in 0..SEEDS / 2 {
