@@ -194,9 +194,10 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     }
     // What does not run takes nothing away when it goes: nobody need be asked, and nobody may be there to ask. A pod
     // that is stuck must never keep a newer template from taking its place (kubernetes/kubernetes#67250). But while one
-    // that has the newest template is not ready, it may be that template that is wrong.
+    // that has the newest template does not run, it may be that template that is wrong. One that runs and is not ready may
+    // wait for those that are stuck: without them it has no majority.
     let stopped = keeps.iter().find(|id| !pod(id).running && !pod(id).is_ready());
-    if let Some(id) = stopped.filter(|_| others.is_empty()) {
+    if let Some(id) = stopped.filter(|_| others.iter().all(|id| pod(id).running)) {
         return Ok(Step::Replace {
             broker: *id,
             hash: roll.hash.clone(),

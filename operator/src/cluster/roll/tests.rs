@@ -233,3 +233,37 @@ fn a_broker_whose_claim_was_deleted_is_not_restarted() {
     assert!(roll.step.is_none());
     assert_eq!(restarted(of_claims(&[], [ready("new"), stopped])), [1]);
 }
+
+/// Brokers that all crashed come back one by one: the first with the newest template waits for a majority.
+#[test]
+fn who_waits_for_those_that_are_stuck_does_not_keep_them() {
+    let stopped = Pod::default();
+    let of_first = |running| {
+        let mut seen = seen(Pod {
+            scheduled: true,
+            ..stopped.clone()
+        });
+        let first = Pod {
+            hash: "new".into(),
+            running,
+            scheduled: true,
+            ..Pod::default()
+        };
+        seen.pods.insert(0, first);
+        seen.pods.get_mut(&1).unwrap().hash = "old".into();
+        seen.brokers = Reach::Unreachable("no answer".into());
+        seen.cluster.status = Some(millrace_crds::ClusterStatus {
+            cluster_id: Some("known".into()),
+            ..Default::default()
+        });
+        plan(&seen, &Wishes::of(&seen.cluster), "new".into(), None)
+    };
+    let waits = of_first(true);
+    assert!(
+        matches!(waits.step, Some(Step::Replace { broker: 1, .. })),
+        "{:?}",
+        waits.waiting
+    );
+    // It may be the newest template that is wrong.
+    assert!(of_first(false).step.is_none());
+}
