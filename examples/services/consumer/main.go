@@ -1,8 +1,8 @@
 // Command consumer follows a topic of orders, sums them up for each customer, and reports if one is ever missing or there
 // twice. After any break it goes on exactly where it was.
 //
-// It reads all partitions and keeps its positions itself: Millrace has no consumer groups yet. So there may be only one of
-// it; with groups the broker will share the partitions among several, and keep the positions.
+// It reads all partitions and keeps its positions itself, in one file with its sums, so that each order is counted once. So
+// there may be only one of it; a consumer group (Messaging.Subscribe) shares partitions among several, and keeps positions.
 package main
 
 import (
