@@ -154,7 +154,7 @@ def test_brokers_that_all_crash_come_back_when_their_spec_is_mended(operator: Op
     )
     cluster.patch(config=None)
     cluster.wait_ready(300)
-    assert cluster.millrace("consume", "kept", "--count=1").strip() == "kept"
+    assert cluster.millrace("consume", "kept", "--from=beginning", "--exit-at-end").strip() == "kept"
 
 
 def test_pods_that_would_not_be_admitted_are_not_given_up_for(operator: Operator, loaded: Loaded) -> None:
