@@ -1,5 +1,7 @@
 //! Groups at a real broker, over its port.
 
+mod streams;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use millrace_engine::{
@@ -621,131 +623,6 @@ async fn a_pattern_takes_in_topics_that_come_later() {
         member.follow().await;
     }
     assert_eq!(member.has, [0, 1]);
-}
-
-/// A heartbeat that was held up on a stream which its client has left is answered late, and that stream's end is not
-/// the member's.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_late_heartbeat_does_not_make_an_older_stream_the_members() {
-    let cluster = Cluster::start().await;
-    cluster.create_topic("t", 1).await;
-    assert_eq!(cluster.position().await, None);
-    let coordinators = &cluster.running.broker().groups;
-    let coordinator = coordinators.of_partition(group_partition("g", 4)).unwrap();
-    let stream = || Arc::new(super::MemberStream::new("g".into(), "m".into(), false));
-    let (older, later) = (stream(), stream());
-    let beat = |epoch, details| {
-        Request::Heartbeat(group::Heartbeat {
-            group: "g".into(),
-            member: "m".into(),
-            instance: None,
-            epoch,
-            version: 0,
-            details,
-            owned: Some(Vec::new()),
-            subscriber: None,
-        })
-    };
-    let details = group::MemberDetails {
-        client_id: String::new(),
-        client_host: String::new(),
-        rack: None,
-        topics: vec!["t".into()],
-        session_timeout: Duration::from_secs(30 * 60),
-        // Over at once.
-        reconnect_timeout: Duration::ZERO,
-        rebalance_timeout: Duration::from_secs(30 * 60),
-        assignor: None,
-        pattern: None,
-        start: group::Start::Beginning,
-    };
-    let joined = coordinator.ask(beat(0, Some(details)), Some(older.clone()), None).await;
-    let Ok(Answer::Heartbeat(joined)) = joined else {
-        panic!("{joined:?}")
-    };
-    for stream in [&later, &older] {
-        let answer = coordinator
-            .ask(beat(joined.epoch, None), Some(stream.clone()), None)
-            .await;
-        assert!(matches!(answer, Ok(Answer::Heartbeat(_))), "{answer:?}");
-    }
-    let members = || async {
-        match coordinator.ask(Request::Describe("g".into()), None, None).await {
-            Ok(Answer::Group(group)) => group.member_count,
-            // Without members or offsets it is none.
-            Err(GroupRejection::GroupNotFound { .. }) => 0,
-            other => panic!("{other:?}"),
-        }
-    };
-    coordinator.stream_ended(&older, true);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(members().await, 1);
-    coordinator.stream_ended(&later, true);
-    while members().await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// A member connects anew while the end of its stream before is on its way: also where the answer on the new one still
-/// waits to be stored, its connection is not gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_ends_while_the_next_one_is_answered_is_no_lost_connection() {
-    const MEMBERS: u64 = 40;
-    let cluster = Cluster::start().await;
-    cluster.create_topic("t", 1).await;
-    assert_eq!(cluster.position().await, None);
-    let coordinators = &cluster.running.broker().groups;
-    let coordinator = coordinators.of_partition(group_partition("g", 4)).unwrap();
-    let details = |client_id: &str| group::MemberDetails {
-        client_id: client_id.to_owned(),
-        client_host: String::new(),
-        rack: None,
-        topics: vec!["t".into()],
-        session_timeout: Duration::from_secs(30 * 60),
-        reconnect_timeout: Duration::from_millis(100),
-        rebalance_timeout: Duration::from_secs(30 * 60),
-        assignor: None,
-        pattern: None,
-        start: group::Start::Beginning,
-    };
-    let beat = |member: &str, epoch, version, details| {
-        Request::Heartbeat(group::Heartbeat {
-            group: "g".into(),
-            member: member.into(),
-            instance: None,
-            epoch,
-            version,
-            details: Some(details),
-            owned: Some(Vec::new()),
-            subscriber: None,
-        })
-    };
-    let answered = |answer| match answer {
-        Ok(Answer::Heartbeat(answer)) => answer,
-        other => panic!("{other:?}"),
-    };
-    let mut lives = Vec::new();
-    for number in 0..MEMBERS {
-        let member = format!("m{number}");
-        let stream = || Arc::new(super::MemberStream::new("g".into(), member.as_str().into(), false));
-        let (older, later) = (stream(), stream());
-        let join = beat(&member, 0, 0, details("before"));
-        let joined = answered(coordinator.ask(join, Some(older.clone()), None).await);
-        // What changes is stored before it is answered.
-        let again = beat(&member, joined.epoch, joined.version, details("after"));
-        let ends = async {
-            tokio::time::sleep(Duration::from_micros(number * 50)).await;
-            coordinator.stream_ended(&older, true);
-        };
-        let (answer, ()) = tokio::join!(coordinator.ask(again, Some(later.clone()), None), ends);
-        answered(answer);
-        lives.push(later);
-    }
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    let Ok(Answer::Group(group)) = coordinator.ask(Request::Describe("g".into()), None, None).await else {
-        panic!("the group is gone")
-    };
-    assert_eq!(u64::try_from(group.member_count).unwrap(), MEMBERS);
 }
 
 /// Questions about groups that are not there leave nothing behind.
