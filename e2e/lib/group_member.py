@@ -17,7 +17,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from lib.api import ApiError, Client, call, groups_pb2, messaging_pb2, types_pb2
 from lib.checker import TRANSIENT
+from lib.program import run_and_end
 
 # A partition by its topic's id and its number.
 Key = tuple[bytes, int]
@@ -465,16 +465,7 @@ def main() -> None:
     args = parser.parse_args()
     member = Member(args.bootstrap, args.group, args.topic, args.instance_id, args.session_timeout)
     signal.signal(signal.SIGTERM, member.stop)
-    code = 0
-    try:
-        member.run()
-    except BaseException:  # noqa: BLE001 - told with its trace
-        traceback.print_exc()
-        code = 1
-    # Threads of gRPC that wait for a broker that is gone must not hold up the end.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run_and_end(member.run)
 
 
 if __name__ == "__main__":

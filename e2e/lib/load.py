@@ -14,13 +14,11 @@ no call failed for good. What was acknowledged and seen is in files of the folde
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 import threading
 import time
-import traceback
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -31,6 +29,7 @@ import grpc
 from lib import paths
 from lib.api import ApiError, Client, messaging_pb2, types_pb2
 from lib.checker import TRANSIENT, Pending, StreamProducer
+from lib.program import run_and_end
 
 KEYS = 100
 # After so long without an answer the next broker is tried: the one asked may be frozen or cut off.
@@ -269,16 +268,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    code = 0
-    try:
-        {"publish": publish, "read": read, "lines": lines}[args.what](args)
-    except BaseException:  # noqa: BLE001 - told with its trace
-        traceback.print_exc()
-        code = 1
-    # Threads of gRPC that wait for a broker that is cut off must not hold up the end.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    run_and_end(lambda: {"publish": publish, "read": read, "lines": lines}[args.what](args))
 
 
 if __name__ == "__main__":

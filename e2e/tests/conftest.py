@@ -14,6 +14,7 @@ import pytest
 from lib import paths
 from lib.api import Client, admin_pb2, call
 from lib.broker import Broker
+from lib.hosts import Loopback, Network, hosts
 from lib.kafka import Kafka
 from lib.watch import Watch
 
@@ -72,6 +73,16 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):
                     (f"{process.name} ({state}) {process.err_path}", process.err()[-6000:] or process.out()[-6000:])
                 )
     return report
+
+
+@pytest.fixture
+def network() -> Iterator[Network | Loopback]:
+    """Three hosts for brokers, one for clients."""
+    made = hosts(["h0", "h1", "h2", "clients"])
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from lib.api import Client
 from lib.clients import Load
 from lib.cluster import Cluster, cluster_of_three
 from lib.history import Verdict, check_lines, check_published
-from lib.hosts import Loopback, Network, hosts
+from lib.hosts import Loopback, Network
 from lib.proc import Process
 
 PARTITIONS = 4
@@ -29,16 +29,6 @@ TOPIC = "kept"
 LINES = "lines"
 LINES_PARTITIONS = 3
 RECORDS = 40_000
-
-
-@pytest.fixture
-def network() -> Iterator[Network | Loopback]:
-    """Three hosts for brokers, one for clients."""
-    made = hosts(["h0", "h1", "h2", "clients"])
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture

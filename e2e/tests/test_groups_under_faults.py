@@ -22,7 +22,7 @@ from lib.cluster import Cluster, cluster_of_three
 from lib.faults import Faults
 from lib.group_fleet import Fleet, Watcher, python_member, rust_member
 from lib.group_history import check_group, lines
-from lib.hosts import Loopback, Network, hosts
+from lib.hosts import Loopback, Network
 from lib.proc import Process
 
 TOPIC = "work"
@@ -31,16 +31,6 @@ OFFSETS = "__consumer_offsets"
 PARTITIONS = 60
 MEMBERS = 20
 RATE = 600
-
-
-@pytest.fixture
-def network() -> Iterator[Network | Loopback]:
-    """Three hosts for brokers, one for clients."""
-    made = hosts(["h0", "h1", "h2", "clients"])
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture
