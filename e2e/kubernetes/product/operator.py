@@ -62,7 +62,8 @@ class Operator:
         """`helm uninstall`, with what the chart does before."""
         began = now()
         self._helm("uninstall", self.release, f"--namespace={self.namespace}", "--wait", "--timeout=120s", timeout=150)
-        # Its roles may go before its last pod does.
+        # Its roles may go before its last pod does, which helm does not wait for.
+        self.kubectl.until("the operator's pods are gone", lambda: not self.pods(), 60)
         self._uninstalled.append((began, now(2)))
 
     def is_uninstalled(self, entry: dict[str, Any]) -> bool:
