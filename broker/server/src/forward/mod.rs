@@ -48,7 +48,7 @@ pub use peer::{MemberStreams, Peer};
 #[cfg(test)]
 pub use place::delete_here;
 pub use place::{Search, Target, asks_for_leader, delete_messages, describe};
-pub use service::{Budgeted, ForwardService, budgeted, check, hosted};
+pub use service::{Budgeted, ForwardService, budgeted, check, first, hosted};
 pub use source::{Source, Watches, find_sources, open_sources};
 
 pub use wire::{error_in, error_out};

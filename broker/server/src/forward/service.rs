@@ -38,7 +38,7 @@ use crate::{
     broker::Broker,
     error::ApiError,
     limits::{MAX_RPC_MESSAGE_BYTES, SMALL_ANSWER_BYTES},
-    memory::{MemoryBudget, MemoryLayer, MemoryService},
+    memory::{MemoryBudget, MemoryLayer, MemoryService, MessagePermits},
     partition::Partition,
     replication::Key,
     rpc::{budget, no_memory, permits, read_within, resolve},
@@ -96,6 +96,23 @@ pub fn hosted(broker: &OnceLock<Weak<Broker>>) -> Result<Arc<Broker>, Status> {
     broker.ok_or_else(|| Status::unavailable("This broker has no partitions open now: try again."))
 }
 
+/// The first request of another broker's stream, by which it says who asks.
+///
+/// # Errors
+/// The stream breaks, or another broker is meant.
+pub async fn first<M: Default>(
+    broker: &Broker,
+    permits: &MessagePermits,
+    requests: &mut Streaming<M>,
+    hello: impl Fn(&M) -> Option<&ForwardHello>,
+) -> Result<M, Status> {
+    permits.claim();
+    let first = requests.message().await?.unwrap_or_default();
+    drop(permits.take());
+    check(broker, hello(&first))?;
+    Ok(first)
+}
+
 /// Checks that this broker is meant.
 ///
 /// # Errors
@@ -129,11 +146,8 @@ impl Forward for ForwardService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let broker = self.broker()?;
         let permits = permits(&request);
-        permits.claim();
         let mut requests = request.into_inner();
-        let first = requests.message().await?.unwrap_or_default();
-        drop(permits.take());
-        check(&broker, first.hello.as_ref())?;
+        first(&broker, &permits, &mut requests, |first| first.hello.as_ref()).await?;
         let (answers, stream) = mpsc::channel(limits::ANSWERS_AHEAD);
         let serving = Appends::new(broker.clone()).serve(requests, permits, answers);
         // A stopping broker answers what it has taken.

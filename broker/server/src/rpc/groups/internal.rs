@@ -23,7 +23,7 @@ use super::{
 use crate::{
     broker::Broker,
     error::ApiError,
-    forward::{Budgeted, budgeted, check, error_out, hosted},
+    forward::{Budgeted, budgeted, check, error_out, first, hosted},
     limits,
     memory::MemoryService,
     rpc::permits,
@@ -74,11 +74,8 @@ impl Groups for GroupsForward {
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         let broker = hosted(&self.broker)?;
         let permits = permits(&request);
-        permits.claim();
         let mut requests = request.into_inner();
-        let first = requests.message().await?.unwrap_or_default();
-        drop(permits.take());
-        check(&broker, first.hello.as_ref())?;
+        let first = first(&broker, &permits, &mut requests, |first| first.hello.as_ref()).await?;
         let (answers, stream) = mpsc::channel(limits::HEARTBEAT_ANSWERS_AHEAD);
         tokio::spawn(heartbeat::serve_local(broker, first, permits, requests, answers));
         Ok(Response::new(ReceiverStream::new(stream)))
