@@ -31,7 +31,6 @@ from lib.program import run_and_end
 # A partition by its topic's id and its number.
 Key = tuple[bytes, int]
 
-RECONNECT_SECONDS = 0.5
 COMMIT_EVERY = 0.5
 _TURN_SECONDS = 0.02
 _CALL_SECONDS = 1.0
@@ -125,13 +124,10 @@ class Member:
     def __init__(self, addresses: list[str], group: str, topic: str, instance_id: str | None, session: float) -> None:
         self._addresses, self._group, self._instance_id = addresses, group, instance_id
         self._session = session
-        # A static member's connection may be gone for as long as its session.
-        self._reconnect = session if instance_id else RECONNECT_SECONDS
         self._settings = groups_pb2.MemberSettings(
             client_id="lib.group_member",
             topics=[topic],
             session_timeout=_duration(session),
-            reconnect_timeout=_duration(self._reconnect),
         )
         self._clients: dict[str, Client] = {}
         self._turn = os.getpid()
@@ -141,9 +137,8 @@ class Member:
         self._stream: Stream | None = None
         self._open_at, self._backoff = 0.0, 0.05
         self._interval, self._wanted = 1.0, False
-        # When the last request that was answered had been sent, and since when there is no connection.
+        # When the last request that was answered had been sent.
         self._answered_at: float | None = None
-        self._lost_at: float | None = None
         self._names: dict[bytes, str] = {}
         self._owned: set[Key] = set()
         self._assigned: set[Key] = set()
@@ -180,10 +175,7 @@ class Member:
         self._member_id, self._epoch, self._version = str(uuid.uuid4()), 0, 0
 
     def _end_of_session(self) -> float | None:
-        if self._answered_at is None:
-            return None
-        end = self._answered_at + self._session
-        return end if self._lost_at is None else min(end, self._lost_at + self._reconnect)
+        return None if self._answered_at is None else self._answered_at + self._session
 
     def _look_at_the_clock(self) -> None:
         end = self._end_of_session()
@@ -224,7 +216,7 @@ class Member:
 
     def _answer(self, answer: groups_pb2.HeartbeatAnswer) -> None:
         assert self._stream is not None
-        self._answered_at, self._stream.sent_at, self._lost_at = self._stream.sent_at, None, None
+        self._answered_at, self._stream.sent_at = self._stream.sent_at, None
         self._backoff = 0.05
         self._epoch, self._version = answer.member_epoch, answer.assignment_version
         self._interval = max(0.05, answer.heartbeat_interval.ToTimedelta().total_seconds())
@@ -283,7 +275,6 @@ class Member:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-            self._lost_at = self._lost_at or time.time()
         self._turn += 1
         wait, self._backoff = self._backoff, min(1.0, self._backoff * 2)
         reason = error.reason if error else None

@@ -72,6 +72,10 @@ MILD = {
     "ConfigEntry.name": ["flush"],
     "ConfigEntry.value": ["os", "ack"],
     "group": ["g", "g", "h"],
+    # One that never has members.
+    "CommitOffsetsRequest.group": ["g", "e"],
+    "ResetOffsetsRequest.group": ["g", "e"],
+    "DeleteGroupRequest.group": ["g", "e"],
     "member_id": ["m", "n"],
     "CommitOffsetsRequest.member_id": [""],
     "FetchOffsetsRequest.member_id": [""],
@@ -86,7 +90,19 @@ MILD = {
 }
 DEEPEST = 5
 # Fields that most requests are good without: a stream that is resumed, a call that ends only when its caller does.
-SELDOM = {"resume_token", "follow", "owned", "session_timeout", "reconnect_timeout", "rebalance_timeout"}
+SELDOM = {
+    "resume_token",
+    "positions",
+    "follow",
+    "owned",
+    "session_timeout",
+    "reconnect_timeout",
+    "rebalance_timeout",
+    "revoke_timeout",
+    "processing_timeout",
+}
+# The first request of a stream, and no other.
+FIRST = {"SubscribeRequest.open"}
 # Some more than a broker takes, and less than what a stub sends.
 MOST_BYTES = 40 << 20
 
@@ -123,9 +139,11 @@ class Requests:
         self._rng = random.Random(seed)
         self._huge = self._bad_utf8 = self._doubled = False
         self._absent = self._mildness = 0.0
+        self._place = 0
 
-    def make(self, method: MethodDescriptor) -> Request:
-        """A request of this call."""
+    def make(self, method: MethodDescriptor, number: int = 0) -> Request:
+        """A request of this call: of a stream, that of this number."""
+        self._place = number
         # Most are well formed: what can't be decoded goes no further.
         self._huge = self._rng.random() < 0.05
         self._bad_utf8 = self._rng.random() < 0.05
@@ -134,7 +152,7 @@ class Requests:
         self._mildness = self._rng.choice(MILDNESS)
         encoded = self._message(method.input_type, 0)
         if len(encoded) > MOST_BYTES:
-            return self.make(method)
+            return self.make(method, number)
         try:
             return Request(encoded, GetMessageClass(method.input_type).FromString(encoded))
         except DecodeError:
@@ -156,6 +174,13 @@ class Requests:
     def _is_absent(self, field: FieldDescriptor) -> bool:
         if field.name in SELDOM and self._rng.random() < self._mildness:
             return True
+        kind = field.containing_type
+        if any(f"{kind.name}.{other.name}" in FIRST for other in kind.fields) and self._rng.random() < self._mildness:
+            is_first = f"{kind.name}.{field.name}" in FIRST
+            if field.containing_oneof and is_first != (self._place == 0):
+                return True
+            if is_first:
+                return False
         # Of a oneof usually one field is taken; one that is `optional` is a oneof of its own.
         others = len(field.containing_oneof.fields) if field.containing_oneof and not self._doubled else 1
         return self._rng.random() < self._absent or self._rng.random() > 1 / others

@@ -25,16 +25,20 @@ class Member:
     """One member: it takes what it is given at once, and gives back at once."""
 
     def __init__(self, client: Client, group: str, member: str, topic: str) -> None:
-        self._lock = threading.Lock()
-        self._out: queue.SimpleQueue = queue.SimpleQueue()
         self.has: list[int] = []
         self.error: ApiError | None = None
         self._settings = groups_pb2.MemberSettings(topics=[topic], session_timeout=LONG)
         self._next = groups_pb2.HeartbeatRequest(group=group, member_id=member, owned=groups_pb2.OwnedPartitions())
         self._topic = topic
+        self.answered = 0
+        self.reopen(client)
+
+    def reopen(self, client: Client) -> None:
+        """Begins a stream; one before it is closed."""
+        self.answered, self._out = 0, queue.SimpleQueue()
         self._call = client.groups.Heartbeat(iter(self._out.get, None))
         self._send(settings=True)
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._read, args=(self._call,), daemon=True).start()
 
     @property
     def epoch(self) -> int:
@@ -48,9 +52,10 @@ class Member:
             request.settings.CopyFrom(self._settings)
         self._out.put(request)
 
-    def _read(self) -> None:
+    def _read(self, answers: grpc.Call) -> None:
         try:
-            for message in self._call:
+            for message in answers:
+                self.answered += message.HasField("answer")
                 if message.HasField("answer") and not self._take(message.answer):
                     continue
                 self._send()
@@ -112,7 +117,13 @@ def test_members_share_partitions_and_a_killed_one_loses_its_share(three_brokers
         request = groups_pb2.DescribeGroupRequest(group="workers")
         described = call(two_client.groups.DescribeGroup, request)
         assert {m.member_id for m in described.members} == {"one", "two"} and described.last_rebalance_reason
+        # Its stream alone says nothing of it.
         two.close()
+        time.sleep(2)
+        assert len(one.has) == 2
+        two.reopen(two_client)
+        wait_for("the other one is back", lambda: two.answered > 0)
+        two_client.close()
         wait_for("all partitions at the one that is left", lambda: one.has == [0, 1, 2, 3])
         # A process of its own, which no code of its says good-bye for.
         child = subprocess.Popen(  # noqa: S603

@@ -366,7 +366,7 @@ def test_commands_that_can_not_be_done_are_refused_and_the_stream_goes_on(broker
         client.create_topic("commands")
         one = Subscriber(client, "commanded", ["commands"])
         one.wait("its partition", lambda: one.has)
-        mine, foreign = [("commands", 0)], [("commands", 5)]
+        mine, foreign, no_topic = [("commands", 0)], [("commands", 5)], [("x" * 100_000, 0)]
         m = messaging_pb2
         many = [m.TopicOffset(topic="commands", partition=n, offset=1) for n in range(10_001)]
         bad = [
@@ -381,6 +381,8 @@ def test_commands_that_can_not_be_done_are_refused_and_the_stream_goes_on(broker
             {"pause": m.SubscribePause()},
             {"pause": m.SubscribePause(partitions=partitions(foreign))},
             {"resume": m.SubscribeResume(partitions=partitions(foreign))},
+            {"pause": m.SubscribePause(partitions=partitions(no_topic))},
+            {"commit": m.SubscribeCommit(offsets=offsets({no_topic[0]: 1}))},
             {"release": m.SubscribeRelease(partitions=partitions(mine))},
             {"leave": m.SubscribeLeave(temporary=True)},
         ]
@@ -388,8 +390,9 @@ def test_commands_that_can_not_be_done_are_refused_and_the_stream_goes_on(broker
             one.send(number, **request)
         one.wait("all refused", lambda: len(one.errors) == len(bad))
         assert [error.id for error in one.errors] == list(range(1, len(bad) + 1))
-        reasons = {ApiError.of_item(error.error).check_typed().reason for error in one.errors}
-        assert reasons == {"INVALID_REQUEST", "PARTITION_NOT_ASSIGNED"}
+        errors = [ApiError.of_item(error.error).check_typed() for error in one.errors]
+        assert {e.reason for e in errors} == {"INVALID_REQUEST", "PARTITION_NOT_ASSIGNED", "INVALID_TOPIC_NAME"}
+        assert all(len(error.message) < 1000 for error in errors)
         client.publish("commands", [b"goes on"])
         one.wait("a message", lambda: one.values() == [b"goes on"])
         one.leave()

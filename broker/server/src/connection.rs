@@ -19,7 +19,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tonic::transport::server::Connected;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, transport::server::Connected};
 
 use crate::memory::{ConnectionBudget, MemoryBudget};
 
@@ -31,19 +32,40 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub struct Connection {
     stream: TcpStream,
     budget: ConnectionBudget,
-    host: ClientHost,
+    client: Client,
     open: Arc<AtomicUsize>,
+    _gone: DropGuard,
     _slot: OwnedSemaphorePermit,
 }
 
-/// Where a client is connected from, for people: its address without the port. Empty: not known.
+/// Who is at the other end of a connection.
 #[derive(Clone, Debug, Default)]
-pub struct ClientHost(pub Arc<str>);
+pub struct Client {
+    host: Arc<str>,
+    gone: CancellationToken,
+}
+
+impl Client {
+    /// That of a request; where it came by no connection of ours, one of whom nothing is known.
+    pub fn of<T>(request: &Request<T>) -> Self {
+        request.extensions().get().cloned().unwrap_or_default()
+    }
+
+    /// Where it is connected from, for people: its address without the port. Empty: not known.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Waits until the connection is gone.
+    pub async fn gone(&self) {
+        self.gone.cancelled().await;
+    }
+}
 
 impl Connection {
-    /// Where it comes from.
-    pub fn host(&self) -> ClientHost {
-        self.host.clone()
+    /// Who is at the other end.
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 }
 
@@ -75,9 +97,14 @@ pub fn accept(
             let slot = slots.acquire_owned().await.ok()?;
             let stream = accept_one(&listener).await;
             open.fetch_add(1, Ordering::Relaxed);
-            let host = stream.peer_addr().map(|peer| ClientHost(peer.ip().to_string().into()));
+            let host = stream.peer_addr().map(|peer| peer.ip().to_string().into());
+            let gone = CancellationToken::new();
             let connection = Connection {
-                host: host.unwrap_or_default(),
+                client: Client {
+                    host: host.unwrap_or_default(),
+                    gone: gone.clone(),
+                },
+                _gone: gone.drop_guard(),
                 stream,
                 budget: budget.connection(),
                 open,

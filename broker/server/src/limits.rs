@@ -559,6 +559,13 @@ pub const HEARTBEAT_COORDINATOR_WAIT: Duration = Duration::from_millis(1_500);
 /// word.
 pub const DEPOSED_COORDINATOR_WAIT: Duration = Duration::from_millis(250);
 
+/// Streams by which one member may be connected: a client has one, and for a moment those that it has just left. Of
+/// more, the oldest are told nothing, and their ends tell nothing.
+pub const STREAMS_OF_A_MEMBER: usize = 8;
+
+/// For how long a member's stream that has ended looks whether its client's connection ends, too.
+pub const CLIENT_GONE_WITHIN: Duration = Duration::from_millis(500);
+
 /// Answers of one member's stream that wait to be taken.
 pub const HEARTBEAT_ANSWERS_AHEAD: usize = 4;
 

@@ -36,11 +36,12 @@
 //! A member *owns* a partition from the answer that tells it so until it has reported the release
 //! under the version of the assignment that asked for it, or its session has ended on both sides:
 //! it stops by itself once it had no answer for a session time since it sent the heartbeat that was
-//! answered last, which is before the coordinator's own time ends. A member whose connection the
-//! coordinator has seen go has its reconnect time there instead. It judges itself by its session all
-//! the same: one that lives connects again at once, and a coordinator that dies, whose next one gives
-//! everybody a whole session, must take nothing from anybody. Where it can't connect for so long, two
-//! may use a partition, of which only the new one commits.
+//! answered last, which is before the coordinator's own time ends. A member whose client's connection
+//! the coordinator knows to be closed has its reconnect time there instead. It judges itself by its
+//! session all the same: one that lives connects again at once, and a broker that dies, whose clients
+//! nobody knows to be gone, must take nothing from anybody. Where something between them cuts the
+//! connection of a client, which then can't connect for so long, two may use a partition, of which only
+//! the new one commits.
 //!
 //! | file | rules |
 //! |---|---|

@@ -70,8 +70,9 @@ pub(super) struct Runtime {
     /// Appends from this one on are just being refused.
     refused_from: Option<u64>,
     waiting: HashMap<u64, Waiting>,
-    /// The latest stream of each member that is connected.
-    streams: HashMap<(GroupId, MemberId), Arc<MemberStream>>,
+    /// The streams of each member that is connected. A client that tries another broker has two for a moment: which one
+    /// it has left nobody knows before that ends.
+    streams: HashMap<(GroupId, MemberId), Vec<Arc<MemberStream>>>,
     /// Appends that are not written yet.
     unwritten: Vec<(u64, Vec<StoredRecord>)>,
     appending: FuturesOrdered<Appending>,
@@ -300,28 +301,35 @@ impl Runtime {
 
     fn stream_ended(&mut self, stream: &Arc<MemberStream>) {
         let key = (stream.group().clone(), stream.member().clone());
-        if self.streams.get(&key).is_some_and(|latest| Arc::ptr_eq(latest, stream)) {
+        let Some(streams) = self.streams.get_mut(&key) else {
+            return;
+        };
+        let before = streams.len();
+        streams.retain(|other| !Arc::ptr_eq(other, stream));
+        let (was_there, is_the_last) = (streams.len() < before, streams.is_empty());
+        if is_the_last {
             self.streams.remove(&key);
-            // A member that has connected anew is there, also while its answer waits to be stored.
-            if !stream.is_lost() || self.is_asked_after(stream) {
-                return;
-            }
+        }
+        if was_there && is_the_last {
+            self.disconnected(stream);
+        }
+    }
+
+    /// A stream has ended whose member has no other. One that has connected anew is there, also while its answer waits to
+    /// be stored.
+    fn disconnected(&mut self, last: &MemberStream) {
+        if last.is_lost() && !self.is_asked_after(last) {
             self.step(Event::ConnectionLost {
-                group: &key.0,
-                member: &key.1,
+                group: last.group(),
+                member: last.member(),
             });
         }
     }
 
-    /// Whether the member of a stream waits for an answer on a later one.
-    fn is_asked_after(&self, before: &MemberStream) -> bool {
+    /// Whether the member of a stream waits for an answer on another one.
+    fn is_asked_after(&self, ended: &MemberStream) -> bool {
         let mut asked = self.waiting.values().filter_map(|waiting| waiting.stream.as_ref());
-        asked.any(|stream| {
-            stream.is_later_than(before)
-                && stream.member() == before.member()
-                && stream.group() == before.group()
-                && !stream.has_ended()
-        })
+        asked.any(|stream| stream.is_of_the_member_of(ended) && !stream.has_ended())
     }
 
     fn looked_up(&mut self, looked: &starts::Looked) {
@@ -343,7 +351,7 @@ impl Runtime {
                 Effect::Answer { id, answer } => self.answer(id, *answer),
                 Effect::Wake { group, members } => {
                     for member in members {
-                        if let Some(stream) = self.streams.get(&(group.clone(), member)) {
+                        for stream in self.streams.get(&(group.clone(), member)).into_iter().flatten() {
                             stream.wake();
                         }
                     }
@@ -403,21 +411,31 @@ impl Runtime {
         let connected = stream.filter(|_| matches!(answer, Ok(Answer::Heartbeat(_))));
         let _ = to.send(answer);
         if let Some(stream) = connected {
-            let key = (stream.group().clone(), stream.member().clone());
-            // A late answer on one that its client has left does not make that the member's.
-            let latest = self.streams.get(&key);
-            if latest.is_some_and(|latest| latest.is_later_than(&stream) && !latest.has_ended()) {
-                return;
-            }
-            let before = self.streams.insert(key, stream.clone());
-            // It asks, and hears that it was taken over.
-            if let Some(before) = before.filter(|before| before.is_exclusive() && !Arc::ptr_eq(before, &stream)) {
-                before.wake();
-            }
-            if stream.has_ended() {
-                self.stream_ended(&stream);
-            }
+            self.connected(&stream);
         }
+    }
+
+    /// A stream has had an answer.
+    fn connected(&mut self, stream: &Arc<MemberStream>) {
+        let key = (stream.group().clone(), stream.member().clone());
+        if stream.has_ended() {
+            if !self.streams.contains_key(&key) {
+                self.disconnected(stream);
+            }
+            return;
+        }
+        let streams = self.streams.entry(key).or_default();
+        if streams.iter().any(|other| Arc::ptr_eq(other, stream)) {
+            return;
+        }
+        // They ask, and hear that they were taken over.
+        for before in streams.iter().filter(|before| before.is_exclusive()) {
+            before.wake();
+        }
+        if streams.len() == limits::STREAMS_OF_A_MEMBER {
+            streams.remove(0);
+        }
+        streams.push(stream.clone());
     }
 
     /// Aside, as a pattern may take long for many topics, and all groups of the partition would wait for it.

@@ -1,6 +1,6 @@
 //! The stream of one member, as its coordinator knows it.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use millrace_engine::group::{GroupId, MemberId};
 use tokio::sync::Notify;
@@ -8,8 +8,6 @@ use tokio::sync::Notify;
 /// A stream by which heartbeats of one member come.
 #[derive(Debug)]
 pub struct MemberStream {
-    /// Rises with each that begins at this broker.
-    number: u64,
     group: GroupId,
     member: MemberId,
     /// The member is one that a broker plays.
@@ -28,9 +26,7 @@ const LOST: u8 = 2;
 impl MemberStream {
     /// A stream that has just begun. `of_subscriber`: a broker plays the member for a subscriber.
     pub fn new(group: GroupId, member: MemberId, of_subscriber: bool) -> Self {
-        static STREAMS: AtomicU64 = AtomicU64::new(0);
         Self {
-            number: STREAMS.fetch_add(1, Ordering::Relaxed),
             group,
             member,
             of_subscriber,
@@ -58,6 +54,11 @@ impl MemberStream {
         &self.member
     }
 
+    /// Whether it is one of the same member.
+    pub(super) fn is_of_the_member_of(&self, other: &Self) -> bool {
+        self.member == other.member && self.group == other.group
+    }
+
     /// Whether another stream that is the same member ends it.
     pub(super) fn is_exclusive(&self) -> bool {
         self.of_subscriber
@@ -65,11 +66,6 @@ impl MemberStream {
 
     pub(super) fn end(&self, lost: bool) {
         self.state.store(if lost { LOST } else { ENDED }, Ordering::Release);
-    }
-
-    /// Whether it began after another.
-    pub(super) fn is_later_than(&self, other: &Self) -> bool {
-        self.number > other.number
     }
 
     pub(super) fn has_ended(&self) -> bool {

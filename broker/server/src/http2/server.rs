@@ -20,7 +20,7 @@ use super::{
     unread::{Unread, Widening},
 };
 use crate::{
-    connection::{ClientHost, Connection},
+    connection::{Client, Connection},
     error::ApiError,
     limits,
     memory::ConnectionBudget,
@@ -83,7 +83,7 @@ where
         + 'static,
     S::Future: Send,
 {
-    let (budget, host) = (connection.connect_info(), connection.host());
+    let (budget, client) = (connection.connect_info(), connection.client());
     let handshake = builder().handshake::<_, Bytes>(connection);
     let Ok(Ok(mut http2)) = tokio::time::timeout(limits::HTTP2_HANDSHAKE_WAIT, handshake).await else {
         return;
@@ -97,7 +97,7 @@ where
         tokio::select! {
             accepted = http2.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    let call = serve_call(request, respond, service.clone(), budget.clone(), host.clone(), unread.clone());
+                    let call = serve_call(request, respond, service.clone(), budget.clone(), client.clone(), unread.clone());
                     tokio::spawn(call);
                 }
                 Some(Err(error)) => return tracing::debug!(%error, "a connection failed"),
@@ -146,7 +146,7 @@ async fn serve_call<S>(
     respond: SendResponse<Bytes>,
     mut service: S,
     budget: ConnectionBudget,
-    host: ClientHost,
+    client: Client,
     unread: Arc<Unread>,
 ) where
     S: Service<http::Request<GrpcBody>, Response = http::Response<GrpcBody>, Error = Infallible> + Send,
@@ -163,7 +163,7 @@ async fn serve_call<S>(
     let inbox = Inbox::new(stream, unread);
     let mut request = http::Request::from_parts(parts, GrpcBody::new(inbox.body()));
     request.extensions_mut().insert(budget);
-    request.extensions_mut().insert(host);
+    request.extensions_mut().insert(client);
     let calling = async {
         let Ok(()) = poll_fn(|context| service.poll_ready(context)).await;
         let Ok(response) = service.call(request).await;

@@ -14,7 +14,7 @@ use super::{
     read::Reader,
     subscribe,
 };
-use crate::{broker::Broker, connection::ClientHost, forward::Flows, limits};
+use crate::{broker::Broker, connection::Client, forward::Flows, limits};
 
 /// The service of one broker.
 #[derive(Clone, Debug)]
@@ -73,8 +73,7 @@ impl Messaging for MessagingService {
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let (budget, permits) = (budget(&request), permits(&request));
-        let host = request.extensions().get::<ClientHost>().cloned().unwrap_or_default();
-        let host = host.0.to_string();
+        let host = Client::of(&request).host().to_owned();
         let (answers, stream) = mpsc::channel(limits::SUBSCRIBE_ANSWERS_AHEAD);
         let serving = subscribe::serve(self.0.clone(), budget, host, permits, request.into_inner(), answers);
         self.0.spawn(serving);

@@ -18,7 +18,7 @@ use millrace_proto::{
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use uuid::Uuid;
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    connection::Client,
     error::{ApiError, broker_stopping},
     forward::{MemberStreams, Peer, error_in, error_out},
     groups::{Coordinator, MemberStream},
@@ -199,13 +200,19 @@ impl Remote {
         Ok(response.result)
     }
 
-    /// A stream that is just dropped tells nothing of the client. One that ends in order must be there until that
-    /// has arrived.
+    /// A stream that just ends tells nothing of the client. One that says that it has gone must be there until that has
+    /// arrived.
     fn end(self, end: End) {
         if end == End::Quiet {
             return;
         }
         let mut streams = self.streams;
+        let gone = GroupsHeartbeatRequest {
+            client_gone: true,
+            ..GroupsHeartbeatRequest::default()
+        };
+        // One that finds no room has an unanswered request before it: then the member's session ends.
+        let _ = streams.requests.try_send(gone);
         // The requests' end.
         streams.requests = mpsc::channel(1).0;
         tokio::spawn(async move {
@@ -269,51 +276,66 @@ pub(super) struct Session {
 /// Serves one stream until it ends.
 pub(super) async fn serve(
     broker: Arc<Broker>,
-    host: String,
+    client: Client,
     permits: MessagePermits,
     mut requests: Streaming<v1::HeartbeatRequest>,
     answers: mpsc::Sender<Result<v1::HeartbeatResponse, Status>>,
 ) {
     permits.claim();
     let stopping = broker.stopping.clone();
-    let mut session = Session::new(broker, host, None);
-    let (end, failed) = loop {
+    let mut session = Session::new(broker, client.host().to_owned(), None);
+    let failed = loop {
         let told = tokio::select! {
-            () = answers.closed() => break (End::Lost, None),
-            () = stopping.cancelled() => break (End::Quiet, Some(broker_stopping())),
+            () = answers.closed() => break Ok(()),
+            () = stopping.cancelled() => break Err((End::Quiet, broker_stopping())),
             () = session.news() => Told::HeartbeatNow(v1::HeartbeatNow {}),
             request = requests.message() => match request {
                 Ok(Some(request)) => {
                     let memory = permits.take();
-                    match session.answer(request, memory).await {
+                    let answered = tokio::select! {
+                        // What a client has left is not to arrive after what it says elsewhere.
+                        () = answers.closed() => break Ok(()),
+                        answered = session.answer(request, memory) => answered,
+                    };
+                    match answered {
                         Ok(answer) => Told::Answer(answer),
-                        Err(error) => break (End::by(&error), Some(error)),
+                        Err(error) => break Err((End::by(&error), error)),
                     }
                 }
                 // It has said all that it had to say.
-                Ok(None) => break (End::Lost, None),
-                // Its connection is gone, and nobody hears it; or it has sent what is no request, or more than there is
-                // room for now, which it is to send again.
+                Ok(None) => break Ok(()),
+                // It has sent what is no request, or more than there is room for now; or nobody hears it any more.
                 Err(status) => {
-                    session.way.end(match status.code() {
-                        Code::ResourceExhausted => End::Quiet,
-                        _ => End::Lost,
-                    });
                     let _ = answers.send(Err(status)).await;
-                    return;
+                    break Ok(());
                 }
             },
         };
         let response = v1::HeartbeatResponse { result: Some(told) };
         if answers.send(Ok(response)).await.is_err() {
-            break (End::Lost, None);
+            break Ok(());
         }
     };
-    // Before its client hears of it, who may come again at once.
-    session.way.end(end);
-    if let Some(error) = failed {
-        session.broker.metrics.count_error(&error);
-        let _ = answers.send(Err(error.into())).await;
+    match failed {
+        Err((end, error)) => {
+            // Before its client hears of it, who may come again at once.
+            session.way.end(end);
+            session.broker.metrics.count_error(&error);
+            let _ = answers.send(Err(error.into())).await;
+        }
+        Ok(()) => {
+            drop((requests, answers));
+            session.way.end(end_of(&client).await);
+        }
+    }
+}
+
+/// What the end of a stream by its client says: a process that ends, by itself or killed, closes its connection, and
+/// not only the stream.
+async fn end_of(client: &Client) -> End {
+    match tokio::time::timeout(limits::CLIENT_GONE_WITHIN, client.gone()).await {
+        Ok(()) => End::Lost,
+        Err(_) => End::Quiet,
     }
 }
 
@@ -462,12 +484,12 @@ pub(super) async fn serve_local(
             () = broker.stopping.cancelled() => break End::Quiet,
             () = news => Ok(Told::HeartbeatNow(v1::HeartbeatNow {})),
             request = requests.message() => match request {
+                Ok(Some(request)) if request.client_gone => break End::Lost,
                 Ok(Some(request)) => {
                     let memory = permits.take();
                     answer_local(&broker, &mut member, &host, request, memory).await.map(Told::Answer)
                 }
-                Ok(None) => break End::Lost,
-                Err(_) => break End::Quiet,
+                Ok(None) | Err(_) => break End::Quiet,
             },
         };
         // One that asks again has the same stream for it.

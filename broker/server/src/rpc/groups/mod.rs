@@ -36,7 +36,7 @@ use self::{
 use super::log::permits;
 use crate::{
     broker::Broker,
-    connection::ClientHost,
+    connection::Client,
     error::ApiError,
     groups::{self, Coordinator, MemberStream},
     limits,
@@ -160,12 +160,11 @@ impl Groups for GroupsService {
         request: Request<Streaming<v1::HeartbeatRequest>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         let permits = permits(&request);
-        let host = request.extensions().get::<ClientHost>().cloned().unwrap_or_default();
-        let host = host.0.to_string();
+        let client = Client::of(&request);
         let (answers, stream) = mpsc::channel(limits::HEARTBEAT_ANSWERS_AHEAD);
         // Not waited for by a broker that stops: members go on at another one.
         let requests = request.into_inner();
-        tokio::spawn(heartbeat::serve(self.0.clone(), host, permits, requests, answers));
+        tokio::spawn(heartbeat::serve(self.0.clone(), client, permits, requests, answers));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

@@ -5,7 +5,10 @@ use std::{collections::HashSet, time::Instant};
 use millrace_member::PartitionId;
 use millrace_proto::v1::{self, ErrorReason, subscribe_request::Request};
 
-use super::{open::check_count, session::Session};
+use super::{
+    open::{check_count, check_name},
+    session::Session,
+};
 use crate::error::ApiError;
 
 impl Session {
@@ -39,6 +42,7 @@ impl Session {
         check_count("commit.offsets", commit.offsets.len(), 1)?;
         let mut seen = HashSet::new();
         for position in &commit.offsets {
+            check_name("commit.offsets", &position.topic)?;
             if position.partition < 0 || position.offset < 0 {
                 return Err(ApiError::field(
                     "commit.offsets",
@@ -90,6 +94,7 @@ impl Session {
     fn ids(&self, field: &str, partitions: &[v1::TopicPartition]) -> Result<Vec<PartitionId>, ApiError> {
         check_count(field, partitions.len(), 1)?;
         let named = partitions.iter().map(|named| {
+            check_name(field, &named.topic)?;
             let id = self.flow.named(&named.topic, named.partition);
             id.ok_or_else(|| {
                 ApiError::new(

@@ -116,6 +116,14 @@ fn field(name: &str, problem: impl Into<String>) -> ApiError {
     ApiError::field(format!("open.{name}"), problem)
 }
 
+/// Checks a topic's name before anything is said about it.
+///
+/// # Errors
+/// It can't be one.
+pub fn check_name(field: &str, name: &str) -> Result<(), ApiError> {
+    check_topic_name(name).map_err(|error| ApiError::from(error).with("field", field))
+}
+
 fn check_topics(open: &v1::SubscribeOpen) -> Result<(), ApiError> {
     if open.topics.is_empty() && open.topic_pattern.is_empty() {
         return Err(field("topics", "must name at least one, or set a pattern"));
@@ -127,7 +135,7 @@ fn check_topics(open: &v1::SubscribeOpen) -> Result<(), ApiError> {
         ));
     }
     for name in &open.topics {
-        check_topic_name(name).map_err(|error| ApiError::from(error).with("field", "open.topics"))?;
+        check_name("open.topics", name)?;
     }
     if !open.topic_pattern.is_empty() {
         check_pattern(&open.topic_pattern).map_err(|problem| {
@@ -148,6 +156,7 @@ fn check_positions(open: &v1::SubscribeOpen) -> Result<(), ApiError> {
     check_count("open.positions", open.positions.len(), 0)?;
     let mut seen = HashSet::new();
     for position in &open.positions {
+        check_name("open.positions", &position.topic)?;
         if position.offset < 0 || position.partition < 0 {
             return Err(field("positions", "must have numbers and offsets of 0 or more"));
         }
