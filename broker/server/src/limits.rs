@@ -578,6 +578,22 @@ pub const LAG_READS: usize = 8;
 /// How long the lag of a group waits for partitions' leaders, and offsets to be set for where they should be set to.
 pub const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long after a broker's start the lag of groups is looked up for the metrics, and how often from then on: as often as
+/// is usual for scrapes.
+pub const GROUP_LAG_FIRST: Duration = Duration::from_secs(1);
+/// See [`GROUP_LAG_FIRST`].
+pub const GROUP_LAG_EVERY: Duration = Duration::from_secs(15);
+
+/// How long one look at it waits for partitions' leaders.
+pub const GROUP_LAG_WITHIN: Duration = Duration::from_secs(10);
+
+/// Partitions of groups whose lag a broker's metrics tell, the largest first; two series each, which are about 1 MB of
+/// text. Also how many records are read for one look at most.
+pub const GROUP_LAG_SERIES: usize = 5_000;
+
+/// Partitions of groups that one look takes into account: about 10 MB.
+pub const GROUP_LAG_LOOKED_AT: usize = 100_000;
+
 /// What is read to learn the time of a record. Of a larger batch the time of its first record counts.
 pub const LAG_READ_BYTES: usize = 1 << 20;
 

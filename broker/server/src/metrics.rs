@@ -1,6 +1,8 @@
 //! What the broker counts, in Prometheus' text format. Names follow Prometheus' naming
 //! practice: a unit at the end, `_total` for counters.
 
+mod group_lags;
+
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::{
@@ -8,6 +10,8 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+
+pub use group_lags::{GroupLag, GroupLagGauges, GroupLags};
 
 use crate::memory::MemoryGauges;
 
@@ -71,6 +75,8 @@ pub struct Metrics {
     pub groups: Family<StateLabel, Gauge>,
     /// Members of these.
     pub group_members: Gauge,
+    /// How far these groups are behind.
+    pub group_lags: GroupLagGauges,
     /// Offsets that were committed.
     pub group_commits: Counter,
     /// Coordinators that have read their records.
@@ -130,6 +136,7 @@ impl Default for Metrics {
             under_min_isr_partitions: Gauge::default(),
             groups: Family::default(),
             group_members: Gauge::default(),
+            group_lags: GroupLagGauges::default(),
             group_commits: Counter::default(),
             group_loads: Counter::default(),
             group_load_failures: Counter::default(),
@@ -308,6 +315,7 @@ impl Metrics {
             "Members of the consumer groups that this broker coordinates",
             self.group_members.clone(),
         );
+        registry.register_collector(Box::new(self.group_lags.clone()));
         registry.register(
             "consumer_group_commits",
             "Offsets of partitions that were committed here",

@@ -67,7 +67,7 @@ pub enum GroupRejection {
         group: String,
     },
     /// The group has members.
-    #[error("group {group:?} has {members} members: stop them first")]
+    #[error("group {group:?} still has members ({members}): stop them first")]
     GroupNotEmpty {
         /// The name.
         group: String,

@@ -28,14 +28,14 @@ use crate::{
 };
 
 /// A partition to read from, at the broker that led it when it was found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     target: Target,
     place: Spot,
 }
 
 /// Where it is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Spot {
     Here(Arc<Partition>),
     There {

@@ -12,6 +12,8 @@
 //! is not certain ends it, and the next one reads what is there.
 
 mod census;
+pub mod lag;
+mod lag_survey;
 mod load;
 mod runtime;
 mod starts;
@@ -147,6 +149,7 @@ impl Coordinators {
 
 /// Begins and ends coordinators as leaderships come and go, until the broker stops.
 pub async fn run(broker: Arc<Broker>) {
+    tokio::spawn(lag_survey::run(broker.clone()));
     let mut reconciled = broker.reconciled.subscribe();
     loop {
         reconciled.mark_unchanged();
@@ -198,6 +201,10 @@ fn look(broker: &Arc<Broker>) {
             })
         });
     }
+    broker
+        .metrics
+        .group_lags
+        .retain(|coordinator| running.contains_key(&coordinator));
     let counted = running.values().map(|coordinator| *coordinator.counted.lock());
     Census::tell(counted, &broker.metrics);
 }
