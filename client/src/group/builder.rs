@@ -151,7 +151,7 @@ impl GroupConsumerBuilder {
         self
     }
 
-    /// The same, once the coordinator has seen the connection go: up to the session timeout. Default 500 ms; for a static
+    /// The same, once the coordinator has seen the connection closed: up to the session timeout. Default 500 ms; for a static
     /// member, its session timeout. A member that lives connects again at once, and stops by itself when its session ends:
     /// a coordinator that dies takes its connections with it, and nobody's partitions. What another member was given
     /// while this one could not connect for so long, this one can't commit any more.

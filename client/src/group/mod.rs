@@ -51,8 +51,9 @@ pub enum GroupEvent {
 /// A member of a group: reads its share of the topics' partitions, from where the group has committed.
 ///
 /// A task of its own keeps the membership alive, however long records are processed; only partitions that are to be
-/// given back must be done with within the rebalance timeout. Dropping it ends the connection, so that others get its
-/// partitions soon; [`close`](Self::close) commits and leaves at once.
+/// given back must be done with within the rebalance timeout. A process that ends closes its connection, so that others
+/// get its partitions soon; one that only drops this keeps them from others for its session timeout.
+/// [`close`](Self::close) commits and leaves at once.
 ///
 /// At least once, with automatic commits: an offset is committed only after the call that follows shows that the
 /// record was processed.
@@ -348,7 +349,7 @@ impl GroupConsumer {
     /// [`leave_on_close`](GroupConsumerBuilder::leave_on_close) is set.
     ///
     /// # Errors
-    /// The coordinator was not told: it notices the end of the connection.
+    /// The coordinator was not told: the session ends in its time.
     pub async fn close(mut self) -> Result<()> {
         if self.config.commit_interval.is_some() {
             self.take_told();

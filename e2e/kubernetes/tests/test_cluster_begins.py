@@ -68,7 +68,8 @@ def test_from_install_to_the_first_record(operator: Operator, images: Images, cl
 def test_the_chart_tests_itself(operator: Operator) -> None:
     # Each in its turn, the last when all that the test made was taken away.
     said = operator.test()
-    assert re.search(r"made Cluster.*made Topic.*wrote 3 records.*read them.*all of it works", said, re.DOTALL), said
+    steps = r"made Cluster.*made Topic.*wrote 3 records.*read them\n.*as two members of a group.*all of it works"
+    assert re.search(steps, said, re.DOTALL), said
     # What it made goes: the claim as soon as no pod uses it any more. So does what Helm made for it.
     kinds = "clusters,topics,pods,pvc,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings"
     operator.kubectl.until(

@@ -8,7 +8,7 @@ use kube::{
     Api, Client,
     api::{DeleteParams, PostParams},
 };
-use millrace_client::{Record, Start};
+use millrace_client::{ConsumedRecord, Record, Start};
 use millrace_crds::{Cluster, Topic};
 use serde_json::json;
 
@@ -106,14 +106,40 @@ impl SelfTest {
         let mut consumer = client.consumer().build().context("begin to read")?;
         consumer.assign([(self.key.name.as_str(), 0, Start::Beginning)]).await?;
         for value in VALUES {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            let read = tokio::time::timeout(left, consumer.next()).await;
-            let read = read.with_context(|| format!("{value:?} was not read in time"))??;
-            if read.value.as_deref() != Some(value.as_bytes()) {
-                bail!("wrote {value:?} and read {:?}", read.value);
-            }
+            self.expect(value, consumer.next()).await?;
         }
         eprintln!("read them");
+        self.read_as_group(&client).await
+    }
+
+    /// Each record is read by one member of a group: the second one goes on where the first has committed.
+    async fn read_as_group(&self, client: &millrace_client::Client) -> anyhow::Result<()> {
+        let (first, second) = VALUES.split_at(2);
+        for values in [first, second] {
+            let group = client.group_consumer(&*self.key.name).topics([&*self.key.name]);
+            let mut member = group.build().context("join a group")?;
+            for value in values {
+                self.expect(value, member.next()).await?;
+            }
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            let closed = tokio::time::timeout(left, member.close()).await;
+            closed.context("the group's member could not leave in time")??;
+        }
+        eprintln!("read them as two members of a group");
+        Ok(())
+    }
+
+    async fn expect(
+        &self,
+        value: &str,
+        read: impl Future<Output = millrace_client::Result<ConsumedRecord>>,
+    ) -> anyhow::Result<()> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let read = tokio::time::timeout(left, read).await;
+        let read = read.with_context(|| format!("{value:?} was not read in time"))??;
+        if read.value.as_deref() != Some(value.as_bytes()) {
+            bail!("wrote {value:?} and read {:?}", read.value);
+        }
         Ok(())
     }
 
