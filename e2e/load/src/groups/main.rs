@@ -1,7 +1,8 @@
 //! Many members of consumer groups in one process: how long it takes until all that join at once have their share, and how
-//! many commits a coordinator takes. What is measured is one JSON object on standard output.
+//! many commits a coordinator takes; and what reading by each of the two ways costs the broker. What is measured is one JSON object on standard output.
 
 mod commits;
+mod consume;
 mod member;
 mod storm;
 
@@ -31,6 +32,8 @@ enum Measure {
     Storm(storm::StormArgs),
     /// Members of groups with one coordinator commit as fast as they are answered.
     Commits(commits::CommitsArgs),
+    /// One member reads a topic.
+    Consume(consume::ConsumeArgs),
 }
 
 #[tokio::main]
@@ -44,6 +47,7 @@ async fn main() -> anyhow::Result<()> {
     let measured = match options.measure {
         Measure::Storm(args) => storm::run(&clients, args).await?,
         Measure::Commits(args) => commits::run(&clients, args).await?,
+        Measure::Consume(args) => consume::run(&options.bootstrap, args).await?,
     };
     println!("{measured}");
     Ok(())
