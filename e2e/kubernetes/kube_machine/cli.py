@@ -54,7 +54,9 @@ def _arguments() -> argparse.Namespace:
 def _up(machine: Machine, nodes: int, zones: int | None) -> None:
     began = time.monotonic()
     print(machine.up(nodes, min(nodes, 3) if zones is None else zones))
-    print(f'kube: {nodes} nodes after {time.monotonic() - began:.1f} s; eval "$(kube env)"', file=sys.stderr)
+    took = time.monotonic() - began
+    count = f"{nodes} node{'s' * (nodes != 1)}"
+    print(f"kube: {count} after {took:.1f} s; now {machine.layout.env_command()}", file=sys.stderr)
 
 
 def _node(machine: Machine, arguments: argparse.Namespace) -> None:
@@ -93,8 +95,9 @@ def _do(arguments: argparse.Namespace) -> None:
         case "down":
             machine.down()
         case "env":
+            executables = machine.executables()
             print(f"export KUBECONFIG={shlex.quote(str(machine.kubeconfig))}")
-            print(f'export PATH={shlex.quote(str(machine.executables()))}:"$PATH"')
+            print(f'export PATH={shlex.quote(str(executables))}:"$PATH"')
         case "status":
             for part, state in machine.status().items():
                 print(f"{part}: {state}")

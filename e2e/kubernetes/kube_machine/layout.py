@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from kube_machine.errors import Failed
 from kube_machine.host import run
 
 _HERE = Path(__file__).resolve().parent
+_DEFAULT_NAME = "millrace"
 COMPONENTS = ("etcd", "apiserver", "controller-manager", "scheduler")
 # A prefix of it is no other machine's name, since no name has a dot.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
@@ -20,7 +22,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 def default_name() -> str:
     """What MILLRACE_KUBE_NAME says."""
-    return os.environ.get("MILLRACE_KUBE_NAME") or "millrace"
+    return os.environ.get("MILLRACE_KUBE_NAME") or _DEFAULT_NAME
 
 
 class Layout:
@@ -41,6 +43,15 @@ class Layout:
         # There since the API server served for the first time.
         self.serving = self.folder / "serving"
         self._state = self.folder / "state.json"
+
+    def command(self, words: str) -> str:
+        """How a shell in any folder is told to do this to the machine; for messages, to be pasted."""
+        named = "" if self.name == _DEFAULT_NAME else f"MILLRACE_KUBE_NAME={self.name} "
+        return f"{named}{shlex.quote(str(_HERE.parent / 'kube'))} {words}"
+
+    def env_command(self) -> str:
+        """The same, for a shell that is to use it."""
+        return f'eval "$({self.command("env")})"'
 
     def node_disk(self, node: str) -> Path:
         """What survives a crash of the node."""

@@ -64,7 +64,10 @@ class Machine:
         executables = build()
         with self._alone():
             if self.is_up():
-                raise Failed(f"{self.name} is up already: {self.kubeconfig}")
+                raise Failed(
+                    f"{self.name} is up already: {self.layout.env_command()} to use it, "
+                    f"{self.layout.command('down')} to end it"
+                )
             # What a killed `up` left.
             self._remove()
             try:
@@ -194,12 +197,16 @@ class Machine:
     def _processes(self) -> Processes:
         state = self.layout.state()
         if not state:
-            raise Failed(f"no cluster {self.name} is up (its folder would be {self.folder})")
+            raise Failed(
+                f"no cluster {self.name} is up (its folder would be {self.folder}): "
+                f"start it, as root, with {self.layout.command('up')}"
+            )
         return Processes(self.layout, Path(state["executables"]))
 
     def executables(self) -> Path:
         """The folder with kubectl, helm and the rest."""
-        return Path(self.layout.state()["executables"]) if self.layout.state() else build()
+        self._processes()
+        return Path(self.layout.state()["executables"])
 
     def api(self) -> Api:
         """The API server, asked as administrator."""
@@ -358,6 +365,11 @@ class Machine:
         with self._alone():
             nodes = self.nodes()
             for archive in map(Path, archives):
+                if not archive.is_file():
+                    raise Failed(
+                        f"there is no image archive {archive}: `make image` makes target/image/millrace.tar, "
+                        "`docker save -o FILE IMAGE` one of an image that Docker has"
+                    )
                 with open(archive, "rb") as file:
                     name = hashlib.file_digest(file, "sha256").hexdigest()[:16]
                 stored = self.layout.images / f"{name}.tar"

@@ -383,6 +383,47 @@ def test_a_node_can_be_added_and_removed(machine: Machine, kubectl: Kubectl, pro
     assert {n["metadata"]["name"] for n in kubectl.json("nodes")["items"]} == {"node1", "node2", "node3"}
 
 
+# --- what is told ---
+
+
+def _kube(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, _KUBE, *words],
+        env={**os.environ, "MILLRACE_KUBE_NAME": name},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_without_a_cluster_it_is_told_how_to_start_one(machine: Machine, tmp_path: Path) -> None:
+    name = f"{machine.name}-n"
+    for words in (["env"], ["status"], ["load", tmp_path / "image.tar"]):
+        done = _kube(name, *words)
+        assert (done.returncode, done.stdout) == (1, ""), done
+        assert done.stderr.endswith(f"start it, as root, with MILLRACE_KUBE_NAME={name} {_KUBE} up\n"), done
+
+
+def test_an_image_that_is_not_there_is_told_with_how_it_is_made(machine: Machine, tmp_path: Path) -> None:
+    done = _kube(machine.name, "load", tmp_path / "image.tar")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"kube: there is no image archive {tmp_path}/image.tar: `make image` makes "), done
+
+
+def test_the_hint_of_a_cluster_that_is_up_can_be_pasted(machine: Machine, tmp_path: Path) -> None:
+    told = _kube(machine.name, "up").stderr
+    hint = told[told.index("eval ") : told.index(" to use it")]
+    nodes = subprocess.check_output(
+        ["bash", "-ec", f"{hint}; kubectl get nodes --output=name"],
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(machine.folder.parent)},
+        cwd=tmp_path,
+        text=True,
+        timeout=60,
+    )
+    assert nodes.split() == ["node/node1", "node/node2", "node/node3"]
+
+
 # --- its end ---
 
 
