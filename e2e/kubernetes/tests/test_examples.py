@@ -128,6 +128,29 @@ def test_services_lose_and_double_nothing(home: Kubectl, services: None) -> None
     cluster.delete()
 
 
+@pytest.fixture
+def one_node(cluster_kubectl: Kubectl) -> Iterator[None]:
+    """All nodes but one take no pods."""
+    _, *others = [node["metadata"]["name"] for node in cluster_kubectl.json("nodes")["items"]]
+    cluster_kubectl("cordon", *others)
+    yield
+    cluster_kubectl("uncordon", *others)
+
+
+def test_a_cluster_on_a_single_node(home: Kubectl, one_node: None) -> None:
+    _apply(home, "cluster.yaml")
+    cluster = Cluster(home, "demo")
+    # As it says in README.md of those who begin with three brokers.
+    cluster.until_condition("Stalled", "Unschedulable", timeout=120)
+    _apply(home, "one-node.yaml")
+    home.wait("condition=Ready", "topic/orders", timeout=120)
+    cluster.wait_ready()
+    assert list(cluster.pods()) == [0]
+    assert set(map(len, cluster.replicas("orders").values())) == {1}
+    home("delete", "topic", "orders")
+    cluster.delete()
+
+
 def test_a_cluster_for_many_teams(shared: Kubectl, cluster_kubectl: Kubectl) -> None:
     _apply(cluster_kubectl, "cluster-full.yaml", "topics-shared.yaml")
     cluster = Cluster(shared, "events")
