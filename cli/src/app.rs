@@ -9,7 +9,7 @@ use crate::{
     args::{Cli, Command},
     bench, broker, cluster, completion, consume, dev,
     error::{report, report_usage},
-    group, log,
+    group, kafka_flags, log,
     output::OutputFormat,
     partition, produce, quorum, topic, version,
 };
@@ -20,7 +20,12 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Also what was asked for and is no error, as help.
-        Err(error) => return report_usage(&error, OutputFormat::of_unparsed(std::env::args_os())),
+        Err(error) => {
+            return report_usage(
+                &kafka_flags::advise(error),
+                OutputFormat::of_unparsed(std::env::args_os()),
+            );
+        }
     };
     let format = cli.global.output;
     match run(cli) {

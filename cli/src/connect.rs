@@ -16,13 +16,17 @@ use crate::{args::GlobalArgs, error::UsageError, limits};
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConnectError {
     /// No address could be connected to.
-    #[error("can't connect to {0}. Start a broker (millrace dev) or name one with --bootstrap.")]
+    #[error("can't connect to {0}. Start a broker (millrace dev) or name one with --bootstrap or MILLRACE_BOOTSTRAP.")]
     Unreachable(String),
     /// An HTTP/1 server that speaks no gRPC: most often the broker's own port for health and metrics.
-    #[error("{0} answers HTTP but is no Millrace client port (default 9650; 9652 is health and metrics)")]
+    #[error(
+        "{0} answers HTTP but is no Millrace client port (default 9650; 9652 is health and metrics): name that with --bootstrap"
+    )]
     NoClientPort(String),
     /// A gRPC server that does not know a client's calls: most often the broker's own port for other brokers.
-    #[error("{0} answers gRPC but is no Millrace client port (default 9650; 9651 is for brokers among themselves)")]
+    #[error(
+        "{0} answers gRPC but is no Millrace client port (default 9650; 9651 is for brokers among themselves): name that with --bootstrap"
+    )]
     AnotherServer(String),
     /// Something takes connections and does not answer as a broker does.
     #[error("{bootstrap} takes connections but did not answer as a Millrace broker within {} s: {cause}", limits::CONNECT_TIMEOUT.as_secs())]
@@ -203,7 +207,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             format!(
-                "can't connect to {address}: connection refused. Start a broker (millrace dev) or name one with --bootstrap."
+                "can't connect to {address}: connection refused. Start a broker (millrace dev) or name one with --bootstrap or MILLRACE_BOOTSTRAP."
             )
         );
     }

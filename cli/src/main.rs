@@ -17,6 +17,7 @@ mod dev;
 mod error;
 mod group;
 mod interrupt;
+mod kafka_flags;
 mod limits;
 mod log;
 mod moves;

@@ -504,7 +504,7 @@ def test_no_broker_is_an_error_that_names_the_address() -> None:
     text = millrace("topic", "list", bootstrap=f"127.0.0.1:{port}").failed()
     assert text == (
         f"millrace: can't connect to 127.0.0.1:{port}: connection refused. "
-        "Start a broker (millrace dev) or name one with --bootstrap.\n"
+        "Start a broker (millrace dev) or name one with --bootstrap or MILLRACE_BOOTSTRAP.\n"
     )
     # About a second by design; the rest is for a busy machine.
     assert time.monotonic() - started < 4
@@ -526,7 +526,7 @@ def test_the_internal_port_is_told_from_the_client_port_at_once(shared: Broker) 
         text = millrace("topic", "list", bootstrap=bootstrap).failed()
         assert text == (
             f"millrace: {bootstrap} answers gRPC but is no Millrace client port "
-            "(default 9650; 9651 is for brokers among themselves)\n"
+            "(default 9650; 9651 is for brokers among themselves): name that with --bootstrap\n"
         )
     # Another of the addresses may be a broker's.
     millrace("topic", "list", bootstrap=f"{shared.internal_address},{shared.address}").ok()

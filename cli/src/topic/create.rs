@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{done, settings, tell};
 use crate::{
     args::{key_value, partitions},
+    error::AdvisedError,
     output::{OutputFormat, plural, uuid},
 };
 
@@ -86,6 +87,13 @@ pub async fn run(args: CreateArgs, admin: &Admin, format: OutputFormat) -> anyho
         }
         Err(error) if args.if_not_exists && error.reason() == Some(ErrorReason::TopicExists) => {
             done(&created.name, "exists already", args.dry_run)
+        }
+        Err(error) if error.reason() == Some(ErrorReason::TopicExists) => {
+            return Err(AdvisedError {
+                message: format!("{error} Choose another name, or add --if-not-exists to leave it as it is."),
+                cause: error,
+            }
+            .into());
         }
         Err(error) => return Err(settings::advise(error)),
     };
