@@ -299,7 +299,7 @@ fn why_stuck(seen: &Seen, wishes: &Wishes, id: i32, pod: &Pod) -> Option<Stuck> 
     if let Some(words) = unschedulable.filter(|_| since(pod.created) > Some(UNSCHEDULABLE_FOR)) {
         return stuck(
             "Unschedulable",
-            format!("broker {id} finds no node: {words} Add nodes, or change podTemplate.spec."),
+            format!("broker {id} finds no node: {words} Add nodes, lower spec.replicas, or change podTemplate.spec."),
         );
     }
     if let Some((reason, message)) = &pod.waiting {
