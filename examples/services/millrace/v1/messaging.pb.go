@@ -1412,7 +1412,8 @@ func (x *SubscribeResume) GetPartitions() []*TopicPartition {
 // Which partitions are given back: of these nothing will be committed any more.
 type SubscribeRelease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// 1 to 10,000 of those of `revoking`. What is given back or lost already is passed over.
+	// 1 to 10,000 of those of `revoking`. What is given back or lost already is passed over. What the
+	// member has and keeps, as it may have got it again meanwhile, is told by an `error`.
 	Partitions    []*TopicPartition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

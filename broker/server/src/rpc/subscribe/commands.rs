@@ -80,13 +80,15 @@ impl Session {
         let ids: Vec<PartitionId> = named
             .filter_map(|named| self.flow.named(&named.topic, named.partition))
             .collect();
-        if !ids.iter().all(|id| self.flow.is_revoking(id)) {
+        // One may be the subscriber's again by now: the others are released all the same.
+        let (revoking, kept): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.flow.is_revoking(id));
+        revoking.iter().for_each(|id| self.flow.release(id));
+        if !kept.is_empty() {
             return Err(ApiError::field(
                 "release.partitions",
-                "must name partitions that are to be given back only",
+                "names partitions that are not to be given back: these stay the member's, the others are released",
             ));
         }
-        ids.iter().for_each(|id| self.flow.release(id));
         Ok(())
     }
 

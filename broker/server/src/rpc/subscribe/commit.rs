@@ -64,7 +64,7 @@ impl Commits {
 
     /// When an automatic one is due.
     pub fn wake_at(&self, flow: &Flow) -> Option<Instant> {
-        if self.under_way.is_some() || flow.to_commit().is_empty() {
+        if self.under_way.is_some() || !flow.has_to_commit() {
             return None;
         }
         Some(self.due_at(flow))
@@ -88,11 +88,11 @@ impl Session {
         if let Some((id, commit)) = self.commits.waiting.take() {
             return self.begin_command(id, commit);
         }
-        let due = self.flow.to_commit();
-        if due.is_empty() || (!at_once && now < self.commits.due_at(&self.flow)) {
+        if !self.flow.has_to_commit() || (!at_once && now < self.commits.due_at(&self.flow)) {
             return;
         }
         let Some(member) = self.member.identity() else { return };
+        let due = self.flow.to_commit();
         let topics = due
             .iter()
             .map(|(id, offset)| topic_offset(Some(id), "", id.1, *offset))

@@ -7,7 +7,7 @@
 //! mode only commits count.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -81,6 +81,10 @@ pub struct Flow {
     deliveries: VecDeque<Delivery>,
     next_delivery: u64,
     parts: BTreeMap<PartitionId, Part>,
+    /// Of these the broker is to commit what is processed.
+    due: BTreeSet<PartitionId>,
+    /// These are given back.
+    revoking: BTreeSet<PartitionId>,
     holdings: HashMap<u64, PartitionId>,
     lanes: HashMap<u64, PartitionId>,
     /// Of holdings and lanes.
@@ -110,6 +114,8 @@ impl Flow {
             deliveries: VecDeque::new(),
             next_delivery: 1,
             parts: BTreeMap::new(),
+            due: BTreeSet::new(),
+            revoking: BTreeSet::new(),
             holdings: HashMap::new(),
             lanes: HashMap::new(),
             next_number: 1,
@@ -223,6 +229,8 @@ impl Flow {
     /// A partition is not the subscriber's any more.
     pub fn remove(&mut self, id: &PartitionId) {
         self.stop(id);
+        self.due.remove(id);
+        self.revoking.remove(id);
         if let Some(part) = self.parts.remove(id) {
             self.holdings.remove(&part.holding);
         }
@@ -236,6 +244,7 @@ impl Flow {
             if unknown {
                 part.sent = i64::MAX;
             }
+            self.revoking.insert(id.clone());
         }
     }
 
@@ -251,10 +260,15 @@ impl Flow {
         }
     }
 
+    fn given_back(&self) -> impl Iterator<Item = (&PartitionId, &Part)> {
+        let ids = self.revoking.iter();
+        ids.filter_map(|id| Some((id, self.parts.get(id)?)))
+    }
+
     /// What is given back by now.
     pub fn given(&self, now: Instant) -> Given {
         let mut given = Given::default();
-        for (id, part) in &self.parts {
+        for (id, part) in self.given_back() {
             let Some(until) = part.until else { continue };
             let reached = if self.manual { part.committed } else { part.processed };
             let is_done = part.is_released || reached >= part.sent;
@@ -269,17 +283,19 @@ impl Flow {
 
     /// Whether a commit is not to be put off.
     pub fn is_commit_urgent(&self) -> bool {
-        let mut parts = self.parts.values();
-        !self.manual && parts.any(|part| part.until.is_some() && part.processed > part.committed)
+        self.revoking.iter().any(|id| self.due.contains(id))
+    }
+
+    /// Whether the broker is to commit anything.
+    pub fn has_to_commit(&self) -> bool {
+        !self.due.is_empty()
     }
 
     /// What the broker is to commit.
     pub fn to_commit(&self) -> Vec<(PartitionId, i64)> {
-        if self.manual {
-            return Vec::new();
-        }
-        let due = self.parts.iter().filter(|(_, part)| part.processed > part.committed);
-        due.map(|(id, part)| (id.clone(), part.processed)).collect()
+        let due = self.due.iter();
+        due.filter_map(|id| Some((id.clone(), self.parts.get(id)?.processed)))
+            .collect()
     }
 
     /// An offset is committed, or was refused for good: then it is not tried again.
@@ -287,6 +303,9 @@ impl Flow {
         if let Some(part) = self.parts.get_mut(id) {
             part.committed = part.committed.max(offset);
             part.processed = part.processed.max(offset);
+            if part.processed <= part.committed {
+                self.due.remove(id);
+            }
         }
     }
 
@@ -326,9 +345,15 @@ impl Flow {
         (self.messages, self.bytes) = (messages, bytes);
         let is_processed = |delivery: &mut Delivery| delivery.id <= credit.processed_through;
         while let Some(delivery) = self.deliveries.pop_front_if(is_processed) {
-            let id = self.holdings.get(&delivery.holding);
-            if let Some(part) = id.and_then(|id| self.parts.get_mut(id)) {
+            let Some(id) = self.holdings.get(&delivery.holding) else {
+                continue;
+            };
+            if let Some(part) = self.parts.get_mut(id) {
                 part.processed = part.processed.max(delivery.end);
+                // In manual mode there are no deliveries.
+                if part.processed > part.committed && !self.due.contains(id) {
+                    self.due.insert(id.clone());
+                }
             }
         }
         Ok(())
@@ -418,7 +443,7 @@ impl Flow {
 
     /// When time alone changes something next.
     pub fn wake_at(&self) -> Option<Instant> {
-        let revoked = self.parts.values().filter_map(|part| part.until).min();
+        let revoked = self.given_back().filter_map(|(_, part)| part.until).min();
         revoked.into_iter().chain(self.too_slow_at()).min()
     }
 }
