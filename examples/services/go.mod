@@ -1,4 +1,4 @@
-// Two services with plain gRPC stubs: see ../README.md.
+// Three services with plain gRPC stubs: see ../README.md.
 module millrace/examples/services
 
 go 1.25.0

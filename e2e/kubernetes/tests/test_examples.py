@@ -16,7 +16,7 @@ from kube_machine import Failed, Kubectl, Machine
 from product import Cluster, Operator
 
 _EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-_PRODUCER, _CONSUMER = "orders-producer", "orders-consumer"
+_PRODUCER, _CONSUMER, _SHIPPER = "orders-producer", "orders-consumer", "orders-shipper"
 # Debian's Go may be older than what go.mod asks for.
 _GO = {**os.environ, "PATH": f"/usr/local/go/bin:{os.environ['PATH']}", "GOWORK": "off", "PYTHON": sys.executable}
 
@@ -43,21 +43,41 @@ def _apply(kubectl: Kubectl, *files: str) -> None:
         kubectl("apply", "--validate=strict", "-f", str(_EXAMPLES / file))
 
 
-def _ask(kubectl: Kubectl, service: str, page: str) -> str:
+def _pods(kubectl: Kubectl, service: str) -> list[str]:
     pods = kubectl.json("pods", "-l", f"app.kubernetes.io/name={service}", "--field-selector=status.phase=Running")
-    (pod,) = [pod["metadata"]["name"] for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+    return [pod["metadata"]["name"] for pod in pods["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _ask(kubectl: Kubectl, pod: str, page: str) -> str:
     return kubectl("get", "--raw", f"/api/v1/namespaces/{kubectl.namespace}/pods/{pod}:8080/proxy/{page}")
 
 
-def _counters(kubectl: Kubectl) -> dict[str, int]:
-    """The producer's."""
-    lines = _ask(kubectl, _PRODUCER, "metrics").splitlines()
+def _counters(kubectl: Kubectl, pod: str) -> dict[str, int]:
+    lines = _ask(kubectl, pod, "metrics").splitlines()
     return {name: int(value) for name, value in (line.split() for line in lines if not line.startswith("#"))}
+
+
+def _wait_shared(kubectl: Kubectl) -> list[str]:
+    """Waits until each of two shippers has half of the partitions and has shipped something; gives their pods."""
+
+    def look() -> list[str] | None:
+        counters = {pod: _counters(kubectl, pod) for pod in _pods(kubectl, _SHIPPER)}
+        told = [(each["partitions_held"], each["shipments_stored_total"] > 0) for each in counters.values()]
+        return list(counters) if told == [(3, True), (3, True)] else None
+
+    return kubectl.until("two shippers share the orders", look, timeout=120)
+
+
+def _values(cluster: Cluster, topic: str) -> list[dict[str, Any]]:
+    """What a topic's messages say."""
+    lines = cluster.millrace("consume", topic, "--from", "beginning", "--exit-at-end", "--output", "json").splitlines()
+    return [json.loads(json.loads(line)["value"]) for line in lines]
 
 
 def _report(kubectl: Kubectl) -> dict[str, Any]:
     """The consumer's; fails if it has met a gap or a double."""
-    report = json.loads(_ask(kubectl, _CONSUMER, "report"))
+    (pod,) = _pods(kubectl, _CONSUMER)
+    report = json.loads(_ask(kubectl, pod, "report"))
     assert (report["gaps"], report["doubles"], report["partial"]) == (0, 0, False), report
     return report
 
@@ -97,24 +117,28 @@ def test_services_lose_and_double_nothing(home: Kubectl, services: None) -> None
     cluster = Cluster(home, "demo")
     cluster.wait_ready()
     _apply(home, "topics.yaml")
-    home.wait("condition=Ready", "topic/clicks", "topic/orders", timeout=60)
+    home.wait("condition=Ready", "topic/clicks", "topic/orders", "topic/shipments", timeout=60)
     # The namespace has the strictest security policy.
     _apply(home, "services/deploy.yaml")
-    for service in (_PRODUCER, _CONSUMER):
+    for service in (_PRODUCER, _CONSUMER, _SHIPPER):
         home.rollout(f"deployment/{service}")
     _all_consumed(home, 30)
+    shippers = _wait_shared(home)
+    home("delete", "pod", shippers[0], "--force", "--grace-period=0")
 
+    (producer,) = _pods(home, _PRODUCER)
     # Whichever broker the services are connected with is among them.
     for broker in sorted(cluster.pods()):
         home("delete", "pod", f"demo-broker-{broker}", "--force", "--grace-period=0")
-        _all_consumed(home, _counters(home)["orders_made_total"] + 20)
+        _all_consumed(home, _counters(home, producer)["orders_made_total"] + 20)
         cluster.wait_ready()
-    counters = _counters(home)
+    counters = _counters(home, producer)
     assert counters["streams_resumed_total"] >= 1, counters
     # One that begins anew comes to the same sums.
     home("rollout", "restart", f"deployment/{_CONSUMER}")
     home.rollout(f"deployment/{_CONSUMER}")
     _all_consumed(home, counters["orders_stored_total"])
+    _wait_shared(home)
 
     output = home.start("logs", "--follow", f"deployment/{_PRODUCER}")
     home("scale", f"deployment/{_PRODUCER}", "--replicas=0")
@@ -124,6 +148,11 @@ def test_services_lose_and_double_nothing(home: Kubectl, services: None) -> None
     report = _all_consumed(home, stopped["stored"])
     assert report["orders"] == stopped["stored"]
     assert sum(customer["orders"] for customer in report["customers"].values()) == stopped["stored"]
+    # At least once: what is said to be processed is shipped, also by the one that is gone.
+    home.until("all is processed", lambda: cluster.ask("group", "describe", "shipping")["lag"] == 0, timeout=60)
+    shipped = {shipment["order"] for shipment in _values(cluster, "shipments")}
+    assert shipped == {"{writer}/{customer}/{number}".format_map(order) for order in _values(cluster, "orders")}
+    assert len(shipped) == stopped["stored"]
     home("delete", "-f", str(_EXAMPLES / "services" / "deploy.yaml"), "-f", str(_EXAMPLES / "topics.yaml"))
     cluster.delete()
 
@@ -143,11 +172,11 @@ def test_a_cluster_on_a_single_node(home: Kubectl, one_node: None) -> None:
     # As it says in README.md of those who begin with three brokers.
     cluster.until_condition("Stalled", "Unschedulable", timeout=120)
     _apply(home, "one-node.yaml")
-    home.wait("condition=Ready", "topic/orders", timeout=120)
+    home.wait("condition=Ready", "topic/orders", "topic/shipments", timeout=120)
     cluster.wait_ready()
     assert list(cluster.pods()) == [0]
     assert set(map(len, cluster.replicas("orders").values())) == {1}
-    home("delete", "topic", "orders")
+    home("delete", "topic", "orders", "shipments")
     cluster.delete()
 
 

@@ -2,7 +2,8 @@
 // twice. After any break it goes on exactly where it was.
 //
 // It reads all partitions and keeps its positions itself, in one file with its sums, so that each order is counted once. So
-// there may be only one of it; a consumer group (Messaging.Subscribe) shares partitions among several, and keeps positions.
+// there may be only one of it; a consumer group (Messaging.Subscribe, see ../shipper) shares partitions among several, and
+// keeps positions.
 package main
 
 import (
@@ -35,31 +36,16 @@ const (
 	askWithin = 10 * time.Second
 )
 
-func main() {
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, nil)))
-	if err := run(); err != nil {
-		slog.Error("failed", "error", err)
-		os.Exit(1)
-	}
-}
+func main() { service.Main(run) }
 
-func run() error {
-	bootstrap, err := service.Bootstrap()
-	if err != nil {
-		return err
-	}
-	connection, err := service.Dial(bootstrap)
-	if err != nil {
-		return err
-	}
-	defer connection.Close()
+func run(bootstrap string, messaging v1.MessagingClient) error {
 	file := service.Setting("STATE_FILE", "")
 	ledger, err := loadLedger(file)
 	if err != nil {
 		return err
 	}
 	consumer := &consumer{
-		messaging: v1.NewMessagingClient(connection),
+		messaging: messaging,
 		topic:     service.Setting("MILLRACE_TOPIC", "orders"),
 		ledger:    ledger,
 	}

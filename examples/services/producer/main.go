@@ -40,26 +40,11 @@ const (
 	drainWithin = 20 * time.Second
 )
 
-func main() {
-	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, nil)))
-	if err := run(); err != nil {
-		slog.Error("failed", "error", err)
-		os.Exit(1)
-	}
-}
+func main() { service.Main(run) }
 
-func run() error {
-	bootstrap, err := service.Bootstrap()
-	if err != nil {
-		return err
-	}
-	connection, err := service.Dial(bootstrap)
-	if err != nil {
-		return err
-	}
-	defer connection.Close()
+func run(bootstrap string, messaging v1.MessagingClient) error {
 	publisher := &publisher{
-		messaging: v1.NewMessagingClient(connection),
+		messaging: messaging,
 		topic:     service.Setting("MILLRACE_TOPIC", "orders"),
 		outbox:    make(chan event.Order, outboxSize),
 	}
@@ -76,7 +61,7 @@ func run() error {
 	go publisher.takeOrders(terminated)
 
 	slog.Info("started", "bootstrap", bootstrap, "topic", publisher.topic)
-	err = publisher.publish(draining)
+	err := publisher.publish(draining)
 	made, stored := publisher.made.Load(), publisher.stored.Load()
 	slog.Info("stopped", "made", made, "stored", stored, "resumed", publisher.resumed.Load())
 	if err != nil {
@@ -144,10 +129,7 @@ func (p *publisher) publish(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		var failure *service.Failure
-		if !errors.As(err, &failure) {
-			failure = service.FailureOf(err)
-		}
+		failure := service.FailureOf(err)
 		if failure.IsOurFault() {
 			return failure
 		}
@@ -233,8 +215,8 @@ func (p *publisher) take() bool {
 
 // metrics answers in Prometheus' text format.
 func (p *publisher) metrics(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintf(w, "# TYPE orders_made_total counter\norders_made_total %d\n", p.made.Load())
-	fmt.Fprintf(w, "# TYPE orders_stored_total counter\norders_stored_total %d\n", p.stored.Load())
-	fmt.Fprintf(w, "# TYPE orders_waiting gauge\norders_waiting %d\n", len(p.outbox))
-	fmt.Fprintf(w, "# TYPE streams_resumed_total counter\nstreams_resumed_total %d\n", p.resumed.Load())
+	service.Metric(w, "counter", "orders_made_total", p.made.Load())
+	service.Metric(w, "counter", "orders_stored_total", p.stored.Load())
+	service.Metric(w, "gauge", "orders_waiting", len(p.outbox))
+	service.Metric(w, "counter", "streams_resumed_total", p.resumed.Load())
 }

@@ -1,4 +1,4 @@
-// Package service has what the two services share: a connection to Millrace, what errors mean, how long to wait, and
+// Package service has what the services share: a connection to Millrace, what errors mean, how long to wait, and
 // the HTTP port that Kubernetes asks.
 package service
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -26,8 +27,12 @@ type Failure struct {
 }
 
 // FailureOf reads a call's error: a gRPC status whose details hold a google.rpc.ErrorInfo and, where waiting helps, a
-// google.rpc.RetryInfo. One that comes from the connection has neither.
+// google.rpc.RetryInfo. One that comes from the connection has neither. What is a Failure already stays as it is.
 func FailureOf(err error) *Failure {
+	var known *Failure
+	if errors.As(err, &known) {
+		return known
+	}
 	told := status.Convert(err)
 	failure := &Failure{Code: told.Code(), Message: told.Message()}
 	for _, detail := range told.Details() {
