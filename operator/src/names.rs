@@ -26,6 +26,8 @@ pub const APPLIED_HASH: &str = "millrace.dev/applied";
 pub const TEMPLATE_HASH: &str = "millrace.dev/template";
 /// On a StatefulSet: when it was last touched for pods that its controller had given up for a while.
 pub const NUDGED_AT: &str = "millrace.dev/nudgedAt";
+/// On a disruption budget: it is open only for the restart that the quorum has permitted.
+pub const OPENED_FOR_ROLL: &str = "millrace.dev/opened-for-roll";
 /// On a Cluster: restart all brokers, as `kubectl rollout restart` does. Any value that it did not have before.
 pub const RESTARTED_AT: &str = "millrace.dev/restartedAt";
 /// On a Cluster with rollout.mode: Approved: the hash that may be rolled out.

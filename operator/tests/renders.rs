@@ -30,6 +30,7 @@ fn plain(revision: i32) -> Blueprint {
         storage_size: "100Gi".into(),
         storage_class: None,
         disruptions: Some(1),
+        opened_for_roll: false,
         evicts_unready: false,
         restarted_at: None,
         pod_template: Template::default(),

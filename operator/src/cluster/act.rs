@@ -130,7 +130,11 @@ impl<'a> Actor<'a> {
             Step::RemoveBroker(id) => self.remove_broker(*id).await,
             Step::DeleteClaim(id) => self.delete_claim(*id).await,
             Step::ReleaseSlot(id) => self.release_slot(*id).await,
-            Step::Restart { candidates, hash } => self.restart(candidates, hash).await,
+            Step::Restart {
+                candidates,
+                hash,
+                budgets,
+            } => self.restart(candidates, hash, budgets.as_deref()).await,
             Step::Replace { broker, hash } => self.replace(*broker, hash).await,
         }
     }

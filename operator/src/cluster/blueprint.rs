@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
+    budget,
     scale::Scale,
-    seen::{OperatorDefaults, Seen, Told},
+    seen::{OperatorDefaults, Seen},
     wishes::Wishes,
 };
 use crate::{
@@ -115,7 +116,8 @@ pub fn make(seen: &Seen, wishes: &Wishes, record: &Record, scale: &Scale) -> (Bl
         replicas: scale.replicas,
         storage_size: spec.storage.size.clone(),
         storage_class: spec.storage.storage_class_name.clone(),
-        disruptions: disruptions(seen, wishes, scale),
+        disruptions: budget::disruptions(seen, wishes, scale),
+        opened_for_roll: false,
         evicts_unready: false,
         restarted_at: annotation(names::RESTARTED_AT),
         pod_template: spec.pod_template.clone(),
@@ -165,31 +167,6 @@ fn template(blueprint: &mut Blueprint, live: Option<&str>, adopted: Option<i32>)
         blueprint.revision = render::NEWEST;
     }
     render::pod_template(blueprint)
-}
-
-/// How many brokers a drain of nodes may take: none while the quorum says that none may go. With a pod that is not ready
-/// Kubernetes itself refuses to evict another one, and must let that one go. Not asked, not changed.
-fn disruptions(seen: &Seen, wishes: &Wishes, scale: &Scale) -> Option<i32> {
-    if wishes.replicas.max(scale.replicas) < 2 {
-        return None;
-    }
-    let live = seen.objects.get(&Kind::DisruptionBudget);
-    let live = live.and_then(|budget| budget["spec"]["maxUnavailable"].as_i64());
-    let live = live.map_or(1, |live| i32::from(live != 0));
-    if seen.pods.values().any(|pod| !pod.is_ready()) {
-        return Some(1);
-    }
-    Some(seen.brokers.told().map_or(live, |told| i32::from(may_any_go(told))))
-}
-
-/// Whether one broker more may go: no partition and no majority of the voters needs all that are there. An only voter
-/// is needed whenever it goes.
-fn may_any_go(told: &Told) -> bool {
-    let all = told.members.iter().filter(|member| member.is_voter).count();
-    let voters = told.voters().into_iter();
-    let there = |id: &i32| told.broker(*id).is_some_and(|broker| broker.available);
-    let serving = voters.filter(there).count();
-    told.endangered() == (0, 0) && told.quorum_leader().is_some() && (all < 2 || serving > all / 2 + 1)
 }
 
 #[cfg(test)]

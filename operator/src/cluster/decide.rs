@@ -7,7 +7,9 @@ use millrace_client::v1;
 use serde_json::Value;
 
 use super::{
-    balance, blueprint, quorum,
+    balance, blueprint,
+    budget::{self, Budgets},
+    quorum,
     roll::{self, KeptBack, Roll},
     scale::{self, Scale},
     seen::{Seen, Told},
@@ -74,6 +76,8 @@ pub enum Step {
         candidates: Vec<i32>,
         /// The template that they are to come back with.
         hash: String,
+        /// The disruption budget, where it lets nobody go at will.
+        budgets: Option<Box<Budgets>>,
     },
     /// Evict a pod whose broker does not run, so that it is made from the new template.
     Replace {
@@ -165,13 +169,16 @@ pub fn decide(seen: &Seen) -> Decision {
         wanted.record.keep_template_of(&record);
     }
     decision.roll = roll::plan(seen, &wishes, target.hash, target.kept_back);
-    if wanted.disruptions.is_some() && decision.roll.permitted.is_some() {
-        // Where a restart is what mends, a budget of none would stand in its way.
-        wanted.disruptions = Some(1);
-    }
     // A pod whose container crashes again and again runs, for the disruption budget: with most brokers so, Kubernetes
     // would evict none of them, and a template that mends them could not come.
     wanted.evicts_unready = matches!(decision.roll.step, Some(Step::Replace { .. }));
+    if let Some(Step::Restart { budgets, .. }) = &mut decision.roll.step {
+        *budgets = Budgets::of(&wanted).map(Box::new);
+    }
+    if decision.roll.permitted.is_some() && budget::is_opened(seen) {
+        // Only the restart opens it, when the quorum has been asked; what it has opened is shut where it asks in vain.
+        budget::open(&mut wanted);
+    }
     let (objects, error) = render::render(&wanted, target.template);
     decision.problems.extend(error.map(|error| format!("{error}.")));
     if !decision.problems.is_empty() && !seen.objects.contains_key(&Kind::StatefulSet) {

@@ -3,12 +3,14 @@
 mod act;
 mod balance;
 mod blueprint;
+mod budget;
 pub mod controller;
 pub mod decide;
 mod observe;
 mod quorum;
 mod racks;
 mod report;
+mod restart;
 pub mod roll;
 pub mod scale;
 pub mod seen;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use millrace_client::v1;
 
 use super::{
     blueprint,
@@ -39,8 +40,7 @@ pub struct Roll {
     pub waiting: Option<Waiting>,
     /// What is to be done.
     pub step: Option<Step>,
-    /// The broker for which we have the maintenance slot, to restart it by this step: the quorum has permitted that, and
-    /// the disruption budget must.
+    /// The broker for which we have the maintenance slot, to restart it by this step.
     pub permitted: Option<i32>,
     /// The broker for which we have the slot and that is not to be restarted any more: to be given back.
     pub stale_slot: Option<i32>,
@@ -126,7 +126,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBa
             Err(waiting) => roll.waiting = Some(waiting),
         }
     }
-    let slot = slot(seen);
+    let slot = slot_of(seen);
     let is_candidate =
         |id: &i32| matches!(&roll.step, Some(Step::Restart { candidates, .. }) if candidates.contains(id));
     roll.permitted = slot.filter(is_candidate);
@@ -148,13 +148,19 @@ fn outdated(seen: &Seen, hash: &str) -> Vec<i32> {
 
 /// The broker that is being restarted: the slot's, or one whose pod goes or comes.
 fn current(seen: &Seen) -> Option<i32> {
-    slot(seen).or_else(|| seen.pods.iter().find(|(_, pod)| pod.terminating).map(|(id, _)| *id))
+    slot_of(seen).or_else(|| seen.pods.iter().find(|(_, pod)| pod.terminating).map(|(id, _)| *id))
 }
 
 /// The broker for which we have the maintenance slot: it is about to be restarted, or on its way back.
-fn slot(seen: &Seen) -> Option<i32> {
+fn slot_of(seen: &Seen) -> Option<i32> {
+    slot(seen).map(|slot| slot.broker_id)
+}
+
+/// The maintenance slot, if we have it.
+#[must_use]
+pub fn slot(seen: &Seen) -> Option<&v1::MaintenanceSlot> {
     let slot = seen.brokers.told()?.cluster.maintenance.as_ref()?;
-    (slot.holder == holder(seen)).then_some(slot.broker_id)
+    (slot.holder == holder(seen)).then_some(slot)
 }
 
 /// What the slot is asked for with: whichever operator goes on, it is the same for a Cluster.
@@ -215,6 +221,7 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     let restart = |candidates| Step::Restart {
         candidates,
         hash: roll.hash.clone(),
+        budgets: None,
     };
     if !outdated_unready.is_empty() && others.is_empty() {
         // First those that are not well: a restart may be what mends them. The quorum knows which may go.

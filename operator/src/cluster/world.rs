@@ -1,7 +1,9 @@
 //! A toy Kubernetes and a toy cluster of brokers, so that what is decided is seen to lead where it should, whenever the
 //! operator dies: a pass ends after any of its steps, and the next one begins from what is there.
 
+mod evictions;
 mod nature;
+mod rolls;
 mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,8 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millrace_client::v1;
 use millrace_crds::Cluster;
 use serde_json::{Value, json};
+
+use evictions::Trouble;
 
 use super::{
     act::Outcome,
@@ -74,6 +78,7 @@ pub struct World {
     unsafe_evictions: u32,
     restarts: u32,
     passes: u32,
+    trouble: Trouble,
 }
 
 impl World {
@@ -105,6 +110,7 @@ impl World {
             unsafe_evictions: 0,
             restarts: 0,
             passes: 0,
+            trouble: Trouble::default(),
         }
     }
 
@@ -160,8 +166,6 @@ impl World {
             lag_entries: Some(0),
             ..v1::QuorumMember::default()
         };
-        let uid = self.cluster.metadata.uid.as_deref().unwrap_or_default();
-        let holder = format!("{} {uid}", names::MANAGED_BY);
         let moved = |(_, from, to): &(u32, i32, i32)| v1::Reassignment {
             original_replicas: vec![*from],
             target_replicas: vec![*to],
@@ -182,11 +186,7 @@ impl World {
                     }),
                     ..v1::PartitionHealth::default()
                 }),
-                maintenance: self.slot.as_ref().map(|(id, _)| v1::MaintenanceSlot {
-                    holder: holder.clone(),
-                    broker_id: *id,
-                    ..v1::MaintenanceSlot::default()
-                }),
+                maintenance: self.maintenance(),
                 ..v1::DescribeClusterResponse::default()
             },
             members: self.brokers.iter().map(member).collect(),
@@ -194,6 +194,17 @@ impl World {
             settings: ["max.connections".to_owned()].into(),
             ..Told::default()
         }))
+    }
+
+    fn maintenance(&self) -> Option<v1::MaintenanceSlot> {
+        let (id, _) = self.slot.as_ref()?;
+        let uid = self.cluster.metadata.uid.as_deref().unwrap_or_default();
+        Some(v1::MaintenanceSlot {
+            holder: format!("{} {uid}", names::MANAGED_BY),
+            broker_id: *id,
+            broker_epoch: self.trouble.acquired,
+            ..v1::MaintenanceSlot::default()
+        })
     }
 
     /// One pass of the operator, which dies after some of its steps if `dies`.
@@ -211,6 +222,11 @@ impl World {
                 continue;
             }
             pods += u32::from(shrinks || takes_a_pod(step));
+            self.act(step);
+        }
+        if let Some(step @ Step::Restart { .. }) = decision.steps.get(usize::try_from(until).unwrap()) {
+            // It dies in the middle of it.
+            self.trouble.dies_after = Some(self.dice.roll(6));
             self.act(step);
         }
         assert!(
@@ -255,7 +271,7 @@ impl World {
                 if self.shrinks(step) {
                     self.check_shrink(object.value["spec"]["replicas"].as_i64().unwrap());
                 }
-                self.objects.insert(object.kind, object.value.clone());
+                self.put(object);
             }
             Step::DeleteBudget => {
                 self.objects.remove(&Kind::DisruptionBudget);
@@ -315,12 +331,16 @@ impl World {
                 self.claims.remove(id);
                 self.disks.remove(id);
             }
-            Step::ReleaseSlot(id) => assert_eq!(self.slot.take().map(|(id, _)| id), Some(*id)),
-            Step::Restart { candidates, hash } => self.restart(candidates, hash),
+            Step::ReleaseSlot(id) => self.release_slot(*id),
+            Step::Restart {
+                candidates,
+                hash,
+                budgets,
+            } => self.restart(candidates, hash, budgets.as_deref()),
             Step::Replace { broker, hash } => {
                 if self.live_hash() == *hash {
                     assert!(!self.pods[broker].running, "asked nobody about a broker that runs");
-                    if self.lets_unready_go() {
+                    if self.lets_go(*broker) {
                         self.pods.remove(broker);
                     }
                 }
@@ -334,65 +354,7 @@ impl World {
             .unwrap_or_default()
     }
 
-    fn restart(&mut self, candidates: &[i32], hash: &str) {
-        if self.live_hash() != hash {
-            return;
-        }
-        // As the quorum's leader answers: only if all others are in sync.
-        let away = self
-            .brokers
-            .keys()
-            .filter(|id| !self.serves(**id) && !candidates.contains(id))
-            .count();
-        if away > 0 {
-            return;
-        }
-        let is_ours = |id: &i32| self.slot.as_ref().is_none_or(|(other, _)| other == id);
-        let mut able = candidates.iter().filter(|id| !self.needed.contains(id));
-        let Some(id) = able.find(|id| is_ours(id)).copied() else {
-            self.slot.take_if(|(id, _)| candidates.contains(id));
-            return;
-        };
-        let others_away = self
-            .pods
-            .iter()
-            .filter(|(other, pod)| **other != id && !pod.is_ready())
-            .count();
-        self.slot = Some((id, self.pods[&id].uid.clone()));
-        if self.budget() == Some(0) && others_away == 0 && self.pods[&id].is_ready() {
-            return;
-        }
-        self.unsafe_evictions += u32::from(others_away > 0);
-        self.restarts += 1;
-        self.pods.remove(&id);
-        if self.leader == id {
-            let next = self
-                .brokers
-                .iter()
-                .find(|(other, broker)| broker.votes && **other != id);
-            self.leader = next.map_or(id, |(other, _)| *other);
-        }
-    }
-
-    /// Whether the eviction of a pod whose container crashes again and again is let through, as Kubernetes judges:
-    /// where fewer are healthy than must be, only by its policy.
-    fn lets_unready_go(&self) -> bool {
-        let (Some(budget), Some(set)) = (
-            self.objects.get(&Kind::DisruptionBudget),
-            self.objects.get(&Kind::StatefulSet),
-        ) else {
-            return true;
-        };
-        let expected = set["spec"]["replicas"].as_i64().unwrap();
-        let desired = expected - budget["spec"]["maxUnavailable"].as_i64().unwrap();
-        let healthy = self.pods.values().filter(|pod| pod.is_ready()).count();
-        let healthy = i64::try_from(healthy).unwrap();
-        budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
-            || (desired > 0 && healthy >= desired)
-            || healthy > desired
-    }
-
-    /// How many pods may be evicted.
+    /// How many pods may be evicted, by what is asked for.
     fn budget(&self) -> Option<i64> {
         let budget = self.objects.get(&Kind::DisruptionBudget)?;
         budget["spec"]["maxUnavailable"].as_i64()

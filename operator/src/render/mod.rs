@@ -52,6 +52,8 @@ pub struct Blueprint {
     pub storage_class: Option<String>,
     /// How many of them a drain of nodes may take away at once; none: there is nothing to protect.
     pub disruptions: Option<i32>,
+    /// It is as many only for the restart that the quorum has just permitted.
+    pub opened_for_roll: bool,
     /// Pods that are not ready may be evicted whatever the others do: those that are stuck are to be replaced, and the
     /// budget alone would keep them for ever where too few are healthy.
     pub evicts_unready: bool,
@@ -149,10 +151,6 @@ pub fn render(blueprint: &Blueprint, template: Option<Value>) -> (Vec<Object>, O
         Ok(service) => (Some((Kind::BootstrapService, service)), None),
         Err(error) => (None, Some(error)),
     };
-    let budget = blueprint.disruptions.map(|disruptions| {
-        let budget = objects::disruption_budget(blueprint, disruptions);
-        (Kind::DisruptionBudget, budget)
-    });
     let set = template.map(|template| (Kind::StatefulSet, objects::stateful_set(blueprint, template)));
     let all = [
         Some((Kind::ServiceAccount, objects::service_account(blueprint))),
@@ -160,7 +158,7 @@ pub fn render(blueprint: &Blueprint, template: Option<Value>) -> (Vec<Object>, O
         Some((Kind::HeadlessService, objects::headless_service(blueprint))),
         service,
         Some((Kind::NetworkPolicy, objects::network_policy(blueprint))),
-        budget,
+        budget(blueprint),
         set,
     ];
     let sealed = all.into_iter().flatten().map(|(kind, value)| seal(kind, value));
@@ -171,6 +169,17 @@ pub fn render(blueprint: &Blueprint, template: Option<Value>) -> (Vec<Object>, O
 #[must_use]
 pub fn config_map(blueprint: &Blueprint) -> Object {
     seal(Kind::ConfigMap, objects::config_map(blueprint))
+}
+
+/// The disruption budget alone; none: there is nothing to protect.
+#[must_use]
+pub fn disruption_budget(blueprint: &Blueprint) -> Option<Object> {
+    budget(blueprint).map(|(kind, value)| seal(kind, value))
+}
+
+fn budget(blueprint: &Blueprint) -> Option<(Kind, Value)> {
+    let budget = objects::disruption_budget(blueprint, blueprint.disruptions?);
+    Some((Kind::DisruptionBudget, budget))
 }
 
 /// The pods' template with its hash: two pods with the same one run the same.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Blueprint, RenderError, config};
 use crate::names::{
     BROKER_COMPONENT, CLIENT_PORT, CLUSTER_LABEL, COMPONENT_LABEL, HTTP_PORT, INTERNAL_PORT, MANAGED_BY,
+    OPENED_FOR_ROLL,
 };
 
 /// What selects the brokers' pods; a StatefulSet can never change it.
@@ -122,6 +123,9 @@ pub(super) fn network_policy(blueprint: &Blueprint) -> Value {
 
 pub(super) fn disruption_budget(blueprint: &Blueprint, disruptions: i32) -> Value {
     let mut budget = object(blueprint, "policy/v1", "PodDisruptionBudget", &blueprint.key.brokers());
+    if blueprint.opened_for_roll {
+        budget["metadata"]["annotations"][OPENED_FOR_ROLL] = json!("true");
+    }
     budget["spec"] = json!({
         "maxUnavailable": disruptions,
         "selector": { "matchLabels": selector(blueprint) },

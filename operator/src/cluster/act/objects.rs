@@ -14,8 +14,37 @@ use crate::{
     render::{Kind, Object, template_hash},
 };
 
+/// What came of an object that was to be made or changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// It is as it is to be.
+    Done,
+    /// It had changed since it was seen.
+    Outran,
+    /// It was not taken, which is told by then.
+    Refused,
+}
+
 impl Actor<'_> {
     pub(super) async fn apply(&mut self, object: &Object) -> anyhow::Result<()> {
+        match self.apply_over_seen(object).await? {
+            Applied::Done => {}
+            Applied::Outran => self.outcome.outran = true,
+            Applied::Refused => {
+                let replicas = |set: &Value| set["spec"]["replicas"].as_i64();
+                let live = self.seen.objects.get(&object.kind).and_then(replicas);
+                let wanted = replicas(&object.value).and_then(|wanted| i32::try_from(wanted).ok());
+                // What was refused may be the pods' template alone: that must not keep brokers from coming or going.
+                if let Some(wanted) = wanted.filter(|wanted| live.is_some_and(|live| live != i64::from(*wanted))) {
+                    return self.resize(wanted).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes or changes an object, over what was seen of it and nothing else.
+    pub(super) async fn apply_over_seen(&mut self, object: &Object) -> anyhow::Result<Applied> {
         let key = &self.seen.key;
         let name = object.kind.name(key);
         let (_, _, kind, _) = object.kind.api();
@@ -40,22 +69,12 @@ impl Actor<'_> {
                 } else {
                     self.outcome.done += 1;
                 }
-                Ok(())
+                Ok(Applied::Done)
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                self.outcome.outran = true;
-                Ok(())
-            }
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Applied::Outran),
             Err(kube::Error::Api(status)) if is_refusal(&status) => {
                 self.refuse("AdmissionDenied", format!("{kind} {name}: {}", status.message));
-                let replicas = |set: &Value| set["spec"]["replicas"].as_i64();
-                let live = self.seen.objects.get(&object.kind).and_then(replicas);
-                let wanted = replicas(&object.value).and_then(|wanted| i32::try_from(wanted).ok());
-                match wanted {
-                    // What was refused may be the pods' template alone: that must not keep brokers from coming or going.
-                    Some(wanted) if live.is_some_and(|live| live != i64::from(wanted)) => self.resize(wanted).await,
-                    _ => Ok(()),
-                }
+                Ok(Applied::Refused)
             }
             Err(error) => Err(error).with_context(|| format!("apply {kind} {name}")),
         }

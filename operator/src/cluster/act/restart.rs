@@ -4,64 +4,39 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod as KubePod;
-use kube::{Api, api::PostParams};
+use kube::{Api, api::PostParams, core::Status};
 use millrace_client::v1;
 use serde_json::{Value, json};
 
-use super::{Actor, is_refusal};
+use super::{Actor, is_refusal, objects::Applied};
 use crate::{
-    cluster::{observe::api, roll::holder, seen::Pod},
+    cluster::{
+        budget::Budgets,
+        observe::api,
+        restart::{self, Evicted, Hands},
+        roll,
+        seen::{Pod, Seen},
+    },
     context::Told,
     metrics::Restart,
     names::FIELD_MANAGER,
-    render::{Kind, template_hash},
+    pass::{self, get_opt},
+    render::{Kind, Object, template_hash},
 };
 
 /// Who restarts a broker has the slot so long at most; it ends by itself when the broker has registered again.
 const SLOT_FOR: Duration = Duration::from_secs(600);
+/// The cause that the API server names where a disruption budget refuses (`policy/v1`'s `DisruptionBudgetCause`).
+const OVER_BUDGET: &str = "DisruptionBudget";
 
 impl Actor<'_> {
-    /// Restarts the first of the candidates that may be.
-    pub(super) async fn restart(&mut self, candidates: &[i32], hash: &str) -> anyhow::Result<()> {
-        if !self.canary(hash).await? {
-            return Ok(());
-        }
-        let admin = self.admin().await?;
-        let holder = holder(self.seen);
-        let mut reasons = Vec::new();
-        for id in candidates {
-            let answer = admin
-                .may_restart(*id)
-                .await
-                .with_context(|| format!("ask whether broker {id} may go"))?;
-            let slot = answer.maintenance.as_ref();
-            if slot.is_some_and(|slot| slot.holder != holder) || !answer.allowed {
-                reasons.push(why_not(*id, &answer));
-                if slot.is_some_and(|slot| slot.holder == holder && slot.broker_id == *id) {
-                    // The disruption budget goes by who has it.
-                    self.release_slot(*id).await?;
-                }
-                continue;
-            }
-            let epoch = Some(answer.broker_epoch);
-            match admin.acquire_maintenance(&holder, *id, epoch, Some(SLOT_FOR)).await {
-                Ok(_) => {}
-                Err(error) => {
-                    reasons.push(format!("broker {id}: {error}"));
-                    continue;
-                }
-            }
-            let Some(pod) = self.seen.pods.get(id) else {
-                continue;
-            };
-            // Where the disruption budget forbids it the slot stays: by that the next pass knows that it must give way.
-            if self.evict(*id, pod, "RollingBroker").await? {
-                self.context.metrics.restarted(Restart::Roll);
-            }
-            return Ok(());
-        }
-        self.hold("may-restart", reasons.join("; "));
-        Ok(())
+    pub(super) async fn restart(
+        &mut self,
+        candidates: &[i32],
+        hash: &str,
+        budgets: Option<&Budgets>,
+    ) -> anyhow::Result<()> {
+        restart::restart(self, candidates, hash, budgets).await
     }
 
     pub(super) fn hold(&mut self, gate: &'static str, text: String) {
@@ -69,11 +44,12 @@ impl Actor<'_> {
         self.outcome.held = Some((gate, text));
     }
 
-    /// Gives the maintenance slot back that we have for a broker.
-    pub(super) async fn release_slot(&self, id: i32) -> anyhow::Result<()> {
-        let admin = self.admin().await?;
-        let released = admin.release_maintenance(&holder(self.seen), id).await;
-        released.map(drop).context("give the maintenance slot back")
+    /// Gives the maintenance slot back that we have for a broker that is not to be restarted any more.
+    pub(super) async fn release_slot(&mut self, id: i32) -> anyhow::Result<()> {
+        match roll::slot(self.seen).filter(|slot| slot.broker_id == id) {
+            Some(slot) => restart::give_back(self, slot).await,
+            None => Ok(()),
+        }
     }
 
     /// Evicts a pod whose broker does not run.
@@ -81,10 +57,13 @@ impl Actor<'_> {
         if !self.canary(hash).await? {
             return Ok(());
         }
-        if let Some(pod) = self.seen.pods.get(&id)
-            && self.evict(id, pod, "ReplacingPod").await?
-        {
-            self.context.metrics.restarted(Restart::Stuck);
+        let Some(pod) = self.seen.pods.get(&id) else {
+            return Ok(());
+        };
+        match self.evict_pod(id, pod, "ReplacingPod").await? {
+            Evicted::Done => self.context.metrics.restarted(Restart::Stuck),
+            Evicted::OverBudget(why) => self.hold("disruption-budget", format!("broker {id}: {why}")),
+            Evicted::Refused(why) => self.hold("eviction", format!("broker {id}: {why}")),
         }
         Ok(())
     }
@@ -125,8 +104,8 @@ impl Actor<'_> {
         }
     }
 
-    /// Evicts a pod, if it still is the one that was seen. `false`: a disruption budget forbids it, or it has changed.
-    pub(super) async fn evict(&mut self, id: i32, pod: &Pod, reason: &'static str) -> anyhow::Result<bool> {
+    /// Evicts a pod, if it still is the one that was seen.
+    async fn evict_pod(&mut self, id: i32, pod: &Pod, reason: &'static str) -> anyhow::Result<Evicted> {
         let namespace = &self.seen.key.namespace;
         let eviction = json!({
             "apiVersion": "policy/v1",
@@ -150,36 +129,80 @@ impl Actor<'_> {
                 let note = format!("restarting broker {id} ({})", pod.name);
                 let told = Told::normal(reason, "Roll", note).about(self.broker(id));
                 self.tell(told).await;
-                Ok(true)
+                Ok(Evicted::Done)
             }
-            Err(kube::Error::Api(status)) if status.code == 429 => {
-                self.hold("disruption-budget", format!("broker {id}: {}", status.message));
-                Ok(false)
+            Err(kube::Error::Api(status)) if status.code == 429 && is_over_budget(&status) => {
+                Ok(Evicted::OverBudget(status.message))
             }
-            // It has changed since it was seen, perhaps by an eviction of our own whose answer was lost: the slot stays,
-            // and ends when the broker comes back, or with its time.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(false),
+            // It has changed since it was seen, or the API server or an admission webhook has another reason.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
+                Ok(Evicted::Refused(status.message))
+            }
             Err(error) => Err(error).with_context(|| format!("evict {}", pod.name)),
         }
     }
 }
 
-fn why_not(id: i32, answer: &v1::MayRestartResponse) -> String {
-    let mut reasons = answer.reasons.clone();
-    if let Some(forbidding) = answer.forbidding.as_ref().filter(|list| list.count > 0) {
-        let first = forbidding
-            .first
-            .iter()
-            .take(3)
-            .map(|each| format!("{}-{}", each.topic, each.partition));
-        let first: Vec<String> = first.collect();
-        reasons.push(format!(
-            "{} partitions need it, as {}",
-            forbidding.count,
-            first.join(", ")
-        ));
+impl Hands for Actor<'_> {
+    fn seen(&self) -> &Seen {
+        self.seen
     }
-    format!("broker {id}: {}", reasons.join(" "))
+
+    async fn is_admitted(&mut self, hash: &str) -> anyhow::Result<bool> {
+        self.canary(hash).await
+    }
+
+    async fn may_restart(&mut self, id: i32) -> anyhow::Result<v1::MayRestartResponse> {
+        Ok(self.admin().await?.may_restart(id).await?)
+    }
+
+    async fn acquire(&mut self, id: i32, epoch: i64) -> Result<v1::MaintenanceSlot, String> {
+        let admin = self.admin().await.map_err(|error| pass::in_words(&error))?;
+        let holder = roll::holder(self.seen);
+        let acquired = admin
+            .acquire_maintenance(&holder, id, Some(epoch), Some(SLOT_FOR))
+            .await;
+        let slot = acquired.map_err(|error| error.to_string())?.slot;
+        slot.ok_or_else(|| "the answer has no maintenance slot".to_owned())
+    }
+
+    async fn release(&mut self, slot: &v1::MaintenanceSlot) -> anyhow::Result<()> {
+        let admin = self.admin().await?;
+        Ok(admin.release_maintenance(&slot.holder, slot.broker_id).await?)
+    }
+
+    async fn evict(&mut self, id: i32) -> anyhow::Result<Evicted> {
+        let Some(pod) = self.seen.pods.get(&id) else {
+            return Ok(Evicted::Refused("its pod is not there".to_owned()));
+        };
+        let evicted = self.evict_pod(id, pod, "RollingBroker").await?;
+        if evicted == Evicted::Done {
+            self.context.metrics.restarted(Restart::Roll);
+        }
+        Ok(evicted)
+    }
+
+    async fn is_going(&mut self, id: i32) -> anyhow::Result<bool> {
+        let pods: Api<KubePod> = Api::namespaced(self.context.kube.clone(), &self.seen.key.namespace);
+        let pod = get_opt(&pods, &self.seen.key.pod(id)).await;
+        let pod = pod.with_context(|| format!("read the pod of broker {id}"))?;
+        let seen = self.seen.pods.get(&id).map(|pod| pod.uid.as_str());
+        Ok(pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some() || pod.metadata.uid.as_deref() != seen))
+    }
+
+    async fn change_budget(&mut self, budget: &Object) -> anyhow::Result<bool> {
+        Ok(self.apply_over_seen(budget).await? == Applied::Done)
+    }
+
+    fn hold(&mut self, gate: &'static str, text: String) {
+        Self::hold(self, gate, text);
+    }
+}
+
+/// Whether it is the disruption budget that refuses an eviction: the API server answers others with the same code.
+fn is_over_budget(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == OVER_BUDGET)
 }
 
 /// A pod as the StatefulSet would make it, under a name that no pod has.
@@ -193,4 +216,27 @@ fn canary(set: &Value, like: &str) -> Option<Value> {
     let volume = json!({ "name": "data", "persistentVolumeClaim": { "claimName": format!("data-{like}") } });
     template["spec"]["volumes"].as_array_mut()?.push(volume);
     Some(template)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_that_refuses_is_told_from_all_else() {
+        let refused = |causes: Value| {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "TooManyRequests", "code": 429,
+                "message": "Cannot evict pod as it would violate the pod's disruption budget.",
+                "details": { "retryAfterSeconds": 10, "causes": causes },
+            });
+            is_over_budget(&serde_json::from_value(status).unwrap())
+        };
+        let message = "The disruption budget orders-broker is still being processed by the server.";
+        assert!(refused(json!([{ "reason": "DisruptionBudget", "message": message }])));
+        assert!(!refused(json!([])));
+        assert!(!is_over_budget(
+            &Status::failure("too many requests", "").with_code(429)
+        ));
+    }
 }

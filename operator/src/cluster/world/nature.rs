@@ -58,6 +58,10 @@ impl World {
         {
             self.slot = None;
         }
+        if !self.trouble.budgets_lag || self.dice.roll(3) > 0 {
+            self.judge_budget();
+        }
+        self.drain();
     }
 
     fn start(&mut self, id: i32) {

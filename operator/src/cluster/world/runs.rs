@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn created(seed: u64, replicas: i32) -> World {
+pub(super) fn created(seed: u64, replicas: i32) -> World {
     let mut world = World::new(seed, json!({ "replicas": replicas, "storage": { "size": "10Gi" } }));
     world.settle(true);
     world
@@ -75,66 +75,6 @@ fn a_change_of_mind_in_the_middle_ends_as_if_it_had_been_the_first() {
             "drained for ever: {:?}",
             world.brokers
         );
-    }
-}
-
-#[test]
-fn a_roll_restarts_each_broker_once_and_one_at_a_time() {
-    for seed in 0..SEEDS {
-        let mut world = created(seed, 3);
-        world.fill(9);
-        let before: BTreeSet<String> = world.pods.values().map(|pod| pod.uid.clone()).collect();
-        world.restarts = 0;
-        world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
-        world.settle(true);
-        let after: BTreeSet<String> = world.pods.values().map(|pod| pod.uid.clone()).collect();
-        assert!(before.is_disjoint(&after));
-        assert_eq!(world.restarts, 3);
-    }
-}
-
-#[test]
-fn a_budget_of_none_gives_way_to_what_the_quorum_permits_and_to_nothing_else() {
-    for seed in 0..SEEDS {
-        let mut world = created(seed, 3);
-        world.fill(9);
-        world.needed = [0, 1].into();
-        world.pass(false);
-        assert_eq!(world.budget(), Some(0));
-        let before = world.pods.clone();
-        world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
-        for _ in 0..60 {
-            world.pass(true);
-            world.tick();
-        }
-        let same = |id: i32| world.pods[&id].uid == before[&id].uid;
-        assert_eq!([same(0), same(1), same(2)], [true, true, false]);
-        // What is asked for in vain opens it for nobody.
-        for _ in 0..10 {
-            let decision = world.pass(false);
-            assert!(
-                matches!(decision.roll.step, Some(Step::Restart { .. })),
-                "{:?}",
-                decision.roll
-            );
-            assert_eq!((world.budget(), &world.slot), (Some(0), &None));
-            world.tick();
-        }
-        // What was permitted and did not come to it is not kept.
-        world.needed = [0, 2].into();
-        world.pass(false);
-        assert_eq!(world.slot.as_ref().map(|(id, _)| *id), Some(1));
-        world.needed = [0, 1].into();
-        world.pass(false);
-        world.pass(false);
-        assert_eq!((world.budget(), &world.slot), (Some(0), &None));
-        world.needed = [0, 2].into();
-        world.pass(false);
-        world.edit(|spec| spec["config"] = json!({}));
-        world.pods.retain(|id, _| *id != 2);
-        world.needed.clear();
-        world.settle(true);
-        assert_eq!(world.slot, None);
     }
 }
 
