@@ -184,9 +184,19 @@ async fn one_holder_has_the_maintenance_permission() {
     let longer = admin
         .acquire_maintenance("a", id, None, Some(Duration::from_secs(120)))
         .await;
+    let longer = longer.unwrap().slot.unwrap();
     assert!(
-        longer.unwrap().slot.unwrap().until.unwrap().seconds > slot.until.unwrap().seconds,
+        longer.until.unwrap().seconds > slot.until.unwrap().seconds,
         "the same holder may have it longer"
+    );
+    assert_eq!(
+        reason(admin.release_maintenance_slot(&slot).await),
+        ErrorReason::MaintenanceTaken,
+        "it is not the one any more that was given first"
+    );
+    assert_eq!(
+        admin.describe_cluster().await.unwrap().maintenance,
+        Some(longer.clone())
     );
 
     let error = admin.acquire_maintenance("b", id, None, second).await.unwrap_err();
@@ -199,7 +209,7 @@ async fn one_holder_has_the_maintenance_permission() {
     let told = admin.may_restart(id).await.unwrap();
     assert_eq!(told.maintenance.unwrap().holder, "a");
     assert!(told.allowed, "it is this broker that is under maintenance");
-    admin.release_maintenance("a", id).await.unwrap();
+    admin.release_maintenance_slot(&longer).await.unwrap();
     admin.release_maintenance("a", id).await.unwrap();
     assert!(admin.describe_cluster().await.unwrap().maintenance.is_none());
 

@@ -60,10 +60,24 @@ impl Admin {
     /// # Errors
     /// MAINTENANCE_TAKEN if another holder has it, and those of any call.
     pub async fn release_maintenance(&self, holder: &str, broker_id: i32) -> Result<()> {
+        self.release(holder, broker_id, None).await
+    }
+
+    /// Gives this permission back, as [`Admin::acquire_maintenance`] or a description told it, and none that was asked
+    /// for since. Nothing to give back is no error.
+    ///
+    /// # Errors
+    /// MAINTENANCE_TAKEN if another holder has it, or the same one has asked for it again, and those of any call.
+    pub async fn release_maintenance_slot(&self, slot: &v1::MaintenanceSlot) -> Result<()> {
+        self.release(&slot.holder, slot.broker_id, slot.until).await
+    }
+
+    async fn release(&self, holder: &str, broker_id: i32, until: Option<prost_types::Timestamp>) -> Result<()> {
         let request = v1::ReleaseMaintenanceRequest {
             holder: holder.to_owned(),
             broker_id,
             validate_only: self.validate_only,
+            until,
         };
         self.change(|mut admin| async move { Ok(admin.release_maintenance(request).await?) })
             .await?;

@@ -99,7 +99,11 @@ impl Cluster {
                 only_if_removed,
             } => self.replace_directory(*broker_id, *directory, *accept_data_loss, *only_if_removed),
             Command::AcquireMaintenance(wish) => self.acquire_maintenance(wish),
-            Command::ReleaseMaintenance { holder, broker_id } => self.release_maintenance(holder, *broker_id),
+            Command::ReleaseMaintenance {
+                holder,
+                broker_id,
+                until_ms,
+            } => self.release_maintenance(holder, *broker_id, *until_ms),
             Command::RegisterVoter {
                 broker_id,
                 directory_id,

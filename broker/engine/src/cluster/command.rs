@@ -164,6 +164,9 @@ pub enum Command {
         holder: String,
         /// For which broker.
         broker_id: BrokerId,
+        /// Only the one that ends then, in milliseconds since 1970: each time that it is asked for again it ends later.
+        #[serde(default)]
+        until_ms: Option<i64>,
     },
     /// Give out a voter id.
     RegisterVoter {

@@ -61,10 +61,27 @@ impl Cluster {
     }
 
     /// Takes the permission back. Nothing to take back is no error: the broker's new life, or an
-    /// earlier try, has done so.
-    pub(super) fn release_maintenance(&mut self, holder: &str, broker_id: BrokerId) -> Result<Applied, Rejection> {
+    /// earlier try, has done so. Who was held up since it looked gives back what it saw, and not what was asked for again
+    /// in its name.
+    pub(super) fn release_maintenance(
+        &mut self,
+        holder: &str,
+        broker_id: BrokerId,
+        until_ms: Option<i64>,
+    ) -> Result<Applied, Rejection> {
         match &self.maintenance {
             None => Ok(Applied::unchanged(Outcome::Done)),
+            Some(slot)
+                if slot.holder == holder
+                    && slot.broker_id == broker_id
+                    && until_ms.is_some_and(|until_ms| until_ms != slot.until_ms) =>
+            {
+                Err(MaintenanceError::AcquiredAgain {
+                    holder: slot.holder.clone(),
+                    broker_id,
+                }
+                .into())
+            }
             Some(slot) if slot.holder == holder && slot.broker_id == broker_id => {
                 self.maintenance = None;
                 Ok(Applied::changed(Outcome::Done))

@@ -374,6 +374,14 @@ pub enum MaintenanceError {
     /// The name is too long, or empty.
     #[error("the holder must have a name of at most {MAX_TEXT_BYTES} bytes")]
     InvalidHolder,
+    /// It is not the one any more that was to be given back.
+    #[error("{holder:?} has asked for broker {broker_id} again since, until another time: look again")]
+    AcquiredAgain {
+        /// Who has it.
+        holder: String,
+        /// For which broker.
+        broker_id: BrokerId,
+    },
     /// Who gives it back does not have it.
     #[error("{holder:?} does not have broker {broker_id} under maintenance")]
     NotHeld {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use kube::{Api, api::PostParams, core::Status};
-use millrace_client::v1;
+use millrace_client::{ErrorReason, v1};
 use serde_json::{Value, json};
 
 use super::{Actor, is_refusal, objects::Applied};
@@ -168,7 +168,11 @@ impl Hands for Actor<'_> {
 
     async fn release(&mut self, slot: &v1::MaintenanceSlot) -> anyhow::Result<()> {
         let admin = self.admin().await?;
-        Ok(admin.release_maintenance(&slot.holder, slot.broker_id).await?)
+        match admin.release_maintenance_slot(slot).await {
+            // Another operator has gone on in our name: what it has asked for is its own.
+            Err(error) if error.reason() == Some(ErrorReason::MaintenanceTaken) => Ok(()),
+            released => Ok(released?),
+        }
     }
 
     async fn evict(&mut self, id: i32) -> anyhow::Result<Evicted> {

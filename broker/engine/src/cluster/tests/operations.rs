@@ -233,6 +233,7 @@ fn a_slot_is_given_back_by_its_holder() {
     let release = |holder: &str, broker_id| Command::ReleaseMaintenance {
         holder: holder.into(),
         broker_id,
+        until_ms: None,
     };
     log.ok(&acquire(&log, "roll", 0, 0));
     for (holder, broker_id) in [("drain", 0), ("roll", 1)] {
@@ -247,6 +248,49 @@ fn a_slot_is_given_back_by_its_holder() {
     log.ok(&release("roll", 0));
     assert_eq!(log.cluster.maintenance, None);
     log.ok(&release("roll", 0));
+}
+
+/// An operator that was held up in the middle of a pass, while another one has gone on in the same name.
+#[test]
+fn a_slot_that_was_acquired_again_is_not_given_back_by_who_saw_the_one_before() {
+    let mut log = Log::with_partition();
+    let release = |broker_id, until_ms| Command::ReleaseMaintenance {
+        holder: "roll".into(),
+        broker_id,
+        until_ms: Some(until_ms),
+    };
+    log.ok(&acquire(&log, "roll", 0, 10_000));
+    log.ok(&acquire(&log, "roll", 0, 10_500));
+    let again = log.cluster.maintenance.clone().unwrap();
+    assert_eq!(again.until_ms, 11_500);
+    let refused = MaintenanceError::AcquiredAgain {
+        holder: "roll".into(),
+        broker_id: 0,
+    };
+    for until_ms in [11_000, 11_499, 11_501, 0] {
+        assert_eq!(log.run(&release(0, until_ms)), Err(refused.clone().into()));
+        assert_eq!(log.cluster.maintenance.as_ref(), Some(&again));
+    }
+    // Whose it is comes first.
+    assert!(matches!(
+        log.run(&release(1, 11_500)),
+        Err(Rejection::Maintenance(MaintenanceError::NotHeld { .. }))
+    ));
+    assert_eq!(log.ok(&release(0, 11_500)), Outcome::Done);
+    assert_eq!(log.cluster.maintenance, None);
+    assert_eq!(log.ok(&release(0, 11_500)), Outcome::Done, "an earlier try has done so");
+}
+
+#[test]
+fn a_release_that_was_recorded_before_it_named_a_time_is_read() {
+    let recorded = r#"{"ReleaseMaintenance":{"holder":"roll","broker_id":2}}"#;
+    let read: Command = serde_json::from_str(recorded).unwrap();
+    let any = Command::ReleaseMaintenance {
+        holder: "roll".into(),
+        broker_id: 2,
+        until_ms: None,
+    };
+    assert_eq!(read, any);
 }
 
 #[test]

@@ -296,6 +296,7 @@ fn command(step: &Step, log: &Log) -> Command {
         Step::Release { id, holder } => Command::ReleaseMaintenance {
             holder: holder.to_string(),
             broker_id: *id,
+            until_ms: None,
         },
         Step::Voter { id } => Command::RegisterVoter {
             broker_id: *id,

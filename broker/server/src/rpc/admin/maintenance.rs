@@ -15,7 +15,11 @@ use super::{
     quorum::{ask_the_leader, leads, member_of},
     unexpected,
 };
-use crate::{error::ApiError, quorum::QuorumStatus, rpc::convert::duration};
+use crate::{
+    error::ApiError,
+    quorum::QuorumStatus,
+    rpc::convert::{duration, timestamp_to_ms},
+};
 
 /// For how long a broker may be taken down where the request does not say it: a restart with
 /// recovery takes less.
@@ -217,15 +221,17 @@ fn check_holder(holder: &str) -> Result<(), ApiError> {
 /// Takes the permission back.
 ///
 /// # Errors
-/// Somebody else has it.
+/// Somebody else has it, or it was asked for again since; `until` is no time.
 pub async fn release(
     service: &AdminService,
     request: v1::ReleaseMaintenanceRequest,
 ) -> Result<v1::ReleaseMaintenanceResponse, ApiError> {
     check_holder(&request.holder)?;
+    let until = request.until.as_ref().map(|until| timestamp_to_ms("until", until));
     let command = Command::ReleaseMaintenance {
         holder: request.holder,
         broker_id: request.broker_id,
+        until_ms: until.transpose()?,
     };
     service.change(command, request.validate_only).await?;
     Ok(v1::ReleaseMaintenanceResponse {})

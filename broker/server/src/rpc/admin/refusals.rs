@@ -83,9 +83,11 @@ impl From<MaintenanceError> for ApiError {
     fn from(error: MaintenanceError) -> Self {
         let message = sentence(&error);
         match error {
-            MaintenanceError::Taken { holder, broker_id } => Self::new(ErrorReason::MaintenanceTaken, message)
-                .with("holder", holder)
-                .with("broker_id", broker_id),
+            MaintenanceError::Taken { holder, broker_id } | MaintenanceError::AcquiredAgain { holder, broker_id } => {
+                Self::new(ErrorReason::MaintenanceTaken, message)
+                    .with("holder", holder)
+                    .with("broker_id", broker_id)
+            }
             MaintenanceError::Needed { partitions, .. } => still_needed(message, &partitions),
             MaintenanceError::InvalidTime { .. } => Self::field("ttl", error.to_string()),
             MaintenanceError::InvalidHolder => Self::field("holder", error.to_string()),
