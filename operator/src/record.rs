@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 /// The Cluster object whose first broker may begin a cluster.
 const FORMING: &str = "millrace.dev/forming";
 const CLUSTER_ID: &str = "millrace.dev/cluster-id";
+const CREATED: &str = "millrace.dev/created";
 const VERSION: &str = "millrace.dev/version";
 const IMAGE: &str = "millrace.dev/image";
 const IMAGE_PULL_POLICY: &str = "millrace.dev/image-pull-policy";
@@ -24,6 +25,8 @@ pub struct Record {
     pub forming: Option<String>,
     /// The cluster that the brokers are of.
     pub cluster_id: Option<String>,
+    /// Whether it was whole once: what is missing after that is no part of its creation.
+    pub created: bool,
     /// The version that brokers run.
     pub version: Option<String>,
     /// The image that the operator chose for that version. A newer operator with another one restarts nobody.
@@ -70,6 +73,7 @@ impl Record {
         };
         put(FORMING, self.forming.clone());
         put(CLUSTER_ID, self.cluster_id.clone());
+        put(CREATED, self.created.then(|| "true".to_owned()));
         put(VERSION, self.version.clone());
         put(IMAGE, self.image.clone());
         put(IMAGE_PULL_POLICY, self.image_pull_policy.clone());
@@ -90,6 +94,7 @@ impl Record {
         Self {
             forming: text(FORMING),
             cluster_id: text(CLUSTER_ID),
+            created: text(CREATED).is_some(),
             version: text(VERSION),
             image: text(IMAGE),
             image_pull_policy: text(IMAGE_PULL_POLICY),
@@ -124,6 +129,7 @@ mod tests {
         let record = Record {
             forming: Some("uid".into()),
             cluster_id: Some("c".into()),
+            created: true,
             version: Some("0.1.0".into()),
             image: Some("i:0.1.0".into()),
             image_pull_policy: Some("Always".into()),

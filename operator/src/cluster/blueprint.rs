@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     budget,
     scale::Scale,
-    seen::{OperatorDefaults, Seen},
+    seen::{OperatorDefaults, Pod, Seen},
     wishes::Wishes,
 };
 use crate::{
@@ -25,6 +25,7 @@ pub fn record(seen: &Seen) -> Record {
         let annotations = &map["metadata"]["annotations"];
         let annotations: BTreeMap<String, String> = serde_json::from_value(annotations.clone()).unwrap_or_default();
         let mut record = Record::read(&annotations);
+        record.created |= was_ready(seen);
         if let Some(known) = status.and_then(|status| status.cluster_id.clone()) {
             // An operator that was held up for long may have written it once more, or somebody has taken it out.
             record.forming = None;
@@ -40,6 +41,7 @@ pub fn record(seen: &Seen) -> Record {
     Record {
         forming: (!was_there).then(|| seen.cluster.metadata.uid.clone().unwrap_or_default()),
         cluster_id: known,
+        created: was_ready(seen),
         version: status.and_then(|status| status.version.clone()),
         // Those that the quorum knows have their share or are filled by hand: better one move too few.
         balanced: seen
@@ -53,6 +55,25 @@ pub fn record(seen: &Seen) -> Record {
         renderer: status.and_then(|status| status.renderer_revision),
         ..Record::default()
     }
+}
+
+/// Whether it was told to be ready: its record may be lost, or of a time before that was recorded.
+fn was_ready(seen: &Seen) -> bool {
+    let conditions = seen.cluster.status.iter().flat_map(|status| &status.conditions);
+    let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
+    ready.any(|ready| ready.status == "True")
+}
+
+/// Whether all of it serves, and as many vote as come by themselves: that ends its creation.
+#[must_use]
+pub fn is_whole(seen: &Seen, wishes: &Wishes) -> bool {
+    let is_ready = |id: i32| seen.pods.get(&id).is_some_and(Pod::is_ready);
+    seen.brokers.told().is_some_and(|told| {
+        told.quorum_leader().is_some()
+            && told.cluster.offline_partitions == 0
+            && (0..wishes.replicas).all(is_ready)
+            && told.voters().len() >= usize::try_from(wishes.auto_voters()).unwrap_or_default()
+    })
 }
 
 /// A part of the pods' template that there is, by its path in the pods' spec.

@@ -328,6 +328,7 @@ fn next_record(seen: &Seen, wishes: &Wishes, before: &Record, scale: &Scale, def
         record.forming = None;
         record.cluster_id = Some(told.cluster.cluster_id.clone());
     }
+    record.created |= blueprint::is_whole(seen, wishes);
     record.leaving.clone_from(&scale.leaving);
     record
         .balanced

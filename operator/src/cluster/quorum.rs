@@ -129,6 +129,28 @@ fn follows_closely(told: &Told, id: i32) -> bool {
         .is_some_and(|member| member.lag_entries.is_none_or(|lag| lag <= MAX_LAG))
 }
 
+/// The brokers that do not vote, each with the reason, in words.
+#[must_use]
+pub fn without_vote(told: &Told, wishes: &Wishes) -> BTreeMap<i32, String> {
+    let voters = told.voters();
+    let others = (0..wishes.replicas).filter(|id| !voters.contains(id));
+    others.map(|id| (id, why_no_vote(told, id))).collect()
+}
+
+fn why_no_vote(told: &Told, id: i32) -> String {
+    let why = match (told.broker(id), told.member(id)) {
+        (None, _) => "is not registered",
+        (Some(broker), _) if broker.draining || broker.shutting_down => "is about to leave",
+        (Some(broker), _) if !broker.available => "does not serve",
+        (_, None) => "does not follow the metadata",
+        (_, Some(member)) => match member.lag_entries {
+            Some(lag) if lag > MAX_LAG => return format!("lacks {lag} entries of the metadata's log"),
+            _ => "could, and its turn is next",
+        },
+    };
+    why.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use k8s_openapi::jiff::Timestamp;

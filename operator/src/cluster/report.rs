@@ -11,7 +11,7 @@ use millrace_crds::{BrokerStatus, ClusterStatus, Moves, PartitionCounts, QuorumS
 use super::{
     act::{Outcome, SCALE_IN},
     decide::{Decision, Hold},
-    racks,
+    quorum, racks,
     roll::{self, KeptBack},
     scale::named,
     seen::{Pod, Reach, Seen, Told},
@@ -27,6 +27,8 @@ use crate::{
 const MAX_BROKERS: usize = 200;
 /// After so long without a broker that answers a new cluster is told to be stuck.
 const PATIENCE: SignedDuration = SignedDuration::from_mins(10);
+/// So many brokers without a vote are named.
+const MAX_AWAITED: usize = 3;
 
 /// All of it.
 #[must_use]
@@ -66,7 +68,7 @@ pub fn status(seen: &Seen, decision: &Decision, outcome: &Outcome, error: Option
         version: decision.record.version.clone().or(before.version),
         cluster_id: decision.record.cluster_id.clone().or(before.cluster_id),
         bootstrap: Some(seen.key.bootstrap_address()),
-        quorum: told.map(quorum),
+        quorum: told.map(quorum_status),
         brokers: brokers(seen, told),
         partitions: told.map(partitions).or(before.partitions),
         moves: told.map(moves),
@@ -76,7 +78,7 @@ pub fn status(seen: &Seen, decision: &Decision, outcome: &Outcome, error: Option
     }
 }
 
-fn quorum(told: &Told) -> QuorumStatus {
+fn quorum_status(told: &Told) -> QuorumStatus {
     QuorumStatus {
         leader: told.quorum_leader(),
         voters: told.voters().into_iter().collect(),
@@ -156,8 +158,7 @@ impl Report<'_> {
         if self.is_invalid() && self.seen.objects.is_empty() {
             return no("InvalidSpec", self.decision.problems.join(" "));
         }
-        let created =
-            self.decision.record.cluster_id.is_some() && self.seen.cluster.status.as_ref().is_some_and(was_ready);
+        let created = self.decision.record.created;
         // Also what comes between is of the creation: only when that has ended is it an outage.
         let lasting = |reason| if created { reason } else { "Creating" };
         let told = match &self.seen.brokers {
@@ -205,7 +206,42 @@ impl Report<'_> {
     fn missing_votes(&self) -> Option<String> {
         let (given, wanted) = (self.told?.voters().len(), self.wishes.auto_voters());
         let missing = given < usize::try_from(wanted).unwrap_or_default();
-        missing.then(|| format!("{given} of {wanted} votes on the metadata are given"))
+        missing.then(|| format!("{given} of {wanted} votes on the metadata are given{}", self.awaited()))
+    }
+
+    /// Whose votes are missing, and why.
+    fn awaited(&self) -> String {
+        let awaited = self.told.map(|told| quorum::without_vote(told, self.wishes));
+        let mut each = awaited.iter().flatten().map(|(id, why)| format!("broker {id} {why}"));
+        let first: Vec<String> = each.by_ref().take(MAX_AWAITED).collect();
+        let more = match each.count() {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        if first.is_empty() {
+            return more;
+        }
+        format!("; without one: {}{more}", first.join(", "))
+    }
+
+    /// Votes that do not come although a broker has been there for them for as long as a broker may take to come back.
+    fn late_votes(&self) -> Option<String> {
+        let votes = self.missing_votes()?;
+        let deadline = SignedDuration::from_secs(self.wishes.rollout_deadline_seconds.into());
+        let is_late = |since: Timestamp| self.seen.now.duration_since(since) > deadline;
+        let without = quorum::without_vote(self.told?, self.wishes);
+        let ready_since = |id: &i32| self.seen.pods.get(id)?.ready_since;
+        let conditions = self.seen.cluster.status.iter().flat_map(|status| &status.conditions);
+        let mut waits = conditions.filter(|known| known.type_ == "Reconciling" && known.status == "True");
+        let is_stuck = waits.any(|since| is_late(since.last_transition_time.0))
+            && without.keys().filter_map(ready_since).any(is_late);
+        let hint = "see `millrace quorum describe`, and the brokers' logs";
+        is_stuck.then(|| {
+            format!(
+                "{votes}, for more than {} s: {hint}",
+                self.wishes.rollout_deadline_seconds
+            )
+        })
     }
 
     /// What a person may do about a cluster that does not begin.
@@ -317,8 +353,10 @@ impl Report<'_> {
         if let Some(refused) = self.outcome.refused.first() {
             return yes(refused.reason, refused.text.clone());
         }
-        let (_, stuck) = self.decision.roll.stuck.first_key_value()?;
-        yes(stuck.reason, stuck.text.clone())
+        if let Some((_, stuck)) = self.decision.roll.stuck.first_key_value() {
+            return yes(stuck.reason, stuck.text.clone());
+        }
+        yes("VotersMissing", self.late_votes()?)
     }
 
     fn up_to_date(&self) -> Wanted {
@@ -430,12 +468,6 @@ fn exchanged(known: &str, found: &str) -> String {
 
 fn now(now: Timestamp) -> Timestamp {
     whole_seconds(now)
-}
-
-/// Whether it has served before: then a broker that is missing is no part of its creation.
-fn was_ready(status: &ClusterStatus) -> bool {
-    let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
-    ready.is_some_and(|ready| ready.reason != "Creating" && ready.reason != "InvalidSpec")
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@ use millrace_client::v1;
 use serde_json::json;
 
 use super::*;
-use crate::cluster::{act::Refused, roll::Stuck};
+use crate::{
+    cluster::{act::Refused, decide::decide, roll::Stuck},
+    render::Kind,
+};
 
 /// Three brokers that vote and serve, those in `away` excepted; the cluster has been ready before.
 fn seen(away: &[i32]) -> Seen {
@@ -64,6 +67,14 @@ fn told(seen: &mut Seen) -> &mut Told {
 fn decision() -> Decision {
     let mut decision = Decision::default();
     decision.record.cluster_id = Some("ours".into());
+    decision.record.created = true;
+    decision
+}
+
+/// What is decided of a cluster that was never whole.
+fn creating() -> Decision {
+    let mut decision = decision();
+    decision.record.created = false;
     decision
 }
 
@@ -209,18 +220,19 @@ fn what_keeps_a_broker_from_going_is_no_matter_of_the_roll() {
 
 #[test]
 fn a_cluster_is_created_when_as_many_vote_as_come_by_themselves() {
-    let ready = |seen: &Seen| condition(&status(seen, &decision(), &Outcome::default(), None), "Ready");
+    let ready = |seen: &Seen| condition(&status(seen, &creating(), &Outcome::default(), None), "Ready");
     let mut created = seen(&[]);
     created.cluster.status = None;
     assert_eq!(ready(&created), is("True", "Ready", "3 of 3 brokers serve"));
     without_vote(&mut created, 2);
-    let waits = is("False", "Creating", "2 of 3 votes on the metadata are given");
+    let text = "2 of 3 votes on the metadata are given; without one: broker 2 could, and its turn is next";
+    let waits = is("False", "Creating", text);
     assert_eq!(ready(&created), waits);
 
     // What comes between does not end the creation.
     let mut leaderless = created.clone();
     told(&mut leaderless).cluster.quorum = None;
-    let between = status(&leaderless, &decision(), &Outcome::default(), None);
+    let between = status(&leaderless, &creating(), &Outcome::default(), None);
     let text = "the metadata quorum has no leader: most of its voters must run";
     assert_eq!(condition(&between, "Ready"), is("False", "Creating", text));
     created.cluster.status = Some(between);
@@ -237,7 +249,7 @@ fn a_vote_that_is_missing_later_is_told_and_no_outage() {
     without_vote(&mut seen, 1);
     let status = status(&seen, &decision(), &Outcome::default(), None);
     assert_eq!(condition(&status, "Ready"), is("True", "Ready", "3 of 3 brokers serve"));
-    let text = "2 of 3 votes on the metadata are given";
+    let text = "2 of 3 votes on the metadata are given; without one: broker 1 could, and its turn is next";
     assert_eq!(condition(&status, "Reconciling"), is("True", "AddingVoters", text));
 }
 
@@ -256,7 +268,95 @@ fn the_fourth_and_fifth_vote_keep_nobody_waiting() {
         told.cluster.brokers.push(broker);
     }
     seen.cluster.status = None;
-    let status = status(&seen, &decision(), &Outcome::default(), None);
+    let status = status(&seen, &creating(), &Outcome::default(), None);
     assert_eq!(condition(&status, "Ready"), is("True", "Ready", "5 of 5 brokers serve"));
     assert_eq!(condition(&status, "Reconciling"), None);
+}
+
+/// Its status says nothing of that: an operator without rights has written it, or one that could not read the Cluster.
+#[test]
+fn whether_it_was_whole_once_is_on_record() {
+    let told_by_another = |status: &str, reason: &str, record: &[(&str, &str)]| {
+        let mut seen = seen(&[]);
+        without_vote(&mut seen, 2);
+        let known = &mut seen.cluster.status.as_mut().unwrap().conditions[0];
+        (known.status, known.reason) = (status.into(), reason.into());
+        let annotations: BTreeMap<&str, &str> = record.iter().copied().collect();
+        let metadata = json!({ "annotations": annotations, "ownerReferences": [{ "uid": "" }] });
+        seen.objects.insert(Kind::ConfigMap, json!({ "metadata": metadata }));
+        seen
+    };
+    let ready = |seen: &Seen| {
+        let decision = decide(seen);
+        let status = super::status(seen, &decision, &Outcome::default(), None);
+        let ready = condition(&status, "Ready").map(|(status, reason, _)| (status, reason));
+        (ready.unwrap(), decision.record.created)
+    };
+    let id = ("millrace.dev/cluster-id", "ours");
+    let no = |reason: &str| ("False".to_owned(), reason.to_owned());
+    let mut new = told_by_another("Unknown", "Forbidden", &[id]);
+    assert_eq!(ready(&new), (no("Creating"), false));
+    told(&mut new).members[2].is_voter = true;
+    let yes = ("True".to_owned(), "Ready".to_owned());
+    assert_eq!(ready(&new), (yes.clone(), true));
+    let created = ("millrace.dev/created", "true");
+    let mut serving = told_by_another("False", "InvalidSpec", &[id, created]);
+    assert_eq!(ready(&serving), (yes.clone(), true));
+    serving.pods.retain(|id, _| *id == 0);
+    assert_eq!(ready(&serving), (no("BrokersUnready"), true));
+    // Of a time before that was recorded.
+    assert_eq!(ready(&told_by_another("True", "Ready", &[id])), (yes, true));
+}
+
+#[test]
+fn a_vote_that_does_not_come_is_told_with_the_reason_and_stalls_in_the_end() {
+    let mut seen = seen(&[]);
+    without_vote(&mut seen, 1);
+    let reconciling = |seen: &Seen| {
+        let status = status(seen, &decision(), &Outcome::default(), None);
+        condition(&status, "Reconciling").unwrap().2
+    };
+    let named = |why: &str| format!("2 of 3 votes on the metadata are given; without one: broker 1 {why}");
+    let with = |change: &dyn Fn(&mut Told)| {
+        let mut seen = seen.clone();
+        change(told(&mut seen));
+        reconciling(&seen)
+    };
+    assert_eq!(
+        with(&|told| drop(told.cluster.brokers.remove(1))),
+        named("is not registered")
+    );
+    assert_eq!(
+        with(&|told| told.cluster.brokers[1].available = false),
+        named("does not serve")
+    );
+    assert_eq!(
+        with(&|told| told.cluster.brokers[1].draining = true),
+        named("is about to leave")
+    );
+    assert_eq!(
+        with(&|told| drop(told.members.remove(1))),
+        named("does not follow the metadata")
+    );
+    let lacks = named("lacks 1001 entries of the metadata's log");
+    assert_eq!(with(&|told| told.members[1].lag_entries = Some(1001)), lacks);
+
+    // Both have to last: a broker that has just come, and a vote that has just been wanted, have their time.
+    let stalled = |ready_for: i64, waited_for: i64| {
+        let ago = |seconds: i64| seen.now.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
+        let mut seen = seen.clone();
+        seen.pods.get_mut(&1).unwrap().ready_since = Some(ago(ready_for));
+        let known = json!({
+            "type": "Reconciling", "status": "True", "reason": "AddingVoters", "message": "",
+            "lastTransitionTime": ago(waited_for).to_string(),
+        });
+        let conditions = &mut seen.cluster.status.as_mut().unwrap().conditions;
+        conditions.push(serde_json::from_value(known).unwrap());
+        condition(&status(&seen, &decision(), &Outcome::default(), None), "Stalled")
+    };
+    assert_eq!(stalled(1_800, 90_000), None);
+    assert_eq!(stalled(90_000, 1_800), None);
+    let (status, reason, text) = stalled(1_801, 1_801).unwrap();
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "VotersMissing"));
+    assert!(text.starts_with(&named("could")) && text.contains("1800 s"), "{text}");
 }
