@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod as KubePod;
-use kube::{Api, api::PostParams, core::Status};
+use kube::{
+    Api,
+    api::{ListParams, PostParams},
+    core::Status,
+};
 use millrace_client::{ErrorReason, v1};
 use serde_json::{Value, json};
 
@@ -20,7 +24,7 @@ use crate::{
     context::Told,
     metrics::Restart,
     names::FIELD_MANAGER,
-    pass::{self, get_opt},
+    pass,
     render::{Kind, Object, template_hash},
 };
 
@@ -188,8 +192,13 @@ impl Hands for Actor<'_> {
 
     async fn is_going(&mut self, id: i32) -> anyhow::Result<bool> {
         let pods: Api<KubePod> = Api::namespaced(self.context.kube.clone(), &self.seen.key.namespace);
-        let pod = get_opt(&pods, &self.seen.key.pod(id)).await;
-        let pod = pod.with_context(|| format!("read the pod of broker {id}"))?;
+        // Its rights let the operator list pods.
+        let named = ListParams::default().fields(&format!("metadata.name={}", self.seen.key.pod(id)));
+        let found = pods.list(&named).await;
+        let pod = found
+            .with_context(|| format!("read the pod of broker {id}"))?
+            .items
+            .pop();
         let seen = self.seen.pods.get(&id).map(|pod| pod.uid.as_str());
         Ok(pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some() || pod.metadata.uid.as_deref() != seen))
     }
