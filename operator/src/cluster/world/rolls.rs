@@ -272,3 +272,18 @@ fn the_slot_of_a_broker_that_goes_by_another_hand_is_not_given_back() {
     world.settle(true);
     assert_eq!(world.slot, None);
 }
+
+/// Kubernetes lets nobody go by a budget that its controller has not looked at: to shut it again would begin anew.
+#[test]
+fn an_open_budget_that_is_not_looked_at_yet_is_waited_for() {
+    let mut world = permits_one(1);
+    until_opened(&mut world);
+    for _ in 0..5 {
+        world.pass(false);
+        assert_eq!(world.budget(), Some(1));
+        assert_eq!(world.slot.as_ref().map(|(id, _)| *id), Some(1));
+    }
+    world.judge_budget();
+    world.pass(false);
+    assert_eq!(world.restarts, 1);
+}
