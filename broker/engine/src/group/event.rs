@@ -59,8 +59,8 @@ pub enum Event<'a> {
     /// This broker does not lead the coordinator's partition any more, or does not know what
     /// became of an append. Whoever leads next replays the log into a new coordinator.
     Resigned,
-    /// The connection of a member is gone that sent its last heartbeat, and its process with it,
-    /// perhaps: it has its reconnect time to send another one.
+    /// A client's connection is closed with the last stream of a member, and its process has ended, perhaps:
+    /// it has its reconnect time to come again.
     ConnectionLost {
         /// The group.
         group: &'a str,

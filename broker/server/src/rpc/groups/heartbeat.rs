@@ -18,6 +18,7 @@ use millrace_proto::{
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 
@@ -40,21 +41,10 @@ use crate::{
 /// How a member's stream ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The client has gone, or was refused for good.
+    /// The client has gone.
     Lost,
     /// It says nothing of the client.
     Quiet,
-}
-
-impl End {
-    /// The end of a stream by an error: a client that is to come again is still there.
-    fn by(error: &ApiError) -> Self {
-        if error.reason().is_retriable() {
-            Self::Quiet
-        } else {
-            Self::Lost
-        }
-    }
 }
 
 /// A member whose group this broker coordinates.
@@ -284,58 +274,64 @@ pub(super) async fn serve(
     permits.claim();
     let stopping = broker.stopping.clone();
     let mut session = Session::new(broker, client.host().to_owned(), None);
+    let mut is_member = false;
     let failed = loop {
         let told = tokio::select! {
-            () = answers.closed() => break Ok(()),
-            () = stopping.cancelled() => break Err((End::Quiet, broker_stopping())),
+            // What a client has left is not to arrive after what it says elsewhere.
+            biased;
+            () = answers.closed() => break None,
+            () = stopping.cancelled() => break Some(broker_stopping()),
             () = session.news() => Told::HeartbeatNow(v1::HeartbeatNow {}),
             request = requests.message() => match request {
                 Ok(Some(request)) => {
                     let memory = permits.take();
                     let answered = tokio::select! {
-                        // What a client has left is not to arrive after what it says elsewhere.
-                        () = answers.closed() => break Ok(()),
+                        biased;
+                        () = answers.closed() => break None,
                         answered = session.answer(request, memory) => answered,
                     };
                     match answered {
-                        Ok(answer) => Told::Answer(answer),
-                        Err(error) => break Err((End::by(&error), error)),
+                        Ok(answer) => {
+                            is_member = true;
+                            Told::Answer(answer)
+                        }
+                        Err(error) => break Some(error),
                     }
                 }
                 // It has said all that it had to say.
-                Ok(None) => break Ok(()),
+                Ok(None) => break None,
                 // It has sent what is no request, or more than there is room for now; or nobody hears it any more.
                 Err(status) => {
                     let _ = answers.send(Err(status)).await;
-                    break Ok(());
+                    break None;
                 }
             },
         };
         let response = v1::HeartbeatResponse { result: Some(told) };
         if answers.send(Ok(response)).await.is_err() {
-            break Ok(());
+            break None;
         }
     };
-    match failed {
-        Err((end, error)) => {
-            // Before its client hears of it, who may come again at once.
-            session.way.end(end);
-            session.broker.metrics.count_error(&error);
-            let _ = answers.send(Err(error.into())).await;
-        }
-        Ok(()) => {
-            drop((requests, answers));
-            session.way.end(end_of(&client).await);
-        }
+    if let Some(error) = failed {
+        session.broker.metrics.count_error(&error);
+        let _ = answers.send(Err(error.into())).await;
     }
+    drop((requests, answers));
+    let end = match is_member {
+        true => end_of(&client, &stopping).await,
+        false => End::Quiet,
+    };
+    session.way.end(end);
 }
 
-/// What the end of a stream by its client says: a process that ends, by itself or killed, closes its connection, and
-/// not only the stream.
-async fn end_of(client: &Client) -> End {
-    match tokio::time::timeout(limits::CLIENT_GONE_WITHIN, client.gone()).await {
-        Ok(()) => End::Lost,
-        Err(_) => End::Quiet,
+/// What the end of a stream says of its client: a process that ends, by itself or killed, closes its connection, and not
+/// only the stream. A broker that stops closes it, too.
+async fn end_of(client: &Client, stopping: &CancellationToken) -> End {
+    tokio::select! {
+        biased;
+        () = stopping.cancelled() => End::Quiet,
+        () = client.gone() => End::Lost,
+        () = tokio::time::sleep(limits::CLIENT_GONE_WITHIN) => End::Quiet,
     }
 }
 
@@ -480,6 +476,7 @@ pub(super) async fn serve_local(
             }
         };
         let told = tokio::select! {
+            biased;
             () = answers.closed() => break End::Quiet,
             () = broker.stopping.cancelled() => break End::Quiet,
             () = news => Ok(Told::HeartbeatNow(v1::HeartbeatNow {})),
@@ -493,8 +490,7 @@ pub(super) async fn serve_local(
             },
         };
         // One that asks again has the same stream for it.
-        let failed = told.as_ref().err().filter(|error| !error.reason().is_retriable());
-        let failed = failed.map(End::by);
+        let is_over = told.as_ref().is_err_and(|error| !error.reason().is_retriable());
         let message = match told {
             Ok(told) => GroupsHeartbeatResponse {
                 error: None,
@@ -506,10 +502,8 @@ pub(super) async fn serve_local(
             },
         };
         let sent = answers.send(Ok(message)).await;
-        match failed {
-            Some(end) => break end,
-            None if sent.is_err() => break End::Quiet,
-            None => {}
+        if is_over || sent.is_err() {
+            break End::Quiet;
         }
     };
     if let Some(member) = member {
