@@ -291,9 +291,11 @@ impl Flow {
         !self.due.is_empty()
     }
 
-    /// What the broker is to commit.
+    /// What the broker is to commit with one request; what is to be given back comes first.
     pub fn to_commit(&self) -> Vec<(PartitionId, i64)> {
-        let due = self.due.iter();
+        let urgent = self.revoking.iter().filter(|id| self.due.contains(*id));
+        let others = self.due.iter().filter(|id| !self.revoking.contains(*id));
+        let due = urgent.chain(others).take(limits::MAX_PARTITIONS_PER_REQUEST);
         due.filter_map(|id| Some((id.clone(), self.parts.get(id)?.processed)))
             .collect()
     }

@@ -305,3 +305,20 @@ fn unprocessed_deliveries_are_bounded() {
     test.flow.credit(&credit(0, 1)).unwrap();
     assert!(test.flow.wants_messages());
 }
+
+#[test]
+fn a_commit_has_no_more_than_a_request_may_and_what_is_given_back_first() {
+    let most = limits::MAX_PARTITIONS_PER_REQUEST;
+    let last = i32::try_from(most).unwrap();
+    let mut test = Test::new(false, credit(0, 0));
+    for partition in 0..=last {
+        let lane = test.reads(partition, 0);
+        test.flow.credit(&credit(1, 0)).unwrap();
+        let (delivery, _) = test.sends(&mut ready(lane, 0..1)).unwrap();
+        test.flow.credit(&credit(0, delivery)).unwrap();
+    }
+    assert!(!test.flow.to_commit().contains(&(id(last), 1)));
+    test.flow.revoke(&id(last), test.at(30), false);
+    let due = test.flow.to_commit();
+    assert_eq!((due.len(), &due[0]), (most, &(id(last), 1)));
+}
