@@ -51,7 +51,10 @@ pub async fn run(broker: Arc<Broker>) {
             () = tokio::time::sleep(pause) => {}
             () = broker.stopping.cancelled() => return,
         }
-        broker.metrics.group_lags.set(look(&broker, &mut times).await);
+        let lags = look(&broker, &mut times).await;
+        broker.metrics.group_lags.set(lags);
+        // Others may have taken some over while it looked.
+        super::retain_lags(&broker);
         pause = limits::GROUP_LAG_EVERY;
     }
 }

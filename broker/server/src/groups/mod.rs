@@ -23,7 +23,10 @@ mod tests;
 mod topic;
 mod topics;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use millrace_engine::{
     Partition as Record,
@@ -201,10 +204,18 @@ fn look(broker: &Arc<Broker>) {
             })
         });
     }
+    let counted = running.values().map(|coordinator| *coordinator.counted.lock());
+    Census::tell(counted, &broker.metrics);
+    drop(running);
+    retain_lags(broker);
+}
+
+/// Tells no more how far groups are behind that others coordinate.
+fn retain_lags(broker: &Broker) {
+    let here: HashSet<u32> = broker.groups.running.lock().keys().copied().collect();
+    // Not while it is locked: the metrics may just be told.
     broker
         .metrics
         .group_lags
-        .retain(|coordinator| running.contains_key(&coordinator));
-    let counted = running.values().map(|coordinator| *coordinator.counted.lock());
-    Census::tell(counted, &broker.metrics);
+        .retain(|coordinator| here.contains(&coordinator));
 }
