@@ -61,7 +61,9 @@ pub fn record(seen: &Seen) -> Record {
 fn was_ready(seen: &Seen) -> bool {
     let conditions = seen.cluster.status.iter().flat_map(|status| &status.conditions);
     let mut ready = conditions.filter(|condition| condition.type_ == "Ready");
-    ready.any(|ready| ready.status == "True")
+    // The others were only told of one whose creation had ended.
+    let outages = ["QuorumLost", "PartitionsOffline", "BrokersUnready"];
+    ready.any(|ready| ready.status == "True" || outages.contains(&ready.reason.as_str()))
 }
 
 /// Whether all of it serves, and as many vote as come by themselves: that ends its creation.

@@ -232,7 +232,10 @@ impl Report<'_> {
         let without = quorum::without_vote(self.told?, self.wishes);
         let ready_since = |id: &i32| self.seen.pods.get(id)?.ready_since;
         let conditions = self.seen.cluster.status.iter().flat_map(|status| &status.conditions);
-        let mut waits = conditions.filter(|known| known.type_ == "Reconciling" && known.status == "True");
+        // Not since something else was waited for.
+        let is_of_votes = |reason: &str| reason == "AddingVoters" || reason == "Creating";
+        let mut waits = conditions
+            .filter(|known| known.type_ == "Reconciling" && known.status == "True" && is_of_votes(&known.reason));
         let is_stuck = waits.any(|since| is_late(since.last_transition_time.0))
             && without.keys().filter_map(ready_since).any(is_late);
         let hint = "see `millrace quorum describe`, and the brokers' logs";

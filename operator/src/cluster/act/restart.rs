@@ -204,7 +204,10 @@ impl Hands for Actor<'_> {
     }
 
     async fn change_budget(&mut self, budget: &Object) -> anyhow::Result<bool> {
-        Ok(self.apply_over_seen(budget).await? == Applied::Done)
+        let applied = self.apply_over_seen(budget).await?;
+        // The eviction itself has changed it: the next pass is to come soon.
+        self.outcome.outran |= applied == Applied::Outran;
+        Ok(applied == Applied::Done)
     }
 
     fn hold(&mut self, gate: &'static str, text: String) {

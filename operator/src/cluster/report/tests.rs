@@ -304,7 +304,9 @@ fn whether_it_was_whole_once_is_on_record() {
     assert_eq!(ready(&serving), (yes.clone(), true));
     serving.pods.retain(|id, _| *id == 0);
     assert_eq!(ready(&serving), (no("BrokersUnready"), true));
-    // Of a time before that was recorded.
+    // Of a time before that was recorded, also in the midst of an outage.
+    let (_, created) = ready(&told_by_another("False", "QuorumLost", &[id]));
+    assert!(created);
     assert_eq!(ready(&told_by_another("True", "Ready", &[id])), (yes, true));
 }
 
@@ -342,18 +344,21 @@ fn a_vote_that_does_not_come_is_told_with_the_reason_and_stalls_in_the_end() {
     assert_eq!(with(&|told| told.members[1].lag_entries = Some(1001)), lacks);
 
     // Both have to last: a broker that has just come, and a vote that has just been wanted, have their time.
-    let stalled = |ready_for: i64, waited_for: i64| {
+    let stalled_by = |reason: &str, ready_for: i64, waited_for: i64| {
         let ago = |seconds: i64| seen.now.checked_sub(SignedDuration::from_secs(seconds)).unwrap();
         let mut seen = seen.clone();
         seen.pods.get_mut(&1).unwrap().ready_since = Some(ago(ready_for));
         let known = json!({
-            "type": "Reconciling", "status": "True", "reason": "AddingVoters", "message": "",
+            "type": "Reconciling", "status": "True", "reason": reason, "message": "",
             "lastTransitionTime": ago(waited_for).to_string(),
         });
         let conditions = &mut seen.cluster.status.as_mut().unwrap().conditions;
         conditions.push(serde_json::from_value(known).unwrap());
         condition(&status(&seen, &decision(), &Outcome::default(), None), "Stalled")
     };
+    // Of another wait before nothing is known of how long votes are missing.
+    assert_eq!(stalled_by("Recovering", 90_000, 90_000), None);
+    let stalled = |ready_for, waited_for| stalled_by("AddingVoters", ready_for, waited_for);
     assert_eq!(stalled(1_800, 90_000), None);
     assert_eq!(stalled(90_000, 1_800), None);
     let (status, reason, text) = stalled(1_801, 1_801).unwrap();
