@@ -212,6 +212,35 @@ func TestACommitThatIsRefusedForTheMomentIsTriedAgain(t *testing.T) {
 	)
 }
 
+func TestACommitThatIsRefusedForAnotherReasonEndsNoMember(t *testing.T) {
+	b := &broker{}
+	_, err := ship(t, b,
+		func(s *subscriber) error {
+			s.send(opened("one"), assigned(4))
+			return broken
+		},
+		func(s *subscriber) error {
+			s.send(opened("two"))
+			s.next()
+			s.send(failed(commitID, codes.ResourceExhausted, v1.ErrorReason_ERROR_REASON_DISK_FULL))
+			s.deliver(0, 4)
+			s.next()
+			return s.end()
+		},
+	)
+	if err != nil {
+		t.Error(err)
+	}
+	b.check(
+		`open shipping [orders] ""`,
+		`open shipping [orders] "one" orders-0@4`,
+		"commit orders-0@4",
+		"stored in shipments: w/c/4",
+		"credit of 1, processed through 1",
+		"leave",
+	)
+}
+
 func TestAMemberThatHadToJoinAnewIsResumedAsThatOne(t *testing.T) {
 	b := &broker{}
 	s, err := ship(t, b,

@@ -149,6 +149,11 @@ func (s *subscription) take(ctx context.Context, response *v1.SubscribeResponse)
 			// What had nothing left to process was given back without a word, and is this member's again already.
 			slog.Info("not given back", "error", failure)
 			return nil
+		case failed.GetId() == commitID && !canResume(failure):
+			// The member is still there, so the stream goes on. Its next commit includes these; without one its next owner
+			// ships them again.
+			slog.Warn("not committed", "error", failure)
+			return nil
 		case failed.GetPartition() == nil:
 			return failure
 		}
