@@ -70,7 +70,7 @@ bench: ## Millrace, Apache Kafka and NATS JetStream side by side: one table of r
 
 simulate: ## Random runs of storage, whole clusters and the metadata quorum under faults: SEEDS=n, QUORUM_SEEDS=n.
 	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --profile dist -p millrace-log --test simulation -- --nocapture
-	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --profile dist -p millrace-simulator --test seeds --test groups -- --nocapture
+	MILLRACE_SIM_SEEDS=$(SEEDS) $(CARGO) test --locked --profile dist -p millrace-simulator --test seeds --test groups --test compaction -- --nocapture
 	MILLRACE_QUORUM_SEEDS=$(QUORUM_SEEDS) $(CARGO) test --locked -p millrace-server --lib quorum::tests::chaos -- --nocapture
 
 mutants: ## Takes one safety rule away at a time; the simulator must notice each.

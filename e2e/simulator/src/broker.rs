@@ -9,12 +9,13 @@ use millrace_engine::{
     config::FlushPolicy,
     partition::{EpochEnd, EpochView, FetchRequest, Replica},
 };
-use millrace_log::{Log, LogDir, producer::ProducerState};
+use millrace_log::{Compaction, Log, LogDir, producer::ProducerState};
 use uuid::Uuid;
 
 use crate::{
     disk::{Disk, SavedDisk},
     groups::{Coordinating, HeldAnswer},
+    power::Power,
     sequencer::BatchId,
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct Broker {
 pub(crate) struct Process {
     pub life: u64,
     pub incarnation: Uuid,
+    /// Until when it changes anything on its disk.
+    pub power: Arc<Power>,
     /// Dropped last: it holds the directory's lock.
     pub hosted: BTreeMap<u32, Hosted>,
     pub logs: BTreeMap<u32, Log>,
@@ -83,6 +86,8 @@ pub(crate) struct Hosted {
     pub flush_begins: bool,
     /// The first offset at which a read met damage that was not looked at yet.
     pub damage_met: Option<i64>,
+    /// The round of compaction that is under way.
+    pub compaction: Option<Compaction>,
 }
 
 /// A producer that waits for the high watermark.

@@ -66,16 +66,22 @@ impl World {
         next: i64,
         epoch: i32,
     ) {
+        let compacted = self.is_compacted();
         let position = &mut self.positions[consumer][partition as usize];
         if position.attempt != attempt {
             return;
         }
         // An answer that arrives twice counts once.
         position.attempt = 0;
-        // From the position on, without a gap.
-        let contiguous = (position.next..)
-            .zip(records)
-            .all(|(offset, record)| offset == record.0);
+        // From the position on, without a gap but those that compaction leaves.
+        let contiguous = if compacted {
+            records.first().is_none_or(|first| first.0 >= position.next)
+                && records.windows(2).all(|pair| pair[0].0 < pair[1].0)
+        } else {
+            (position.next..)
+                .zip(records)
+                .all(|(offset, record)| offset == record.0)
+        };
         position.next = position.next.max(next);
         position.epoch = position.epoch.max(epoch);
         if !records.is_empty() {

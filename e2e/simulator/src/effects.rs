@@ -89,6 +89,7 @@ impl World {
         let shadow = self.brokers[at].disk.shadow(partition).clone();
         self.observer
             .leads(partition, leader_epoch, (id, life), newest && !unclean, &shadow);
+        self.check_compacted(at, partition);
     }
 
     fn watermark(&mut self, at: usize, partition: u32, to: i64) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_engine::{Command, Partition, cluster::Move};
+use millrace_engine::{Cluster, Command, Partition, cluster::Move};
 
 use crate::{
     quorum::index_of,
@@ -246,6 +246,20 @@ impl World {
         self.observer.violate(rule, || format!("{brokers:#?} {partitions:?}"));
     }
 
+    /// What is left of each log is what compaction must leave, now and after all is compacted.
+    fn check_compacted_at_end(&mut self, cluster: &Cluster) {
+        if !self.is_compacted() {
+            return;
+        }
+        for (number, record) in records(cluster) {
+            for id in &record.isr {
+                let at = index_of(*id);
+                self.check_compacted(at, number);
+                self.compact_to_the_end(at, number);
+            }
+        }
+    }
+
     /// All logs hold the same, and nothing else than what was committed; all acknowledged is there.
     /// For when nothing is under way.
     pub fn check_end(&mut self) {
@@ -277,7 +291,9 @@ impl World {
                     .map(|(offset, entry)| (offset, entry.epoch, entry.value))
                     .filter(|record| record.0 >= start)
                     .collect();
-                let is_as_committed = if is_unreadable {
+                let is_as_committed = if self.is_compacted() {
+                    found.iter().all(|record| committed.binary_search(record).is_ok())
+                } else if is_unreadable {
                     committed.starts_with(&found)
                 } else {
                     committed == found
@@ -306,6 +322,7 @@ impl World {
                 }
             }
         }
+        self.check_compacted_at_end(&cluster);
         let acked: Vec<(u64, (u32, i64))> = self
             .observer
             .acked

@@ -39,7 +39,7 @@ impl World {
         let (Some(broker_epoch), image) = (process.broker_epoch, Arc::clone(&process.image)) else {
             return;
         };
-        let mut made = Vec::new();
+        let (mut made, mut begun) = (Vec::new(), Vec::new());
         for (number, partition) in records(&image) {
             if !partition.replicas.contains(&id) || process.hosted.contains_key(&number) {
                 continue;
@@ -79,11 +79,16 @@ impl World {
                 tick_at: None,
                 flush_begins: false,
                 damage_met: None,
+                compaction: None,
             };
             process.hosted.insert(number, hosted);
+            begun.push(number);
         }
         for number in made {
             self.brokers[at].disk.shadow(number);
+        }
+        for number in begun {
+            self.look_at_log(at, number);
         }
         let failed = self.brokers[at]
             .process

@@ -1,5 +1,5 @@
 //! A deterministic simulator of a whole cluster: the real rules of partitions and metadata, the
-//! real log over a faulty in-memory disk, the real client's order of batches, the real coordinators of
+//! real log and its compaction over a faulty in-memory disk, the real client's order of batches, the real coordinators of
 //! consumer groups and the real client's members; the network, the machines, the clock and the metadata
 //! quorum's replication are modelled.
 //!
@@ -18,6 +18,7 @@
 //! Not here: the metadata quorum's own consensus (it has tests of its own), gRPC, threads.
 
 mod broker;
+mod compaction;
 mod consumer;
 mod disk;
 mod effects;
@@ -36,6 +37,7 @@ mod observer;
 mod opening;
 mod operator;
 mod partition;
+mod power;
 mod producer;
 mod queue;
 mod quorum;
@@ -57,6 +59,7 @@ mod survivors;
 mod trace;
 mod world;
 
+pub use compaction::CompactionSettings;
 pub use groups::{GroupFaultWeights, GroupSettings};
 pub use message::{Envelope, MessageKind};
 pub use millrace_engine::config::FlushPolicy;

@@ -342,13 +342,13 @@ impl Observer {
         });
     }
 
-    /// A log was opened: it is a prefix of what was written, and holds what was reported durable.
+    /// A log was opened that ends at `end`: it is a prefix of what was written, and holds what was reported durable.
     pub(crate) fn opened(
         &mut self,
         partition: u32,
         broker: BrokerId,
         before: &Shadow,
-        (start, found): (i64, &[(i64, i32, u64)]),
+        (start, found, end): (i64, &[(i64, i32, u64)], i64),
     ) {
         if before.unsure {
             return;
@@ -370,7 +370,6 @@ impl Observer {
                 });
             }
         }
-        let end = found.last().map_or(before.start, |last| last.0 + 1);
         if end < before.durable {
             self.lost_durable(partition, broker, end, before.durable);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_log::{Log, LogConfig, LogDir, PartitionState};
+use millrace_log::{CleanupPolicy, Log, LogConfig, LogDir, PartitionState};
 
 use crate::{
     shadow::{Shadow, Stored, read_all},
@@ -16,6 +16,21 @@ impl World {
             segment_bytes: self.settings.segment_bytes,
             retention_ms: None,
             index_interval_bytes: 200,
+            ..self.cleanup_config()
+        }
+    }
+
+    fn cleanup_config(&self) -> LogConfig {
+        let Some(compaction) = &self.settings.compaction else {
+            return LogConfig::default();
+        };
+        LogConfig {
+            cleanup_policy: CleanupPolicy {
+                delete: false,
+                compact: true,
+            },
+            delete_retention_ms: i64::try_from(compaction.delete_retention.as_millis()).unwrap_or(i64::MAX),
+            min_cleanable_dirty_ppm: compaction.dirty_ppm,
             ..LogConfig::default()
         }
     }
@@ -59,7 +74,11 @@ impl World {
                 self.reopen_damaged(at, number, logs.get(&number), &found);
                 continue;
             }
-            self.observer.opened(number, id, &before, (start, &found[..]));
+            // A log with gaps ends where its last batch does.
+            let found_end = found.last().map_or(before.start, |last| last.0 + 1);
+            let log_end = logs.get(&number).map_or(found_end, Log::log_end_offset);
+            let end = if self.is_compacted() { log_end } else { found_end };
+            self.observer.opened(number, id, &before, (start, &found[..], end));
             let chain = if start == before.start {
                 self.observer.tracks[number as usize].chain_before(start)
             } else {
@@ -67,15 +86,41 @@ impl World {
             };
             let shadow = self.brokers[at].disk.shadow(number);
             shadow.begin_anew(start);
-            for (_, epoch, value) in &found {
-                shadow.push(*epoch, *value, chain);
+            for (offset, epoch, value) in &found {
+                self.fill_opened(at, number, *offset, &before);
+                self.brokers[at].disk.shadow(number).push(*epoch, *value, chain);
             }
+            self.fill_opened(at, number, end, &before);
+            let shadow = self.brokers[at].disk.shadow(number);
             shadow.durable = durable;
             // The lowering of the point may have outlived the cut that it was for.
             shadow.recorded = if before.unsure { 0 } else { before.recorded };
+            if let Some(log) = logs.get(&number).filter(|_| self.is_compacted()) {
+                self.check_left(at, number, log);
+            }
         }
         self.check_members();
         Some(logs)
+    }
+
+    /// What a log that was opened leaves out before `to` is as it was before.
+    fn fill_opened(&mut self, at: usize, number: u32, to: i64, before: &Shadow) {
+        if !self.is_compacted() {
+            return;
+        }
+        let shadow = self.brokers[at].disk.shadow(number);
+        let chain = self.observer.tracks[number as usize].chain_before(shadow.start);
+        while shadow.end() < to
+            && let Some(known) = before.at(shadow.end())
+        {
+            if before.missed.contains(&shadow.end()) {
+                shadow.missed.insert(shadow.end());
+            }
+            shadow.push(known.epoch, known.value, chain);
+        }
+        if !self.brokers[at].disk.damaged {
+            self.fill_gap(at, number, to);
+        }
     }
 
     /// Of a log with flipped bits what can't be read is taken to be as it was: it is found out by and by.
@@ -90,7 +135,8 @@ impl World {
         };
         shadow.truncate(end);
         shadow.durable = durable.min(shadow.end());
-        self.observer.opened(number, id, &readable, (readable.start, found));
+        self.observer
+            .opened(number, id, &readable, (readable.start, found, end));
         if end < reported {
             self.observer.lost_durable(number, id, end, reported);
         }

@@ -12,7 +12,7 @@ use millrace_proto::batch::batches;
 use crate::{
     broker::Epochs,
     message::{Body, FetchPayload, Node},
-    shadow::records_of,
+    shadow::{end_of, records_of},
     slots::{TOPIC, number_of, required, topic_of},
     world::{Event, World, flush_policy},
 };
@@ -190,7 +190,12 @@ impl World {
             // An empty log begins lower, with a batch that reaches beyond its start, and so does what is recorded.
             shadow.recorded = shadow.recorded.min(first.0);
         }
+        let end = self.is_compacted().then(|| end_of(bytes));
         for (offset, epoch, value) in records {
+            if end.is_some() {
+                self.fill_gap(at, partition, offset);
+            }
+            let shadow = self.brokers[at].disk.shadow(partition);
             if offset != shadow.end() {
                 // A log that begins within a batch.
                 continue;
@@ -199,6 +204,9 @@ impl World {
             let last_epoch = shadow.entries.last().map_or(0, |last| last.epoch);
             let entry = shadow.push(epoch, value, before);
             self.observer.appended(partition, offset, entry, last_epoch);
+        }
+        if let Some(end) = end {
+            self.fill_gap(at, partition, end);
         }
     }
 
@@ -221,6 +229,7 @@ impl World {
                     shadow.truncate(log_end);
                 }
                 self.check_members();
+                self.check_compacted(at, partition);
                 self.step(at, partition, Step::Truncated { log_start, log_end });
             }
             Err(_) => self.change_failed(at, partition),
@@ -256,6 +265,7 @@ impl World {
 
     /// A log is cut, and its shadow is about to be.
     fn is_cut(&mut self, at: usize, partition: u32, to: i64) {
+        self.end_scans(at, partition);
         let broker = &mut self.brokers[at];
         if !broker.disk.damaged && !broker.lost_data {
             let id = broker.id;

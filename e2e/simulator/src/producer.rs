@@ -7,12 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use millrace_proto::{
-    batch::{BatchBuilder, Codec},
+    batch::{BatchBuilder, Codec, Header},
     v1::ErrorReason,
 };
 
 use crate::{
     error::{Error, ErrorKind, WriteOutcome},
+    groups::TAG,
     message::{Body, Node, ProduceRequest},
     sequencer::{Answer, BatchId, Done, Identity, Rules, Sequencer},
     slots::record_of,
@@ -159,8 +160,16 @@ impl World {
         for value in values {
             let mut bytes = value.to_be_bytes().to_vec();
             bytes.resize(8 + self.below(40), 0);
+            let key = self.key_of(*value);
+            let is_tombstone = key.is_some() && self.keyed(*value).is_tombstone;
+            // A tombstone has no value to be known by.
+            let mark = is_tombstone.then_some(Header {
+                key: TAG,
+                value: Some(&bytes[..8]),
+            });
+            let left = Some(&bytes[..]).filter(|_| !is_tombstone);
             builder
-                .append(now_ms, None, Some(&bytes), &[])
+                .append(now_ms, key.as_ref().map(|key| &key[..]), left, mark.as_slice())
                 .expect("a small record fits");
         }
         if let Some((identity, sequence)) = stamp {

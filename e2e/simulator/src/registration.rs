@@ -17,6 +17,7 @@ use crate::{
     broker::Process,
     disk::{CLUSTER, DIR},
     message::{Body, Call, Node},
+    power::{Power, Powered},
     quorum::index_of,
     slots::{id_of, number_of},
     world::{Event, World},
@@ -43,7 +44,11 @@ impl World {
         if self.brokers[at].process.is_some() || self.brokers[at].retired {
             return;
         }
-        let fs: Arc<dyn FileSystem> = self.brokers[at].disk.fs.shared();
+        let power = Power::new();
+        let fs: Arc<dyn FileSystem> = Arc::new(Powered {
+            disk: self.brokers[at].disk.fs.shared(),
+            power: Arc::clone(&power),
+        });
         // Half of the time the disk's own identity would not have been looked at, as after a
         // hand has edited it: the controller must see it too.
         let trusting = self.below(2) == 0;
@@ -87,6 +92,7 @@ impl World {
         self.brokers[at].process = Some(Process {
             life,
             incarnation,
+            power,
             hosted: BTreeMap::new(),
             logs,
             dir,
@@ -427,7 +433,7 @@ impl World {
 
     /// The process dies; its machine and page cache live.
     pub(crate) fn kill(&mut self, at: usize) {
-        if self.brokers[at].process.take().is_some() {
+        if self.end_process(at) {
             self.ended_uncleanly(at);
             self.brokers[at].disk.fs.kill_process();
             self.brokers[at].paused_until = None;
@@ -437,12 +443,19 @@ impl World {
 
     /// The power goes.
     pub(crate) fn crash(&mut self, at: usize) {
-        if self.brokers[at].process.take().is_some() {
+        if self.end_process(at) {
             self.ended_uncleanly(at);
         }
         self.brokers[at].disk.fs.crash();
         self.brokers[at].paused_until = None;
         self.note([35, at as u64, 0], || format!("broker {at} loses power"));
+    }
+
+    /// Whether there was one. What is dropped with it leaves the disk alone.
+    fn end_process(&mut self, at: usize) -> bool {
+        let process = self.brokers[at].process.take();
+        let ended = process.inspect(|process| process.power.end());
+        ended.is_some()
     }
 
     fn ended_uncleanly(&mut self, at: usize) {

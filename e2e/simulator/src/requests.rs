@@ -235,6 +235,9 @@ impl World {
             self.observer.exposed(partition, epoch, high_watermark);
         }
         self.observer.read(partition, &records);
+        if !skipped {
+            self.check_read(partition, (request.offset, next), &records);
+        }
         if skipped {
             self.seen("a reader's records were deleted");
         }

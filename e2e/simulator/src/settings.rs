@@ -6,10 +6,12 @@ use std::time::Duration;
 use millrace_engine::config::FlushPolicy;
 use millrace_log::fs::faulty::SplitMix64;
 
-use crate::groups::GroupSettings;
+use crate::{compaction::CompactionSettings, groups::GroupSettings};
 
 /// What tells the generator of the settings of groups from a seed's own.
 const GROUPS: u64 = 0x6209_25E7_7136_0003;
+/// And that of the settings of a compacted topic.
+const COMPACTED: u64 = 0xC0A7_25E7_7136_0004;
 
 /// How the network misbehaves. Rates are per million messages.
 #[derive(Clone, Debug, Default)]
@@ -121,6 +123,8 @@ pub struct Settings {
     pub heal_core: bool,
     /// Consumer groups, whose records are in the topic: nobody else writes to it then.
     pub groups: Option<GroupSettings>,
+    /// The topic is compacted: its records have keys.
+    pub compaction: Option<CompactionSettings>,
     /// How long a producer tries before it gives a record up.
     pub delivery_timeout: Duration,
     /// The network.
@@ -155,6 +159,7 @@ impl Settings {
             fetch_bytes: 1 << 20,
             heal_core: false,
             groups: None,
+            compaction: None,
             delivery_timeout: Duration::from_secs(120),
             network: NetworkFaults {
                 delay_max: Duration::from_millis(1),
@@ -193,6 +198,52 @@ impl Settings {
             consumers: 0,
             faulty_for: settings.faulty_for.min(Duration::from_secs(30)),
             groups: Some(GroupSettings::draw(&mut rng)),
+            ..settings
+        }
+    }
+
+    /// The settings of a seed with a compacted topic. Runs are long, as a tombstone stays for a minute beyond its
+    /// retention: so long it may take until the copy that it was first seen in is in place.
+    #[must_use]
+    pub fn draw_compacted(seed: u64) -> Self {
+        let mut rng = SplitMix64::new(seed ^ COMPACTED);
+        let mut settings = Self::draw_first(&mut rng);
+        if rng.below(2) == 0 {
+            settings.draw_added(&mut rng);
+        }
+        if rng.below(4) == 0 {
+            settings.draw_deletions(&mut rng);
+        }
+        Self {
+            segment_bytes: [512, 1_024, 2_048][index(&mut rng, 3)],
+            partitions: settings.partitions.min(2),
+            faulty_for: Duration::from_secs([30, 100, 150][index(&mut rng, 3)]),
+            fault_every: Duration::from_secs([1, 3][index(&mut rng, 2)]),
+            produce_every: Duration::from_millis([200, 500][index(&mut rng, 2)]),
+            compaction: Some(CompactionSettings::draw(&mut rng)),
+            ..settings
+        }
+    }
+
+    /// The settings of a seed with consumer groups whose topic is compacted, as it is in a broker.
+    #[must_use]
+    pub fn draw_compacted_groups(seed: u64) -> Self {
+        let mut rng = SplitMix64::new(seed ^ COMPACTED);
+        let compaction = CompactionSettings::draw(&mut rng);
+        let settings = Self::draw_groups(seed);
+        // Who is away for longer than tombstones stay may bring back what they deleted, which the rules of groups know
+        // nothing of: where they go within a run nobody is cut off for long, and no old image is restored.
+        let (mut faults, mut network) = (settings.faults.clone(), settings.network.clone());
+        if compaction.delete_retention < Duration::from_secs(60) {
+            (faults.cut, faults.isolate, faults.restore) = (0, 0, 0);
+            network.slow_max = network.slow_max.min(Duration::from_secs(5));
+        }
+        Self {
+            faults,
+            network,
+            segment_bytes: [1_024, 4_096][index(&mut rng, 2)],
+            faulty_for: Duration::from_secs([20, 100][index(&mut rng, 2)]),
+            compaction: Some(compaction),
             ..settings
         }
     }
@@ -298,6 +349,7 @@ impl Settings {
             fetch_bytes: usize::try_from(pick(&[1, 300, 1 << 20])).unwrap_or(1),
             heal_core: false,
             groups: None,
+            compaction: None,
             delivery_timeout: Duration::from_secs(pick(&[5, 30, 120])),
             network,
             faults,

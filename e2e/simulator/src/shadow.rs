@@ -1,6 +1,8 @@
 //! What a log must hold, by what was done to it: compared with the log itself whenever a process
 //! opens it.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use millrace_log::Log;
 use millrace_proto::batch::{BatchError, DecodeLimits, batches};
@@ -29,6 +31,8 @@ pub(crate) struct Shadow {
     pub recorded: i64,
     /// An operation failed half-way, and only opening the log will tell what it holds.
     pub unsure: bool,
+    /// Tombstones that compaction had taken out where the log was copied from.
+    pub missed: BTreeSet<i64>,
 }
 
 impl Shadow {
@@ -58,6 +62,7 @@ impl Shadow {
     pub(crate) fn truncate(&mut self, to: i64) {
         let keep = usize::try_from(to.saturating_sub(self.start)).unwrap_or(0);
         self.entries.truncate(keep);
+        self.missed.split_off(&to);
         self.durable = self.durable.min(to);
         self.recorded = self.recorded.min(to);
     }
@@ -105,6 +110,12 @@ fn read_records(log: &Log, offset: i64, bytes: usize, up_to: i64) -> Result<(Vec
         .map_err(|error| error.to_string())?;
     let records = records_of(&data.bytes).map_err(|error| error.to_string())?;
     Ok((records, data.next_offset))
+}
+
+/// The offset after the last of stored batches.
+pub(crate) fn end_of(bytes: &Bytes) -> i64 {
+    let last = batches(bytes).filter_map(Result::ok).last();
+    last.map_or(0, |batch| batch.header().next_offset())
 }
 
 /// The records in stored batches, whose checksums are looked at.

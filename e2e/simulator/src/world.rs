@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::Broker,
+    compaction::{CompactionEvent, Compactions},
     consumer::Position,
     disk::Disk,
     groups::{GroupEvent, Groups},
@@ -102,6 +103,7 @@ pub(crate) enum Event {
     },
     Fault,
     Group(GroupEvent),
+    Compaction(CompactionEvent),
 }
 
 pub(crate) type Hold = Box<dyn Fn(&Envelope) -> bool>;
@@ -140,6 +142,7 @@ pub struct World {
     pub(crate) alarms: Vec<(usize, u32, Alarm)>,
     pub(crate) expects_alarms: bool,
     pub(crate) groups: Groups,
+    pub(crate) compactions: Compactions,
 }
 
 impl World {
@@ -185,6 +188,7 @@ impl World {
             alarms: Vec::new(),
             expects_alarms: false,
             groups: Groups::default(),
+            compactions: Compactions::new(settings.compaction.as_ref()),
             rng,
             settings,
         };
@@ -229,6 +233,7 @@ impl World {
         });
         self.serve_clients(0);
         self.begin_groups();
+        self.begin_scans();
     }
 
     /// An operator creates a generation of the topic.
@@ -272,6 +277,9 @@ impl World {
         let mut configs = BTreeMap::from([("min.insync.replicas".to_owned(), self.settings.min_insync.to_string())]);
         if self.settings.flush != FlushPolicy::Ack {
             configs.insert("flush".to_owned(), flush_value(self.settings.flush).to_owned());
+        }
+        if self.is_compacted() {
+            configs.insert("cleanup.policy".to_owned(), "compact".to_owned());
         }
         configs
     }
@@ -382,6 +390,7 @@ impl World {
             Event::ConsumerTick { consumer, partition } => self.on_consumer_tick(consumer, partition),
             Event::Fault => self.on_fault(),
             Event::Group(event) => self.on_group_event(event),
+            Event::Compaction(event) => self.on_compaction_event(event),
         }
     }
 
@@ -482,6 +491,7 @@ fn target(event: &Event) -> Option<usize> {
         | Event::PollOnce { at, .. }
         | Event::RestartFailed { at, .. } => Some(*at),
         Event::Group(event) => event.target(),
+        Event::Compaction(event) => event.target(),
         _ => None,
     }
 }

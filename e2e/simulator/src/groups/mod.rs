@@ -40,7 +40,10 @@ use uuid::Uuid;
 pub use self::settings::{GroupFaultWeights, GroupSettings};
 use self::{client::Client, oracle::Oracle};
 pub(crate) use self::{coordinator::Coordinating, serving::HeldAnswer};
-use crate::world::{Event, World};
+use crate::{
+    compaction::{Keyed, number_of_key},
+    world::{Event, World},
+};
 
 /// The slot of the partition that holds the records of groups.
 pub(crate) const PARTITION: u32 = 0;
@@ -230,6 +233,15 @@ impl World {
             self.schedule_group(delay, GroupEvent::Act { client });
         }
         self.schedule_group(Duration::ZERO, GroupEvent::Fault);
+    }
+
+    /// What the key of a record of groups is, and whether it is a tombstone, by its tag.
+    pub(crate) fn keyed_of_groups(&self, tag: u64) -> Keyed {
+        let stored = self.groups.records.get(&tag);
+        Keyed {
+            key: number_of_key(stored.map_or(&[], |stored| &stored.key[..])),
+            is_tombstone: stored.is_none_or(|stored| stored.value.is_none()),
+        }
     }
 
     pub(crate) fn has_groups(&self) -> bool {

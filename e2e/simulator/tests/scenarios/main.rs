@@ -2,6 +2,7 @@
 //! broker with index 0; B and C are 1 and 2.
 #![allow(clippy::unwrap_used)]
 
+mod compaction;
 mod disks;
 mod flushes;
 mod leaders;
