@@ -253,6 +253,67 @@ fn what_a_full_map_has_left_out_stays_for_the_next_round() {
     assert_eq!(texts(&broker), ["0:a=1", "1:b=1"]);
 }
 
+/// A round ended within a segment, as its map was full, and the next one was broken off when a copy was in place without
+/// the record right before that. Then a broker starts, which does not know yet what is committed, and a tombstone's
+/// time has come.
+#[test]
+fn a_gap_right_before_the_end_of_the_last_round_is_no_damage() {
+    let small_segments = LogConfig {
+        segment_bytes: 320,
+        ..config()
+    };
+    let mut broker = Broker::new(small_segments, 1);
+    broker.put(&["gone"]);
+    broker.roll();
+    for text in ["a=1", "b=1", "c=1", "d=1"] {
+        broker.put(&[text]);
+    }
+    broker.roll();
+    broker.put(&["b=2"]);
+    broker.roll();
+    broker.put(&["active=1"]);
+    broker.log().flush().unwrap();
+    let three_keys = CompactionOptions {
+        map_bytes: 4 * 24,
+        ..options()
+    };
+    let report = broker.compact_with(&three_keys, u64::MAX).unwrap().unwrap();
+    assert_eq!(report.cleaned_offset, Some(3));
+
+    let bounds = broker.bounds();
+    broker.model.untouched_from = bounds.high_watermark;
+    let mut round = broker
+        .log()
+        .begin_compaction(|| bounds, &options(), broker.now_ms)
+        .unwrap()
+        .unwrap();
+    while texts(&broker).contains(&"2:b=1".to_owned()) {
+        assert_eq!(round.step(1, broker.now_ms).unwrap(), CompactionStep::More);
+    }
+    drop(round);
+    assert_eq!(broker.log().cleaned_offset().unwrap(), 3);
+
+    broker.reopen();
+    broker.now_ms += 2 * DAY_MS;
+    let unknown = CompactionBounds {
+        high_watermark: 0,
+        last_stable_offset: 0,
+    };
+    let mut round = broker
+        .log()
+        .begin_compaction(|| unknown, &options(), broker.now_ms)
+        .unwrap()
+        .expect("a tombstone's time has come");
+    let report = loop {
+        if let CompactionStep::Done(report) = round.step(u64::MAX, broker.now_ms).unwrap() {
+            break report;
+        }
+    };
+    assert_eq!(report.deleted_tombstones, 1);
+    drop(round);
+    broker.check();
+}
+
 #[test]
 fn markers_stay_and_records_of_transactions_replace_none() {
     let mut broker = Broker::new(config(), 1);

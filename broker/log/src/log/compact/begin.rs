@@ -81,7 +81,10 @@ impl Log {
             .filter(|planned| planned.facts.end_offset > from)
             .cloned()
             .collect();
-        let producers = match inner.last_offsets(need.end_offset) {
+        // Not up to the end of the round: where the one before ended within a segment, and nothing is to be mapped, there may
+        // be a gap right before it, which would look like damage.
+        let copied_end = planned.last().map_or(need.end_offset, |last| last.facts.end_offset);
+        let producers = match inner.last_offsets(copied_end) {
             // It was cut meanwhile: no wonder that something was not there.
             Err(CompactionError::Damaged { .. }) if inner.truncations.load(Ordering::SeqCst) != cuts => {
                 return Ok(None);
