@@ -25,7 +25,7 @@ impl World {
         self.schedule(Duration::ZERO, Event::Fault);
         let faulty_for = self.settings.faulty_for;
         self.run_until(faulty_for, |_| false);
-        if self.observer.violation.is_some() {
+        if self.is_over() {
             return;
         }
         self.heal();
@@ -69,6 +69,9 @@ impl World {
     fn end_with_groups(&mut self) {
         let whole = |world: &World| world.is_whole() && world.groups_are_at_rest();
         if !self.run_until_looking(LOOK_EVERY, PATIENCE, whole) {
+            if self.cut_short {
+                return;
+            }
             let why = self.what_keeps_groups();
             self.observer
                 .violate("healed groups are stable, and all partitions are owned", || {
@@ -214,6 +217,9 @@ impl World {
     }
 
     fn stuck(&mut self, rule: &'static str) {
+        if self.cut_short {
+            return;
+        }
         let cluster = Arc::clone(self.quorum.cluster());
         let brokers: Vec<String> = self
             .brokers

@@ -1,6 +1,6 @@
 //! Bits that flip in data at rest, and how a broker finds that out while it serves.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use millrace_engine::{Command, cluster::ReportOfflineReplicas, partition::Event as Step};
 use millrace_log::ReadError;
@@ -9,7 +9,7 @@ use crate::{
     disk::DIR,
     message::{Body, Call, Node},
     slots::{TOPIC, generation_in, number_of, reference, slot},
-    world::World,
+    world::{Event, World},
 };
 
 impl World {
@@ -113,9 +113,21 @@ impl World {
             if let Some(from) = found.iter().map(|range| range.from).min() {
                 self.seen("damage met by a read");
                 self.step(at, number, Step::DamageFound { from });
+                self.restart_damaged(at);
             }
         }
         self.report_damaged(at);
+    }
+
+    /// A round of compaction may find damage only when all is healed: who is told of it restarts the broker, as
+    /// [`World::mend_core`] does, once the log is cut.
+    fn restart_damaged(&mut self, at: usize) {
+        if !self.faulty
+            && self.is_compacted()
+            && let Some(life) = self.brokers[at].life()
+        {
+            self.schedule(Duration::from_secs(1), Event::RestartFailed { at, life });
+        }
     }
 
     fn report_damaged(&mut self, at: usize) {

@@ -143,6 +143,8 @@ pub struct World {
     pub(crate) expects_alarms: bool,
     pub(crate) groups: Groups,
     pub(crate) compactions: Compactions,
+    /// A documented limit was met behind which nothing is promised: the run ends.
+    pub(crate) cut_short: bool,
 }
 
 impl World {
@@ -189,6 +191,7 @@ impl World {
             expects_alarms: false,
             groups: Groups::default(),
             compactions: Compactions::new(settings.compaction.as_ref()),
+            cut_short: false,
             rng,
             settings,
         };
@@ -326,7 +329,7 @@ impl World {
         let end = self.now + most;
         let mut look_at = self.now;
         loop {
-            if self.observer.violation.is_some() {
+            if self.is_over() {
                 return false;
             }
             if self.now >= look_at {
@@ -344,6 +347,11 @@ impl World {
                 self.dispatch(event);
             }
         }
+    }
+
+    /// Whether nothing more is to happen.
+    pub(crate) fn is_over(&self) -> bool {
+        self.cut_short || self.observer.violation.is_some()
     }
 
     fn dispatch(&mut self, event: Event) {

@@ -91,12 +91,8 @@ impl Keys {
         self.later.get(index(offset)).is_some_and(Option::is_some) || self.may_be_gone(offset, times_ms)
     }
 
-    /// Judges what is left of a log: `found` has the offsets of its records in their order. `times_ms`: now, and
-    /// `delete.retention.ms`.
-    ///
-    /// Of a key of which more is committed behind the part that is as it was committed, older records may be there or
-    /// not: the log was copied from one that was compacted further.
-    pub(crate) fn judge(&self, left: &Left<'_>, found: &[i64], times_ms: (i64, i64)) -> Option<Broken> {
+    /// Of each key the last committed record in the part that is as it was committed, and the last one that is there.
+    fn kept(&self, left: &Left<'_>, found: &[i64]) -> BTreeMap<u64, (i64, Option<i64>)> {
         let mut found = found
             .iter()
             .copied()
@@ -114,6 +110,23 @@ impl Keys {
                 *kept = Some(offset);
             }
         }
+        keys
+    }
+
+    /// Whether something is there that was deleted by a tombstone which the log never got.
+    pub(crate) fn came_back(&self, left: &Left<'_>, found: &[i64]) -> bool {
+        let kept = self.kept(left, found).into_values();
+        kept.filter(|(last, _)| left.missed.contains(last))
+            .any(|(last, kept)| kept.is_some_and(|kept| kept < last))
+    }
+
+    /// Judges what is left of a log: `found` has the offsets of its records in their order. `times_ms`: now, and
+    /// `delete.retention.ms`.
+    ///
+    /// Of a key of which more is committed behind the part that is as it was committed, older records may be there or
+    /// not: the log was copied from one that was compacted further.
+    pub(crate) fn judge(&self, left: &Left<'_>, found: &[i64], times_ms: (i64, i64)) -> Option<Broken> {
+        let keys = self.kept(left, found);
         keys.into_iter().find_map(|(key, (last, kept))| {
             let is_kept = kept == Some(last) || self.later[index(last)].is_some();
             if is_kept || left.missed.contains(&last) {

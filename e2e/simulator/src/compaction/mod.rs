@@ -351,6 +351,27 @@ impl World {
         }
     }
 
+    /// Whether a broker was away for so long that its log has what was deleted, by tombstones that it never got: a documented
+    /// limit.
+    pub(crate) fn deleted_came_back(&mut self, at: usize, partition: u32) -> bool {
+        self.learn_keys(partition);
+        let Some(hosted) = self.brokers[at].hosted(partition) else {
+            return false;
+        };
+        let (found, _) = read_all(&hosted.log);
+        let offsets: Vec<i64> = found.iter().map(|record| record.0).collect();
+        let shadow = self.brokers[at].disk.shadows[partition as usize].as_ref();
+        shadow.is_some_and(|shadow| {
+            let left = Left {
+                start: shadow.start,
+                agreed: self.observer.tracks[partition as usize].agrees_up_to(shadow),
+                missed: &shadow.missed,
+                sees_deletes: true,
+            };
+            self.compactions.keys[partition as usize].came_back(&left, &offsets)
+        })
+    }
+
     /// Fills what a log leaves out before `to` with what was committed there, which nothing else than compaction may have
     /// taken out where it was copied from.
     pub(crate) fn fill_gap(&mut self, at: usize, partition: u32, to: i64) {

@@ -240,6 +240,10 @@ impl World {
             let live = process.and_then(|process| process.coordinator.as_ref());
             let is_the_same = state == *self.groups.oracle.state()
                 && live.is_none_or(|live| live.rules.groups() == self.groups.oracle.state());
+            if !is_the_same && self.deleted_came_back(index_of(*id), PARTITION) {
+                self.seen("deleted records of groups came back");
+                continue;
+            }
             if !is_the_same {
                 let known = self.groups.oracle.state();
                 return self
