@@ -15,6 +15,7 @@ _BEFORE = {
     "test_an_uninstalled_chart_leaves_clusters_and_their_data",
     "test_a_setting_rolls_all_brokers_one_by_one",
     "test_one_broker_more_and_one_fewer",
+    "test_a_cluster_on_a_single_node",
     "test_a_topic_has_one_owner",
     "test_a_namespace_is_let_in_by_its_label_and_out_by_it",
 }
@@ -25,10 +26,6 @@ _UNSEEN = {
         "asked for by the admission plugin OwnerReferencesPermissionEnforcement, which this Kubernetes has, where the "
         "operator says of what it makes that its Cluster is to outlive it (blockOwnerDeletion)"
     ),
-}
-# Rights that only long tests show.
-_LONG = {
-    Right("policy", "poddisruptionbudgets", "delete"): "test_a_cluster_of_one_broker",
 }
 
 
@@ -46,7 +43,7 @@ def test_the_operator_has_the_rights_that_it_uses(
     assert not lacking, f"it lacks rights: {sorted(lacking)}"
     granted, used = rights.granted(cluster_kubectl, operator.namespace, operator.name), rights.used(entries)
     assert used <= granted, f"not by its roles: {sorted(used - granted)}"
-    unseen = set(_UNSEEN) | {right for right, test in _LONG.items() if test not in ran}
+    unseen = set(_UNSEEN)
     assert unseen <= granted, f"it does not have what it is said to need: {sorted(unseen - granted)}"
     superfluous = granted - used - unseen
     assert not superfluous, f"it has rights that it does not use: {sorted(superfluous)}"
