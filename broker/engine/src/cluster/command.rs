@@ -164,7 +164,7 @@ pub enum Command {
         holder: String,
         /// For which broker.
         broker_id: BrokerId,
-        /// Only the one that ends then, in milliseconds since 1970: each time that it is asked for again it ends later.
+        /// Only the one that ends then, in milliseconds since 1970: asked for again it ends at another time.
         #[serde(default)]
         until_ms: Option<i64>,
     },

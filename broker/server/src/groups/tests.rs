@@ -87,6 +87,18 @@ impl Cluster {
         self.admin().await.create_topic(request).await.unwrap();
     }
 
+    /// Publishes ten messages to partition 0.
+    async fn publish_ten(&self, topic: &str) {
+        let request = v1::PublishRequest {
+            topic: topic.into(),
+            messages: vec![v1::Message::default(); 10],
+            partition: Some(0),
+            ..v1::PublishRequest::default()
+        };
+        let mut messaging = MessagingClient::connect(self.address()).await.unwrap();
+        messaging.publish(request).await.unwrap();
+    }
+
     async fn commit(&self, offset: i64, rewind: bool) -> Result<Option<v1::Error>, Status> {
         let answer = self
             .groups()

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use clap::ValueEnum;
 use millrace_client::{Client, GroupEvent};
 use millrace_proto::v1::{
@@ -118,7 +118,6 @@ async fn by_subscribe(bootstrap: &str, args: &ConsumeArgs) -> anyhow::Result<u64
             other => bail!("it is the only member, and yet: {other:?}"),
         }
     }
-    ensure!(read >= args.messages, "messages are missing");
     Ok(read)
 }
 

@@ -1,6 +1,6 @@
 //! The lag of groups in the metrics.
 
-use millrace_proto::v1::{self, messaging_client::MessagingClient};
+use millrace_proto::v1;
 
 use super::{Cluster, PATIENCE, commit};
 
@@ -23,14 +23,7 @@ async fn metrics(cluster: &Cluster, what: &str, holds: impl Fn(&str) -> bool) ->
 async fn the_lag_of_groups_is_told_by_the_metrics_of_their_coordinator() {
     let cluster = Cluster::start().await;
     cluster.create_topic("t", 2).await;
-    let mut messaging = MessagingClient::connect(cluster.address()).await.unwrap();
-    let publish = v1::PublishRequest {
-        topic: "t".into(),
-        messages: vec![v1::Message::default(); 10],
-        partition: Some(0),
-        ..v1::PublishRequest::default()
-    };
-    messaging.publish(publish).await.unwrap();
+    cluster.publish_ten("t").await;
     let mut groups = cluster.groups().await;
     for (partition, offset) in [(0, 4), (1, 0)] {
         let request = commit("t", partition, offset, false);

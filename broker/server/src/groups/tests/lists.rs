@@ -6,14 +6,7 @@ use super::*;
 async fn groups_are_listed_their_lag_told_and_their_offsets_reset() {
     let cluster = Cluster::start().await;
     cluster.create_topic("t", 2).await;
-    let mut messaging = MessagingClient::connect(cluster.address()).await.unwrap();
-    let publish = v1::PublishRequest {
-        topic: "t".into(),
-        messages: vec![v1::Message::default(); 10],
-        partition: Some(0),
-        ..v1::PublishRequest::default()
-    };
-    messaging.publish(publish).await.unwrap();
+    cluster.publish_ten("t").await;
     let mut groups = cluster.groups().await;
     for group in ["b", "a", "c", "aa"] {
         let request = v1::CommitOffsetsRequest {
