@@ -304,6 +304,47 @@ def test_each_node_is_drained_in_turn_and_two_at_once(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_drain_waits_while_a_partition_has_no_replica_to_spare(
+    cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
+) -> None:
+    cluster, load = loaded()
+    uids, nodes = cluster.pod_uids(), cluster.nodes()
+
+    def budget() -> int:
+        return cluster.kubectl.json("pdb", "orders-broker")["spec"]["maxUnavailable"]
+
+    assert budget() == 1
+    # All its replicas are needed for each write.
+    cluster.create_topic("strict")
+    cluster.millrace("topic", "alter", "strict", "--config=min.insync.replicas=3")
+    cluster.kubectl.until("nobody may go", lambda: budget() == 0)
+    number = next(number for number, node in nodes.items() if node != load.node)
+    drain = cluster_kubectl.start("drain", nodes[number], *_DRAIN, "--timeout=300s")
+    try:
+        cluster.rest(20, lambda: cluster.pod_uids() == uids and budget() == 0, "the drain waits")
+        # Nor does a restart, which asks for more than the budget.
+        cluster.annotate(restartedAt="now")
+        said = cluster.until_condition("Reconciling", "Rolling", timeout=60)
+        cluster.until("it is told why", lambda told: "strict" in cluster.condition("Reconciling", told)["message"], 60)
+        cluster.rest(20, lambda: cluster.pod_uids() == uids and budget() == 0, f"nothing is restarted: {said}")
+        load.goes_on()
+        with PodWatch(cluster) as watch:
+            cluster.millrace("topic", "alter", "strict", "--config=min.insync.replicas=2")
+            assert drain.wait(300) == 0, drain.communicate()[0]
+            cluster_kubectl("uncordon", nodes[number])
+            cluster.wait_ready(300)
+        assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
+    finally:
+        drain.kill()
+        drain.communicate()
+    assert not set(cluster.pod_uids().values()) & set(uids.values())
+    assert budget() == 1
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_drain_during_a_roll_takes_no_second_broker(
     cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded

@@ -13,6 +13,7 @@ use kube::{
 use millrace_client::{Admin, ErrorReason, VoterName};
 
 use super::{
+    budget,
     decide::{Step, shrinks, takes_a_pod},
     scale::named,
     seen::Seen,
@@ -82,7 +83,8 @@ impl<'a> Actor<'a> {
     /// The first that may well succeed the next time; what was refused is in the outcome.
     pub async fn run(mut self, steps: &[Step]) -> (Outcome, anyhow::Result<()>) {
         let mut result = Ok(());
-        for step in steps {
+        let mut rest = steps.iter();
+        for step in rest.by_ref() {
             if self.shrunk && takes_a_pod(step) {
                 // One act that takes something away in each pass.
                 continue;
@@ -108,6 +110,11 @@ impl<'a> Actor<'a> {
             if !self.outcome.refused.is_empty() && is_config_map(step) {
                 break;
             }
+        }
+        if let Some(budget) = budget::left_open(self.seen, rest.as_slice())
+            && let Err(error) = self.apply(budget).await
+        {
+            result = result.and(Err(error));
         }
         (self.outcome, result)
     }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::{
+    decide::Step,
     scale::Scale,
     seen::{Seen, Told},
     wishes::Wishes,
@@ -63,6 +64,28 @@ impl Budgets {
     }
 }
 
+/// The one that lets nobody go, where one that was opened for a roll has outlived the roll: nothing is done about it
+/// any more.
+#[must_use]
+pub fn shut(seen: &Seen, wanted: &Blueprint) -> Option<Object> {
+    let mut wanted = wanted.clone();
+    wanted.disruptions = Some(0);
+    wanted.opened_for_roll = false;
+    render::disruption_budget(&wanted).filter(|_| is_opened(seen))
+}
+
+/// What shuts a budget that was opened for a roll, where a pass ends before the steps that would have: the restart, or
+/// whatever came instead.
+#[must_use]
+pub fn left_open<'a>(seen: &Seen, not_done: &'a [Step]) -> Option<&'a Object> {
+    let mut shuts = not_done.iter().filter_map(|step| match step {
+        Step::Restart { budgets, .. } => budgets.as_ref().map(|budgets| &budgets.shut),
+        Step::Apply(object) if object.kind == Kind::DisruptionBudget => Some(object),
+        _ => None,
+    });
+    shuts.next().filter(|_| is_opened(seen))
+}
+
 /// The budget is to be open for a roll.
 pub fn open(wanted: &mut Blueprint) {
     wanted.disruptions = wanted.disruptions.map(|_| 1);
@@ -83,6 +106,24 @@ fn lags(live: &Value) -> bool {
     live["metadata"]["generation"].as_i64() > Some(observed)
 }
 
+/// Whether the controller of budgets fails at it (`SyncFailed` in k8s.io/api/policy/v1): it lets nobody go until that is
+/// mended.
+fn fails(live: &Value) -> bool {
+    let mut conditions = live["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.any(|condition| condition["type"] == "DisruptionAllowed" && condition["reason"] == "SyncFailed")
+}
+
+/// Whether fewer pods are healthy than there are to be, as Kubernetes counts: for up to two minutes also without one
+/// whose eviction it had let pass and something else has refused then. One more permitted would not be one too many
+/// missing.
+fn lacks_pods(live: &Value) -> bool {
+    let status = &live["status"];
+    let number = |name: &str| status[name].as_i64();
+    number("currentHealthy")
+        .zip(number("desiredHealthy"))
+        .is_some_and(|(current, desired)| current < desired)
+}
+
 /// What is next where the budget has refused the eviction of a broker that the quorum has permitted to be restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -97,10 +138,19 @@ pub enum Next {
 /// What is next after the budget has refused an eviction.
 #[must_use]
 pub fn after_refusal(seen: &Seen, budgets: Option<&Budgets>) -> Next {
-    let live = seen.objects.get(&Kind::DisruptionBudget);
+    let live = seen.objects.get(&Kind::DisruptionBudget).unwrap_or(&Value::Null);
     match budgets {
-        Some(_) if !is_opened(seen) => Next::Open,
-        Some(_) if live.is_some_and(lags) => Next::Wait,
-        _ => Next::GiveUp,
+        None => Next::GiveUp,
+        Some(_) if fails(live) => Next::GiveUp,
+        // Its numbers are of another time.
+        Some(_) if lags(live) => {
+            if is_opened(seen) {
+                Next::Wait
+            } else {
+                Next::Open
+            }
+        }
+        Some(_) if is_opened(seen) || lacks_pods(live) => Next::GiveUp,
+        Some(_) => Next::Open,
     }
 }

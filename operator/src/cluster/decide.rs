@@ -141,6 +141,7 @@ pub fn decide(seen: &Seen) -> Decision {
         .or_else(|| wishes.paused.then_some(Hold::Paused))
         .or_else(|| claims_go(seen).then_some(Hold::ClaimsGoing));
     if decision.hold.is_some() {
+        decision.steps = take_back(seen, &wishes, &before);
         return decision;
     }
     let told = seen.brokers.told();
@@ -151,6 +152,7 @@ pub fn decide(seen: &Seen) -> Decision {
             known: known.clone(),
             found: told.cluster.cluster_id.clone(),
         });
+        decision.steps = take_back(seen, &wishes, &before);
         return decision;
     }
 
@@ -274,23 +276,38 @@ fn has_unknown_settings(seen: &Seen, wishes: &Wishes) -> bool {
     names.any(|name| !has(render::variable(name)))
 }
 
+/// What is taken back where nothing is done: permissions for a restart that does not come are nobody else's.
+fn take_back(seen: &Seen, wishes: &Wishes, record: &Record) -> Vec<Step> {
+    let budget = seen.objects.get(&Kind::DisruptionBudget);
+    let (wanted, _) = blueprint::make(seen, wishes, record, &Scale::default());
+    let shut = budget::shut(seen, &wanted).filter(|_| budget.is_some_and(|budget| is_ours(seen, budget)));
+    let slot = roll::idle_slot(seen).map(Step::ReleaseSlot);
+    shut.map(Step::Apply).into_iter().chain(slot).collect()
+}
+
+/// Whether an object is this Cluster's.
+fn is_ours(seen: &Seen, object: &Value) -> bool {
+    let uid = seen.cluster.metadata.uid.as_deref().unwrap_or_default();
+    owners(object).any(|owner| owner["uid"] == uid)
+}
+
+fn owners(object: &Value) -> impl Iterator<Item = &Value> {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten()
+}
+
 /// Whether an object of one of our names is not this Cluster's.
 fn foreign(seen: &Seen) -> Option<Hold> {
-    let uid = seen.cluster.metadata.uid.as_deref().unwrap_or_default();
-    seen.objects.iter().find_map(|(kind, object)| {
-        let owners = object["metadata"]["ownerReferences"].as_array();
-        let has = |which: &dyn Fn(&Value) -> bool| owners.is_some_and(|owners| owners.iter().any(which));
-        if has(&|owner| owner["uid"] == uid) {
-            return None;
-        }
+    let mut others = seen.objects.iter().filter(|(_, object)| !is_ours(seen, object));
+    others.next().map(|(kind, object)| {
         let (_, _, name, _) = kind.api();
         let what = format!("{name} {}", kind.name(&seen.key));
-        let namesake = has(&|owner| owner["kind"] == "Cluster" && owner["name"] == *seen.key.name);
-        Some(if namesake {
+        let namesake = owners(object).any(|owner| owner["kind"] == "Cluster" && owner["name"] == *seen.key.name);
+        if namesake {
             Hold::Leftover(what)
         } else {
             Hold::Foreign(what)
-        })
+        }
     })
 }
 

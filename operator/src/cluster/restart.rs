@@ -55,7 +55,8 @@ pub async fn restart(
     hash: &str,
     budgets: Option<&Budgets>,
 ) -> anyhow::Result<()> {
-    let mut slot = roll::slot(hands.seen()).cloned();
+    let had = roll::slot(hands.seen()).cloned();
+    let mut slot = had.clone();
     let tried = attempt(hands, candidates, hash, budgets, &mut slot).await;
     if matches!(tried, Ok(true)) {
         return Ok(());
@@ -64,9 +65,11 @@ pub async fn restart(
         Some(budgets) if budget::is_opened(hands.seen()) => hands.change_budget(&budgets.shut).await.map(drop),
         _ => Ok(()),
     };
+    // What we had for one that is not up is for its way back, on which it may be found wanting once more.
+    let is_on_its_way = slot == had && roll::idle_slot(hands.seen()).is_none();
     let given_back = match slot {
-        Some(slot) => give_back(hands, &slot).await,
-        None => Ok(()),
+        Some(slot) if !is_on_its_way => give_back(hands, &slot).await,
+        _ => Ok(()),
     };
     tried.map(drop).and(shut).and(given_back)
 }

@@ -130,10 +130,19 @@ pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBa
     let is_candidate =
         |id: &i32| matches!(&roll.step, Some(Step::Restart { candidates, .. }) if candidates.contains(id));
     roll.permitted = slot.filter(is_candidate);
-    // Of who was evicted it ends by itself when the broker is back.
-    let is_up = |id: &i32| seen.pods.get(id).is_some_and(Pod::is_ready);
-    roll.stale_slot = slot.filter(|id| !is_candidate(id) && is_up(id));
+    roll.stale_slot = idle_slot(seen).filter(|id| !is_candidate(id));
     roll
+}
+
+/// The broker for which we have the slot and that is there: of who was evicted it ends by itself when the broker is
+/// back.
+#[must_use]
+pub fn idle_slot(seen: &Seen) -> Option<i32> {
+    slot_of(seen).filter(|id| is_up(seen, *id))
+}
+
+fn is_up(seen: &Seen, id: i32) -> bool {
+    seen.pods.get(&id).is_some_and(Pod::is_ready)
 }
 
 /// The brokers that run something else. Those that leave are not restarted: they go.
@@ -186,9 +195,7 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     // changed a setting.
     let (keeps, loses): (Vec<i32>, Vec<i32>) = roll.outdated.iter().partition(|id| !loses_claim(seen, **id));
     let pod = |id: &i32| seen.pods.get(id).cloned().unwrap_or_default();
-    let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
-        .filter(|id| !seen.pods.get(id).is_some_and(Pod::is_ready))
-        .collect();
+    let unready: Vec<i32> = (0..seen.cluster.spec.replicas).filter(|id| !is_up(seen, *id)).collect();
     let (outdated_unready, others): (Vec<i32>, Vec<i32>) = unready.into_iter().partition(|id| keeps.contains(id));
     // Where there is no cluster yet nothing is to be lost.
     let begun = blueprint::record(seen).cluster_id.is_some();

@@ -135,12 +135,11 @@ impl Actor<'_> {
                 self.tell(told).await;
                 Ok(Evicted::Done)
             }
-            Err(kube::Error::Api(status)) if status.code == 429 && is_over_budget(&status) => {
-                Ok(Evicted::OverBudget(status.message))
-            }
-            // It has changed since it was seen, or the API server or an admission webhook has another reason.
+            // It has changed since it was seen, a budget forbids it, or the API server or an admission webhook has
+            // another reason.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409 | 429) => {
-                Ok(Evicted::Refused(status.message))
+                let forbidden = over_budget(&status).map(Evicted::OverBudget);
+                Ok(forbidden.unwrap_or(Evicted::Refused(status.message)))
             }
             Err(error) => Err(error).with_context(|| format!("evict {}", pod.name)),
         }
@@ -215,10 +214,17 @@ impl Hands for Actor<'_> {
     }
 }
 
-/// Whether it is the disruption budget that refuses an eviction: the API server answers others with the same code.
-fn is_over_budget(status: &Status) -> bool {
+/// What the API server says of the disruption budget that refuses an eviction, if one does: it answers others with the
+/// same code. The message alone does not say how many pods are there and how many there are to be.
+fn over_budget(status: &Status) -> Option<String> {
     let causes = status.details.iter().flat_map(|details| &details.causes);
-    causes.into_iter().any(|cause| cause.reason == OVER_BUDGET)
+    let mut budgets = causes
+        .filter(|cause| status.code == 429 && cause.reason == OVER_BUDGET)
+        .peekable();
+    budgets.peek()?;
+    let mut words = vec![status.message.as_str()];
+    words.extend(budgets.map(|cause| cause.message.as_str()));
+    Some(words.join(" ").trim().to_owned())
 }
 
 /// A pod as the StatefulSet would make it, under a name that no pod has.
@@ -246,13 +252,16 @@ mod tests {
                 "message": "Cannot evict pod as it would violate the pod's disruption budget.",
                 "details": { "retryAfterSeconds": 10, "causes": causes },
             });
-            is_over_budget(&serde_json::from_value(status).unwrap())
+            over_budget(&serde_json::from_value(status).unwrap())
         };
-        let message = "The disruption budget orders-broker is still being processed by the server.";
-        assert!(refused(json!([{ "reason": "DisruptionBudget", "message": message }])));
-        assert!(!refused(json!([])));
-        assert!(!is_over_budget(
-            &Status::failure("too many requests", "").with_code(429)
-        ));
+        let message = "The disruption budget orders-broker needs 3 healthy pods and has 3 currently";
+        let words = format!("Cannot evict pod as it would violate the pod's disruption budget. {message}");
+        assert_eq!(
+            refused(json!([{ "reason": "DisruptionBudget", "message": message }])),
+            Some(words)
+        );
+        assert_eq!(refused(json!([])), None);
+        let other = Status::failure("too many requests", "").with_code(429);
+        assert_eq!(over_budget(&other), None);
     }
 }

@@ -2,6 +2,7 @@
 //! Kubernetes judges it, whose controller may look at it late.
 
 use futures::FutureExt as _;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millrace_client::v1;
 use serde_json::{Value, json};
 
@@ -16,6 +17,10 @@ use crate::{
     render::{Kind, Object},
 };
 
+/// So long Kubernetes takes it for granted that a pod goes whose eviction it has let pass (`DeletionTimeout` in
+/// `pkg/controller/disruption`).
+const COUNTED_FOR: SignedDuration = SignedDuration::from_mins(2);
+
 /// What stands in the way of the operator's evictions, and who takes pods beside it.
 #[derive(Default)]
 pub(super) struct Trouble {
@@ -25,6 +30,14 @@ pub(super) struct Trouble {
     pub refuses_pods: bool,
     /// A webhook refuses what a budget would let go; or an answer that says nothing of budgets does.
     pub refuses_evictions: bool,
+    /// The same, once Kubernetes has counted the pod as one that goes.
+    pub refuses_counted: bool,
+    /// The controller of budgets fails at ours.
+    pub budgets_fail: bool,
+    /// A pod that counts as one that goes although it does not, until then.
+    pub counted: Option<(i32, Timestamp)>,
+    /// How often the budget was written.
+    pub budget_writes: u32,
     /// A drain of nodes wants this broker's pod, whenever the budget lets it go.
     pub drains: Option<i32>,
     /// Pods that the drain has got.
@@ -45,6 +58,7 @@ impl World {
             let changed = live["spec"] != value["spec"];
             value["metadata"]["generation"] = json!(generation + i64::from(changed));
             value["status"] = live["status"].clone();
+            self.trouble.budget_writes += 1;
         }
         self.objects.insert(object.kind, value);
         if !self.trouble.budgets_lag {
@@ -57,8 +71,10 @@ impl World {
         let budget = self.objects.get(&Kind::DisruptionBudget)?;
         let expected = self.objects.get(&Kind::StatefulSet)?["spec"]["replicas"].as_i64()?;
         let desired = expected - budget["spec"]["maxUnavailable"].as_i64()?;
-        let healthy = self.pods.values().filter(|pod| pod.is_ready()).count();
-        Some((desired, i64::try_from(healthy).unwrap()))
+        let counted = self.trouble.counted.filter(|(_, until)| self.now < *until);
+        let goes = |id: i32| counted.is_some_and(|(counted, _)| counted == id);
+        let healthy = self.pods.iter().filter(|(id, pod)| pod.is_ready() && !goes(**id));
+        Some((desired, i64::try_from(healthy.count()).unwrap()))
     }
 
     /// What the controller of budgets does.
@@ -66,9 +82,18 @@ impl World {
         let Some((desired, healthy)) = self.healthy() else {
             return;
         };
+        let fails = self.trouble.budgets_fail;
         let budget = self.objects.get_mut(&Kind::DisruptionBudget).unwrap();
+        if fails {
+            let condition = json!({ "type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed" });
+            budget["status"]["conditions"] = json!([condition]);
+            budget["status"]["disruptionsAllowed"] = json!(0);
+            return;
+        }
         budget["status"] = json!({
             "observedGeneration": budget["metadata"]["generation"],
+            "currentHealthy": healthy,
+            "desiredHealthy": desired,
             "disruptionsAllowed": (healthy - desired).max(0),
         });
     }
@@ -196,6 +221,11 @@ impl Hands for Toy<'_> {
         }
         if !self.world.lets_go(id) {
             return Ok(Evicted::OverBudget("it would violate the budget".to_owned()));
+        }
+        if self.world.trouble.refuses_counted {
+            let until = self.world.now.checked_add(COUNTED_FOR).unwrap();
+            self.world.trouble.counted = Some((id, until));
+            return Ok(Evicted::Refused("a webhook refuses".to_owned()));
         }
         let mut others = self.world.pods.iter().filter(|(other, _)| **other != id);
         let is_unsafe = others.any(|(_, pod)| !pod.is_ready());

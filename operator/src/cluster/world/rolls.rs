@@ -1,6 +1,10 @@
 //! Rolls of the toy beside a disruption budget, and all that may stand in their way.
 
 use super::{runs::created, *};
+use crate::{
+    cluster::{blueprint, budget, scale::Scale, wishes::Wishes},
+    render::Blueprint,
+};
 
 #[test]
 fn a_roll_restarts_each_broker_once_and_one_at_a_time() {
@@ -286,4 +290,129 @@ fn an_open_budget_that_is_not_looked_at_yet_is_waited_for() {
     world.judge_budget();
     world.pass(false);
     assert_eq!(world.restarts, 1);
+}
+
+/// Nobody restarts anything any more, and what was opened for that is nobody else's.
+#[test]
+fn a_roll_that_is_paused_shuts_the_budget_and_gives_the_slot_back() {
+    for seed in 0..SEEDS {
+        let mut world = permits_one(seed);
+        until_opened(&mut world);
+        world.edit(|spec| spec["paused"] = json!(true));
+        world.trouble.drains = Some(2);
+        let decision = world.pass(false);
+        assert_eq!(decision.hold, Some(Hold::Paused));
+        assert_eq!((world.budget(), &world.slot), (Some(0), &None));
+        for _ in 0..10 {
+            assert_eq!(world.pass(false).steps, Vec::new(), "a pause writes nothing else");
+            world.tick();
+        }
+        assert_eq!((world.restarts, world.trouble.drained), (0, 0));
+        world.trouble.drains = None;
+        world.edit(|spec| spec["paused"] = json!(false));
+        world.needed.clear();
+        world.settle(true);
+        assert_eq!(world.restarts, 3);
+    }
+}
+
+/// The settings are refused, say: the restart comes after them, and so does all that would shut the budget.
+#[test]
+fn a_pass_that_breaks_off_shuts_the_budget() {
+    let mut world = permits_one(1);
+    until_opened(&mut world);
+    let steps = decide(&world.seen()).steps;
+    assert!(matches!(steps.as_slice(), [Step::Restart { .. }]), "{steps:?}");
+    let left_open = |world: &World, steps: &[Step]| {
+        let budget = budget::left_open(&world.seen(), steps).cloned();
+        budget.map(|budget| budget.value["spec"]["maxUnavailable"].clone())
+    };
+    assert_eq!(left_open(&world, &steps), Some(json!(0)));
+    assert_eq!(left_open(&world, &[]), None, "its restart was tried");
+    // What came instead of the restart was to shut it.
+    let mut seen = world.seen();
+    seen.brokers = Reach::Unreachable("no answer".into());
+    assert_eq!(left_open(&world, &decide(&seen).steps), Some(json!(0)));
+    world.put(&budget::shut(&world.seen(), &blueprint(&world)).unwrap());
+    assert_eq!(left_open(&world, &steps), None, "nothing is open");
+}
+
+/// Kubernetes counts a pod as one that goes for two minutes after something else has refused that.
+#[test]
+fn a_budget_is_not_opened_again_and_again_for_an_eviction_that_was_counted_and_refused() {
+    let mut world = permits_one(1);
+    until_opened(&mut world);
+    world.trouble.budgets_lag = false;
+    world.judge_budget();
+    world.trouble.refuses_counted = true;
+    world.pass(false);
+    assert_eq!((world.budget(), &world.slot), (Some(0), &None));
+    let before = world.trouble.budget_writes;
+    for _ in 0..20 {
+        world.pass(false);
+        assert_eq!((world.budget(), &world.slot), (Some(0), &None));
+    }
+    assert_eq!(world.trouble.budget_writes, before);
+    // Then it is tried anew.
+    world.trouble.refuses_counted = false;
+    world.trouble.drains = None;
+    for _ in 0..20 {
+        world.tick();
+        world.pass(false);
+    }
+    assert_eq!(world.restarts, 1);
+}
+
+#[test]
+fn a_budget_whose_controller_fails_keeps_no_slot() {
+    let mut world = permits_one(1);
+    until_opened(&mut world);
+    world.trouble.budgets_fail = true;
+    world.judge_budget();
+    for _ in 0..10 {
+        world.pass(false);
+        assert_eq!((world.budget(), &world.slot), (Some(0), &None));
+    }
+    world.trouble.budgets_fail = false;
+    world.trouble.budgets_lag = false;
+    world.needed.clear();
+    world.settle(true);
+    assert_eq!(world.restarts, 3);
+}
+
+/// It was restarted into a template that a newer one has followed, and is asked about while it catches up.
+#[test]
+fn the_slot_of_a_broker_on_its_way_back_is_not_given_back() {
+    let mut world = created(1, 3);
+    world.fill(9);
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
+    while world.restarts == 0 {
+        world.pass(false);
+    }
+    let (id, _) = world.slot.clone().unwrap();
+    while !world.pods.get(&id).is_some_and(|pod| pod.running) {
+        world.tick();
+    }
+    world.pods.get_mut(&id).unwrap().ready_since = None;
+    world.slot = Some((id, "the pod before".into()));
+    world.needed = [0, 1, 2].into();
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "20" }));
+    for _ in 0..3 {
+        let decision = world.pass(false);
+        let step = decision.roll.step;
+        assert!(
+            matches!(&step, Some(Step::Restart { candidates, .. }) if *candidates == [id]),
+            "{step:?}"
+        );
+        assert_eq!(world.slot.as_ref().map(|(slot, _)| *slot), Some(id));
+    }
+    world.needed.clear();
+    world.settle(true);
+    assert_eq!(world.slot, None);
+}
+
+fn blueprint(world: &World) -> Blueprint {
+    let seen = world.seen();
+    let wishes = Wishes::of(&seen.cluster);
+    blueprint::make(&seen, &wishes, &blueprint::record(&seen), &Scale::default()).0
 }
