@@ -106,9 +106,18 @@ class Load:
 
         Without an outage since the mark all partitions could be written all the time.
         """
-        told = self.status()
+        told = self.status() if outage else self._looked()
         self._judge(told, outage)
         return told
+
+    def _looked(self) -> dict[str, Any]:
+        """What it knows once it has asked the cluster for its partitions since the mark."""
+
+        def looked() -> dict[str, Any] | None:
+            told = self.status()
+            return told if told["health_looks"] else None
+
+        return self.kubectl.until("the cluster is asked for its partitions", looked, timeout=30)
 
     def verdict(self, within: float = 120, outage: bool = False) -> dict[str, Any]:
         """Ends it: all that was sent is answered, all that is there is read, twice, and nothing is wrong.
