@@ -99,6 +99,13 @@ impl Links {
         Ok(connected)
     }
 
+    /// The client of a cluster, if there is one already.
+    #[must_use]
+    pub fn connected(&self, key: &ClusterKey) -> Option<Client> {
+        let slot = self.links.lock().get(key)?.client.clone();
+        slot.try_lock().ok()?.clone()
+    }
+
     /// Clusters that are not known any more, among those that somebody looks after, are gone: so are their connections.
     pub fn retain(&self, known: impl Fn(&ClusterKey) -> bool) {
         self.links.lock().retain(|key, _| known(key));

@@ -104,6 +104,14 @@ class Network:
         """Cuts a node off, or joins it again."""
         _ip(self.control, f"link set {node} {'up' if up else 'down'}")
 
+    def part(self, node: str, sender: str, receiver: str) -> None:
+        """Nothing from one pod on a node gets to another pod any more, and so no answer of the one does."""
+        _ip(self.of_node(node), f"rule add from {sender} to {receiver} blackhole")
+
+    def unite(self, node: str, sender: str, receiver: str) -> None:
+        """Takes that back."""
+        _ip(self.of_node(node), f"rule delete from {sender} to {receiver} blackhole")
+
     def linked(self, node: str) -> bool:
         """True if the node's link is up."""
         shown = run(["ip", "-n", self.control, "-json", "link", "show", node], check=False)

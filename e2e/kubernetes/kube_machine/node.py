@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from kube_machine import configs
@@ -147,6 +149,15 @@ class Node:
     def join(self) -> None:
         """Brings its network link up."""
         self._network.link(self.name, up=True)
+
+    @contextlib.contextmanager
+    def parted(self, own: str, other: str) -> Iterator[None]:
+        """Two pods, of which the first is on this node, don't hear of each other: by their addresses."""
+        self._network.part(self.name, own, other)
+        try:
+            yield
+        finally:
+            self._network.unite(self.name, own, other)
 
     def import_images(self) -> None:
         """Brings the machine's images that it does not have yet into its containerd. A crashed node does so when it

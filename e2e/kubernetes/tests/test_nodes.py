@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -31,6 +33,17 @@ def _nodes_are_whole(cluster_kubectl: Kubectl, machine: Machine) -> Iterator[Non
 
 def _drain(kubectl: Kubectl, node: str, timeout: int = 150) -> None:
     kubectl("drain", node, *_DRAIN, f"--timeout={timeout}s", timeout=timeout + 10)
+
+
+@contextlib.contextmanager
+def _draining(kubectl: Kubectl, node: str) -> Iterator[subprocess.Popen[str]]:
+    """A drain beside the test; it is over then, one way or the other."""
+    drain = kubectl.start("drain", node, *_DRAIN, "--timeout=300s")
+    try:
+        yield drain
+    finally:
+        drain.kill()
+        drain.communicate()
 
 
 def test_a_drained_node_gives_its_broker_back(cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded) -> None:
@@ -281,8 +294,8 @@ def test_each_node_is_drained_in_turn_and_two_at_once(
         # Two at once: the second waits until the first broker is back.
         nodes = cluster.nodes()
         first, second = [number for number, node in nodes.items() if node != load.node][:2]
-        drains = [cluster_kubectl.start("drain", nodes[n], *_DRAIN, "--timeout=300s") for n in (first, second)]
-        try:
+        with contextlib.ExitStack() as ended:
+            drains = [ended.enter_context(_draining(cluster_kubectl, nodes[n])) for n in (first, second)]
             cluster.kubectl.until("one of them is gone", lambda: len(watch.ended) == 4)
             time.sleep(15)
             assert len(watch.ended) == 4, f"a second broker was taken: {watch.ended}"
@@ -294,10 +307,6 @@ def test_each_node_is_drained_in_turn_and_two_at_once(
             cluster_kubectl("uncordon", nodes[waiting])
             for drain in drains:
                 assert drain.wait(120) == 0, drain.communicate()[0]
-        finally:
-            for drain in drains:
-                drain.kill()
-                drain.communicate()
         cluster.wait_ready(240)
     assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
     load.verdict()
@@ -305,43 +314,42 @@ def test_each_node_is_drained_in_turn_and_two_at_once(
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_drain_waits_while_a_partition_has_no_replica_to_spare(
-    cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
+def test_a_drain_and_a_roll_wait_while_partitions_need_all_that_they_have(
+    machine: Machine, cluster_kubectl: Kubectl, operator: Operator, loaded: Loaded
 ) -> None:
     cluster, load = loaded()
-    uids, nodes = cluster.pod_uids(), cluster.nodes()
+    pods, uids, nodes = cluster.pods(), cluster.pod_uids(), cluster.nodes()
 
     def budget() -> int:
         return cluster.kubectl.json("pdb", "orders-broker")["spec"]["maxUnavailable"]
 
     assert budget() == 1
-    # All its replicas are needed for each write.
-    cluster.create_topic("strict")
-    cluster.millrace("topic", "alter", "strict", "--config=min.insync.replicas=3")
-    cluster.kubectl.until("nobody may go", lambda: budget() == 0)
-    number = next(number for number, node in nodes.items() if node != load.node)
-    drain = cluster_kubectl.start("drain", nodes[number], *_DRAIN, "--timeout=300s")
-    try:
-        cluster.rest(20, lambda: cluster.pod_uids() == uids and budget() == 0, "the drain waits")
-        # Nor does a restart, which asks for more than the budget.
-        cluster.annotate(restartedAt="now")
-        said = cluster.until_condition("Reconciling", "Rolling", timeout=60)
-        cluster.until("it is told why", lambda told: "strict" in cluster.condition("Reconciling", told)["message"], 60)
-        cluster.rest(20, lambda: cluster.pod_uids() == uids and budget() == 0, f"nothing is restarted: {said}")
-        load.goes_on()
+    # Both are there for everybody else: what one of them leads has two replicas in sync, and needs two.
+    one, other = (pods[number] for number in nodes if number != cluster.status()["quorum"]["leader"])
+    addresses = (one["status"]["podIP"], other["status"]["podIP"])
+    drained = next(number for number, node in nodes.items() if node != load.node)
+    with contextlib.ExitStack() as ended:
+        with machine.node(one["spec"]["nodeName"]).parted(*addresses):
+            cluster.kubectl.until("nobody may go", lambda: budget() == 0)
+            drain = ended.enter_context(_draining(cluster_kubectl, nodes[drained]))
+            cluster.annotate(restartedAt="now")
+            cluster.until("the roll says why it waits", lambda told: "ledger" in _reconciling(cluster, told))
+            cluster.rest(20, lambda: cluster.pod_uids() == uids and budget() == 0, "all stay")
+            assert drain.poll() is None, drain.communicate()[0]
         with PodWatch(cluster) as watch:
-            cluster.millrace("topic", "alter", "strict", "--config=min.insync.replicas=2")
             assert drain.wait(300) == 0, drain.communicate()[0]
-            cluster_kubectl("uncordon", nodes[number])
+            cluster_kubectl("uncordon", nodes[drained])
             cluster.wait_ready(300)
         assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"
-    finally:
-        drain.kill()
-        drain.communicate()
     assert not set(cluster.pod_uids().values()) & set(uids.values())
-    assert budget() == 1
-    load.verdict()
+    cluster.kubectl.until("one may go again", lambda: budget() == 1)
+    load.goes_on()
+    load.verdict(outage=True)
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
+def _reconciling(cluster: Cluster, told: dict[str, Any]) -> str:
+    return cluster.condition("Reconciling", told).get("message", "")
 
 
 @pytest.mark.long
@@ -356,12 +364,8 @@ def test_a_drain_during_a_roll_takes_no_second_broker(
         cluster.kubectl.until("the roll has begun", lambda: watch.ended)
         others = [number for number in nodes if number != watch.ended[0] and nodes[number] != load.node]
         node = nodes[others[0]]
-        drain = cluster_kubectl.start("drain", node, *_DRAIN, "--timeout=300s")
-        try:
+        with _draining(cluster_kubectl, node) as drain:
             assert drain.wait(310) == 0, drain.communicate()[0]
-        finally:
-            drain.kill()
-            drain.communicate()
         cluster_kubectl("uncordon", node)
         cluster.wait_ready(300)
     assert len(watch.most_down) <= 1, f"{watch.most_down} were down at once"

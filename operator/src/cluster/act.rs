@@ -13,8 +13,8 @@ use kube::{
 use millrace_client::{Admin, ErrorReason, VoterName};
 
 use super::{
-    budget,
-    decide::{Step, shrinks, takes_a_pod},
+    carry_out::{Doer, Progress, carry_out},
+    decide::{Step, shrinks},
     scale::named,
     seen::Seen,
     wishes::Wishes,
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     context::{Context, Told},
     pass::{self, gone_is_fine},
-    render::{Kind, Object},
+    render::Object,
 };
 
 /// The check before a broker goes for good, or its claim. All others are a roll's.
@@ -75,52 +75,31 @@ impl<'a> Actor<'a> {
         }
     }
 
-    /// Carries out all steps. One that fails stops no other, as what mends a broker must not wait for a vote that the
-    /// broker cannot get; but the record comes before all that goes by it, and an API server that does not answer is
-    /// asked no more.
+    /// Carries out all steps, as far as that goes.
     ///
     /// # Errors
-    /// The first that may well succeed the next time; what was refused is in the outcome.
+    /// As of [`carry_out`]; what was refused is in the outcome.
     pub async fn run(mut self, steps: &[Step]) -> (Outcome, anyhow::Result<()>) {
-        let mut result = Ok(());
-        let mut rest = steps.iter();
-        for step in rest.by_ref() {
-            if self.shrunk && takes_a_pod(step) {
-                // One act that takes something away in each pass.
-                continue;
-            }
-            if let Err(error) = self.step(step).await {
-                let is_answer = error
-                    .chain()
-                    .any(|cause| matches!(cause.downcast_ref(), Some(kube::Error::Api(_))));
-                let is_vain = matches!(step, Step::Apply(_)) && (is_config_map(step) || !is_answer);
-                if pass::is_forbidden(&error) {
-                    self.outcome.forbidden.get_or_insert_with(|| pass::in_words(&error));
-                }
-                tracing::info!(cluster = %self.seen.key, error = pass::in_words(&error), "a step failed");
-                result = result.and(Err(error));
-                if is_vain {
-                    break;
-                }
-            }
-            if self.outcome.outran {
-                break;
-            }
-            // The settings and the record come before all that goes by them.
-            if !self.outcome.refused.is_empty() && is_config_map(step) {
-                break;
-            }
-        }
-        if let Some(budget) = budget::left_open(self.seen, rest.as_slice())
-            && let Err(error) = self.apply(budget).await
-        {
-            result = result.and(Err(error));
-        }
+        let result = carry_out(&mut self, steps).await;
         (self.outcome, result)
+    }
+}
+
+impl Doer for Actor<'_> {
+    fn seen(&self) -> &Seen {
+        self.seen
+    }
+
+    fn progress(&self) -> Progress {
+        Progress {
+            shrunk: self.shrunk,
+            outran: self.outcome.outran,
+            refused: !self.outcome.refused.is_empty(),
+        }
     }
 
     async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
-        match step {
+        let done = match step {
             Step::Apply(_) | Step::Resize(_) if shrinks(self.seen, step) => self.shrink(step).await,
             Step::Apply(object) => self.apply(object).await,
             Step::DeleteBudget => self.delete_budget().await,
@@ -143,9 +122,18 @@ impl<'a> Actor<'a> {
                 budgets,
             } => self.restart(candidates, hash, budgets.as_deref()).await,
             Step::Replace { broker, hash } => self.replace(*broker, hash).await,
+        };
+        if let Err(error) = &done {
+            if pass::is_forbidden(error) {
+                self.outcome.forbidden.get_or_insert_with(|| pass::in_words(error));
+            }
+            tracing::info!(cluster = %self.seen.key, error = pass::in_words(error), "a step failed");
         }
+        done
     }
+}
 
+impl Actor<'_> {
     async fn admin(&self) -> anyhow::Result<Admin> {
         let uid = self.seen.cluster.metadata.uid.as_deref().unwrap_or_default();
         let admin = self.context.links.admin(&self.seen.key, uid).await;
@@ -336,10 +324,6 @@ impl<'a> Actor<'a> {
         self.tell(told).await;
         Ok(())
     }
-}
-
-fn is_config_map(step: &Step) -> bool {
-    matches!(step, Step::Apply(object) if object.kind == Kind::ConfigMap)
 }
 
 /// What repeating will not change: the request itself is not taken. A field that there is not, or of another type, is

@@ -64,23 +64,22 @@ impl Budgets {
     }
 }
 
-/// The one that lets nobody go, where one that was opened for a roll has outlived the roll: nothing is done about it
-/// any more.
+/// As it is for everybody, where one that was opened for a roll has outlived that: nothing is done any more.
 #[must_use]
 pub fn shut(seen: &Seen, wanted: &Blueprint) -> Option<Object> {
     let mut wanted = wanted.clone();
-    wanted.disruptions = Some(0);
-    wanted.opened_for_roll = false;
+    // One that there is stays: whether there is to be one is not for a Cluster to say that is held.
+    wanted.disruptions = wanted.disruptions.or(Some(0));
     render::disruption_budget(&wanted).filter(|_| is_opened(seen))
 }
 
-/// What shuts a budget that was opened for a roll, where a pass ends before the steps that would have: the restart, or
-/// whatever came instead.
+/// What shuts a budget that was opened for a roll, among the steps of a pass that were not come to: the restart would
+/// have, or whatever came instead.
 #[must_use]
-pub fn left_open<'a>(seen: &Seen, not_done: &'a [Step]) -> Option<&'a Object> {
-    let mut shuts = not_done.iter().filter_map(|step| match step {
+pub fn left_open<'a>(seen: &Seen, left: &[&'a Step]) -> Option<&'a Object> {
+    let mut shuts = left.iter().filter_map(|step| match step {
         Step::Restart { budgets, .. } => budgets.as_ref().map(|budgets| &budgets.shut),
-        Step::Apply(object) if object.kind == Kind::DisruptionBudget => Some(object),
+        Step::Apply(object) if object.kind == Kind::DisruptionBudget && !is_open(&object.value) => Some(object),
         _ => None,
     });
     shuts.next().filter(|_| is_opened(seen))
@@ -95,8 +94,11 @@ pub fn open(wanted: &mut Blueprint) {
 /// Whether the budget was opened for a roll.
 #[must_use]
 pub fn is_opened(seen: &Seen) -> bool {
-    let live = seen.objects.get(&Kind::DisruptionBudget);
-    live.is_some_and(|live| live["metadata"]["annotations"][OPENED_FOR_ROLL].is_string())
+    seen.objects.get(&Kind::DisruptionBudget).is_some_and(is_open)
+}
+
+fn is_open(budget: &Value) -> bool {
+    budget["metadata"]["annotations"][OPENED_FOR_ROLL].is_string()
 }
 
 /// Whether the controller of budgets has not looked at the budget since it was changed: until then Kubernetes lets
@@ -139,18 +141,13 @@ pub enum Next {
 #[must_use]
 pub fn after_refusal(seen: &Seen, budgets: Option<&Budgets>) -> Next {
     let live = seen.objects.get(&Kind::DisruptionBudget).unwrap_or(&Value::Null);
-    match budgets {
-        None => Next::GiveUp,
-        Some(_) if fails(live) => Next::GiveUp,
-        // Its numbers are of another time.
-        Some(_) if lags(live) => {
-            if is_opened(seen) {
-                Next::Wait
-            } else {
-                Next::Open
-            }
-        }
-        Some(_) if is_opened(seen) || lacks_pods(live) => Next::GiveUp,
-        Some(_) => Next::Open,
+    if budgets.is_none() || fails(live) {
+        return Next::GiveUp;
+    }
+    match (is_opened(seen), lags(live)) {
+        (true, true) => Next::Wait,
+        (false, false) if !lacks_pods(live) => Next::Open,
+        // Where its numbers are of another time the next pass knows more.
+        _ => Next::GiveUp,
     }
 }

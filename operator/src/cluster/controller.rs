@@ -35,6 +35,7 @@ use super::{
     act::Actor,
     decide::{self, Decision},
     observe::{self, Read},
+    pulse::{self, Pulses},
     report,
     seen::Seen,
 };
@@ -64,6 +65,8 @@ struct Shared {
     life: Arc<Life>,
     /// When the status was last written.
     written: Mutex<HashMap<ClusterKey, Instant>>,
+    /// What of their health the last passes have seen.
+    pulses: Arc<Pulses>,
 }
 
 /// Reconciles all Clusters of a namespace, or all, until it is told to end.
@@ -89,10 +92,13 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
         Default::default(),
     );
     let brokers = watcher::Config::default().labels(&format!("{COMPONENT_LABEL}={BROKER_COMPONENT},{CLUSTER_LABEL}"));
+    let pulses = Arc::<Pulses>::default();
+    let beats = pulse::changes(context.clone(), pulses.clone(), reader.clone());
     let shared = Arc::new(Shared {
         context,
         life,
         written: Mutex::default(),
+        pulses,
     });
     Controller::for_stream(clusters, reader)
         .with_config(Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE))
@@ -111,6 +117,7 @@ pub async fn run(context: Context, life: Arc<Life>, namespace: Option<String>, e
             brokers,
             |claim| of_cluster(&claim),
         )
+        .reconcile_on(beats)
         .trigger_backoff(WatchBackoff::default())
         .graceful_shutdown_on(async move { ending.cancelled().await })
         .run(
@@ -183,6 +190,7 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
         }
         Read::Gone => {
             context.links.forget(key);
+            shared.pulses.forget(key);
             shared.written.lock().remove(key);
             return Ok(Action::await_change());
         }
@@ -190,6 +198,7 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
     if cluster.metadata.deletion_timestamp.is_some() {
         // What belongs to it goes with it by its owner references; claims, and so the data, stay.
         context.links.forget(key);
+        shared.pulses.forget(key);
         return Ok(Action::await_change());
     }
     let reference = cluster.object_ref(&());
@@ -201,6 +210,7 @@ async fn look(shared: &Shared, key: &ClusterKey) -> anyhow::Result<Action> {
             return Err(error);
         }
     };
+    shared.pulses.note(key, seen.brokers.told());
     let decision = decide::decide(&seen);
     if let Some(waiting) = &decision.roll.waiting {
         context.metrics.blocked(waiting.gate);

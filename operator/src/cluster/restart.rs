@@ -55,8 +55,8 @@ pub async fn restart(
     hash: &str,
     budgets: Option<&Budgets>,
 ) -> anyhow::Result<()> {
-    let had = roll::slot(hands.seen()).cloned();
-    let mut slot = had.clone();
+    let mut slot = roll::slot(hands.seen()).cloned();
+    let had = slot.as_ref().map(|slot| slot.broker_id);
     let tried = attempt(hands, candidates, hash, budgets, &mut slot).await;
     if matches!(tried, Ok(true)) {
         return Ok(());
@@ -66,9 +66,9 @@ pub async fn restart(
         _ => Ok(()),
     };
     // What we had for one that is not up is for its way back, on which it may be found wanting once more.
-    let is_on_its_way = slot == had && roll::idle_slot(hands.seen()).is_none();
+    let is_idle = roll::idle_slot(hands.seen()).is_some();
     let given_back = match slot {
-        Some(slot) if !is_on_its_way => give_back(hands, &slot).await,
+        Some(slot) if is_idle || had != Some(slot.broker_id) => give_back(hands, &slot).await,
         _ => Ok(()),
     };
     tried.map(drop).and(shut).and(given_back)

@@ -8,6 +8,7 @@ mod runs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::FutureExt as _;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use millrace_client::v1;
 use millrace_crds::Cluster;
@@ -17,6 +18,7 @@ use evictions::Trouble;
 
 use super::{
     act::Outcome,
+    carry_out::{Doer, Progress, carry_out},
     decide::{Decision, Hold, Step, decide, shrinks, takes_a_pod},
     report,
     roll::KeptBack,
@@ -209,26 +211,22 @@ impl World {
 
     /// One pass of the operator, which dies after some of its steps if `dies`.
     fn pass(&mut self, dies: bool) -> Decision {
-        let decision = decide(&self.seen());
-        let steps = decision.steps.len() as u64;
-        let until = if dies { self.dice.roll(steps + 1) } else { steps };
+        let seen = self.seen();
+        let decision = decide(&seen);
+        let left = dies.then(|| self.dice.roll(decision.steps.len() as u64 + 1));
+        let mut passing = Passing {
+            world: self,
+            seen,
+            left,
+            progress: Progress::default(),
+            pods: 0,
+        };
+        // That it fails tells no more than what there is afterwards.
+        let _ = carry_out(&mut passing, &decision.steps).now_or_never().unwrap();
+        let pods = passing.pods;
         let is_final = |step: &&Step| matches!(step, Step::DeleteClaim(_) | Step::RemoveBroker(_));
         // Who is gone and held nothing is no loss: waiting for that with a restart would have each wait for the other.
         let final_ones = decision.steps.iter().filter(is_final).count();
-        let mut pods = 0;
-        for step in decision.steps.iter().take(usize::try_from(until).unwrap()) {
-            let shrinks = self.shrinks(step);
-            if pods > 0 && takes_a_pod(step) {
-                continue;
-            }
-            pods += u32::from(shrinks || takes_a_pod(step));
-            self.act(step);
-        }
-        if let Some(step @ Step::Restart { .. }) = decision.steps.get(usize::try_from(until).unwrap()) {
-            // It dies in the middle of it.
-            self.trouble.dies_after = Some(self.dice.roll(6));
-            self.act(step);
-        }
         assert!(
             pods <= 1 && final_ones <= 1,
             "one act of a kind in each pass: {:?}",
@@ -452,5 +450,52 @@ impl World {
     fn voters(&self) -> Vec<i32> {
         let voters = self.brokers.iter().filter(|(_, broker)| broker.votes);
         voters.map(|(id, _)| *id).collect()
+    }
+}
+
+/// One pass, as far as its operator lives.
+struct Passing<'a> {
+    world: &'a mut World,
+    seen: Seen,
+    /// So many steps are carried out before it dies.
+    left: Option<u64>,
+    progress: Progress,
+    /// How many pods were taken away.
+    pods: u32,
+}
+
+impl Doer for Passing<'_> {
+    fn seen(&self) -> &Seen {
+        &self.seen
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    async fn step(&mut self, step: &Step) -> anyhow::Result<()> {
+        match &mut self.left {
+            Some(0) => {
+                // From here on it is dead; a restart it dies in the middle of.
+                self.progress.outran = true;
+                if matches!(step, Step::Restart { .. }) {
+                    self.world.trouble.dies_after = Some(self.world.dice.roll(6));
+                    self.world.act(step);
+                }
+                return Ok(());
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        if matches!(step, Step::Apply(object) if object.kind == Kind::ConfigMap) && self.world.trouble.refuses_settings
+        {
+            self.progress.refused = true;
+            return Ok(());
+        }
+        let shrinks = self.world.shrinks(step);
+        self.progress.shrunk |= shrinks;
+        self.pods += u32::from(shrinks || takes_a_pod(step));
+        self.world.act(step);
+        Ok(())
     }
 }

@@ -4,7 +4,14 @@
 
 pub mod api_server;
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use api_server::ApiServer;
 use clap::Parser as _;
@@ -46,6 +53,21 @@ fn options(arguments: &[&str]) -> RunOptions {
     }
 }
 
+/// A port that nobody listens on, and that no connection gets by itself meanwhile: one below those that the kernel gives
+/// out (`net.ipv4.ip_local_port_range`). Each process begins elsewhere, and none gives one out twice.
+fn free_address() -> SocketAddr {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id()
+            .wrapping_mul(101)
+            .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(12_000 + number % 20_000).unwrap();
+        if let Ok(free) = TcpListener::bind(("127.0.0.1", port)) {
+            return free.local_addr().unwrap();
+        }
+    }
+}
+
 /// Where a broker is.
 struct Place {
     dir: TempDir,
@@ -64,10 +86,9 @@ impl Place {
     }
 
     fn new(id: i32) -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         Self {
             id,
-            internal: Some(free.to_string()),
+            internal: Some(free_address().to_string()),
             ..Self::alone()
         }
     }

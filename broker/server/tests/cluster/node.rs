@@ -4,6 +4,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -31,9 +32,19 @@ pub struct Node {
     process: Option<Child>,
 }
 
-/// A port that nobody listens on at the moment.
+/// A port that nobody listens on, and that no connection gets by itself meanwhile: one below those that the kernel gives
+/// out (`net.ipv4.ip_local_port_range`). Each process begins elsewhere, and none gives one out twice.
 pub fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = std::process::id()
+            .wrapping_mul(101)
+            .wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(12_000 + number % 20_000).unwrap();
+        if let Ok(free) = TcpListener::bind(("127.0.0.1", port)) {
+            return free.local_addr().unwrap();
+        }
+    }
 }
 
 impl Node {

@@ -26,6 +26,8 @@ const COUNTED_FOR: SignedDuration = SignedDuration::from_mins(2);
 pub(super) struct Trouble {
     /// The controller of budgets looks at them only between two passes, and not at each time.
     pub budgets_lag: bool,
+    /// The ConfigMap is refused, as by an admission webhook.
+    pub refuses_settings: bool,
     /// No pod of the template is admitted.
     pub refuses_pods: bool,
     /// A webhook refuses what a budget would let go; or an answer that says nothing of budgets does.
@@ -175,6 +177,13 @@ impl Toy<'_> {
         }
         Ok(())
     }
+
+    fn may_go(&self, id: i32) -> bool {
+        let world = &self.world;
+        let away = world.brokers.keys().any(|other| *other != id && !world.serves(*other));
+        let other = world.slot.as_ref().is_some_and(|(slot, _)| *slot != id);
+        !away && !other && !world.needed.contains(&id)
+    }
 }
 
 impl Hands for Toy<'_> {
@@ -190,11 +199,8 @@ impl Hands for Toy<'_> {
     /// As the quorum's leader answers: only if all others are in sync.
     async fn may_restart(&mut self, id: i32) -> anyhow::Result<v1::MayRestartResponse> {
         self.live()?;
-        let world = &self.world;
-        let away = world.brokers.keys().any(|other| *other != id && !world.serves(*other));
-        let other = world.slot.as_ref().is_some_and(|(slot, _)| *slot != id);
         Ok(v1::MayRestartResponse {
-            allowed: !away && !other && !world.needed.contains(&id),
+            allowed: self.may_go(id),
             maintenance: self.world.maintenance(),
             ..v1::MayRestartResponse::default()
         })
@@ -202,6 +208,9 @@ impl Hands for Toy<'_> {
 
     async fn acquire(&mut self, id: i32, _: i64) -> Result<v1::MaintenanceSlot, String> {
         self.live().map_err(|error| error.to_string())?;
+        if !self.may_go(id) {
+            return Err("it is needed".to_owned());
+        }
         self.world.slot = Some((id, self.world.pods[&id].uid.clone()));
         self.world.trouble.acquired += 1;
         Ok(self.world.maintenance().unwrap())

@@ -1,10 +1,6 @@
 //! Rolls of the toy beside a disruption budget, and all that may stand in their way.
 
 use super::{runs::created, *};
-use crate::{
-    cluster::{blueprint, budget, scale::Scale, wishes::Wishes},
-    render::Blueprint,
-};
 
 #[test]
 fn a_roll_restarts_each_broker_once_and_one_at_a_time() {
@@ -316,25 +312,65 @@ fn a_roll_that_is_paused_shuts_the_budget_and_gives_the_slot_back() {
     }
 }
 
-/// The settings are refused, say: the restart comes after them, and so does all that would shut the budget.
+/// The restart comes after the settings, and so does all that would shut the budget.
 #[test]
-fn a_pass_that_breaks_off_shuts_the_budget() {
+fn settings_that_are_refused_leave_no_budget_open() {
     let mut world = permits_one(1);
     until_opened(&mut world);
-    let steps = decide(&world.seen()).steps;
-    assert!(matches!(steps.as_slice(), [Step::Restart { .. }]), "{steps:?}");
-    let left_open = |world: &World, steps: &[Step]| {
-        let budget = budget::left_open(&world.seen(), steps).cloned();
-        budget.map(|budget| budget.value["spec"]["maxUnavailable"].clone())
+    world.trouble.refuses_settings = true;
+    // It stands in the record.
+    world.edit(|spec| spec["config"]["topic.default.retention.ms"] = json!("86400000"));
+    world.trouble.drains = Some(2);
+    for _ in 0..10 {
+        let decision = world.pass(false);
+        assert!(matches!(decision.roll.step, Some(Step::Restart { .. })));
+        assert_eq!(world.budget(), Some(0));
+        world.tick();
+    }
+    assert_eq!((world.restarts, world.trouble.drained), (0, 0));
+    world.trouble.refuses_settings = false;
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
+    world.trouble.drains = None;
+    world.needed.clear();
+    world.settle(true);
+    assert_eq!(world.restarts, 3);
+}
+
+/// A pass that takes the last pod away restarts nobody besides.
+#[test]
+fn a_pod_that_goes_for_good_leaves_no_budget_open() {
+    let mut world = permits_one(1);
+    until_opened(&mut world);
+    let seen = world.seen();
+    let decision = decide(&seen);
+    let mut passing = Passing {
+        world: &mut world,
+        seen,
+        left: None,
+        progress: Progress {
+            shrunk: true,
+            ..Progress::default()
+        },
+        pods: 1,
     };
-    assert_eq!(left_open(&world, &steps), Some(json!(0)));
-    assert_eq!(left_open(&world, &[]), None, "its restart was tried");
-    // What came instead of the restart was to shut it.
-    let mut seen = world.seen();
-    seen.brokers = Reach::Unreachable("no answer".into());
-    assert_eq!(left_open(&world, &decide(&seen).steps), Some(json!(0)));
-    world.put(&budget::shut(&world.seen(), &blueprint(&world)).unwrap());
-    assert_eq!(left_open(&world, &steps), None, "nothing is open");
+    carry_out(&mut passing, &decision.steps)
+        .now_or_never()
+        .unwrap()
+        .unwrap();
+    assert_eq!((world.restarts, world.budget()), (0, Some(0)));
+}
+
+/// It is on its way back, and its eviction is refused: the permission is another one by then, and for the same broker.
+#[test]
+fn the_slot_of_a_broker_that_may_not_be_evicted_again_is_not_given_back() {
+    let mut world = on_its_way_back();
+    world.trouble.refuses_evictions = true;
+    world.edit(|spec| spec["config"] = json!({ "max.connections": "20" }));
+    for _ in 0..3 {
+        world.pass(false);
+        assert_eq!(world.slot.as_ref().map(|(slot, _)| *slot), current(&world));
+    }
+    assert!(current(&world).is_some());
 }
 
 /// Kubernetes counts a pod as one that goes for two minutes after something else has refused that.
@@ -380,9 +416,8 @@ fn a_budget_whose_controller_fails_keeps_no_slot() {
     assert_eq!(world.restarts, 3);
 }
 
-/// It was restarted into a template that a newer one has followed, and is asked about while it catches up.
-#[test]
-fn the_slot_of_a_broker_on_its_way_back_is_not_given_back() {
+/// A toy one of whose brokers was restarted and catches up.
+fn on_its_way_back() -> World {
     let mut world = created(1, 3);
     world.fill(9);
     world.edit(|spec| spec["config"] = json!({ "max.connections": "10" }));
@@ -395,11 +430,23 @@ fn the_slot_of_a_broker_on_its_way_back_is_not_given_back() {
     }
     world.pods.get_mut(&id).unwrap().ready_since = None;
     world.slot = Some((id, "the pod before".into()));
+    world
+}
+
+fn current(world: &World) -> Option<i32> {
+    let mut pods = world.pods.iter();
+    pods.find(|(_, pod)| !pod.is_ready()).map(|(id, _)| *id)
+}
+
+/// It was restarted into a template that a newer one has followed, and is asked about while it catches up.
+#[test]
+fn the_slot_of_a_broker_on_its_way_back_is_not_given_back() {
+    let mut world = on_its_way_back();
+    let id = current(&world).unwrap();
     world.needed = [0, 1, 2].into();
     world.edit(|spec| spec["config"] = json!({ "max.connections": "20" }));
     for _ in 0..3 {
-        let decision = world.pass(false);
-        let step = decision.roll.step;
+        let step = world.pass(false).roll.step;
         assert!(
             matches!(&step, Some(Step::Restart { candidates, .. }) if *candidates == [id]),
             "{step:?}"
@@ -409,10 +456,4 @@ fn the_slot_of_a_broker_on_its_way_back_is_not_given_back() {
     world.needed.clear();
     world.settle(true);
     assert_eq!(world.slot, None);
-}
-
-fn blueprint(world: &World) -> Blueprint {
-    let seen = world.seen();
-    let wishes = Wishes::of(&seen.cluster);
-    blueprint::make(&seen, &wishes, &blueprint::record(&seen), &Scale::default()).0
 }

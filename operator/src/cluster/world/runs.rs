@@ -340,3 +340,19 @@ fn nothing_is_done_for_what_is_as_it_should_be() {
         assert_eq!(decision.steps, []);
     }
 }
+
+#[test]
+fn new_brokers_get_their_share_by_hand_where_that_is_wished() {
+    let mut world = created(1, 3);
+    world.fill(12);
+    world.edit(|spec| {
+        spec["rebalance"] = json!({ "mode": "Manual" });
+        spec["replicas"] = json!(4);
+    });
+    world.settle(true);
+    assert_eq!(world.brokers[&3].replicas, BTreeSet::new());
+    // And of itself once that is not wished any more.
+    world.edit(|spec| spec["rebalance"] = json!({ "mode": "Automatic" }));
+    world.settle(true);
+    assert_eq!(world.brokers[&3].replicas.len(), 3);
+}
