@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder};
+use kube::runtime::events::{Event, EventType};
 
-use crate::{links::Links, metrics::Metrics, options::RunOptions};
+use crate::{events::Events, links::Links, metrics::Metrics, options::RunOptions};
 
 /// The longest note of an event: the API server drops longer ones without a word (1 KiB).
 const MAX_NOTE: usize = 1000;
@@ -22,7 +22,7 @@ pub struct Context {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where events go.
-    pub recorder: Recorder,
+    pub events: Arc<Events>,
 }
 
 /// An event to tell, of the Cluster or Topic that is reconciled.
@@ -97,7 +97,7 @@ impl Context {
             action: told.action.to_owned(),
             secondary: told.related,
         };
-        if let Err(error) = self.recorder.publish(&event, regarding).await {
+        if let Err(error) = self.events.publish(&event, regarding).await {
             tracing::warn!(%error, reason = event.reason, "an event could not be told");
         }
     }

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commands;
 pub mod conditions;
 pub mod context;
+pub mod events;
 pub mod hash;
 pub mod http;
 pub mod lease;

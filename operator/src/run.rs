@@ -5,16 +5,14 @@ use std::{sync::Arc, time::Duration};
 use anyhow::{Context as _, bail};
 use futures::future::{BoxFuture, FutureExt as _, join_all};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{
-    Api, Client,
-    runtime::events::{Recorder, Reporter},
-};
+use kube::{Api, Client, runtime::events::Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     cluster,
     context::Context,
+    events::Events,
     http::{self, Life},
     lease::Elector,
     links::Links,
@@ -81,7 +79,7 @@ pub async fn run(options: RunOptions) -> anyhow::Result<()> {
         options: Arc::new(options),
         links: Arc::new(Links::default()),
         metrics: metrics.clone(),
-        recorder: Recorder::new(kube, reporter),
+        events: Arc::new(Events::new(kube, reporter)),
     };
     let ending = CancellationToken::new();
     let mut controllers = tokio::spawn(controllers(context, life, ending.clone()));

@@ -5,7 +5,9 @@
 mod topic_support;
 
 use http::Method;
+use k8s_openapi::api::core::v1::ObjectReference;
 use millrace_client::NewTopic;
+use millrace_operator::context::Told;
 use serde_json::{Value, json};
 use topic_support::{World, pair};
 
@@ -475,4 +477,24 @@ async fn an_object_of_another_version_is_told_so_and_let_go() {
     world.pass("a", "u").await;
     assert_eq!(world.api.get("topics", "a", "u"), None);
     assert!(world.described("u").await.is_some());
+}
+
+/// An event that is told again in other words must not be taken for the one before.
+#[tokio::test]
+async fn events_are_joined_by_their_words() {
+    let world = World::new().await;
+    let about = ObjectReference {
+        kind: Some("Topic".to_owned()),
+        name: Some("t".to_owned()),
+        namespace: Some("a".to_owned()),
+        ..ObjectReference::default()
+    };
+    for note in ["paused", "broker 1 ends again and again", "paused", "paused"] {
+        world
+            .context
+            .tell(&about, Told::warning("Stalled", "Observe", note))
+            .await;
+    }
+    let told: Vec<String> = world.api.events("t").into_iter().map(|(_, note)| note).collect();
+    assert_eq!(told, ["paused", "broker 1 ends again and again"]);
 }

@@ -79,6 +79,21 @@ def test_fewer_brokers_than_a_topic_has_replicas_are_refused(operator: Operator,
     operator.wait_quiet(namespace=cluster.kubectl.namespace)
 
 
+@pytest.mark.long
+def test_brokers_that_found_no_node_leave_nothing(operator: Operator, loaded: Loaded) -> None:
+    cluster, load = loaded()
+    uids, claims = cluster.pod_uids(), cluster.claims()
+    # There is a node for each of the three, and none for more.
+    cluster.patch(replicas=5)
+    cluster.kubectl.until("two more are asked for", lambda: len(cluster.claims()) == 5)
+    cluster.patch(replicas=3)
+    cluster.kubectl.until("their claims are gone", lambda: cluster.claims() == claims)
+    cluster.wait_ready()
+    assert cluster.pod_uids() == uids
+    load.verdict()
+    operator.wait_quiet(namespace=cluster.kubectl.namespace)
+
+
 class Bytes:
     """What brokers take of records between two moments in which nothing is written, and what of that was moved."""
 

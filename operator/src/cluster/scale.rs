@@ -54,7 +54,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, record: &Record) -> Scale {
         scale.coming = not_ready(seen, wishes);
         return scale;
     };
-    scale.leaving = leaving(seen, told, wishes, record, &scale);
+    scale.leaving = leaving(seen, told, wishes, record, live.unwrap_or(0).max(scale.replicas));
     scale.coming = not_ready(seen, wishes);
     let back: Vec<i32> = record
         .leaving
@@ -135,13 +135,14 @@ fn is_empty(told: &Told, id: i32) -> bool {
     !holds && !told.is_moving(id) && !told.voters().contains(&id)
 }
 
-/// On record until nothing is left of them: also their claims.
-fn leaving(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, scale: &Scale) -> BTreeSet<i32> {
+/// On record until nothing is left of them: also their claims. Those of the pods that there are, too, whose brokers may
+/// never have run: the last of them goes with the pass that first sees that it is not wanted any more.
+fn leaving(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, pods: i32) -> BTreeSet<i32> {
     let registered = told.cluster.brokers.iter().map(|broker| broker.broker_id);
     let with_claims = record.leaving.iter().copied();
     let with_claims = with_claims.filter(|id| !wishes.keeps_claims && seen.claims.contains_key(id));
     registered
-        .chain(0..scale.replicas)
+        .chain(0..pods)
         .chain(with_claims)
         .filter(|id| *id >= wishes.replicas)
         // Also if their numbers are wanted again meanwhile.

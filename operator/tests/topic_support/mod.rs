@@ -16,13 +16,11 @@ use std::{
 use api_server::ApiServer;
 use clap::Parser as _;
 use futures::future::try_join_all;
-use kube::runtime::{
-    controller::Action,
-    events::{Recorder, Reporter},
-};
+use kube::runtime::{controller::Action, events::Reporter};
 use millrace_client::{Admin, Client, ErrorReason, v1};
 use millrace_operator::{
     context::Context,
+    events::Events,
     links::Links,
     metrics::Metrics,
     options::{Cli, Command, RunOptions},
@@ -163,7 +161,7 @@ impl World {
             options: Arc::new(options(arguments)),
             links: Arc::new(links),
             metrics: Arc::new(Metrics::default()),
-            recorder: Recorder::new(kube, reporter),
+            events: Arc::new(Events::new(kube, reporter)),
         };
         let world = Self {
             reconciler: Reconciler::new(context.clone()),

@@ -356,3 +356,34 @@ fn new_brokers_get_their_share_by_hand_where_that_is_wished() {
     world.settle(true);
     assert_eq!(world.brokers[&3].replicas.len(), 3);
 }
+
+/// Their pods had no node, say: claims were made for them all the same.
+#[test]
+fn brokers_that_never_ran_leave_no_claim() {
+    for seed in 0..SEEDS {
+        for replicas in [4, 5] {
+            let mut world = created(seed, 3);
+            world.fill(12);
+            world.edit(|spec| spec["replicas"] = json!(replicas));
+            world.pass(false);
+            for id in 3..replicas {
+                let pod = Pod {
+                    name: format!("orders-broker-{id}"),
+                    uid: format!("pod-never-{id}"),
+                    hash: world.live_hash(),
+                    created: Some(world.now),
+                    ..Pod::default()
+                };
+                world.pods.insert(id, pod);
+                world.claims.insert(id, Claim::default());
+            }
+            world.edit(|spec| spec["replicas"] = json!(3));
+            world.settle(true);
+            assert_eq!(
+                world.claims.keys().copied().collect::<Vec<_>>(),
+                [0, 1, 2],
+                "seed {seed}"
+            );
+        }
+    }
+}
