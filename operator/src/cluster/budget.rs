@@ -116,8 +116,7 @@ fn fails(live: &Value) -> bool {
 }
 
 /// Whether fewer pods are healthy than there are to be, as Kubernetes counts: for up to two minutes also without one
-/// whose eviction it had let pass and something else has refused then. One more permitted would not be one too many
-/// missing.
+/// whose eviction it had let pass and something else has refused then. To permit one more lets nobody go by then.
 fn lacks_pods(live: &Value) -> bool {
     let status = &live["status"];
     let number = |name: &str| status[name].as_i64();
