@@ -26,7 +26,7 @@ pub fn new_brokers(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record) -
         .iter()
         .filter(|broker| is_serving(broker) && !broker.cordoned && broker.broker_id < wishes.replicas)
         .map(|broker| broker.broker_id)
-        .filter(|id| seen.pods.get(id).is_some_and(super::seen::Pod::is_ready))
+        .filter(|id| seen.is_ready(*id))
         .collect();
     if able.len() < usize::try_from(wishes.replicas).unwrap_or(usize::MAX) {
         return None;

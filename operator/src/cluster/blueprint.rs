@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     budget,
     scale::Scale,
-    seen::{OperatorDefaults, Pod, Seen},
+    seen::{OperatorDefaults, Seen},
     wishes::Wishes,
 };
 use crate::{
@@ -69,11 +69,10 @@ fn was_ready(seen: &Seen) -> bool {
 /// Whether all of it serves, and as many vote as come by themselves: that ends its creation.
 #[must_use]
 pub fn is_whole(seen: &Seen, wishes: &Wishes) -> bool {
-    let is_ready = |id: i32| seen.pods.get(&id).is_some_and(Pod::is_ready);
     seen.brokers.told().is_some_and(|told| {
         told.quorum_leader().is_some()
             && told.cluster.offline_partitions == 0
-            && (0..wishes.replicas).all(is_ready)
+            && (0..wishes.replicas).all(|id| seen.is_ready(id))
             && told.voters().len() >= usize::try_from(wishes.auto_voters()).unwrap_or_default()
     })
 }

@@ -65,6 +65,7 @@ fn is_vain(step: &Step, error: &anyhow::Error) -> bool {
     matches!(step, Step::Apply(_)) && (is_config_map(step) || !is_answer)
 }
 
-fn is_config_map(step: &Step) -> bool {
+/// Whether it is the settings' and the record's.
+pub(super) fn is_config_map(step: &Step) -> bool {
     matches!(step, Step::Apply(object) if object.kind == Kind::ConfigMap)
 }

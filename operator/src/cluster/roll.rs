@@ -138,11 +138,7 @@ pub fn plan(seen: &Seen, wishes: &Wishes, hash: String, kept_back: Option<KeptBa
 /// back.
 #[must_use]
 pub fn idle_slot(seen: &Seen) -> Option<i32> {
-    slot_of(seen).filter(|id| is_up(seen, *id))
-}
-
-fn is_up(seen: &Seen, id: i32) -> bool {
-    seen.pods.get(&id).is_some_and(Pod::is_ready)
+    slot_of(seen).filter(|id| seen.is_ready(*id))
 }
 
 /// The brokers that run something else. Those that leave are not restarted: they go.
@@ -195,7 +191,9 @@ fn next(seen: &Seen, roll: &Roll) -> Result<Step, Waiting> {
     // changed a setting.
     let (keeps, loses): (Vec<i32>, Vec<i32>) = roll.outdated.iter().partition(|id| !loses_claim(seen, **id));
     let pod = |id: &i32| seen.pods.get(id).cloned().unwrap_or_default();
-    let unready: Vec<i32> = (0..seen.cluster.spec.replicas).filter(|id| !is_up(seen, *id)).collect();
+    let unready: Vec<i32> = (0..seen.cluster.spec.replicas)
+        .filter(|id| !seen.is_ready(*id))
+        .collect();
     let (outdated_unready, others): (Vec<i32>, Vec<i32>) = unready.into_iter().partition(|id| keeps.contains(id));
     // Where there is no cluster yet nothing is to be lost.
     let begun = blueprint::record(seen).cluster_id.is_some();

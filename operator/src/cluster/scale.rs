@@ -151,9 +151,7 @@ fn leaving(seen: &Seen, told: &Told, wishes: &Wishes, record: &Record, pods: i32
 }
 
 fn not_ready(seen: &Seen, wishes: &Wishes) -> Vec<i32> {
-    (0..wishes.replicas)
-        .filter(|id| !seen.pods.get(id).is_some_and(super::seen::Pod::is_ready))
-        .collect()
+    (0..wishes.replicas).filter(|id| !seen.is_ready(*id)).collect()
 }
 
 /// Numbers that were used by brokers which were removed, and that are to be used again. A broker that is refused ends

@@ -30,6 +30,14 @@ pub struct Seen {
     pub brokers: Reach,
 }
 
+impl Seen {
+    /// Whether a broker's pod is there, and clients are sent to it.
+    #[must_use]
+    pub fn is_ready(&self, id: i32) -> bool {
+        self.pods.get(&id).is_some_and(Pod::is_ready)
+    }
+}
+
 #[cfg(test)]
 impl Seen {
     /// Of Cluster `demo/orders` with this spec nothing but the object, for tests to add to.

@@ -18,7 +18,7 @@ use evictions::Trouble;
 
 use super::{
     act::Outcome,
-    carry_out::{Doer, Progress, carry_out},
+    carry_out::{Doer, Progress, carry_out, is_config_map},
     decide::{Decision, Hold, Step, decide, shrinks, takes_a_pod},
     report,
     roll::KeptBack,
@@ -487,8 +487,7 @@ impl Doer for Passing<'_> {
             Some(left) => *left -= 1,
             None => {}
         }
-        if matches!(step, Step::Apply(object) if object.kind == Kind::ConfigMap) && self.world.trouble.refuses_settings
-        {
+        if is_config_map(step) && self.world.trouble.refuses_settings {
             self.progress.refused = true;
             return Ok(());
         }

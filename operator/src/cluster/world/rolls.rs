@@ -391,7 +391,6 @@ fn a_budget_is_not_opened_again_and_again_for_an_eviction_that_was_counted_and_r
     assert_eq!(world.trouble.budget_writes, before);
     // Then it is tried anew.
     world.trouble.refuses_counted = false;
-    world.trouble.drains = None;
     for _ in 0..20 {
         world.tick();
         world.pass(false);
