@@ -18,7 +18,7 @@ use super::{
     wishes::Wishes,
 };
 use crate::{
-    conditions::{self, Wanted, whole_seconds},
+    conditions::{self, Status, Wanted, whole_seconds},
     options::VERSION,
     pass,
 };
@@ -131,9 +131,10 @@ struct Report<'a> {
 
 impl Report<'_> {
     fn conditions(&self) -> Vec<Wanted> {
-        let mut all = vec![self.ready()];
-        all.extend(self.reconciling());
-        all.extend(self.stalled());
+        let (reconciling, stalled) = (self.reconciling(), self.stalled());
+        let mut all = vec![glance(self.ready(), stalled.as_ref().or(reconciling.as_ref()))];
+        all.extend(reconciling);
+        all.extend(stalled);
         all.push(self.up_to_date());
         all.push(self.replicas_in_sync());
         all.push(racks::condition(self.seen));
@@ -337,7 +338,7 @@ impl Report<'_> {
     fn stalled(&self) -> Option<Wanted> {
         let yes = |reason, text: String| Some(Wanted::yes("Stalled", reason, text));
         match &self.decision.hold {
-            Some(Hold::Paused) => return yes("Paused", "paused: nothing is changed until that is taken back".into()),
+            Some(Hold::Paused) => return yes("Paused", "nothing is changed until the pause is taken back".into()),
             Some(Hold::Foreign(what)) => {
                 let text = format!("{what} belongs to somebody else: delete it, or give this Cluster another name");
                 return yes("NameTaken", text);
@@ -460,6 +461,19 @@ impl Report<'_> {
             waiting_for,
             since_time: Some(since.unwrap_or(Time(now(self.seen.now)))),
         })
+    }
+}
+
+/// Who serves while something goes on, or is stuck, says so where `kubectl get` looks: its column REASON is that of
+/// `Ready`.
+fn glance(ready: Wanted, also: Option<&Wanted>) -> Wanted {
+    match also.filter(|_| ready.status == Status::True) {
+        Some(also) => Wanted {
+            message: format!("{}; see the condition {}", ready.message, also.kind),
+            reason: also.reason,
+            ..ready
+        },
+        None => ready,
     }
 }
 

@@ -188,7 +188,7 @@ fn drain(told: &Told, wishes: &Wishes, scale: &mut Scale) {
         let who = named(&ids);
         scale.waiting = Some(match left {
             0 => format!("empty, and being taken away: {who}"),
-            left => format!("{left} replicas are being moved away from {who}"),
+            left => format!("{left} replicas are still on {who}"),
         });
     }
 }

@@ -99,7 +99,7 @@ fn what_failed_is_told_with_what_is_under_way() {
     let mut rolling = decision();
     rolling.roll.outdated = vec![1];
     let mut draining = decision();
-    draining.scale.waiting = Some("4 replicas are being moved away from broker 3".into());
+    draining.scale.waiting = Some("4 replicas are still on broker 3".into());
     let mut coming = decision();
     coming.scale.coming = vec![2];
     for (decision, expected) in [
@@ -134,6 +134,32 @@ fn moves_do_not_hide_what_failed() {
             "1 partitions are being moved; a step failed: timeout"
         )
     );
+}
+
+/// Its reason is what `kubectl get` shows.
+#[test]
+fn a_cluster_that_serves_says_what_goes_on_and_first_what_is_stuck() {
+    let mut decision = decision();
+    let ready = |away: &[i32], decision: &Decision, outcome: &Outcome| {
+        condition(&status(&seen(away), decision, outcome, None), "Ready")
+    };
+    let mut outcome = Outcome::default();
+    assert_eq!(
+        ready(&[], &decision, &outcome),
+        is("True", "Ready", "3 of 3 brokers serve")
+    );
+    decision.scale.waiting = Some("4 replicas are still on broker 3".into());
+    let text = "3 of 3 brokers serve; see the condition Reconciling";
+    assert_eq!(ready(&[], &decision, &outcome), is("True", "Draining", text));
+    outcome.refused.push(Refused {
+        reason: "ScaleInBlocked",
+        text: "cannot empty broker 3".into(),
+    });
+    let text = "3 of 3 brokers serve; see the condition Stalled";
+    assert_eq!(ready(&[], &decision, &outcome), is("True", "ScaleInBlocked", text));
+    // An outage is the first that a person needs.
+    let text = "1 of 3 brokers are ready; not yet: brokers 1 and 2";
+    assert_eq!(ready(&[1, 2], &decision, &outcome), is("False", "BrokersUnready", text));
 }
 
 #[test]
@@ -248,7 +274,8 @@ fn a_vote_that_is_missing_later_is_told_and_no_outage() {
     let mut seen = seen(&[]);
     without_vote(&mut seen, 1);
     let status = status(&seen, &decision(), &Outcome::default(), None);
-    assert_eq!(condition(&status, "Ready"), is("True", "Ready", "3 of 3 brokers serve"));
+    let ready = "3 of 3 brokers serve; see the condition Reconciling";
+    assert_eq!(condition(&status, "Ready"), is("True", "AddingVoters", ready));
     let text = "2 of 3 votes on the metadata are given; without one: broker 1 could, and its turn is next";
     assert_eq!(condition(&status, "Reconciling"), is("True", "AddingVoters", text));
 }
@@ -297,7 +324,8 @@ fn whether_it_was_whole_once_is_on_record() {
     let mut new = told_by_another("Unknown", "Forbidden", &[id]);
     assert_eq!(ready(&new), (no("Creating"), false));
     told(&mut new).members[2].is_voter = true;
-    let yes = ("True".to_owned(), "Ready".to_owned());
+    // Its pods were made by nobody: they are to be replaced.
+    let yes = ("True".to_owned(), "Rolling".to_owned());
     assert_eq!(ready(&new), (yes.clone(), true));
     let created = ("millrace.dev/created", "true");
     let mut serving = told_by_another("False", "InvalidSpec", &[id, created]);
