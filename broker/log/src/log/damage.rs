@@ -157,6 +157,6 @@ fn header_at(file: &dyn File, base_offset: i64, position: u64, size: u64) -> io:
     Ok(found.ok().flatten().map(|(_, header)| header))
 }
 
-fn at_position(segment: &Segment, position: u64, reason: &dyn std::fmt::Display) -> String {
+pub(super) fn at_position(segment: &Segment, position: u64, reason: &dyn std::fmt::Display) -> String {
     format!("segment {} at byte {position}: {reason}", segment.base_offset)
 }

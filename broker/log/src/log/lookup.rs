@@ -91,7 +91,7 @@ impl Log {
     }
 
     /// Runs a search again if a truncation came in between.
-    fn stable<T>(&self, search: impl Fn(&LogInner) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    pub(super) fn stable<T>(&self, search: impl Fn(&LogInner) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let inner = &*self.inner;
         inner.check_read()?;
         for _ in 0..8 {

@@ -12,6 +12,7 @@
 //! take none and compare a truncation counter before and after; an fsync holds no lock that an append needs.
 
 mod append;
+mod batch_time;
 mod checked;
 mod cleaned;
 mod compact;

@@ -272,7 +272,7 @@ struct Request {
     bound: i64,
 }
 
-fn known(range: &DamagedRange) -> ReadError {
+pub(super) fn known(range: &DamagedRange) -> ReadError {
     ReadError::Corrupt {
         from: range.from,
         to: Some(range.to),

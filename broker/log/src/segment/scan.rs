@@ -168,6 +168,7 @@ pub struct Scan<'a> {
     end: u64,
     chunk: Bytes,
     chunk_position: u64,
+    bytes_read: u64,
 }
 
 impl<'a> Scan<'a> {
@@ -180,6 +181,7 @@ impl<'a> Scan<'a> {
             end,
             chunk: Bytes::new(),
             chunk_position: position,
+            bytes_read: 0,
         }
     }
 
@@ -187,6 +189,12 @@ impl<'a> Scan<'a> {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Bytes that were read from the file so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
     }
 
     /// At least `len` bytes from the position on, fewer only at the end. Never allocates by what a length field
@@ -200,6 +208,7 @@ impl<'a> Scan<'a> {
             // The old buffer first, so that it is the one that is read into.
             self.chunk = Bytes::new();
             self.chunk = self.file.read_at(self.position, read)?;
+            self.bytes_read += self.chunk.len() as u64;
             self.chunk_position = self.position;
         }
         let skip = usize::try_from(self.position - self.chunk_position).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use millrace_log::{
     AppendOptions, CleanupPolicy, CompactionBounds, CompactionError, CompactionOptions, CompactionReport,
     CompactionStep, FaultyFileSystem, FileSystem, Log, LogConfig, LogDir,
 };
-use millrace_proto::batch::Codec;
+use millrace_proto::batch::{Codec, batches};
 
 use crate::common::{self, TOPIC_ID, open};
 use crate::model::{Model, build, record};
@@ -189,6 +189,7 @@ impl Broker {
     /// Records, order and every file are as they must be.
     pub fn check(&self) {
         self.model.check(self.log());
+        self.check_times();
         let fs = self.disk.shared();
         let all = millrace_log::dump::VerifyOptions { records: true };
         let report = millrace_log::dump::verify_partition(&*fs, PARTITION.as_ref(), &all).unwrap();
@@ -199,5 +200,25 @@ impl Broker {
             .collect();
         assert!(problems.is_empty(), "{problems:#?}");
         assert_eq!(report.next_offset, Some(self.model.log_end));
+    }
+
+    /// The time at each offset is that of the batch that a reader gets there, if there is a record in it.
+    fn check_times(&self) {
+        let (log, mut offset) = (self.log(), self.log().log_start_offset());
+        let mut headers = Vec::new();
+        while offset < log.log_end_offset() {
+            let data = log.read(offset, usize::MAX, true, i64::MAX).unwrap();
+            headers.extend(batches(&data.bytes).map(|batch| *batch.unwrap().header()));
+            offset = data.next_offset;
+        }
+        headers.retain(|header| header.record_count > 0 && !header.is_control());
+        for offset in log.log_start_offset()..=log.log_end_offset() {
+            let holder = headers.iter().find(|header| header.last_offset() >= offset);
+            let expected = holder.map(|header| match header.delete_horizon_ms() {
+                Some(_) => header.max_timestamp,
+                None => header.base_timestamp,
+            });
+            assert_eq!(log.batch_time(offset, i64::MAX).unwrap(), expected, "at {offset}");
+        }
     }
 }

@@ -38,6 +38,7 @@ impl FaultyFile {
             let bytes = &state.files[&id].current;
             let start = usize::try_from(pos).unwrap_or(usize::MAX).min(bytes.len());
             let end = start.saturating_add(len).min(bytes.len());
+            state.bytes_read += (end - start) as u64;
             Ok(Bytes::copy_from_slice(&bytes[start..end]))
         })
     }

@@ -49,6 +49,7 @@ impl FaultyFileSystem {
             generation: 0,
             clock_ms: 0,
             used_bytes: 0,
+            bytes_read: 0,
         })))
     }
 
@@ -95,6 +96,12 @@ impl FaultyFileSystem {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.0.lock().used_bytes
+    }
+
+    /// Bytes that were read from all files so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.0.lock().bytes_read
     }
 
     /// The power goes: what was not synced is lost in part or in whole, locks are released, open handles die.

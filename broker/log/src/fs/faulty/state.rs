@@ -35,6 +35,7 @@ pub(super) struct State {
     pub generation: u64,
     pub clock_ms: i64,
     pub used_bytes: u64,
+    pub bytes_read: u64,
 }
 
 pub(super) fn not_found(path: &Path) -> io::Error {
