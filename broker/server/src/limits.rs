@@ -233,6 +233,9 @@ pub const PUBLISH_ANSWERS_AHEAD: usize = 4;
 /// Searches for a time at once: each may wait for the disk and then decompress a batch.
 pub const TIME_LOOKUPS: usize = 8;
 
+/// Threads that look up the times of batches for lags at once: nobody waits for them but dashboards.
+pub const BATCH_TIME_LOOKUPS: usize = 2;
+
 /// How far back in a partition a repeated request is searched for when it is not
 /// remembered, in bytes.
 pub const DUPLICATE_SEARCH_BYTES: u64 = 64 << 20;
@@ -572,11 +575,12 @@ pub const HEARTBEAT_ANSWERS_AHEAD: usize = 4;
 /// How long a heartbeat waits for its answer from another broker, before its stream there is given up.
 pub const HEARTBEAT_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// Questions about records' times at once, for the lag of groups: each reads a batch.
-pub const LAG_READS: usize = 8;
-
-/// How long the lag of a group waits for partitions' leaders, and offsets to be set for where they should be set to.
+/// How long the lag of a group waits for what partitions' leaders tell of their ends, and offsets to be set for where
+/// they should be set to.
 pub const GROUP_ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long it waits for the times of records after that.
+pub const GROUP_TIMES_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long after a broker's start the lag of groups is looked up for the metrics, and how often from then on: as often as
 /// is usual for scrapes.
@@ -584,18 +588,35 @@ pub const GROUP_LAG_FIRST: Duration = Duration::from_secs(1);
 /// See [`GROUP_LAG_FIRST`].
 pub const GROUP_LAG_EVERY: Duration = Duration::from_secs(15);
 
-/// How long one look at it waits for partitions' leaders.
-pub const GROUP_LAG_WITHIN: Duration = Duration::from_secs(10);
+/// How long one question of it to a coordinator may take: all are answered from memory, once what they tell is stored.
+pub const GROUP_LAG_ASK_WITHIN: Duration = Duration::from_secs(1);
+
+/// How soon a coordinator that has too many questions is asked again within that.
+pub const GROUP_LAG_ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// So many questions without an answer, and a look asks this coordinator no more.
+pub const GROUP_LAG_UNANSWERED: usize = 3;
+
+/// How long one look at it asks coordinators for offsets.
+pub const GROUP_LAG_OFFSETS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long it waits for the ends of partitions then, and how long for the times of records: in all less than from
+/// one look to the next.
+pub const GROUP_LAG_LEADERS_WITHIN: Duration = Duration::from_secs(4);
+
+/// How long a time that was looked up stands for a group that does not go on: what compaction takes away waits no more.
+pub const GROUP_LAG_TIME_KEPT: Duration = Duration::from_secs(5 * 60);
 
 /// Partitions of groups whose lag a broker's metrics tell, the largest first; two series each, which are about 1 MB of
-/// text. Also how many records are read for one look at most.
+/// text. Also how many times are looked up for one look at most.
 pub const GROUP_LAG_SERIES: usize = 5_000;
+
+/// A partition whose lag is told goes on to be told until one that is not has a lag of more than twice as many records, where
+/// fewer than this count as this many: a series that comes and goes with each look is of no use to anybody.
+pub const GROUP_LAG_ALIKE: i64 = 100;
 
 /// Partitions of groups that one look takes into account: about 10 MB.
 pub const GROUP_LAG_LOOKED_AT: usize = 100_000;
-
-/// What is read to learn the time of a record. Of a larger batch the time of its first record counts.
-pub const LAG_READ_BYTES: usize = 1 << 20;
 
 /// How long a call about a group waits for the broker's lease to hold again: for a few signs of life.
 pub const GROUP_LEASE_WAIT: Duration = Duration::from_secs(1);

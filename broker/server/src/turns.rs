@@ -30,6 +30,9 @@ pub static CODECS: LazyLock<Turns> = LazyLock::new(|| {
 /// Turns at finding records by their time, which reads from the disk and may decompress a batch.
 pub static LOOKUPS: LazyLock<Turns> = LazyLock::new(|| Turns::new(limits::TIME_LOOKUPS));
 
+/// Turns at looking up the times of batches for lags, some dozens each.
+pub static BATCH_TIMES: LazyLock<Turns> = LazyLock::new(|| Turns::new(limits::BATCH_TIME_LOOKUPS));
+
 /// Turns at matching patterns with the names of all topics.
 pub static PATTERNS: LazyLock<Turns> = LazyLock::new(|| Turns::new(limits::PATTERNS_AT_ONCE));
 

@@ -15,8 +15,8 @@ use crate::output::{OutputFormat, TextTable, count, duration_ms, fields, millis,
 /// Show how far a group has read, how much is left, and its members.
 ///
 /// COMMITTED is the next offset to read. LAG counts the messages from there to END; offsets that compaction
-/// has emptied are counted as well. TIME LAG is for how long the oldest of them has been waiting. A question
-/// mark stands for what the partition's leader did not tell.
+/// has emptied are counted as well. TIME LAG is for how long the oldest of them has been waiting, or the first
+/// message of its batch. A question mark stands for what the partition's leader did not tell.
 #[derive(Debug, clap::Args)]
 pub struct DescribeArgs {
     /// The group's id.

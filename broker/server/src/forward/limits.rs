@@ -30,6 +30,28 @@ pub const REFUSED_FLOW_KEPT: Duration = Duration::from_secs(60);
 /// Partitions in one call.
 pub const DESCRIBED_AT_ONCE: usize = 5_000;
 
+/// Offsets of which one call asks for the times: about 30 KB. Each is looked up by reading some kilobytes.
+pub const TIMES_AT_ONCE: usize = 1_000;
+
+/// So many of them are looked up in one turn: from a slow disk in a second.
+pub const TIMES_IN_A_TURN: usize = 64;
+
+/// How long a leader looks for times at the longest.
+pub const TIMES_WITHIN_LONGEST: Duration = Duration::from_secs(5);
+
+/// Partitions in one call that asks where they end for lags: far below [`DESCRIBED_AT_ONCE`], so that a call of which
+/// nothing comes costs little of what is known.
+pub const ENDS_AT_ONCE: usize = 1_000;
+
+/// Leaders that are asked at once for the ends and times of which lags are made, each one question at a time.
+pub const LEADERS_AT_ONCE: usize = 8;
+
+/// How long one such question may take, so that one of many does not take the time of the others.
+pub const QUESTION_WITHIN: Duration = Duration::from_secs(2);
+
+/// How much longer its answer is waited for than the leader was given.
+pub const QUESTION_GRACE: Duration = Duration::from_millis(500);
+
 /// Replicas in one answer of an inventory: about a megabyte.
 pub const INVENTORY_AT_ONCE: usize = 20_000;
 

@@ -8,6 +8,7 @@
 //!  Read --> Source --here--> Partition
 //!             `--there--> Peer --Read, Describe--> ForwardService --> Partition
 //! ```
+//! Lags are made of ends (Describe) and times (Times) of many partitions at once (`lag`).
 //! Plans that move replicas, and unclean elections, ask all brokers what they hold (`inventory`).
 //!
 //! A leader's refusal, and a stream that breaks before a batch was sent, are no news for the caller:
@@ -19,11 +20,13 @@ mod conversation;
 mod delivery;
 mod flow;
 mod inventory;
+mod lag;
 mod limits;
 mod peer;
 mod place;
 mod service;
 mod source;
+mod times;
 mod wire;
 
 use std::{
@@ -43,6 +46,7 @@ pub use flow::Flows;
 #[cfg(test)]
 pub use inventory::StoredReplica;
 pub use inventory::{Inventories, Inventory, log_ends, take_inventories, unasked};
+pub use lag::{ends_of, times_of};
 pub use limits::{LOST_LOOK_EVERY, READER_LEADER_WAIT};
 pub use peer::{MemberStreams, Peer};
 #[cfg(test)]

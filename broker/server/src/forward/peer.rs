@@ -7,9 +7,9 @@ use millrace_engine::BrokerId;
 use millrace_proto::{
     internal::v1::{
         ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse, ForwardDescribePartition, ForwardDescribeRequest,
-        ForwardDescription, ForwardHello, ForwardInventoryRequest, ForwardReadRequest, ForwardReadResponse,
-        ForwardReplica, GroupsCallRequest, GroupsCallResponse, GroupsHeartbeatRequest, GroupsHeartbeatResponse,
-        forward_client::ForwardClient, groups_client::GroupsClient,
+        ForwardDescription, ForwardHello, ForwardInventoryRequest, ForwardPlace, ForwardReadRequest,
+        ForwardReadResponse, ForwardReplica, ForwardTimesRequest, GroupsCallRequest, GroupsCallResponse,
+        GroupsHeartbeatRequest, GroupsHeartbeatResponse, forward_client::ForwardClient, groups_client::GroupsClient,
     },
     v1::ErrorReason,
 };
@@ -23,7 +23,7 @@ use tonic::{
 };
 use uuid::Uuid;
 
-use super::{conversation::Conversation, inventory::Inventory, limits};
+use super::{conversation::Conversation, inventory::Inventory, lag::OffsetAt, limits};
 use crate::{
     error::{ApiError, WriteOutcome, is_connect_error},
     quorum::Quorum,
@@ -160,6 +160,40 @@ impl Peer {
             return Err(self.unreachable("it answered with something else than was asked"));
         }
         Ok(response.descriptions)
+    }
+
+    /// Asks for the times at offsets, of which the leader looks up as many as it can `within` this time. Answers are in
+    /// the order of the request; `None`: there is no time.
+    ///
+    /// # Errors
+    /// The leader can't be reached, or refuses as a whole.
+    pub async fn times(
+        &self,
+        places: &[OffsetAt],
+        within: Duration,
+    ) -> Result<Vec<Result<Option<i64>, ApiError>>, ApiError> {
+        let out = |((topic_id, partition), offset): &OffsetAt| ForwardPlace {
+            topic_id: topic_id.as_bytes().to_vec().into(),
+            partition: *partition,
+            offset: *offset,
+        };
+        let request = ForwardTimesRequest {
+            hello: Some(self.hello()),
+            places: places.iter().map(out).collect(),
+            within_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
+        };
+        let mut client = self.client()?;
+        let response = self
+            .answer(client.times(request), within + limits::QUESTION_GRACE)
+            .await?;
+        if response.times.len() != places.len() {
+            return Err(self.unreachable("it answered with something else than was asked"));
+        }
+        let told = response.times.into_iter().map(|told| match told.error {
+            Some(error) => Err(super::wire::error_in(error)),
+            None => Ok(told.time_ms),
+        });
+        Ok(told.collect())
     }
 
     /// Deletes messages.

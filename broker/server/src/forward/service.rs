@@ -11,6 +11,7 @@ use millrace_proto::{
         ForwardAppendRequest, ForwardAppendResponse, ForwardDeleteMessagesRequest, ForwardDeleteMessagesResponse,
         ForwardDescribePartition, ForwardDescribeRequest, ForwardDescribeResponse, ForwardDescription, ForwardHello,
         ForwardInventoryRequest, ForwardInventoryResponse, ForwardReadRequest, ForwardReadResponse,
+        ForwardTimesRequest, ForwardTimesResponse,
         forward_server::{Forward, ForwardServer},
     },
     v1::ErrorReason,
@@ -32,7 +33,7 @@ use super::{
     inventory::Inventory,
     limits,
     place::{Described, delete_here},
-    wire,
+    times, wire,
 };
 use crate::{
     broker::Broker,
@@ -180,6 +181,17 @@ impl Forward for ForwardService {
         let wait = Duration::from_millis(request.wait_ms.into()).min(limits::NEWS_WAIT_LONGEST);
         let descriptions = describe(&broker, &request.partitions, wait).await;
         Ok(Response::new(ForwardDescribeResponse { descriptions }))
+    }
+
+    async fn times(&self, request: Request<ForwardTimesRequest>) -> Result<Response<ForwardTimesResponse>, Status> {
+        let broker = self.broker()?;
+        let request = request.into_inner();
+        check(&broker, request.hello.as_ref())?;
+        if request.places.len() > limits::TIMES_AT_ONCE {
+            return Err(Status::invalid_argument("The request names too many places."));
+        }
+        let within = Duration::from_millis(request.within_ms.into()).min(limits::TIMES_WITHIN_LONGEST);
+        Ok(Response::new(times::tell(&broker, &request.places, within).await))
     }
 
     async fn delete_messages(

@@ -17,7 +17,7 @@ const STATES: [(GroupState, &str); 4] = [
 /// What one coordinator has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Census {
-    groups: [usize; STATES.len()],
+    pub(super) groups: [usize; STATES.len()],
     members: usize,
 }
 
@@ -36,6 +36,11 @@ impl Census {
             census.members += group.members.len();
         }
         census
+    }
+
+    /// How many groups there are.
+    pub(super) fn groups(&self) -> usize {
+        self.groups.iter().sum()
     }
 
     /// Tells what all coordinators have together.

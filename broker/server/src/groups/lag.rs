@@ -2,26 +2,16 @@
 //!
 //! Whoever wants to know asks the partitions' leaders; an answer that does not come is never taken for nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::HashMap;
 
-use futures::{StreamExt as _, stream};
-use millrace_engine::{Topic, group::TopicPartition};
-use millrace_proto::{
-    batch::{BatchHeader, Codec, DecodeLimits, OwnedBatch, owned_batches},
-    v1::{Edge, start::At},
-};
+use millrace_engine::group::TopicPartition;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::{
     broker::Broker,
-    forward::{Source, find_sources},
-    limits,
+    forward::{ends_of, times_of},
     partition::Offsets,
-    turns,
+    replication::Key,
 };
 
 /// An offset in a partition.
@@ -34,97 +24,35 @@ pub fn behind(next: Option<i64>, ends: &Offsets) -> (i64, i64) {
     (next, ends.high_watermark.saturating_sub(next).max(0))
 }
 
-/// The partitions whose leaders tell before `until` where they end; each leader is asked once for a topic.
+/// Where these partitions end, of those whose leaders tell it before `until`.
 pub async fn ends(
-    broker: &Arc<Broker>,
+    broker: &Broker,
     partitions: impl IntoIterator<Item = TopicPartition>,
     until: Instant,
-) -> HashMap<TopicPartition, Source> {
-    let mut asked: HashMap<Uuid, BTreeSet<u32>> = HashMap::new();
-    for at in partitions {
-        asked.entry(at.topic).or_default().insert(at.partition);
-    }
-    let cluster = broker.quorum.cluster();
-    let topics = cluster.topics.values();
-    let looking = topics.filter_map(|topic| Some(ends_of_topic(broker, topic, asked.remove(&topic.id)?, until)));
-    let looking: Vec<_> = looking.collect();
-    let found = stream::iter(looking).buffer_unordered(limits::LAG_READS);
-    found.flat_map(stream::iter).collect().await
+) -> HashMap<TopicPartition, Offsets> {
+    let asked = partitions.into_iter().map(|at| (at.topic, at.partition)).collect();
+    let told = ends_of(broker, asked, until).await;
+    told.into_iter().map(|(key, offsets)| (of_key(key), offsets)).collect()
 }
 
-async fn ends_of_topic(
-    broker: &Arc<Broker>,
-    topic: &Topic,
-    asked: BTreeSet<u32>,
+/// The times at these places (see [`Partition::batch_time`](crate::partition::Partition::batch_time)), in milliseconds
+/// since 1970, of those whose leaders tell them before `until`; `None`: there is none.
+pub async fn times(
+    broker: &Broker,
+    places: impl IntoIterator<Item = Place>,
     until: Instant,
-) -> Vec<(TopicPartition, Source)> {
-    let beginning = At::Edge(Edge::Beginning.into());
-    let asked = asked.into_iter();
-    let starts: Vec<(i32, At)> = asked
-        .filter_map(|number| Some((i32::try_from(number).ok()?, beginning)))
-        .collect();
-    let found = tokio::time::timeout_at(until, find_sources(broker, topic, &starts, true)).await;
-    let found = starts.into_iter().zip(found.unwrap_or_default());
-    found
-        .filter_map(|((number, _), found)| {
-            let at = TopicPartition {
-                topic: topic.id,
-                partition: number.unsigned_abs(),
-            };
-            Some((at, found.ok()?.0))
-        })
+) -> HashMap<Place, Option<i64>> {
+    let asked = places
+        .into_iter()
+        .map(|(at, offset)| ((at.topic, at.partition), offset));
+    let told = times_of(broker, asked.collect(), until).await;
+    let told = told.into_iter();
+    told.map(|((key, offset), time_ms)| ((of_key(key), offset), time_ms))
         .collect()
 }
 
-/// The times of the first records at these places or behind them, in milliseconds since 1970, as far as they are known
-/// before `until`. Each reads a batch.
-pub async fn times(places: BTreeMap<Place, Source>, until: Instant) -> HashMap<Place, i64> {
-    let looking = stream::iter(places).map(|(place, source)| async move {
-        let looked = tokio::time::timeout_at(until, time_at(source, place.1)).await;
-        Some((place, looked.ok().flatten()?))
-    });
-    let found = looking.buffer_unordered(limits::LAG_READS);
-    found.filter_map(std::future::ready).collect().await
-}
-
-/// `None`: it has no time, or could not be read.
-async fn time_at(mut source: Source, offset: i64) -> Option<i64> {
-    let up_to = source.offsets().high_watermark;
-    let mut read = source.read(offset, limits::SMALL_ANSWER_BYTES, up_to).await.ok()?;
-    if let Some(bytes) = read.first_batch_too_large {
-        read = source.read(offset, bytes, up_to).await.ok()?;
-    }
-    for batch in owned_batches(read.bytes) {
-        let batch = batch.ok()?;
-        if batch.header().last_offset() < offset || batch.header().is_control() {
-            continue;
-        }
-        return time_in(batch, offset).await.filter(|time_ms| *time_ms >= 0);
-    }
-    None
-}
-
-/// The same within its batch. Where that is large, the time of the batch's first record stands for it.
-async fn time_in(batch: OwnedBatch, offset: i64) -> Option<i64> {
-    let first = |header: &BatchHeader| Some(header.base_timestamp);
-    let decode = DecodeLimits {
-        max_decompressed_bytes: limits::LAG_READ_BYTES,
-        ..DecodeLimits::DEFAULT
-    };
-    let looked = move |batch: &OwnedBatch| {
-        let Ok(records) = batch.records(&decode) else {
-            return first(batch.header());
-        };
-        let mut behind = records.filter_map(Result::ok).filter(|record| record.offset >= offset);
-        behind.next().map(|record| record.timestamp)
-    };
-    if batch.bytes().len() > limits::LAG_READ_BYTES {
-        return first(batch.header());
-    }
-    match batch.header().codec() {
-        Codec::None => looked(&batch),
-        _ => turns::CODECS.run(move |_turn| looked(&batch)).await.ok().flatten(),
-    }
+fn of_key((topic, partition): Key) -> TopicPartition {
+    TopicPartition { topic, partition }
 }
 
 #[cfg(test)]

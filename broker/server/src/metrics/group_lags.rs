@@ -29,8 +29,10 @@ pub struct GroupLags {
     pub partitions: Vec<GroupLag>,
     /// How many more there are, beyond the bound.
     pub omitted: usize,
-    /// How many partitions' leaders did not answer.
+    /// Of how many partitions the leaders did not tell all.
     pub unknown: usize,
+    /// Of how many groups the coordinators here did not tell all.
+    pub unknown_groups: usize,
 }
 
 /// The last set; none before the first.
@@ -95,8 +97,13 @@ impl Collector for GroupLagGauges {
             ),
             (
                 "consumer_group_lag_unknown_partitions",
-                "Partitions of consumer groups coordinated here whose lag is not known, as their leaders did not answer",
+                "Partitions of consumer groups coordinated here whose lag, or whose lag in seconds, is not known, as their leaders did not answer",
                 lags.unknown,
+            ),
+            (
+                "consumer_group_lag_unknown_groups",
+                "Consumer groups coordinated here whose lag is not known, as their coordinator, which may be just beginning, did not answer in time",
+                lags.unknown_groups,
             ),
         ] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -145,6 +152,7 @@ mod tests {
             ],
             omitted: 4,
             unknown: 2,
+            unknown_groups: 3,
         }));
         let told = text(&gauges);
         let series: Vec<&str> = told.lines().filter(|line| !line.starts_with('#')).collect();
@@ -158,6 +166,7 @@ mod tests {
                 "millrace_consumer_group_lag_seconds{group=\"done\",topic=\"orders\",partition=\"3\"} 0.0",
                 "millrace_consumer_group_lag_omitted_partitions 4",
                 "millrace_consumer_group_lag_unknown_partitions 2",
+                "millrace_consumer_group_lag_unknown_groups 3",
             ]
         );
         assert!(

@@ -286,6 +286,19 @@ impl Partition {
             .map_err(|error| self.read_error(error))
     }
 
+    /// Since when the first committed record at `offset` or behind it has been there, in milliseconds since 1970: the
+    /// time of its batch, by the batch's header. `None`: there is none, or it has no time.
+    ///
+    /// # Errors
+    /// It is not led here, damage, or a failed disk.
+    pub fn batch_time(&self, offset: i64) -> Result<Option<i64>, ApiError> {
+        self.check_epoch(None)?;
+        let up_to = self.high_watermark.load(Ordering::Acquire);
+        self.log
+            .batch_time(offset, up_to)
+            .map_err(|error| self.read_error(error))
+    }
+
     /// The largest epoch up to `epoch`, and where it ends; `None` if there is none.
     #[must_use]
     pub fn end_of_epoch(&self, epoch: i32) -> Option<(i32, i64)> {

@@ -48,6 +48,10 @@ async fn the_lag_of_groups_is_told_by_the_metrics_of_their_coordinator() {
         text.contains("millrace_consumer_group_lag_unknown_partitions 0\n"),
         "{text}"
     );
+    assert!(
+        text.contains("millrace_consumer_group_lag_unknown_groups 0\n"),
+        "{text}"
+    );
     let request = v1::DeleteGroupRequest {
         group: "g".into(),
         ..v1::DeleteGroupRequest::default()

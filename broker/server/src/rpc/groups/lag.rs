@@ -1,6 +1,6 @@
 //! How much a group has yet to read: the coordinator's offsets, and what the partitions' leaders say.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::time::Duration;
 
 use millrace_engine::group::TopicPartition;
 use millrace_proto::v1::{self, group_offset::Position};
@@ -20,7 +20,7 @@ use crate::{
 /// # Errors
 /// Of the request, or as of the coordinator. Leaders that do not answer are no error.
 pub(super) async fn fetch(
-    broker: &Arc<Broker>,
+    broker: &Broker,
     mut request: v1::FetchOffsetsRequest,
     origin: &Origin,
 ) -> Result<v1::FetchOffsetsResponse, ApiError> {
@@ -32,17 +32,16 @@ pub(super) async fn fetch(
     Ok(fetched)
 }
 
-async fn add_lag(broker: &Arc<Broker>, offsets: &mut [v1::GroupOffset]) {
-    let until = Instant::now() + limits::GROUP_ENDS_WITHIN;
+async fn add_lag(broker: &Broker, offsets: &mut [v1::GroupOffset]) {
     let partitions: Vec<Option<TopicPartition>> = offsets.iter().map(partition_of).collect();
-    let sources = lag::ends(broker, partitions.iter().copied().flatten(), until).await;
+    let until = Instant::now() + limits::GROUP_ENDS_WITHIN;
+    let ends = lag::ends(broker, partitions.iter().copied().flatten(), until).await;
     let mut waiting: Vec<(usize, Place)> = Vec::new();
-    let mut places = BTreeMap::new();
     for (index, at) in partitions.into_iter().enumerate() {
-        let Some((at, source)) = at.and_then(|at| Some((at, sources.get(&at)?))) else {
+        let Some((at, ends)) = at.and_then(|at| Some((at, ends.get(&at)?))) else {
             continue;
         };
-        let (offset, ends) = (&mut offsets[index], source.offsets());
+        let offset = &mut offsets[index];
         offset.high_watermark = Some(ends.high_watermark);
         offset.log_start = Some(ends.log_start);
         let next = match &offset.position {
@@ -51,19 +50,21 @@ async fn add_lag(broker: &Arc<Broker>, offsets: &mut [v1::GroupOffset]) {
             // Where it begins is not known.
             Some(Position::Pending(_)) | None => continue,
         };
-        let (next, count) = lag::behind(next, &ends);
+        let (next, count) = lag::behind(next, ends);
         offset.lag = Some(count);
         if count > 0 {
             waiting.push((index, (at, next)));
-            places.insert((at, next), source.clone());
         } else {
             offset.time_lag = duration_out(Duration::ZERO);
         }
     }
+    // Of its own: a leader that does not answer must not take the time of those that do.
+    let until = Instant::now() + limits::GROUP_TIMES_WITHIN;
+    let times = lag::times(broker, waiting.iter().map(|(_, place)| *place), until).await;
     let now_ms = broker.now_ms();
-    let times = lag::times(places, until).await;
     for (index, place) in waiting {
-        let waited = times.get(&place).map(|time_ms| now_ms.saturating_sub(*time_ms).max(0));
+        let time_ms = times.get(&place).copied().flatten();
+        let waited = time_ms.map(|time_ms| now_ms.saturating_sub(time_ms).max(0));
         offsets[index].time_lag = waited.and_then(|ms| duration_out(Duration::from_millis(ms.unsigned_abs())));
     }
 }
