@@ -90,7 +90,10 @@ pub async fn run(args: CreateArgs, admin: &Admin, format: OutputFormat) -> anyho
         }
         Err(error) if error.reason() == Some(ErrorReason::TopicExists) => {
             return Err(AdvisedError {
-                message: format!("{error} Choose another name, or add --if-not-exists to leave it as it is."),
+                message: format!(
+                    "Topic {:?} exists already: choose another name, or add --if-not-exists to leave it as it is.",
+                    created.name
+                ),
                 cause: error,
             }
             .into());

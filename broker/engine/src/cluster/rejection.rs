@@ -27,7 +27,7 @@ pub enum Rejection {
         name: String,
     },
     /// A topic has this name already.
-    #[error("topic {name:?} exists already")]
+    #[error("topic {name:?} exists already: go on with it as it is, or choose another name")]
     TopicExists {
         /// The name.
         name: String,
