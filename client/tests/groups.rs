@@ -88,13 +88,13 @@ async fn a_reset_is_made_again_only_where_nothing_was_done() {
         .resets
         .extend([Err(moved("not_written")), Ok(v1::ResetOffsetsResponse::default())]);
     admin
-        .reset_group_offsets("g", Vec::new(), OffsetTarget::ShiftBy(5))
+        .reset_group_offsets("g", Vec::new(), OffsetTarget::ShiftBy(5), None)
         .await
         .unwrap();
     assert_eq!(server.script().asked.len(), 2, "made again");
     server.script().resets.push_back(Err(moved("unknown")));
     let error = admin
-        .reset_group_offsets("g", Vec::new(), OffsetTarget::ShiftBy(5))
+        .reset_group_offsets("g", Vec::new(), OffsetTarget::ShiftBy(5), None)
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Some(ErrorReason::NotCoordinator));
@@ -115,7 +115,7 @@ async fn a_dry_run_is_one_for_the_server_as_well() {
     server.script().deletions.push_back(Ok(v1::DeleteGroupResponse {}));
     let admin = client(&server).await.admin().validate_only(true);
     admin
-        .reset_group_offsets("g", Vec::new(), OffsetTarget::Forget)
+        .reset_group_offsets("g", Vec::new(), OffsetTarget::Forget, None)
         .await
         .unwrap();
     admin.delete_group("g").await.unwrap();

@@ -171,9 +171,46 @@ def test_offsets_go_where_they_are_told_to(shared: Broker) -> None:
     assert not set_to["dry_run"] and committed(shared, "mover") == {**ends, 1: 4}
     told(shared, "group", "reset-offsets", "mover", "--topic", "moved:0", "--forget", "--execute")
     assert committed(shared, "mover").get(0) is None
-    # One that does not exist yet is made by it.
-    told(shared, "group", "reset-offsets", "made", "--topic", "moved", "--to-earliest", "--execute")
-    assert committed(shared, "made") == {0: 0, 1: 0}
+    # All that was there is known: nothing of it is called new.
+    assert not set_to["is_new"]
+
+
+def test_a_group_that_is_not_there_yet_is_made_by_a_reset_and_said_to_be_new(shared: Broker) -> None:
+    run(shared, "topic", "create", "seeded", "--partitions", "2").ok()
+    produce(shared, "seeded", range(10))
+    reset = ("group", "reset-offsets", "made", "--topic", "seeded")
+    planned = told(shared, *reset, "--to-earliest")
+    assert planned["dry_run"] and planned["is_new"]
+    text = run(shared, *reset, "--to-earliest").ok().decode()
+    assert "group/made is new: it would be made by this" in text
+    assert "check the spelling" in run(shared, "group", "describe", "made").failed(), "a dry run makes nothing"
+    text = run(shared, *reset, "--to-latest", "--execute").ok().decode()
+    assert "group/made is new: it was made by this" in text
+    assert sum(end or 0 for end in committed(shared, "made").values()) == 10
+    done = told(shared, *reset, "--to-earliest", "--execute")
+    assert not done["dry_run"] and not done["is_new"]
+    assert "is new" not in run(shared, *reset, "--to-earliest").ok().decode()
+    nothing = run(shared, "group", "reset-offsets", "misspelt", "--topic", "seeded", "--forget", "--execute").ok()
+    assert b"group/misspelt does not exist" in nothing
+    assert "check the spelling" in run(shared, "group", "describe", "misspelt").failed()
+
+
+def test_what_a_dry_run_has_planned_is_not_done_to_what_the_group_has_become(shared: Broker) -> None:
+    run(shared, "topic", "create", "planned", "--partitions", "1").ok()
+    produce(shared, "planned", range(10))
+    run(shared, "consume", "planned", "--group", "planner", "--from", "beginning", "--max-messages", "4").ok()
+    reset = ("group", "reset-offsets", "planner", "--topic", "planned", "--to-earliest")
+    version = told(shared, *reset)["version"]
+    assert f"--expected-version {version}".encode() in run(shared, *reset).err
+    run(shared, "consume", "planned", "--group", "planner", "--max-messages", "2").ok()
+    as_planned = (*reset, "--execute", "--expected-version")
+    refused = json.loads(run(shared, *as_planned, version, json=True).failed())
+    assert refused["error"]["reason"] == "GROUP_CHANGED"
+    assert "has changed since" in run(shared, *as_planned, version).failed()
+    assert committed(shared, "planner") == {0: 6}
+    done = told(shared, *as_planned, told(shared, *reset)["version"])
+    assert done["version"] != version and committed(shared, "planner") == {0: 0}
+    assert "expected_version" in run(shared, *as_planned, "17").failed()
 
 
 @pytest.mark.parametrize(

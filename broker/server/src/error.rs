@@ -236,7 +236,8 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::FencedInstance
         | R::PartitionNotAssigned
         | R::OffsetBehindCommitted
-        | R::SubscriberTooSlow => Code::Aborted,
+        | R::SubscriberTooSlow
+        | R::GroupChanged => Code::Aborted,
         R::OffsetOutOfRange => Code::OutOfRange,
         R::NotLeader
         | R::LeaderNotAvailable

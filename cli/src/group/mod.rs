@@ -25,7 +25,7 @@ pub enum GroupCommand {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Describe(describe::DescribeArgs),
-    ResetOffsets(reset_offsets::ResetOffsetsArgs),
+    ResetOffsets(Box<reset_offsets::ResetOffsetsArgs>),
     Delete(delete::DeleteArgs),
 }
 
@@ -40,7 +40,7 @@ pub async fn run(command: GroupCommand, global: &GlobalArgs) -> anyhow::Result<(
     match command {
         GroupCommand::List(args) => list::run(args, &admin, format).await,
         GroupCommand::Describe(args) => describe::run(args, &admin, format).await,
-        GroupCommand::ResetOffsets(args) => reset_offsets::run(args, &admin, format).await,
+        GroupCommand::ResetOffsets(args) => reset_offsets::run(*args, &admin, format).await,
         GroupCommand::Delete(args) => delete::run(args, &admin, format).await,
     }
 }

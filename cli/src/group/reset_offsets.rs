@@ -17,7 +17,8 @@ use crate::{
 /// Set where a group goes on to read; a dry run unless --execute is given.
 ///
 /// Without --execute it only shows what would be set, and changes nothing. Partitions that a member uses are
-/// left alone: stop the members first. Places that a partition does not hold become its nearest end.
+/// left alone: stop the members first. Places that a partition does not hold become its nearest end. A group that
+/// does not exist yet is made by it, as by Kafka's tool, and said to be new: its name may be misspelt.
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("target").required(true)), group(ArgGroup::new("scope").required(true).multiple(true)))]
 pub struct ResetOffsetsArgs {
@@ -55,6 +56,10 @@ pub struct ResetOffsetsArgs {
     /// Only show what would be set. The default.
     #[arg(long)]
     dry_run: bool,
+    /// The group's version, as an earlier run told it: nothing is set if offsets were committed since, or members came
+    /// or went.
+    #[arg(long, value_name = "VERSION")]
+    expected_version: Option<String>,
     /// Kafka's words for what is here under another name: each is refused as it is read.
     #[arg(long, hide = true, allow_hyphen_values = true, value_parser = no_datetime)]
     to_datetime: Option<String>,
@@ -143,6 +148,10 @@ impl FromStr for Topic {
 #[derive(Serialize)]
 struct Outcome {
     group: String,
+    /// There was none before.
+    is_new: bool,
+    /// For --expected-version.
+    version: String,
     partitions: Vec<Partition>,
     dry_run: bool,
 }
@@ -227,10 +236,15 @@ pub async fn run(args: ResetOffsetsArgs, admin: &Admin, format: OutputFormat) ->
     });
     let dry_run = !args.execute;
     let admin = admin.clone().validate_only(dry_run);
-    let partitions = admin.reset_group_offsets(&args.name, topics.collect(), target).await?;
+    let expected = args.expected_version.as_deref();
+    let answer = admin
+        .reset_group_offsets(&args.name, topics.collect(), target, expected)
+        .await?;
     let outcome = Outcome {
         group: args.name,
-        partitions: partitions.into_iter().map(Partition::from).collect(),
+        is_new: answer.is_new,
+        version: answer.version,
+        partitions: answer.partitions.into_iter().map(Partition::from).collect(),
         dry_run,
     };
     tell(format, &text(&outcome), &outcome)?;
@@ -238,7 +252,7 @@ pub async fn run(args: ResetOffsetsArgs, admin: &Admin, format: OutputFormat) ->
     match failed.count() {
         0 => {
             if dry_run && format == OutputFormat::Text && !outcome.partitions.is_empty() {
-                eprintln!("Nothing was changed: add --execute to do it.");
+                eprintln!("Nothing was changed: {}", next_step(&outcome));
             }
             Ok(())
         }
@@ -274,7 +288,35 @@ fn text(outcome: &Outcome) -> String {
             result,
         ]);
     }
-    table.render()
+    match new_group(outcome) {
+        Some(note) => format!("{}{note}\n", table.render()),
+        None => table.render(),
+    }
+}
+
+/// What there is to say of a group that was not there.
+fn new_group(outcome: &Outcome) -> Option<String> {
+    let is_made = outcome
+        .partitions
+        .iter()
+        .any(|part| part.error.is_none() && part.after.is_some());
+    let what = match (is_made, outcome.dry_run) {
+        (true, true) => "is new: it would be made by this",
+        (true, false) => "is new: it was made by this",
+        (false, _) => "does not exist",
+    };
+    let name = &outcome.group;
+    outcome
+        .is_new
+        .then(|| format!("group/{name} {what}; millrace group list shows which there are"))
+}
+
+/// How to do what a dry run has shown.
+fn next_step(outcome: &Outcome) -> String {
+    format!(
+        "add --execute to do it, and --expected-version {} to do it only if the group is as it is now.",
+        outcome.version
+    )
 }
 
 #[cfg(test)]
@@ -291,7 +333,7 @@ mod tests {
     fn parse(more: &[&str]) -> Result<ResetOffsetsArgs, clap::Error> {
         let all = ["millrace", "group", "reset-offsets", "g"].iter().chain(more);
         match Cli::try_parse_from(all)?.command {
-            Command::Group(GroupCommand::ResetOffsets(args)) => Ok(args),
+            Command::Group(GroupCommand::ResetOffsets(args)) => Ok(*args),
             _ => unreachable!(),
         }
     }
@@ -376,6 +418,8 @@ mod tests {
         };
         let outcome = |dry_run| Outcome {
             group: "g".into(),
+            is_new: false,
+            version: "00ff".into(),
             partitions: vec![
                 partition(0, Some(10), Some(0), None),
                 partition(1, None, Some(3), None),
@@ -393,5 +437,33 @@ mod tests {
         assert!(text(&outcome(false)).contains("10       0   set\n"));
         let json = serde_json::to_string(&outcome(false)).unwrap();
         assert!(json.contains(r#""reason":"GROUP_NOT_EMPTY""#), "{json}");
+        assert!(json.contains(r#""is_new":false,"version":"00ff""#), "{json}");
+        assert!(next_step(&outcome(true)).contains("--expected-version 00ff "));
+    }
+
+    #[test]
+    fn a_group_that_was_not_there_is_said_to_be_new() {
+        let outcome = |after, dry_run| Outcome {
+            group: "biling".into(),
+            is_new: true,
+            version: String::new(),
+            partitions: vec![Partition::from(v1::ResetPartition {
+                topic: "orders".into(),
+                after,
+                ..v1::ResetPartition::default()
+            })],
+            dry_run,
+        };
+        let last = |outcome: &Outcome| text(outcome).lines().last().map(str::to_owned);
+        let note = |what: &str| {
+            Some(format!(
+                "group/biling {what}; millrace group list shows which there are"
+            ))
+        };
+        assert_eq!(last(&outcome(Some(3), true)), note("is new: it would be made by this"));
+        assert_eq!(last(&outcome(Some(3), false)), note("is new: it was made by this"));
+        assert_eq!(last(&outcome(None, false)), note("does not exist"), "nothing is set");
+        let json = serde_json::to_string(&outcome(Some(3), true)).unwrap();
+        assert!(json.contains(r#""is_new":true"#), "{json}");
     }
 }

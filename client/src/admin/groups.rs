@@ -152,29 +152,32 @@ impl Admin {
     /// Sets a group's offsets; a group that does not exist yet is made by it. `partitions`: at most 10,000 in all; a
     /// topic without numbers is all of it; empty: all for which the group has an offset. With
     /// [`validate_only`](Self::validate_only) it tells what would be done. Each partition's `error` tells of what was
-    /// left alone, such as one that a member uses.
+    /// left alone, such as one that a member uses; `is_new` of a group that was not there, as its name may be misspelt.
+    ///
+    /// `expected_version`: that of an earlier answer, usually of a dry run; where the group has changed since, nothing is
+    /// set. `None`: whatever has become of it.
     ///
     /// # Errors
-    /// UNKNOWN_TOPIC, a negative offset, and those of any call.
+    /// UNKNOWN_TOPIC, GROUP_CHANGED, a negative offset, and those of any call.
     pub async fn reset_group_offsets(
         &self,
         group: &str,
         partitions: Vec<v1::TopicPartitions>,
         target: OffsetTarget,
-    ) -> Result<Vec<v1::ResetPartition>> {
+        expected_version: Option<&str>,
+    ) -> Result<v1::ResetOffsetsResponse> {
         let request = v1::ResetOffsetsRequest {
             group: group.to_owned(),
             topics: partitions,
             target: Some(target.to_proto()),
             validate_only: self.validate_only,
+            expected_version: expected_version.unwrap_or_default().to_owned(),
         };
-        let answer = self
-            .change_groups(|mut groups| {
-                let request = request.clone();
-                async move { Ok(groups.reset_offsets(request).await?.into_inner()) }
-            })
-            .await?;
-        Ok(answer.partitions)
+        self.change_groups(|mut groups| {
+            let request = request.clone();
+            async move { Ok(groups.reset_offsets(request).await?.into_inner()) }
+        })
+        .await
     }
 
     async fn read_groups<T, F: Future<Output = Result<T>>>(

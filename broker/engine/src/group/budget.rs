@@ -82,7 +82,9 @@ pub(super) fn answer_bytes(answer: &Result<Answer, GroupRejection>) -> usize {
                 .assignment
                 .as_ref()
                 .map_or(0, |told| PLACE * (told.assigned.len() + told.revoking.len())),
-            Ok(Answer::Offsets(results)) => results.len() * size_of::<(PlaceKey, OffsetResult)>(),
+            Ok(Answer::Offsets(results) | Answer::Reset { results, .. }) => {
+                results.len() * size_of::<(PlaceKey, OffsetResult)>()
+            }
             Ok(Answer::Fetched(positions) | Answer::OffsetPage { positions, .. }) => {
                 positions.iter().map(|(_, position)| position_bytes(position)).sum()
             }

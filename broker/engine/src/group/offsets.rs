@@ -208,6 +208,15 @@ impl Coordinator {
         if self.groups.get(&reset.group).is_none() {
             self.check_unmanaged(&reset.group)?;
         }
+        let before = self.groups.get(&reset.group);
+        let is_new = before.is_none();
+        if reset
+            .expected_version
+            .is_some_and(|expected| expected != version(before))
+        {
+            let group = reset.group.to_string();
+            return Err(GroupRejection::GroupChanged { group });
+        }
         let mut results = Vec::with_capacity(reset.offsets.len());
         for (at, offset) in reset.offsets {
             let group = self.groups.get(&reset.group);
@@ -229,7 +238,11 @@ impl Coordinator {
             }
             results.push((at, result));
         }
-        Ok(Answer::Offsets(results))
+        Ok(Answer::Reset {
+            is_new,
+            version: version(self.groups.get(&reset.group)),
+            results,
+        })
     }
 
     /// Drops offsets that nobody has had a use for as long as they are kept: of groups without
@@ -345,6 +358,42 @@ fn judge(
     match committed {
         Some(committed) if commit.offset < committed && !rewind => Err(OffsetRejection::OffsetBehind { committed }),
         _ => Ok(()),
+    }
+}
+
+/// Names a group's offsets and members. The same for all coordinators, as it is made of what is stored.
+fn version(group: Option<&Group>) -> u64 {
+    let mut hash = Fnv::default();
+    let Some(group) = group else { return hash.0 };
+    hash.add(&[1]);
+    for member in group.members.keys() {
+        hash.add(member.as_bytes());
+        // A byte that no id has.
+        hash.add(&[0]);
+    }
+    for (at, offset) in &group.offsets {
+        hash.add(at.topic.as_bytes());
+        hash.add(&at.partition.to_be_bytes());
+        hash.add(&offset.offset.to_be_bytes());
+        hash.add(&offset.committed_at_ms.to_be_bytes());
+    }
+    hash.0
+}
+
+/// FNV-1a: nobody gains anything by two groups of one version.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
     }
 }
 

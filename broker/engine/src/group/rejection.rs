@@ -74,6 +74,14 @@ pub enum GroupRejection {
         /// How many.
         members: usize,
     },
+    /// The group is at another version than an operator has seen.
+    #[error(
+        "group {group:?} has changed since: offsets were committed, or members came or went; look at it again, and do it under its new version"
+    )]
+    GroupChanged {
+        /// The name.
+        group: String,
+    },
     /// The group is full.
     #[error("group {group:?} has {max} members, which is the most")]
     GroupMaxSizeReached {

@@ -146,6 +146,8 @@ pub struct ResetOffsets {
     pub group: GroupId,
     /// Only tell what would be done.
     pub validate_only: bool,
+    /// Refused unless the group is at this version still; see [`Answer::Reset`].
+    pub expected_version: Option<u64>,
     /// Partitions and their offsets; `None`: forget the offset. A partition that a member owns
     /// is left alone.
     pub offsets: Vec<(TopicPartition, Option<i64>)>,
@@ -158,8 +160,18 @@ pub enum Answer {
     Heartbeat(HeartbeatAnswer),
     /// The member has left, the group is deleted.
     Done,
-    /// To a commit or a reset: what became of each partition, in the order asked.
+    /// To a commit: what became of each partition, in the order asked.
     Offsets(Vec<(TopicPartition, Result<(), OffsetRejection>)>),
+    /// To a reset.
+    Reset {
+        /// There was no such group.
+        is_new: bool,
+        /// Names the group's offsets and its members as they are now: another one once an offset is committed or
+        /// forgotten, or a member comes or goes.
+        version: u64,
+        /// What became of each partition, in the order asked.
+        results: Vec<(TopicPartition, Result<(), OffsetRejection>)>,
+    },
     /// To a question for offsets.
     Fetched(Vec<(TopicPartition, Position)>),
     /// Offsets; `more`: there are others after the last.

@@ -283,6 +283,29 @@ async fn any_broker_takes_any_call_about_a_group() {
         assert_eq!(done[0].error, None);
     }
     assert_eq!(committed(&offsets(through, &group).await[0]), 0);
+    let planned = |expected_version: String, validate_only| ResetOffsetsRequest {
+        expected_version,
+        ..reset(Target::Offset(0), validate_only)
+    };
+    let seen = groups(through).await.reset_offsets(planned(String::new(), true)).await;
+    let seen = seen.unwrap().into_inner().version;
+    groups(through)
+        .await
+        .commit_offsets(commit(&group, "t", 0, 1))
+        .await
+        .unwrap();
+    let refused = groups(through)
+        .await
+        .reset_offsets(planned(seen, false))
+        .await
+        .unwrap_err();
+    let details = refused.get_error_details();
+    assert_eq!(
+        details.error_info().unwrap().reason,
+        v1::ErrorReason::GroupChanged.reason_name(),
+        "{refused:?}"
+    );
+    assert_eq!(committed(&offsets(through, &group).await[0]), 1);
 
     // Groups of all brokers, in order, page by page.
     let mut all = vec![group.clone()];

@@ -150,6 +150,7 @@ impl World {
         let reset = ResetOffsets {
             group,
             validate_only: false,
+            expected_version: None,
             offsets: vec![(at, Some(to))],
         };
         let message = GroupMessage::Request {

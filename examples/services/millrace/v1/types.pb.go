@@ -354,6 +354,9 @@ const (
 	// ABORTED. The subscriber took or processed nothing for its `processing_timeout`, or does not take
 	// what it is told: its partitions are others' now. Open another stream, without the token.
 	ErrorReason_ERROR_REASON_SUBSCRIBER_TOO_SLOW ErrorReason = 51
+	// ABORTED. The group is not at the `expected_version` any more: offsets were committed, or members
+	// came or went. Look at it again.
+	ErrorReason_ERROR_REASON_GROUP_CHANGED ErrorReason = 52
 	// OUT_OF_RANGE. The offset is below the log start or above the readable end.
 	// Metadata: "log_start", "high_watermark".
 	ErrorReason_ERROR_REASON_OFFSET_OUT_OF_RANGE ErrorReason = 60
@@ -478,6 +481,7 @@ var (
 		49:  "ERROR_REASON_PARTITION_NOT_ASSIGNED",
 		50:  "ERROR_REASON_OFFSET_BEHIND_COMMITTED",
 		51:  "ERROR_REASON_SUBSCRIBER_TOO_SLOW",
+		52:  "ERROR_REASON_GROUP_CHANGED",
 		60:  "ERROR_REASON_OFFSET_OUT_OF_RANGE",
 		80:  "ERROR_REASON_NOT_LEADER",
 		81:  "ERROR_REASON_LEADER_NOT_AVAILABLE",
@@ -541,6 +545,7 @@ var (
 		"ERROR_REASON_PARTITION_NOT_ASSIGNED":           49,
 		"ERROR_REASON_OFFSET_BEHIND_COMMITTED":          50,
 		"ERROR_REASON_SUBSCRIBER_TOO_SLOW":              51,
+		"ERROR_REASON_GROUP_CHANGED":                    52,
 		"ERROR_REASON_OFFSET_OUT_OF_RANGE":              60,
 		"ERROR_REASON_NOT_LEADER":                       80,
 		"ERROR_REASON_LEADER_NOT_AVAILABLE":             81,
@@ -1194,7 +1199,7 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aISOLATION_READ_UNCOMMITTED\x10\x01\x12\x1c\n" +
-	"\x18ISOLATION_READ_COMMITTED\x10\x02*\x85\x11\n" +
+	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xa5\x11\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12#\n" +
@@ -1226,7 +1231,8 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\x1cERROR_REASON_FENCED_INSTANCE\x100\x12'\n" +
 	"#ERROR_REASON_PARTITION_NOT_ASSIGNED\x101\x12(\n" +
 	"$ERROR_REASON_OFFSET_BEHIND_COMMITTED\x102\x12$\n" +
-	" ERROR_REASON_SUBSCRIBER_TOO_SLOW\x103\x12$\n" +
+	" ERROR_REASON_SUBSCRIBER_TOO_SLOW\x103\x12\x1e\n" +
+	"\x1aERROR_REASON_GROUP_CHANGED\x104\x12$\n" +
 	" ERROR_REASON_OFFSET_OUT_OF_RANGE\x10<\x12\x1b\n" +
 	"\x17ERROR_REASON_NOT_LEADER\x10P\x12%\n" +
 	"!ERROR_REASON_LEADER_NOT_AVAILABLE\x10Q\x12%\n" +

@@ -31,7 +31,9 @@ fn commit_to(group: &str, places: &[TopicPartition], offset: i64, text: &str) ->
 
 fn results(answer: Result<Answer, GroupRejection>) -> Vec<Result<(), OffsetRejection>> {
     match answer.unwrap() {
-        Answer::Offsets(results) => results.into_iter().map(|(_, result)| result).collect(),
+        Answer::Offsets(results) | Answer::Reset { results, .. } => {
+            results.into_iter().map(|(_, result)| result).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -59,6 +61,7 @@ fn a_hundred_thousand_bogus_groups_take_a_bounded_memory() {
             _ => Request::ResetOffsets(ResetOffsets {
                 group: group.clone(),
                 validate_only: false,
+                expected_version: None,
                 offsets: vec![(at(1, 0), Some(5))],
             }),
         };

@@ -371,8 +371,17 @@ fn reset(offsets: Vec<(TopicPartition, Option<i64>)>, validate_only: bool) -> Re
     Request::ResetOffsets(ResetOffsets {
         group: "g".into(),
         validate_only,
+        expected_version: None,
         offsets,
     })
+}
+
+/// What becomes of each partition.
+fn outcomes(answer: Result<Answer, GroupRejection>) -> Vec<(TopicPartition, Result<(), OffsetRejection>)> {
+    match answer {
+        Ok(Answer::Reset { results, .. }) => results,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -381,35 +390,81 @@ fn an_operator_resets_what_nobody_owns() {
     bench.commit(Some(("a", a.epoch)), at(1, 0), 10).unwrap();
     let owned = OffsetRejection::Owned { member: "a".into() };
     let answer = bench.ask(reset(vec![(at(1, 0), Some(1)), (at(2, 0), Some(7))], false));
-    assert_eq!(
-        answer,
-        Ok(Answer::Offsets(vec![(at(1, 0), Err(owned)), (at(2, 0), Ok(()))]))
-    );
+    assert_eq!(outcomes(answer), [(at(1, 0), Err(owned)), (at(2, 0), Ok(()))]);
     assert_eq!(
         (bench.committed(at(1, 0)), bench.committed(at(2, 0))),
         (Some(10), Some(7))
     );
     bench.leave("a", false).unwrap();
     bench.leave("b", false).unwrap();
-    let ok = |at| Ok(Answer::Offsets(vec![(at, Ok(()))]));
-    assert_eq!(bench.ask(reset(vec![(at(1, 0), Some(1))], true)), ok(at(1, 0)));
+    let ok = |at| [(at, Ok(()))];
+    assert_eq!(
+        outcomes(bench.ask(reset(vec![(at(1, 0), Some(1))], true))),
+        ok(at(1, 0))
+    );
     assert_eq!(bench.committed(at(1, 0)), Some(10));
-    assert_eq!(bench.ask(reset(vec![(at(1, 0), Some(1))], false)), ok(at(1, 0)));
+    assert_eq!(
+        outcomes(bench.ask(reset(vec![(at(1, 0), Some(1))], false))),
+        ok(at(1, 0))
+    );
     assert_eq!(bench.committed(at(1, 0)), Some(1));
-    assert_eq!(bench.ask(reset(vec![(at(1, 0), None)], false)), ok(at(1, 0)));
+    assert_eq!(outcomes(bench.ask(reset(vec![(at(1, 0), None)], false))), ok(at(1, 0)));
     assert_eq!(bench.committed(at(1, 0)), None);
     let invalid = OffsetRejection::InvalidOffset { offset: -4 };
     let answer = bench.ask(reset(vec![(at(1, 0), Some(-4)), (at(9, 0), Some(4))], false));
     assert_eq!(
-        answer,
-        Ok(Answer::Offsets(vec![
+        outcomes(answer),
+        [
             (at(1, 0), Err(invalid)),
             (at(9, 0), Err(OffsetRejection::UnknownPartition))
-        ]))
+        ]
     );
     assert_eq!(bench.ask(Request::DeleteGroup("g".into())), Ok(Answer::Done));
     assert!(bench.coordinator.groups().is_empty());
     assert_eq!(compacted(&bench.log).len(), 0);
+}
+
+/// What was planned for a group is not done to what it has become.
+#[test]
+fn a_reset_of_an_expected_version_is_refused_once_the_group_has_changed() {
+    let mut bench = Bench::new(&[1]);
+    let plan = |bench: &mut Bench, validate_only, expected_version| {
+        bench.ask(Request::ResetOffsets(ResetOffsets {
+            group: "g".into(),
+            validate_only,
+            expected_version,
+            offsets: vec![(at(1, 0), Some(3))],
+        }))
+    };
+    let told = |answer| match answer {
+        Ok(Answer::Reset { is_new, version, .. }) => (is_new, version),
+        other => panic!("{other:?}"),
+    };
+    let changed = Err(GroupRejection::GroupChanged { group: "g".into() });
+    let (is_new, nothing) = told(plan(&mut bench, true, None));
+    assert!(is_new);
+    assert_eq!(
+        told(plan(&mut bench, true, Some(nothing))),
+        (true, nothing),
+        "a dry run changes nothing"
+    );
+    let (is_new, first) = told(plan(&mut bench, false, Some(nothing)));
+    assert!(is_new && first != nothing);
+    assert_eq!(bench.committed(at(1, 0)), Some(3));
+    assert_eq!(plan(&mut bench, false, Some(nothing)), changed, "it is there now");
+    assert_eq!(told(plan(&mut bench, true, Some(first))), (false, first));
+    // The same offset, but somebody has been at work.
+    bench.pass(Duration::from_millis(1));
+    bench.commit(None, at(1, 0), 3).unwrap();
+    assert_eq!(plan(&mut bench, true, Some(first)), changed);
+    let (_, second) = told(plan(&mut bench, true, None));
+    bench.join("a");
+    assert_eq!(plan(&mut bench, false, Some(second)), changed, "a member has come");
+    assert_eq!(bench.committed(at(1, 0)), Some(3));
+    // The next coordinator has read what this one has stored.
+    let (_, third) = told(plan(&mut bench, true, None));
+    bench.fail_over();
+    assert_eq!(told(plan(&mut bench, true, None)), (false, third));
 }
 
 #[test]

@@ -55,7 +55,7 @@ async fn groups_are_listed_their_lag_told_and_their_offsets_reset() {
         group: "a".into(),
         topics: topics.to_vec(),
         target,
-        validate_only: false,
+        ..v1::ResetOffsetsRequest::default()
     };
     use v1::reset_offsets_request::Target;
     let all = [partitions("t", &[])];
@@ -124,6 +124,25 @@ async fn groups_are_listed_their_lag_told_and_their_offsets_reset() {
         done.partitions[0].error.as_ref().unwrap().reason(),
         ErrorReason::InvalidRequest
     );
+    assert!(done.is_new, "it would have been made, had there been an offset");
+    // What a dry run has planned is done to the group that it has seen, and to no other.
+    let plan = |validate_only, expected_version: &str| v1::ResetOffsetsRequest {
+        group: "new".into(),
+        validate_only,
+        expected_version: expected_version.into(),
+        ..reset(Some(Target::Offset(3)), &all)
+    };
+    let planned = groups.reset_offsets(plan(true, "")).await.unwrap().into_inner();
+    assert!(planned.is_new);
+    let done = groups.reset_offsets(plan(false, &planned.version)).await;
+    let done = done.unwrap().into_inner();
+    assert!(done.is_new && done.version != planned.version, "{done:?}");
+    let again = groups.reset_offsets(plan(false, &planned.version)).await.unwrap_err();
+    assert_eq!(reason(&again), ErrorReason::GroupChanged, "{again:?}");
+    let again = groups.reset_offsets(plan(false, &done.version)).await.unwrap();
+    assert!(!again.into_inner().is_new);
+    let no_version = groups.reset_offsets(plan(false, "+123456789abcdef")).await.unwrap_err();
+    assert_eq!(reason(&no_version), ErrorReason::InvalidRequest);
     // A misspelt name is no group without offsets.
     for (group, expected) in [("b", None), ("nobody", Some(ErrorReason::UnknownGroup))] {
         let everything = v1::ResetOffsetsRequest {

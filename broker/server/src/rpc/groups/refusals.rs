@@ -29,6 +29,7 @@ impl From<GroupRejection> for ApiError {
             ),
             R::GroupNotFound { .. } => of(ErrorReason::UnknownGroup),
             R::GroupNotEmpty { members, .. } => of(ErrorReason::GroupNotEmpty).with("members", members),
+            R::GroupChanged { .. } => of(ErrorReason::GroupChanged),
             R::GroupMaxSizeReached { max, .. } | R::TooManyGroups { max } => {
                 of(ErrorReason::LimitReached).with("limit", max)
             }

@@ -64,6 +64,7 @@ pub(super) async fn reset(
 ) -> Result<v1::ResetOffsetsResponse, ApiError> {
     check_group_id(&request.group)?;
     let target = check(request.target)?;
+    let expected_version = version_in(&request.expected_version)?;
     let mut parts = parts(broker, &request, origin).await?;
     if parts.is_empty() {
         // A group without offsets, or a name that is misspelt.
@@ -86,6 +87,7 @@ pub(super) async fn reset(
             })
             .collect(),
         validate_only: request.validate_only,
+        expected_version,
     };
     // Also with none: the coordinator judges the group.
     let result = call(broker, set, origin).await?;
@@ -116,6 +118,20 @@ pub(super) async fn reset(
     });
     Ok(v1::ResetOffsetsResponse {
         partitions: partitions.collect(),
+        is_new: result.is_new,
+        version: format!("{:016x}", result.version),
+    })
+}
+
+fn version_in(text: &str) -> Result<Option<u64>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_version = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let version = u64::from_str_radix(text, 16).ok().filter(|_| is_version);
+    version.map(Some).ok_or_else(|| {
+        let problem = "must be the `version` of an earlier answer: 16 hexadecimal digits, or nothing";
+        ApiError::field("expected_version", problem)
     })
 }
 
@@ -337,10 +353,15 @@ impl Call for GroupsReset {
         let asked = Asked::ResetOffsets(ResetOffsets {
             group: self.group.as_str().into(),
             validate_only: self.validate_only,
+            expected_version: self.expected_version,
             offsets: offsets.collect::<Result<_, ApiError>>()?,
         });
-        let results = match ask(broker, coordinator, asked, origin).await? {
-            Answer::Offsets(results) => results,
+        let (is_new, version, results) = match ask(broker, coordinator, asked, origin).await? {
+            Answer::Reset {
+                is_new,
+                version,
+                results,
+            } => (is_new, version, results),
             other => return Err(unexpected(&other)),
         };
         let outcomes = results.into_iter().map(|(_, result)| GroupsResetOutcome {
@@ -348,6 +369,8 @@ impl Call for GroupsReset {
         });
         Ok(GroupsResetResult {
             outcomes: outcomes.collect(),
+            is_new,
+            version,
         })
     }
 }
