@@ -229,7 +229,10 @@ async fn ask(coordinator: &Coordinator, request: &Request, until: Instant) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicUsize, time::Duration};
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
 
     use millrace_engine::group::{GroupListing, GroupState};
     use tokio::sync::mpsc;
@@ -306,13 +309,21 @@ mod tests {
         matches!(request, Request::OffsetPage { group, .. } if &**group == name)
     }
 
-    /// Which groups of which coordinators are told, and how many are not known.
-    async fn told(coordinators: [Arc<Coordinator>; 2], within: Duration) -> (Vec<(u32, String)>, usize) {
-        let coordinators = (0..).zip(coordinators).collect();
-        let gathered = gather(&coordinators, Instant::now() + within).await;
-        let names = gathered.reads.iter();
-        let names = names.map(|read| (read.coordinator, read.group.to_string())).collect();
-        (names, gathered.unknown_groups)
+    /// Checks which groups of which coordinators are told, and how many are not known. Questions have short deadlines: on
+    /// a machine that is busy with other things one may pass although nothing is wrong.
+    async fn check(coordinators: [Arc<Coordinator>; 2], within: Duration, expected: (Vec<(u32, String)>, usize)) {
+        let coordinators: BTreeMap<u32, Arc<Coordinator>> = (0..).zip(coordinators).collect();
+        let until = Instant::now() + LONG;
+        loop {
+            let gathered = gather(&coordinators, Instant::now() + within).await;
+            let reads = gathered.reads.iter();
+            let names = reads.map(|read| (read.coordinator, read.group.to_string())).collect();
+            let told: (Vec<(u32, String)>, usize) = (names, gathered.unknown_groups);
+            if told == expected {
+                return;
+            }
+            assert!(Instant::now() < until, "{told:?}, and not {expected:?}");
+        }
     }
 
     fn names(coordinator: u32, groups: &str) -> Vec<(u32, String)> {
@@ -328,8 +339,7 @@ mod tests {
         let partition = test.partition("t", &[0]).await;
         let silent = coordinator(&partition, |_| Some(None));
         let sound = coordinator(&partition, |_| None);
-        let (read, unknown) = told([silent, sound], 2 * SECOND).await;
-        assert_eq!((read, unknown), (names(1, "abc"), 3));
+        check([silent, sound], 2 * SECOND, (names(1, "abc"), 3)).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -341,9 +351,8 @@ mod tests {
             asks_for(asked, "b").then(|| Some(refused.clone()))
         });
         let silent = coordinator(&partition, |asked| asks_for(asked, "a").then_some(None));
-        let (read, unknown) = told([refusing, silent], LONG).await;
         let expected = [names(0, "ac"), names(1, "bc")].concat();
-        assert_eq!((read, unknown), (expected, 2));
+        check([refusing, silent], LONG, (expected, 2)).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -355,7 +364,7 @@ mod tests {
             asks_for(asked, "c").then_some(Some(GroupRejection::NotCoordinator { outcome_unknown }))
         };
         let (gone, sound) = (coordinator(&partition, gone), coordinator(&partition, |_| None));
-        assert_eq!(told([gone, sound], LONG).await, (names(1, "abc"), 0));
+        check([gone, sound], LONG, (names(1, "abc"), 0)).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -364,10 +373,10 @@ mod tests {
         let partition = test.partition("t", &[0]).await;
         let asked = AtomicUsize::new(0);
         let busy = coordinator(&partition, move |_| {
-            let count = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            (count % 2 == 0).then_some(Some(GroupRejection::Overloaded))
+            let count = asked.fetch_add(1, Ordering::SeqCst);
+            count.is_multiple_of(2).then_some(Some(GroupRejection::Overloaded))
         });
         let failed = coordinator(&partition, |_| Some(Some(GroupRejection::Loading)));
-        assert_eq!(told([busy, failed], LONG).await, (names(0, "abc"), 3));
+        check([busy, failed], LONG, (names(0, "abc"), 3)).await;
     }
 }

@@ -33,7 +33,7 @@ async fn the_lag_of_groups_is_told_by_the_metrics_of_their_coordinator() {
         format!("millrace_consumer_group_lag_{unit}{{group=\"g\",topic=\"t\",partition=\"{partition}\"}} ")
     };
     let text = metrics(&cluster, "the lag of both partitions", |text| {
-        text.contains(&of(0, "records")) && text.contains(&of(1, "records"))
+        text.contains(&of(0, "seconds")) && text.contains(&of(1, "records"))
     })
     .await;
     assert!(text.contains(&format!("{}6\n", of(0, "records"))), "{text}");
