@@ -35,9 +35,29 @@ pub(crate) struct Quorum {
     last_due: Duration,
     /// When it is looked at again whether the controller works, while it does not.
     retry_at: Option<Duration>,
-    /// When each life was last heard of by the present controller.
-    heard: BTreeMap<BrokerId, (i64, Duration)>,
+    /// What the present controller heard of each broker.
+    heard: BTreeMap<BrokerId, Heard>,
     away_since: Option<Duration>,
+}
+
+/// A broker's lease.
+#[derive(Clone, Copy)]
+struct Heard {
+    broker_epoch: i64,
+    /// When its last sign of life came.
+    last: Duration,
+    /// Whether its end was decided, by a command that is under way.
+    is_over: bool,
+}
+
+impl Heard {
+    fn of(broker_epoch: i64, last: Duration) -> Self {
+        Self {
+            broker_epoch,
+            last,
+            is_over: false,
+        }
+    }
 }
 
 struct Pending {
@@ -145,6 +165,15 @@ impl World {
         if let (Command::StartBroker(start), Ok(_)) = (command, &result) {
             self.admitted(&start.registration);
         }
+        if let Command::FenceBroker {
+            broker_id,
+            broker_epoch,
+            ..
+        } = command
+            && let Some(heard) = self.quorum.heard.get_mut(broker_id)
+        {
+            heard.is_over &= heard.broker_epoch != *broker_epoch;
+        }
         if let (Command::UnfenceBroker(unfence), Ok(_)) = (command, &result) {
             self.unfenced(unfence.broker_id, unfence.broker_epoch);
         }
@@ -220,7 +249,7 @@ impl World {
         self.quorum.heard = cluster
             .brokers
             .values()
-            .map(|broker| (broker.id, (broker.epoch, now)))
+            .map(|broker| (broker.id, Heard::of(broker.epoch, now)))
             .collect();
         self.quorum.away_since = None;
     }
@@ -232,12 +261,16 @@ impl World {
         (life, sent_at): (u64, Duration),
     ) {
         if at == self.quorum.leader {
-            let now = self.now;
-            let heard = self.quorum.heard.entry(broker_id).or_insert((broker_epoch, now));
-            if heard.0 <= broker_epoch {
-                *heard = (broker_epoch, now);
+            let fresh = Heard::of(broker_epoch, self.now);
+            let heard = self.quorum.heard.entry(broker_id).or_insert(fresh);
+            if heard.broker_epoch <= broker_epoch {
+                let is_over = heard.is_over && heard.broker_epoch == broker_epoch;
+                *heard = Heard { is_over, ..fresh };
+                let own = self.quorum.cluster().brokers.get(&broker_id);
+                // Who is fenced, or is about to be, is heard and has no promise: it is not in service.
+                let is_active = own.is_some_and(|own| own.epoch == broker_epoch && own.is_active());
                 // Only coordinators ask whether their broker's lease holds.
-                if self.has_groups() && self.controller_works() {
+                if self.has_groups() && self.controller_works() && is_active && !is_over {
                     let to = Node::Broker(index_of(broker_id));
                     self.send(Node::Broker(at), to, Body::HeartbeatCounted { life, sent_at });
                 }
@@ -261,13 +294,14 @@ impl World {
         let cluster = Arc::clone(self.quorum.cluster());
         for broker in cluster.brokers.values().filter(|broker| !broker.fenced) {
             let (now, lease) = (self.now, self.settings.lease);
-            let heard = self.quorum.heard.entry(broker.id).or_insert((broker.epoch, now));
-            if heard.0 != broker.epoch {
-                *heard = (broker.epoch, now);
+            let fresh = Heard::of(broker.epoch, now);
+            let heard = self.quorum.heard.entry(broker.id).or_insert(fresh);
+            if heard.broker_epoch != broker.epoch {
+                *heard = fresh;
             }
-            if now - heard.1 > lease {
+            if now - heard.last > lease {
                 // Asked once in a while, not each time: the command may be under way.
-                heard.1 = now;
+                *heard = Heard { is_over: true, ..fresh };
                 self.seen("fenced");
                 self.propose(
                     Command::FenceBroker {

@@ -198,6 +198,15 @@ impl World {
         if !coordinator.is_at_rest() {
             return Some("the coordinator loads or writes".to_owned());
         }
+        // What was put off while it was frozen comes when it would have gone on.
+        let is_old = |at: &usize| {
+            let process = self.brokers[*at].process.as_ref();
+            let known = process.and_then(|process| process.coordinator.as_ref());
+            known.is_some_and(|known| self.leads_groups(*at) != Some(known.leader_epoch))
+        };
+        if let Some(at) = (0..self.brokers.len()).find(is_old) {
+            return Some(format!("broker {at} has not noticed that it does not coordinate"));
+        }
         for number in 0..settings.groups {
             let id = group_id(number);
             let Some(group) = coordinator.rules.groups().get(&id) else {
@@ -246,11 +255,14 @@ impl World {
                 continue;
             }
             if !is_the_same {
+                let process = self.brokers[index_of(*id)].process.as_ref();
+                let live = process.and_then(|process| process.coordinator.as_ref());
+                let live = live.map(|live| (live.leader_epoch, live.rules.groups()));
                 let known = self.groups.oracle.state();
                 return self
                     .observer
                     .violate("each replica's log of groups makes the same state", || {
-                        format!("broker {id}: {state:?}, committed is {known:?}")
+                        format!("broker {id}: {state:?}, its coordinator knows {live:?}, committed is {known:?}")
                     });
             }
         }

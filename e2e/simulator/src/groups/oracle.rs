@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millrace_engine::group::{
-    Answer, Fact, GroupId, GroupRejection, Groups as State, MemberState, Position, Record, Request, TopicPartition,
+    Answer, Fact, GroupId, GroupRejection, Groups as State, MemberId, MemberState, Position, Record, Request,
+    TopicPartition,
 };
 
 use super::PARTITION;
@@ -23,6 +24,8 @@ pub(crate) struct Oracle {
     /// Commits of members that are stored, by the text beside the offset: each has its own.
     commits: BTreeSet<String>,
     epochs: BTreeMap<GroupId, i32>,
+    /// In which epoch each member has joined.
+    joined: BTreeMap<(GroupId, MemberId), i32>,
 }
 
 /// What an answer is judged by.
@@ -56,6 +59,13 @@ impl Oracle {
 
     pub(super) fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Whether a member has joined since it was told this epoch: a late copy of its join may have come when its session
+    /// was over, and made another member of the same name.
+    pub(super) fn joined_since(&self, group: &GroupId, member: &MemberId, epoch: i32) -> bool {
+        let joined = self.joined.get(&(group.clone(), member.clone()));
+        joined.is_none_or(|joined| epoch < *joined)
     }
 
     /// Notes what is to be looked at when a request is answered.
@@ -115,6 +125,13 @@ impl Oracle {
                 }
             }
             Fact::Group(None) => _ = self.epochs.remove(&record.group),
+            Fact::Current(member, current) => {
+                let key = (record.group.clone(), member.clone());
+                match current {
+                    Some(current) => _ = self.joined.entry(key).or_insert(current.epoch),
+                    None => _ = self.joined.remove(&key),
+                }
+            }
             _ => {}
         }
         self.state.apply(record);

@@ -127,7 +127,8 @@ impl World {
         let group = coordinator.rules.groups().get(&waiting.group);
         let member = group.and_then(|group| group.members.get(id));
         let is_active = member.is_some_and(|member| member.current.state == MemberState::Active);
-        if is_active && given <= current && self.waits_for(waiting.to, stream, request) {
+        let is_another = self.groups.oracle.joined_since(&waiting.group, id, *given);
+        if is_active && !is_another && given <= current && self.waits_for(waiting.to, stream, request) {
             self.observer
                 .violate("a member whose answer was lost is not fenced", || {
                     format!("broker {at}: {rejection}: {member:?}")
