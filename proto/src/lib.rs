@@ -8,6 +8,7 @@ mod allocations;
 pub mod batch;
 pub mod codec;
 pub mod decoded;
+pub mod encoded;
 pub mod internal;
 pub mod partitioner;
 pub mod v1;

@@ -15,6 +15,15 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// The domain of each `google.rpc.ErrorInfo` that Millrace sends.
 pub const ERROR_DOMAIN: &str = "millrace.dev";
 
+/// The contract's time for stored milliseconds; `None` for a record without a time.
+#[must_use]
+pub fn ms_to_timestamp(ms: i64) -> Option<prost_types::Timestamp> {
+    (ms >= 0).then(|| prost_types::Timestamp {
+        seconds: ms / 1_000,
+        nanos: i32::try_from(ms % 1_000 * 1_000_000).unwrap_or_default(),
+    })
+}
+
 impl ErrorReason {
     /// The name as sent in `google.rpc.ErrorInfo.reason`: `UNKNOWN_TOPIC`, without the
     /// enum's prefix.

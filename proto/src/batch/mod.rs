@@ -38,7 +38,7 @@ mod owned;
 mod record;
 mod retain;
 mod stamp;
-mod varint;
+pub(crate) mod varint;
 mod view;
 
 #[cfg(test)]

@@ -102,6 +102,12 @@ impl OwnedRecords {
     pub fn len_bytes(&self) -> usize {
         self.bytes.len()
     }
+
+    /// The next record as [`Iterator::next`] has it, borrowed: without a reference count for each key and value.
+    #[inline]
+    pub fn next_borrowed(&mut self) -> Option<Result<Record<'_>, BatchError>> {
+        self.cursor.next(&self.bytes)
+    }
 }
 
 impl Iterator for OwnedRecords {

@@ -72,7 +72,13 @@ fn read_u64(bytes: &[u8], position: &mut usize, max_len: usize) -> Result<u64, V
 /// Bytes of `value` as a varint; the same for 32 and 64 bits.
 #[inline]
 pub(crate) fn len(value: i64) -> usize {
-    let bits = 64 - (zigzag(value) | 1).leading_zeros() as usize;
+    unsigned_len(zigzag(value))
+}
+
+/// The same without zigzag.
+#[inline]
+pub(crate) fn unsigned_len(value: u64) -> usize {
+    let bits = 64 - (value | 1).leading_zeros() as usize;
     bits.div_ceil(7)
 }
 
@@ -80,7 +86,13 @@ pub(crate) fn len(value: i64) -> usize {
 /// bits.
 #[inline]
 pub(crate) fn write(buffer: &mut [u8], position: &mut usize, value: i64) {
-    let mut rest = zigzag(value);
+    write_unsigned(buffer, position, zigzag(value));
+}
+
+/// The same without zigzag.
+#[inline]
+pub(crate) fn write_unsigned(buffer: &mut [u8], position: &mut usize, value: u64) {
+    let mut rest = value;
     while rest >= 0x80 {
         buffer[*position] = rest as u8 | 0x80;
         *position += 1;
