@@ -25,6 +25,8 @@ pub struct ReadData {
     pub next_offset: i64,
     /// Whether nothing was returned because the first batch alone is larger than `max_bytes`; its size.
     pub first_batch_too_large: Option<usize>,
+    /// Whether the batches' checksums were compared: as the log's configuration says.
+    pub crc_verified: bool,
     /// The log start when the read was made.
     pub log_start: i64,
     /// The log end when the read was made.
@@ -87,6 +89,7 @@ impl LogInner {
             base_offset: offset,
             next_offset: offset,
             first_batch_too_large: None,
+            crc_verified: self.config().verify_crc_on_read,
             log_start,
             log_end,
         };
@@ -203,7 +206,6 @@ impl LogInner {
         request: &Request,
         empty: &ReadData,
     ) -> Result<ReadData, ReadError> {
-        let verify = self.config().verify_crc_on_read;
         let mut len = 0;
         let mut base_offset = request.offset;
         let mut next_offset = request.offset;
@@ -235,7 +237,9 @@ impl LogInner {
                 let reason = format!("base offset {} after {next_offset}", header.base_offset);
                 return Err(self.corrupt(segment, position, next_offset, &reason)?);
             }
-            if verify && let Err(error) = view.verify_crc() {
+            if empty.crc_verified
+                && let Err(error) = view.verify_crc()
+            {
                 if len > 0 {
                     break;
                 }

@@ -52,6 +52,8 @@ pub struct Data {
     pub bytes: Bytes,
     /// Nothing was read as the first batch alone is larger than was asked for: its size.
     pub first_batch_too_large: Option<usize>,
+    /// Whether the batches' checksums were compared here.
+    pub crc_verified: bool,
     /// Up to where was read: without batches there are none below this.
     pub up_to: i64,
 }
@@ -98,6 +100,7 @@ impl Source {
                 Ok(Data {
                     bytes: data.bytes,
                     first_batch_too_large: data.first_batch_too_large,
+                    crc_verified: data.crc_verified,
                     up_to,
                 })
             }
@@ -118,6 +121,7 @@ impl Source {
                 Ok(Data {
                     bytes: read.records,
                     first_batch_too_large: too_large.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+                    crc_verified: false,
                     up_to: read.up_to,
                 })
             }
