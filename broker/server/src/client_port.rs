@@ -29,6 +29,7 @@ use crate::{
         log::LogService,
         messaging::MessagingService,
         raw_fetch::{FETCH_PATH, RawLogServer},
+        raw_messaging::RawMessagingServer,
     },
 };
 
@@ -72,7 +73,7 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
     );
     let max = limits::MAX_RPC_MESSAGE_BYTES;
     let mut routes = Routes::new(health)
-        .add_service(MessagingServer::new(MessagingService(broker.clone())).max_decoding_message_size(max))
+        .add_service(RawMessagingServer::new(broker.clone()))
         .add_service(RawLogServer::new(LogService::new(broker.clone())))
         .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max))
         .add_service(GroupsServer::new(GroupsService(broker.clone())).max_decoding_message_size(max));

@@ -61,6 +61,10 @@ pub const SMALL_FRAME_BYTES: usize = 256;
 /// Small frames that a call has not read yet are joined to pieces of about this size.
 pub const JOINED_FRAMES_BYTES: usize = 16 << 10;
 
+/// Of answers that a stream sends by hand, parts below this are copied to share frames, while more is there: a frame costs as
+/// much as copying some 10 KiB. From this size on a chunk is not waited with.
+pub const JOINED_ANSWERS_BYTES: usize = 8 << 10;
+
 /// What frames below `SMALL_FRAME_BYTES` may lack of it in all, while they have come and are not yet
 /// joined; beyond it, the connection ends. A whole connection window of frames of 16 bytes, which
 /// is less than any message that is of use: it takes a peer that means harm.

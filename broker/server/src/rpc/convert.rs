@@ -1,9 +1,9 @@
 //! Between the contract's messages and stored records.
 
-use bytes::Bytes;
 use millrace_engine::config::TopicCompression;
+pub use millrace_proto::v1::ms_to_timestamp;
 use millrace_proto::{
-    batch::{Codec, Header, OwnedRecord},
+    batch::{Codec, Header},
     v1::{self, ErrorReason},
 };
 
@@ -27,15 +27,6 @@ pub fn timestamp_to_ms(field: &str, time: &prost_types::Timestamp) -> Result<i64
         .checked_mul(1_000)
         .and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)))
         .ok_or_else(|| invalid("is too far in the future"))
-}
-
-/// The contract's time for stored milliseconds; `None` for a record without a time.
-#[must_use]
-pub fn ms_to_timestamp(ms: i64) -> Option<prost_types::Timestamp> {
-    (ms >= 0).then(|| prost_types::Timestamp {
-        seconds: ms / 1_000,
-        nanos: i32::try_from(ms % 1_000 * 1_000_000).unwrap_or_default(),
-    })
 }
 
 /// A duration of the contract as milliseconds within `0 ..= max`, or `default` if absent.
@@ -100,35 +91,6 @@ pub fn record_headers(message: &v1::Message) -> Vec<Header<'_>> {
             value: header.value.as_deref(),
         })
         .collect()
-}
-
-/// A stored record as a message.
-pub fn received(topic: &str, partition: i32, record: OwnedRecord) -> v1::ReceivedMessage {
-    let timestamp = ms_to_timestamp(record.timestamp);
-    v1::ReceivedMessage {
-        topic: topic.to_owned(),
-        partition,
-        offset: record.offset,
-        timestamp,
-        message: Some(v1::Message {
-            key: record.key,
-            value: record.value,
-            headers: record
-                .headers
-                .into_iter()
-                .map(|header| v1::Header {
-                    name: header_name(&header.key),
-                    value: header.value,
-                })
-                .collect(),
-            timestamp,
-        }),
-    }
-}
-
-/// Header names that smart clients wrote need not be UTF-8; text fields must be.
-fn header_name(name: &Bytes) -> String {
-    String::from_utf8_lossy(name).into_owned()
 }
 
 /// The codec for messages that the broker batches itself.

@@ -1,8 +1,13 @@
 //! The `Messaging` service: for applications with nothing but stubs.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
-use millrace_proto::v1::{self, messaging_server::Messaging};
+use futures::{Stream, StreamExt as _};
+use millrace_proto::{
+    codec,
+    encoded::EncodedAnswer,
+    v1::{self, messaging_server::Messaging},
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -20,11 +25,46 @@ use crate::{broker::Broker, connection::Client, forward::Flows, limits};
 #[derive(Clone, Debug)]
 pub struct MessagingService(pub Arc<Broker>);
 
+/// Encoded answers of a call, as they come.
+pub type EncodedAnswers = mpsc::Receiver<Result<EncodedAnswer, Status>>;
+
+impl MessagingService {
+    /// The encoded answers of `Read`.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub async fn read_encoded(&self, request: Request<v1::ReadRequest>) -> Result<EncodedAnswers, Status> {
+        let budget = budget(&request);
+        let reader = Reader::open(self.0.clone(), budget, request.into_inner()).await?;
+        let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
+        self.0.spawn(reader.serve(answers));
+        Ok(stream)
+    }
+
+    /// The encoded answers of `Subscribe`.
+    pub fn subscribe_encoded(&self, request: Request<Streaming<v1::SubscribeRequest>>) -> EncodedAnswers {
+        let (budget, permits) = (budget(&request), permits(&request));
+        let host = Client::of(&request).host().to_owned();
+        let (answers, stream) = mpsc::channel(limits::SUBSCRIBE_ANSWERS_AHEAD);
+        let serving = subscribe::serve(self.0.clone(), budget, host, permits, request.into_inner(), answers);
+        self.0.spawn(serving);
+        stream
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The answers as messages. The client port has its own way (`RawMessagingServer`), where they stay encoded.
+fn decoded<T: prost::Message + Default + 'static>(answers: EncodedAnswers) -> Response<Answers<T>> {
+    let answers = ReceiverStream::new(answers).map(|answer| codec::decode(answer?.into_buf()));
+    Response::new(Box::pin(answers))
+}
+
 #[tonic::async_trait]
 impl Messaging for MessagingService {
     type PublishStreamStream = Acknowledgements<v1::PublishStreamResponse>;
-    type ReadStream = ReceiverStream<Result<v1::ReadResponse, Status>>;
-    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+    type ReadStream = Answers<v1::ReadResponse>;
+    type SubscribeStream = Answers<v1::SubscribeResponse>;
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let (budget, permits) = (budget(&request), permits(&request));
@@ -61,22 +101,13 @@ impl Messaging for MessagingService {
     }
 
     async fn read(&self, request: Request<v1::ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        let budget = budget(&request);
-        let reader = Reader::open(self.0.clone(), budget, request.into_inner()).await?;
-        let (answers, stream) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
-        self.0.spawn(reader.serve(answers));
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(decoded(self.read_encoded(request).await?))
     }
 
     async fn subscribe(
         &self,
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let (budget, permits) = (budget(&request), permits(&request));
-        let host = Client::of(&request).host().to_owned();
-        let (answers, stream) = mpsc::channel(limits::SUBSCRIBE_ANSWERS_AHEAD);
-        let serving = subscribe::serve(self.0.clone(), budget, host, permits, request.into_inner(), answers);
-        self.0.spawn(serving);
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(decoded(self.subscribe_encoded(request)))
     }
 }

@@ -2,8 +2,7 @@
 //! the answers are framed by hand, so that the log's bytes (often a mapped part of the page cache)
 //! go to the socket as they are.
 //!
-//! A generated client can't tell. Messages are not compressed, in neither direction: record batches
-//! are by themselves, and requests that are get refused before they come here.
+//! Messages are not compressed: record batches are by themselves.
 
 use std::{
     collections::VecDeque,
@@ -26,11 +25,12 @@ use prost::{
     encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len},
 };
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, body::Body as GrpcBody, codec::Decoder, server::NamedService};
+use tonic::{Status, body::Body as GrpcBody, server::NamedService};
 use tower::Service;
 
 use super::{
     fetch::{FetchAnswer, FetchSession},
+    framed::{PREFIX_LEN, answer, end, messages},
     log::LogService,
 };
 use crate::{
@@ -45,8 +45,6 @@ const METADATA_PATH: &str = "/millrace.v1.Log/Metadata";
 /// Field numbers of the contract.
 const PARTITIONS_FIELD: u32 = 2;
 const RECORDS_FIELD: u32 = 15;
-/// A gRPC message begins with a byte for "not compressed" and its length.
-const PREFIX_LEN: usize = 5;
 
 /// The `Log` service with its own way for `Fetch` and `Metadata`.
 #[derive(Clone, Debug)]
@@ -69,7 +67,7 @@ impl RawLogServer {
             .get::<MessagePermits>()
             .cloned()
             .unwrap_or_default();
-        let requests = messages(request, EncodedDecoder);
+        let requests = messages(request, EncodedDecoder).into_inner();
         let (sender, answers) = mpsc::channel(limits::FETCH_ANSWERS_AHEAD);
         let broker = self.service.broker();
         broker.spawn(FetchSession::new(broker.clone(), budget, permits).serve(requests, sender));
@@ -78,14 +76,14 @@ impl RawLogServer {
             chunks: VecDeque::new(),
             ended: false,
         };
-        answer(GrpcBody::new(body))
+        answer(body)
     }
 
     /// Answers with the encoded metadata as it is: what waits to be taken is the same memory for
     /// all who follow it.
     async fn metadata(service: LogService, request: http::Request<GrpcBody>) -> http::Response<GrpcBody> {
         let budget = request.extensions().get::<ConnectionBudget>().cloned();
-        let mut requests = messages(request, MessageDecoder::<MetadataRequest>::default());
+        let mut requests = messages(request, MessageDecoder::<MetadataRequest>::default()).into_inner();
         let request = match requests.message().await {
             Ok(Some(request)) => request,
             Ok(None) => return Status::from(ApiError::field("request", "must be sent")).into_http(),
@@ -98,30 +96,9 @@ impl RawLogServer {
         let frames = answers
             .flat_map(|answer| futures::stream::iter(answer.chunks()))
             .map(|chunk| Ok::<_, Status>(Frame::data(chunk)))
-            .chain(futures::stream::once(async {
-                let mut trailers = http::HeaderMap::new();
-                Status::ok("").add_header(&mut trailers)?;
-                Ok(Frame::trailers(trailers))
-            }));
-        answer(GrpcBody::new(StreamBody::new(frames)))
+            .chain(futures::stream::once(async { end(&Status::ok("")) }));
+        answer(StreamBody::new(frames))
     }
-}
-
-/// The messages of a request.
-fn messages<D>(request: http::Request<GrpcBody>, decoder: D) -> Streaming<D::Item>
-where
-    D: Decoder<Error = Status> + Send + 'static,
-{
-    let limit = Some(limits::MAX_RPC_MESSAGE_BYTES);
-    Streaming::new_request(decoder, request.into_body(), None, limit)
-}
-
-/// An answer of messages.
-fn answer(body: GrpcBody) -> http::Response<GrpcBody> {
-    let mut response = http::Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
-    response
 }
 
 impl NamedService for RawLogServer {
@@ -193,9 +170,7 @@ impl Body for FetchBody {
 impl FetchBody {
     fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         self.ended = true;
-        let mut trailers = http::HeaderMap::new();
-        let added = status.add_header(&mut trailers);
-        Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(end(status)))
     }
 }
 

@@ -2,11 +2,14 @@
 
 mod answer;
 
-pub(super) use answer::{Sink, pass_on};
+pub(super) use answer::{Encoded, Sink, pass_on};
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use millrace_proto::v1::{self, start::At};
+use millrace_proto::{
+    encoded::EncodedAnswer,
+    v1::{self, start::At},
+};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -64,7 +67,7 @@ pub struct Reader {
     follow: bool,
 }
 
-type Answers = mpsc::Sender<Result<v1::ReadResponse, Status>>;
+type Answers = mpsc::Sender<Result<EncodedAnswer, Status>>;
 
 impl Reader {
     /// Checks the request and finds where each partition's reading begins.

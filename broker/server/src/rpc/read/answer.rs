@@ -1,10 +1,11 @@
-//! What a reader is sent of one partition: read within the memory that there is, decoded, and cut into
+//! What a reader is sent of one partition: read within the memory that there is, encoded as messages, and cut into
 //! answers of bounded size.
 
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
 use millrace_proto::{
-    batch::{BatchError, Codec, DecodeLimits, OwnedBatch, OwnedRecord, OwnedRecords, owned_batches},
+    batch::{BatchError, Codec, DecodeLimits, OwnedBatch, OwnedRecords, owned_batches},
+    encoded::{Answers as AnswersOf, EncodedAnswer, MessageEncoder},
     v1::{self, ErrorReason},
 };
 
@@ -12,11 +13,11 @@ use super::{Answers, Reader};
 use crate::{
     broker::Broker,
     error::ApiError,
-    forward::{Source, Target},
+    forward::{Data, Source, Target},
     limits,
     memory::{ConnectionBudget, MemoryPermit},
     partition::Offsets,
-    rpc::{convert, fetch::no_memory},
+    rpc::fetch::no_memory,
     turns::{self, Turn},
 };
 
@@ -27,17 +28,34 @@ const DECODE: DecodeLimits = DecodeLimits {
     max_headers_per_record: 65_536,
 };
 
+/// What a message takes in memory beside its content, and a header beside its own, as is counted for an answer.
+const ITEM_BYTES: usize = 64;
+
 /// Where what is read of a partition goes.
 pub(in crate::rpc) trait Sink: Send {
+    /// For which answers messages are encoded.
+    const ANSWERS: AnswersOf;
+
     /// Whether one more message is wanted.
     fn wants(&self) -> bool;
 
     /// One more is on its way.
-    fn count(&mut self);
+    fn count(&mut self, message: Encoded);
 
-    /// Passes on messages with which the partition is read up to `next`; waits until there is room for more. Whoever
-    /// they were for may be gone, and ends the reading then.
-    fn send(&mut self, messages: Vec<v1::ReceivedMessage>, next: i64) -> impl Future<Output = ()> + Send;
+    /// Passes on the messages that were counted since the last time, encoded, with which the partition is read up to
+    /// `next`; waits until there is room for more. Whoever they were for may be gone, and ends the reading then.
+    fn send(&mut self, messages: Bytes, next: i64) -> impl Future<Output = ()> + Send;
+}
+
+/// A message that was encoded.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::rpc) struct Encoded {
+    /// Its offset.
+    pub offset: i64,
+    /// Bytes of its key, value and headers.
+    pub content: usize,
+    /// Where it ends in the bytes of those that are sent together.
+    pub end: usize,
 }
 
 /// A reader's answers about one partition.
@@ -49,27 +67,25 @@ struct Out<'a> {
 }
 
 impl Sink for Out<'_> {
+    const ANSWERS: AnswersOf = AnswersOf::Read;
+
     fn wants(&self) -> bool {
         *self.remaining != Some(0)
     }
 
-    fn count(&mut self) {
+    fn count(&mut self, _message: Encoded) {
         *self.remaining = self.remaining.map(|left| left - 1);
     }
 
-    async fn send(&mut self, messages: Vec<v1::ReceivedMessage>, next: i64) {
+    async fn send(&mut self, messages: Bytes, next: i64) {
         let progress = v1::PartitionProgress {
             partition: self.partition,
             next_offset: next,
             high_watermark: self.offsets.high_watermark,
             log_start: self.offsets.log_start,
         };
-        let response = v1::ReadResponse {
-            messages,
-            progress: vec![progress],
-        };
         // A closed channel ends `serve` by itself.
-        let _ = self.answers.send(Ok(response)).await;
+        let _ = self.answers.send(Ok(EncodedAnswer::read(messages, progress))).await;
     }
 }
 
@@ -93,7 +109,7 @@ impl Reader {
         if cursor.next >= bound {
             let told = std::mem::replace(&mut cursor.told, true);
             if !told {
-                out.send(Vec::new(), cursor.next).await;
+                out.send(Bytes::new(), cursor.next).await;
             }
             return Ok(!told);
         }
@@ -123,7 +139,7 @@ pub(in crate::rpc) async fn pass_on(
     bound: i64,
     out: &mut impl Sink,
 ) -> Result<bool, ApiError> {
-    // Encoded, decoded and as an answer. Where memory is short, a small answer goes out
+    // As read, decompressed and as an answer. Where memory is short, a small answer goes out
     // without: readers that do not take theirs must not hold up the others.
     let mut permit = match budget {
         Some(budget) => budget.acquire_for_answer(3 * limits::READ_RESPONSE_BYTES).await,
@@ -159,33 +175,36 @@ pub(in crate::rpc) async fn pass_on(
         // Nothing left between here and the bound (compaction may leave such gaps).
         *next = data.up_to.max(*next);
     }
-    pass_on_decoded(&target, budget, data.bytes, next, permit, small, out).await?;
+    pass_on_encoded(&target, budget, data, next, permit, small, out).await?;
     Ok(true)
 }
 
-/// Decodes batches, which count `permit`, and sends their messages, in answers of bounded size.
+/// Encodes the messages of batches, which count `permit`, and sends them, in answers of bounded size.
 ///
-/// With `few`, only one small answer of copied messages: then nothing of a large batch is
-/// kept while a slow reader takes them.
-async fn pass_on_decoded(
+/// With `few`, only one small answer: then nothing of a large batch is kept while a slow reader takes it.
+async fn pass_on_encoded<S: Sink>(
     target: &Target,
     budget: Option<&ConnectionBudget>,
-    bytes: Bytes,
+    data: Data,
     next: &mut i64,
     permit: Option<MemoryPermit>,
     few: bool,
-    out: &mut impl Sink,
+    out: &mut S,
 ) -> Result<(), ApiError> {
+    let mut encoder = MessageEncoder::new(S::ANSWERS, &target.topic, target.number);
     let (mut messages, mut size) = (Vec::new(), 0);
-    'batches: for batch in owned_batches(bytes) {
+    let read = data.bytes.len();
+    'batches: for batch in owned_batches(data.bytes) {
         let begin = *next;
         let batch = batch.map_err(|error| damaged(target, begin, &error))?;
         let until = batch.header().next_offset();
         let damaged = |error| damaged(target, begin, &error).with("damaged_until", until);
-        batch.verify_crc().map_err(damaged)?;
+        if !data.crc_verified {
+            batch.verify_crc().map_err(damaged)?;
+        }
         if !batch.header().is_control() {
             let (records, turn) = decode(&batch).await?;
-            let records = records.map_err(damaged)?;
+            let mut records = records.map_err(damaged)?;
             // Decompressed records stay until the last of them is taken. Their memory is not waited
             // for: all who wait would hold theirs meanwhile.
             let (few, _held) = match budget {
@@ -202,8 +221,9 @@ async fn pass_on_decoded(
             } else {
                 limits::READ_RESPONSE_BYTES
             };
-            for record in records {
-                let mut record = record.map_err(damaged)?;
+            let room = read.max(records.len_bytes()).min(full);
+            while let Some(record) = records.next_borrowed() {
+                let record = record.map_err(damaged)?;
                 if record.offset < *next {
                     continue;
                 }
@@ -215,22 +235,27 @@ async fn pass_on_decoded(
                         break 'batches;
                     }
                     size = 0;
-                    out.send(std::mem::take(&mut messages), *next).await;
+                    out.send(std::mem::take(&mut messages).into(), *next).await;
                 }
-                out.count();
+                if messages.is_empty() {
+                    // What is small takes some more as a message than as a record.
+                    messages.reserve(room + room / 4);
+                }
+                let content = encoder.encode(&record, &mut messages);
                 *next = record.offset + 1;
-                size += record_size(&record);
-                if few {
-                    unshare(&mut record);
-                }
-                messages.push(convert::received(&target.topic, target.number, record));
+                size += content + ITEM_BYTES * (1 + record.headers.len());
+                out.count(Encoded {
+                    offset: record.offset,
+                    content,
+                    end: messages.len(),
+                });
             }
         }
         *next = (*next).max(batch.header().next_offset());
     }
-    // Of few messages, what is left are copies.
+    // Of few messages, nothing is left that it counts.
     let _permit = permit.filter(|_| !few);
-    out.send(messages, *next).await;
+    out.send(messages.into(), *next).await;
     Ok(())
 }
 
@@ -254,29 +279,6 @@ async fn decode(batch: &OwnedBatch) -> Result<(Result<OwnedRecords, BatchError>,
     decoding.await
 }
 
-/// Copies what a record holds of its batch, which then needs not be kept for it.
-fn unshare(record: &mut OwnedRecord) {
-    let headers = record.headers.iter_mut().filter_map(|header| header.value.as_mut());
-    for bytes in [&mut record.key, &mut record.value]
-        .into_iter()
-        .flatten()
-        .chain(headers)
-    {
-        *bytes = Bytes::copy_from_slice(bytes);
-    }
-}
-
-/// About what a message takes in memory, in bytes.
-fn record_size(record: &OwnedRecord) -> usize {
-    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|header| header.key.len() + length(&header.value) + 64)
-        .sum();
-    length(&record.key) + length(&record.value) + headers + 64
-}
-
 fn damaged(target: &Target, offset: i64, error: &dyn std::fmt::Display) -> ApiError {
     tracing::error!(topic = &*target.topic, partition = target.number, offset, %error, "a batch can't be decoded");
     ApiError::new(
@@ -288,3 +290,7 @@ fn damaged(target: &Target, offset: i64, error: &dyn std::fmt::Display) -> ApiEr
     .with("partition", target.number)
     .with("offset", offset)
 }
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

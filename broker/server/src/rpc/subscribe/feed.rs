@@ -11,21 +11,22 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
-use millrace_proto::v1;
+use millrace_proto::encoded::Answers;
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
 };
 
-use super::flow::Ready;
+use super::{flow::Ready, messages::Marks};
 use crate::{
     broker::Broker,
     error::ApiError,
     forward::{Source, Watches},
     memory::ConnectionBudget,
     partition::Offsets,
-    rpc::read::{Sink, pass_on},
+    rpc::read::{Encoded, Sink, pass_on},
 };
 
 /// How long a feed waits at most before it looks at all partitions again.
@@ -110,20 +111,25 @@ struct Out<'a> {
     lane: u64,
     closed: &'a Gate,
     offsets: Offsets,
+    marks: Marks,
     fed: &'a mpsc::Sender<Fed>,
 }
 
 impl Sink for Out<'_> {
+    const ANSWERS: Answers = Answers::Subscribe;
+
     fn wants(&self) -> bool {
         !self.closed.is_closed()
     }
 
-    fn count(&mut self) {}
+    fn count(&mut self, message: Encoded) {
+        self.marks.push(message);
+    }
 
-    async fn send(&mut self, messages: Vec<v1::ReceivedMessage>, next: i64) {
+    async fn send(&mut self, messages: Bytes, next: i64) {
         let ready = Ready {
             lane: self.lane,
-            messages: messages.into(),
+            messages: self.marks.take(messages),
             next,
             high_watermark: self.offsets.high_watermark,
             log_start: self.offsets.log_start,
@@ -209,6 +215,7 @@ async fn advance(
         lane: place.lane,
         closed: &place.closed,
         offsets: place.source.offsets(),
+        marks: Marks::default(),
         fed,
     };
     let is_other = !pass_on(broker, budget, &mut place.source, &mut place.next, bound, &mut out).await?;

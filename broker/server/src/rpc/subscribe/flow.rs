@@ -12,9 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use millrace_member::PartitionId;
 use millrace_proto::v1;
 
+use super::messages::{Messages, Taken};
 use crate::{error::ApiError, limits};
 
 /// Messages of one partition that were read for the subscriber.
@@ -23,13 +25,24 @@ pub struct Ready {
     /// As [`Flow::begin`] numbered the reading.
     pub lane: u64,
     /// May be empty: then there was nothing but gaps.
-    pub messages: VecDeque<v1::ReceivedMessage>,
+    pub messages: Messages,
     /// Up to where the partition is read with them.
     pub next: i64,
     /// Where the partition stands.
     pub high_watermark: i64,
     /// The oldest offset that is kept.
     pub log_start: i64,
+}
+
+/// Messages to be sent with one response.
+#[derive(Debug)]
+pub struct Cut {
+    /// Their delivery.
+    pub delivery_id: u64,
+    /// The messages, encoded.
+    pub messages: Bytes,
+    /// Where their partition stands.
+    pub progress: v1::PartitionProgress,
 }
 
 /// Messages that were sent and are not known to be processed.
@@ -368,24 +381,19 @@ impl Flow {
 
     /// Takes of what is ready as much as the credit allows; none if nothing of it is to be sent. What is left stays in
     /// `ready`, which is done with once it is empty.
-    pub fn cut(&mut self, ready: &mut Ready, now: Instant) -> Option<v1::SubscribeMessages> {
+    pub fn cut(&mut self, ready: &mut Ready, now: Instant) -> Option<Cut> {
         let was_busy = self.is_busy();
         let Some(id) = self.lanes.get(&ready.lane).cloned() else {
             ready.messages.clear();
             return None;
         };
-        let mut messages = Vec::new();
-        while let Some(message) = ready.messages.front()
-            && self.messages > 0
-            && self.bytes != Some(0)
-        {
-            let size = size_of_message(message);
-            self.messages -= 1;
-            self.bytes = self.bytes.map(|left| left.saturating_sub(size));
-            messages.extend(ready.messages.pop_front());
+        let taken = ready.messages.take(self.messages, self.bytes);
+        if let Some(Taken { count, credit, .. }) = taken {
+            self.messages -= count;
+            self.bytes = self.bytes.map(|left| left.saturating_sub(credit));
         }
         let part = self.parts.get_mut(&id)?;
-        let sent = messages.last().map(|message: &v1::ReceivedMessage| message.offset + 1);
+        let sent = taken.as_ref().map(|taken| taken.next);
         part.next = if ready.messages.is_empty() {
             ready.next
         } else {
@@ -397,7 +405,8 @@ impl Flow {
             high_watermark: ready.high_watermark,
             log_start: ready.log_start,
         };
-        part.sent = sent?;
+        let taken = taken?;
+        part.sent = taken.next;
         let (holding, end) = (part.holding, part.sent);
         let delivery_id = self.next_delivery;
         self.next_delivery += 1;
@@ -409,10 +418,10 @@ impl Flow {
             });
         }
         self.begin_to_work(was_busy, now);
-        Some(v1::SubscribeMessages {
+        Some(Cut {
             delivery_id,
-            messages,
-            progress: Some(progress),
+            messages: taken.bytes,
+            progress,
         })
     }
 
@@ -448,18 +457,6 @@ impl Flow {
         let revoked = self.given_back().filter_map(|(_, part)| part.until).min();
         revoked.into_iter().chain(self.too_slow_at()).min()
     }
-}
-
-/// What a message counts of a credit in bytes.
-fn size_of_message(message: &v1::ReceivedMessage) -> u64 {
-    let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let size = message.message.as_ref().map_or(0, |message| {
-        let headers = message.headers.iter();
-        let headers: usize = headers.map(|header| header.name.len() + length(&header.value)).sum();
-        length(&message.key) + length(&message.value) + headers
-    });
-    // One without content counts as well.
-    u64::try_from(size.max(1)).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

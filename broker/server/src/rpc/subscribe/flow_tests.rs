@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use millrace_proto::v1::ErrorReason;
 
 use super::*;
+use crate::rpc::{read::Encoded, subscribe::messages::Marks};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -20,19 +21,21 @@ fn credit(messages: u32, processed_through: u64) -> v1::SubscribeCredit {
     }
 }
 
+/// Messages of 10 bytes of content, encoded as one byte each: their offset.
 fn ready(lane: u64, offsets: std::ops::Range<i64>) -> Ready {
     let next = offsets.end;
-    let messages = offsets.map(|offset| v1::ReceivedMessage {
-        offset,
-        message: Some(v1::Message {
-            value: Some(vec![0; 10].into()),
-            ..v1::Message::default()
-        }),
-        ..v1::ReceivedMessage::default()
-    });
+    let (mut marks, mut bytes) = (Marks::default(), Vec::new());
+    for offset in offsets {
+        bytes.push(u8::try_from(offset).unwrap());
+        marks.push(Encoded {
+            offset,
+            content: 10,
+            end: bytes.len(),
+        });
+    }
     Ready {
         lane,
-        messages: messages.collect(),
+        messages: marks.take(bytes.into()),
         next,
         high_watermark: 100,
         log_start: 0,
@@ -66,7 +69,7 @@ impl Test {
         let sent = self.flow.cut(ready, self.begin)?;
         Some((
             sent.delivery_id,
-            sent.messages.iter().map(|message| message.offset).collect(),
+            sent.messages.iter().map(|offset| i64::from(*offset)).collect(),
         ))
     }
 

@@ -15,6 +15,7 @@ mod commands;
 mod commit;
 mod feed;
 mod flow;
+mod messages;
 mod open;
 mod serve;
 mod session;

@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Instant};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use millrace_member::{Event, PartitionId};
-use millrace_proto::v1::{self, ErrorReason, subscribe_request::Request};
+use millrace_proto::{
+    encoded::EncodedAnswer,
+    v1::{self, ErrorReason, subscribe_request::Request},
+};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
@@ -21,7 +24,7 @@ use crate::{
     rpc::groups::leave_group,
 };
 
-type Answers = mpsc::Sender<Result<v1::SubscribeResponse, Status>>;
+type Answers = mpsc::Sender<Result<EncodedAnswer, Status>>;
 
 /// What was looked for, and how often partitions had been lost by then.
 type Finding = BoxFuture<'static, (u64, Result<Vec<(PartitionId, Found)>, ApiError>)>;

@@ -8,7 +8,10 @@ use std::{
 
 use millrace_engine::group::Subscriber;
 use millrace_member::{Effect, Event, Member, PartitionId};
-use millrace_proto::v1::{self, ErrorReason, subscribe_response::Response};
+use millrace_proto::{
+    encoded::EncodedAnswer,
+    v1::{self, ErrorReason, subscribe_response::Response},
+};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -462,24 +465,19 @@ impl Session {
     }
 
     /// What it is told before its stream ends, in place of more messages.
-    pub fn last_response(&mut self) -> Option<v1::SubscribeResponse> {
-        let response = self.outgoing.pop_front()?;
-        Some(v1::SubscribeResponse {
-            response: Some(response),
-        })
+    pub fn last_response(&mut self) -> Option<EncodedAnswer> {
+        self.outgoing.pop_front().map(encoded)
     }
 
     /// What is sent next; none if it is not to be sent any more.
-    pub fn next_response(&mut self, now: Instant) -> Option<v1::SubscribeResponse> {
-        let response = self.outgoing.pop_front().or_else(|| {
-            let ready = self.ready.as_mut()?;
-            let messages = self.flow.cut(ready, now);
-            self.ready.take_if(|ready| ready.messages.is_empty());
-            messages.map(Response::Messages)
-        });
-        response.map(|response| v1::SubscribeResponse {
-            response: Some(response),
-        })
+    pub fn next_response(&mut self, now: Instant) -> Option<EncodedAnswer> {
+        if let Some(response) = self.last_response() {
+            return Some(response);
+        }
+        let ready = self.ready.as_mut()?;
+        let cut = self.flow.cut(ready, now);
+        self.ready.take_if(|ready| ready.messages.is_empty());
+        cut.map(|cut| EncodedAnswer::subscribe(cut.delivery_id, cut.messages, cut.progress))
     }
 
     /// When time alone changes something next.
@@ -500,6 +498,12 @@ impl Session {
         self.take(now, Event::Leave);
         self.left.take()
     }
+}
+
+fn encoded(response: Response) -> EncodedAnswer {
+    EncodedAnswer::new(&v1::SubscribeResponse {
+        response: Some(response),
+    })
 }
 
 /// The beginning of a member that nobody knows yet.
