@@ -98,11 +98,11 @@ impl MessageEncoder {
         let time = self.time.bytes();
         let mut content = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
         let mut message = nullable_len(record.key) + nullable_len(record.value) + time.len();
-        for header in record.headers {
-            let name = String::from_utf8_lossy(header.key);
-            let length = header_len(&name, header.value);
-            message += 1 + unsigned_len(length as u64) + length;
-            content += name.len() + header.value.map_or(0, <[u8]>::len);
+        let has_headers = record.headers.len() > 0;
+        if has_headers {
+            let (length, of_content) = headers_len(record);
+            message += length;
+            content += of_content;
         }
 
         let head = &mut self.head[..];
@@ -116,16 +116,21 @@ impl MessageEncoder {
         let mut at = begin;
         put_begin(head, &mut at, self.key, length);
         out.reserve(end - begin + message);
-        for (key, bytes) in [(key::KEY, record.key), (key::VALUE, record.value)] {
-            let Some(bytes) = bytes else { continue };
-            put_begin(head, &mut end, key, bytes.len());
+        if let Some(bytes) = record.key {
+            put_begin(head, &mut end, key::KEY, bytes.len());
             out.extend_from_slice(&head[begin..end]);
             out.extend_from_slice(bytes);
             (begin, end) = (self.behind_place, self.behind_place);
         }
-        out.extend_from_slice(&head[begin..end]);
-        for header in record.headers {
-            put_header(&String::from_utf8_lossy(header.key), header.value, out);
+        if let Some(bytes) = record.value {
+            put_begin(head, &mut end, key::VALUE, bytes.len());
+            out.extend_from_slice(&head[begin..end]);
+            out.extend_from_slice(bytes);
+        } else {
+            out.extend_from_slice(&head[begin..end]);
+        }
+        if has_headers {
+            put_headers(record, out);
         }
         out.extend_from_slice(time);
         content
@@ -155,6 +160,24 @@ fn nullable_len(bytes: Option<&[u8]>) -> usize {
 fn header_len(name: &str, value: Option<&[u8]>) -> usize {
     // An empty text is the default, which is not encoded.
     nullable_len((!name.is_empty()).then_some(name.as_bytes())) + nullable_len(value)
+}
+
+/// What a record's headers take as fields, and of that the bytes of names and values.
+fn headers_len(record: &Record<'_>) -> (usize, usize) {
+    let (mut all, mut content) = (0, 0);
+    for header in record.headers {
+        let name = String::from_utf8_lossy(header.key);
+        let length = header_len(&name, header.value);
+        all += 1 + unsigned_len(length as u64) + length;
+        content += name.len() + header.value.map_or(0, <[u8]>::len);
+    }
+    (all, content)
+}
+
+fn put_headers(record: &Record<'_>, out: &mut Vec<u8>) {
+    for header in record.headers {
+        put_header(&String::from_utf8_lossy(header.key), header.value, out);
+    }
 }
 
 fn put_header(name: &str, value: Option<&[u8]>, out: &mut Vec<u8>) {
