@@ -30,7 +30,7 @@ pub const PHANTOM: BrokerId = 1;
 /// How long anything may take on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Broker 0 of a cluster in which [`PHANTOM`] is in service too.
+/// Broker 0 of a cluster, usually one in which [`PHANTOM`] is in service too.
 pub struct TestBroker {
     dir: TempDir,
     pub running: RunningBroker,
@@ -38,6 +38,24 @@ pub struct TestBroker {
 
 impl TestBroker {
     pub async fn start() -> Self {
+        let test = Self::alone().await;
+        let broker = test.broker();
+        let registration = RegisterBroker {
+            broker_id: PHANTOM,
+            incarnation: Uuid::new_v4(),
+            cluster_id: broker.cluster_id(),
+            directory_id: Uuid::new_v4(),
+            address: "phantom:1".into(),
+            rack: String::new(),
+            version: "1".into(),
+            now_ms: 0,
+        };
+        broker.submit(Command::RegisterBroker(registration)).await.unwrap();
+        test
+    }
+
+    /// One without others, which leads all.
+    pub async fn alone() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data").display().to_string();
         let values = [
@@ -53,18 +71,6 @@ impl TestBroker {
         let config = BrokerConfig::load(None, std::iter::empty(), &values).unwrap();
         crate::format(&config).unwrap();
         let running = crate::start(config).await.unwrap();
-        let registration = RegisterBroker {
-            broker_id: PHANTOM,
-            incarnation: Uuid::new_v4(),
-            cluster_id: running.broker().cluster_id(),
-            directory_id: Uuid::new_v4(),
-            address: "phantom:1".into(),
-            rack: String::new(),
-            version: "1".into(),
-            now_ms: 0,
-        };
-        let command = Command::RegisterBroker(registration);
-        running.broker().submit(command).await.unwrap();
         Self { dir, running }
     }
 

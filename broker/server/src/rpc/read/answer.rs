@@ -5,7 +5,7 @@ use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
 use millrace_proto::{
     batch::{BatchError, Codec, DecodeLimits, OwnedBatch, OwnedRecords, owned_batches},
-    encoded::{Answers as AnswersOf, EncodedAnswer, MessageEncoder},
+    encoded::{self, EncodedAnswer, MessageEncoder},
     v1::{self, ErrorReason},
 };
 
@@ -34,7 +34,7 @@ const ITEM_BYTES: usize = 64;
 /// Where what is read of a partition goes.
 pub(in crate::rpc) trait Sink: Send {
     /// For which answers messages are encoded.
-    const ANSWERS: AnswersOf;
+    const ANSWERS: encoded::Answers;
 
     /// Whether one more message is wanted.
     fn wants(&self) -> bool;
@@ -67,7 +67,7 @@ struct Out<'a> {
 }
 
 impl Sink for Out<'_> {
-    const ANSWERS: AnswersOf = AnswersOf::Read;
+    const ANSWERS: encoded::Answers = encoded::Answers::Read;
 
     fn wants(&self) -> bool {
         *self.remaining != Some(0)

@@ -16,7 +16,7 @@ struct Sent {
 }
 
 impl Sink for Sent {
-    const ANSWERS: AnswersOf = AnswersOf::Read;
+    const ANSWERS: encoded::Answers = encoded::Answers::Read;
 
     fn wants(&self) -> bool {
         self.wanted != Some(0)

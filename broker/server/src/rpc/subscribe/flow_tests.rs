@@ -21,12 +21,12 @@ fn credit(messages: u32, processed_through: u64) -> v1::SubscribeCredit {
     }
 }
 
-/// Messages of 10 bytes of content, encoded as one byte each: their offset.
+/// Messages of 10 bytes of content, encoded as eight bytes each: their offset.
 fn ready(lane: u64, offsets: std::ops::Range<i64>) -> Ready {
     let next = offsets.end;
     let (mut marks, mut bytes) = (Marks::default(), Vec::new());
     for offset in offsets {
-        bytes.push(u8::try_from(offset).unwrap());
+        bytes.extend(offset.to_be_bytes());
         marks.push(Encoded {
             offset,
             content: 10,
@@ -69,7 +69,10 @@ impl Test {
         let sent = self.flow.cut(ready, self.begin)?;
         Some((
             sent.delivery_id,
-            sent.messages.iter().map(|offset| i64::from(*offset)).collect(),
+            sent.messages
+                .chunks(8)
+                .map(|offset| i64::from_be_bytes(offset.try_into().unwrap()))
+                .collect(),
         ))
     }
 
