@@ -165,7 +165,7 @@ mod tests {
             next_offset: 7,
             ..PartitionProgress::default()
         };
-        EncodedAnswer::read(vec![0x0a, 0].repeat(messages).into(), progress)
+        EncodedAnswer::read([0x0a, 0].repeat(messages).into(), progress)
     }
 
     /// The lengths of frames, and what they hold.

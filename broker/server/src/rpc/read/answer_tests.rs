@@ -37,7 +37,7 @@ impl Sink for Sent {
             let alone = messages.slice(begin..counted.end);
             assert_eq!(
                 &v1::ReadResponse::decode(alone).unwrap().messages[..],
-                &[message.clone()]
+                std::slice::from_ref(message)
             );
             begin = counted.end;
         }
