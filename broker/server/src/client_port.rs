@@ -25,6 +25,7 @@ use crate::{
     memory::MemoryLayer,
     rpc::{
         admin::AdminService,
+        framed::ByHand,
         groups::GroupsService,
         log::LogService,
         messaging::MessagingService,
@@ -73,8 +74,8 @@ pub(crate) async fn serve(broker: &Arc<Broker>, listener: TcpListener, stop: Can
     );
     let max = limits::MAX_RPC_MESSAGE_BYTES;
     let mut routes = Routes::new(health)
-        .add_service(RawMessagingServer::new(broker.clone()))
-        .add_service(RawLogServer::new(LogService::new(broker.clone())))
+        .add_service(ByHand(RawMessagingServer::new(broker.clone())))
+        .add_service(ByHand(RawLogServer::new(LogService::new(broker.clone()))))
         .add_service(AdminServer::new(AdminService(broker.clone())).max_decoding_message_size(max))
         .add_service(GroupsServer::new(GroupsService(broker.clone())).max_decoding_message_size(max));
     // Both versions: grpcurl and older tools ask for the alpha.

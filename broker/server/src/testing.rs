@@ -168,6 +168,16 @@ impl TestBroker {
             high_watermark: 0,
         }
     }
+
+    /// The phantom is heard of under the present leader epoch: it has the one record there is, so that is committed.
+    pub async fn commit_by_phantom(&self, partition: &Arc<Partition>) {
+        partition.on_acknowledged(FetchRequest {
+            last_fetched_epoch: Some(0),
+            durable_end: 1,
+            ..self.phantom_fetch(partition, 1)
+        });
+        committed(partition, 1).await;
+    }
 }
 
 /// Appends a batch of one record, and waits for no other replica.

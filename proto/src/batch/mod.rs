@@ -42,7 +42,7 @@ pub(crate) mod varint;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use attributes::{Attributes, TimestampType};
 pub use builder::{BatchBuilder, BuildError, MAX_RECORD_OVERHEAD, record_size_upper_bound};

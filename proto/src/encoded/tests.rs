@@ -5,19 +5,9 @@ use prost::Message as _;
 
 use super::*;
 use crate::{
-    batch::{BatchBuilder, BatchView, Codec, DecodeLimits, Header, OwnedBatch, Record},
+    batch::{BatchBuilder, BatchView, Codec, DecodeLimits, OwnedBatch, Record, tests::plain::Plain},
     v1,
 };
-
-type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
-
-#[derive(Clone, Debug)]
-struct Plain {
-    timestamp: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Headers,
-}
 
 fn bytes(up_to: usize) -> impl Strategy<Value = Vec<u8>> {
     // Around the lengths whose varints get longer, too.
@@ -67,13 +57,7 @@ fn offset() -> impl Strategy<Value = i64> {
 fn batch(codec: Codec, base_offset: i64, append_time: Option<i64>, records: &[Plain]) -> Bytes {
     let mut builder = BatchBuilder::new(codec);
     for record in records {
-        let headers = record.headers.iter().map(|(key, value)| Header {
-            key,
-            value: value.as_deref(),
-        });
-        let headers: Vec<_> = headers.collect();
-        let (key, value) = (record.key.as_deref(), record.value.as_deref());
-        builder.append(record.timestamp, key, value, &headers).unwrap();
+        record.append_to(&mut builder);
     }
     builder.set_base_offset(base_offset);
     if let Some(time) = append_time {

@@ -157,7 +157,7 @@ fn for_one_question(until: Instant) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use millrace_engine::{cluster::ElectionKind, partition::FetchRequest};
+    use millrace_engine::cluster::ElectionKind;
     use millrace_proto::{internal::v1::ForwardPlace, v1::ErrorReason};
 
     use super::*;
@@ -252,13 +252,7 @@ mod tests {
         let mut expected = BTreeMap::from([(sound.key(), 0)]);
         for known in [false, true] {
             if known {
-                let heard = FetchRequest {
-                    last_fetched_epoch: Some(0),
-                    durable_end: 1,
-                    ..test.phantom_fetch(&partition, 1)
-                };
-                partition.on_acknowledged(heard);
-                committed(&partition, 1).await;
+                test.commit_by_phantom(&partition).await;
                 expected.insert(partition.key(), 1);
             }
             let here = ends_of(test.broker(), keys.clone(), soon()).await;

@@ -367,11 +367,11 @@ async fn watch(peer: Arc<Peer>, questions: Vec<ForwardDescribePartition>, asked:
 
 #[cfg(test)]
 mod tests {
-    use millrace_engine::{cluster::ElectionKind, partition::FetchRequest};
+    use millrace_engine::cluster::ElectionKind;
     use millrace_proto::v1::{Edge, ErrorReason};
 
     use super::*;
-    use crate::testing::{PHANTOM, TestBroker, append, committed};
+    use crate::testing::{PHANTOM, TestBroker, append};
 
     /// A reader that stops at the end must not stop before what was acknowledged.
     #[tokio::test(flavor = "multi_thread")]
@@ -399,13 +399,7 @@ mod tests {
                 assert_eq!(refused, ends.then_some(ErrorReason::OffsetNotAvailable));
             }
         }
-        let heard = FetchRequest {
-            last_fetched_epoch: Some(0),
-            durable_end: 1,
-            ..test.phantom_fetch(&partition, 1)
-        };
-        partition.on_acknowledged(heard);
-        committed(&partition, 1).await;
+        test.commit_by_phantom(&partition).await;
         let (source, _) = find_there(peer, topic, &starts, vec![0], true)
             .await
             .remove(0)

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -14,12 +15,44 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use millrace_proto::encoded::EncodedAnswer;
 use tokio::sync::mpsc;
-use tonic::{Request, Status, Streaming, body::Body as GrpcBody, codec::Decoder};
+use tonic::{Request, Status, Streaming, body::Body as GrpcBody, codec::Decoder, server::NamedService};
+use tower::Service;
 
 use crate::limits;
 
 /// A gRPC message begins with a byte for "not compressed" and its length.
 pub const PREFIX_LEN: usize = 5;
+
+/// The answer to a call, which may be that it failed.
+pub type Answering = Pin<Box<dyn Future<Output = Result<http::Response<GrpcBody>, Infallible>> + Send>>;
+
+/// A service with a way of its own for some of its calls.
+pub trait Calls: NamedService {
+    /// Begins a call.
+    fn call(&mut self, request: http::Request<GrpcBody>) -> Answering;
+}
+
+/// Serves [`Calls`], which are always ready.
+#[derive(Clone, Debug)]
+pub struct ByHand<C>(pub C);
+
+impl<C: Calls> NamedService for ByHand<C> {
+    const NAME: &'static str = C::NAME;
+}
+
+impl<C: Calls> Service<http::Request<GrpcBody>> for ByHand<C> {
+    type Response = http::Response<GrpcBody>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<GrpcBody>) -> Answering {
+        self.0.call(request)
+    }
+}
 
 /// The messages of a request.
 pub fn messages<D>(request: http::Request<GrpcBody>, decoder: D) -> Request<Streaming<D::Item>>

@@ -17,7 +17,7 @@ mod acknowledgements;
 pub mod admin;
 pub mod convert;
 mod fetch;
-mod framed;
+pub mod framed;
 pub mod groups;
 pub mod log;
 pub mod messaging;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -30,7 +29,7 @@ use tower::Service;
 
 use super::{
     fetch::{FetchAnswer, FetchSession},
-    framed::{PREFIX_LEN, answer, end, messages},
+    framed::{Answering, Calls, PREFIX_LEN, answer, end, messages},
     log::LogService,
 };
 use crate::{
@@ -105,16 +104,8 @@ impl NamedService for RawLogServer {
     const NAME: &'static str = <LogServer<LogService> as NamedService>::NAME;
 }
 
-impl Service<http::Request<GrpcBody>> for RawLogServer {
-    type Response = http::Response<GrpcBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<GrpcBody>) -> Self::Future {
+impl Calls for RawLogServer {
+    fn call(&mut self, request: http::Request<GrpcBody>) -> Answering {
         match request.uri().path() {
             FETCH_PATH => {
                 let response = self.fetch(request);

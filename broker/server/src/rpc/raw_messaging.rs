@@ -1,11 +1,6 @@
 //! `Messaging.Read` and `Messaging.Subscribe` with answers that are encoded from the log's batches, not from messages.
 
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use millrace_proto::{
     codec::MessageDecoder,
@@ -15,7 +10,7 @@ use tonic::{Request, Status, body::Body as GrpcBody, server::NamedService};
 use tower::Service;
 
 use super::{
-    framed::{AnswersBody, answer, messages},
+    framed::{Answering, AnswersBody, Calls, answer, messages},
     messaging::MessagingService,
 };
 use crate::{broker::Broker, limits};
@@ -58,16 +53,8 @@ impl NamedService for RawMessagingServer {
     const NAME: &'static str = <MessagingServer<MessagingService> as NamedService>::NAME;
 }
 
-impl Service<http::Request<GrpcBody>> for RawMessagingServer {
-    type Response = http::Response<GrpcBody>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<GrpcBody>) -> Self::Future {
+impl Calls for RawMessagingServer {
+    fn call(&mut self, request: http::Request<GrpcBody>) -> Answering {
         match request.uri().path() {
             READ_PATH => {
                 let reading = Self::read(self.service.clone(), request);

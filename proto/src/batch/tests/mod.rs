@@ -5,6 +5,7 @@ mod damage;
 mod golden;
 mod header;
 mod hostile;
+pub(crate) mod plain;
 mod retain;
 mod round_trip;
 mod speed;

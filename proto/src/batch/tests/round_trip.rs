@@ -4,17 +4,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::plain::Plain;
 use super::*;
-
-type Headers = Vec<(Vec<u8>, Option<Vec<u8>>)>;
-
-#[derive(Clone, Debug, PartialEq)]
-struct Plain {
-    timestamp: i64,
-    key: Option<Vec<u8>>,
-    value: Option<Vec<u8>>,
-    headers: Headers,
-}
 
 fn bytes(up_to: usize) -> impl Strategy<Value = Vec<u8>> {
     // Some that compress, some that do not.
@@ -45,18 +36,10 @@ fn codec() -> impl Strategy<Value = Codec> {
 }
 
 fn append(builder: &mut BatchBuilder, record: &Plain) {
-    let headers: Vec<_> = record
-        .headers
-        .iter()
-        .map(|(key, value)| Header {
-            key,
-            value: value.as_deref(),
-        })
-        .collect();
-    let (key, value) = (record.key.as_deref(), record.value.as_deref());
     let before = builder.size_in_bytes();
-    builder.append(record.timestamp, key, value, &headers).unwrap();
+    record.append_to(builder);
     let grown = builder.size_in_bytes() - before;
+    let (key, value, headers) = (record.key.as_deref(), record.value.as_deref(), record.headers());
     let bound = record_size_upper_bound(key, value, &headers);
     assert!(grown <= bound && grown + MAX_RECORD_OVERHEAD > bound, "{grown} {bound}");
 }
