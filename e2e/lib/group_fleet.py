@@ -35,6 +35,12 @@ def python_member(bootstrap: str, group: str, topic: str, flags: list[str]) -> l
     return [sys.executable, "-m", "lib.group_member", *own, *flags]
 
 
+def python_subscriber(bootstrap: str, group: str, topic: str, flags: list[str]) -> list[str]:
+    """One stream of plain stubs; the broker is the member."""
+    own = ["--bootstrap", bootstrap, "--group", group, "--topic", topic]
+    return [sys.executable, "-m", "lib.subscribe_member", *own, *flags]
+
+
 @dataclass
 class Running:
     """A member's process."""

@@ -17,12 +17,14 @@ import pytest
 from lib import paths
 from lib.api import ApiError, Client, call, groups_pb2
 from lib.broker import Broker
-from lib.group_fleet import Fleet, Kind, Running, python_member, rust_member
+from lib.group_fleet import Fleet, Kind, Running, python_member, python_subscriber, rust_member
 from lib.group_history import lines
 from lib.group_times import Outputs, until_others_consume, wait_all_shown
 from lib.hosts import Host
 
 PATIENCE = 90.0
+# That of members by default, in seconds.
+SESSION = 5.0
 TOPIC = "work"
 GROUP = "workers"
 HOST = Host("here", "127.0.0.1")
@@ -119,6 +121,9 @@ def _befalls(broker: Broker, folder: Path, kind: Kind, how: signal.Signals) -> N
                 began = time.monotonic()
                 os.kill(victim.process.pid, how)
                 took = until_others_consume(outputs, others, has, began, PATIENCE, lambda: None)
+                # A connection that is closed says it without a wait for the end of the session, and one that stays is
+                # asked.
+                assert took < (SESSION if how == signal.SIGKILL else 4 * SESSION), took
                 print(f"{kind.__name__}, {how.name}: others consume its {len(has)} partitions after {took:.3f} s")
                 if how == signal.SIGSTOP:
                     os.kill(victim.process.pid, signal.SIGCONT)
@@ -144,7 +149,7 @@ def _check_woken(victim: Running, had: set[int]) -> None:
     assert gone == had, (gone, had)
 
 
-@pytest.mark.parametrize("kind", [rust_member, python_member], ids=["rust", "python"])
+@pytest.mark.parametrize("kind", [rust_member, python_member, python_subscriber], ids=["rust", "python", "subscriber"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_others_consume_what_a_member_had(broker: Broker, tmp_path: Path, kind: Kind, how: signal.Signals) -> None:
     _befalls(broker, tmp_path, kind, how)

@@ -148,6 +148,30 @@ def test_a_member_resumes_at_another_broker_without_a_rebalance(three_brokers: l
         client.close()
 
 
+def test_a_connection_that_is_closed_leaves_a_member_for_its_reconnect_timeout(three_brokers: list[Broker]) -> None:
+    with Client(three_brokers[0].address) as client:
+        client.create_topic("reconnect", partitions=2, replicas=3)
+        # Of a session of half an hour.
+        for timeout, resumes in ((None, False), (Duration(seconds=120), True)):
+            closed = Client(three_brokers[1].address)
+            one = Subscriber(closed, "reconnecters", ["reconnect"], reconnect_timeout=timeout)
+            one.wait("all", lambda o=one: len(o.has) == 2)
+            one.finish()
+            closed.close()
+            if resumes:
+                # Longer than the default.
+                time.sleep(2)
+                assert one.member in members(client, "reconnecters")
+                resumed = Subscriber(
+                    client, "reconnecters", ["reconnect"], resume_token=one.token, positions=offsets(one.next)
+                )
+                resumed.wait("what it had", lambda r=resumed, had=one.next: r.has == had)
+                assert resumed.member == one.member
+                resumed.leave()
+            else:
+                until("gone", lambda: answered(lambda: not members(client, "reconnecters")))
+
+
 def answered(call_it: Callable[[], object]) -> object:
     """False where there is no coordinator at the moment."""
     try:
@@ -346,6 +370,8 @@ def test_new_partitions_and_topics_of_a_pattern_are_read_from_their_beginning(br
         ({"start": types_pb2.Start(edge=9)}, "INVALID_REQUEST"),
         ({"session": 0.5}, "INVALID_REQUEST"),
         ({"session": 1_801.0}, "INVALID_REQUEST"),
+        ({"reconnect_timeout": Duration(seconds=1_801)}, "INVALID_REQUEST"),
+        ({"reconnect_timeout": Duration(seconds=-1)}, "INVALID_REQUEST"),
         ({"revoke_timeout": Duration(nanos=1)}, "INVALID_REQUEST"),
         ({"revoke_timeout": Duration(seconds=50_000)}, "INVALID_REQUEST"),
         ({"processing_timeout": Duration(nanos=1)}, "INVALID_REQUEST"),

@@ -7,17 +7,17 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, transport::server::Connected};
@@ -43,6 +43,56 @@ pub struct Connection {
 pub struct Client {
     host: Arc<str>,
     gone: CancellationToken,
+    life: Arc<Life>,
+}
+
+/// Signs of life of a connection's peer.
+#[derive(Debug)]
+struct Life {
+    began: Instant,
+    /// When the last bytes came, in milliseconds since the connection began.
+    heard_ms: AtomicU64,
+    /// How many want to know soon when nothing comes any more.
+    watchers: AtomicUsize,
+    /// Watchers came or went.
+    changed: Notify,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            heard_ms: AtomicU64::new(0),
+            watchers: AtomicUsize::new(0),
+            changed: Notify::new(),
+        }
+    }
+}
+
+impl Life {
+    fn hear(&self) {
+        let age = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard_ms.store(age, Ordering::Relaxed);
+    }
+}
+
+/// While it is there, the peer is asked often whether it lives, so that [`heard`](Self::heard) tells.
+#[derive(Debug)]
+pub struct Watched(Client);
+
+impl Watched {
+    /// When the last bytes came from the peer: an answer to a ping, too.
+    pub fn heard(&self) -> Instant {
+        let life = &self.0.life;
+        life.began + Duration::from_millis(life.heard_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.life.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.0.life.changed.notify_one();
+    }
 }
 
 impl Client {
@@ -59,6 +109,25 @@ impl Client {
     /// Waits until the connection is gone.
     pub async fn gone(&self) {
         self.gone.cancelled().await;
+    }
+
+    /// Has the peer asked often whether it lives.
+    pub fn watch(&self) -> Watched {
+        // Who has just sent a request lives.
+        self.life.hear();
+        self.life.watchers.fetch_add(1, Ordering::Relaxed);
+        self.life.changed.notify_one();
+        Watched(self.clone())
+    }
+
+    /// Whether anybody watches it.
+    pub fn is_watched(&self) -> bool {
+        self.life.watchers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until watchers come or go; for one that waits.
+    pub async fn watchers_changed(&self) {
+        self.life.changed.notified().await;
     }
 }
 
@@ -103,6 +172,7 @@ pub fn accept(
                 client: Client {
                     host: host.unwrap_or_default(),
                     gone: gone.clone(),
+                    life: Arc::default(),
                 },
                 _gone: gone.drop_guard(),
                 stream,
@@ -158,7 +228,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.client.life.hear();
+        }
+        polled
     }
 }
 

@@ -76,6 +76,9 @@ pub const HTTP2_HANDSHAKE_WAIT: Duration = Duration::from_secs(20);
 /// How often it is asked whether a connection's peer is still there.
 pub const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The same while a subscriber is served by it: one that is frozen is to be noticed soon.
+pub const HTTP2_WATCHED_PING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long its answer may take.
 pub const HTTP2_PING_WAIT: Duration = Duration::from_secs(20);
 
@@ -177,7 +180,7 @@ pub const NEW_PARTITIONS_CHECK: Duration = Duration::from_secs(1);
 pub const DEFAULT_FETCH_BYTES: i32 = 8 << 20;
 
 /// Bytes of messages in one ReadResponse: small enough to flow, large enough to be cheap.
-pub const READ_RESPONSE_BYTES: usize = 256 << 10;
+pub const READ_RESPONSE_BYTES: usize = 512 << 10;
 
 /// What records of one batch may decompress to when the broker itself decodes them (for
 /// `Read` and for re-encoding): a bomb ends here.
@@ -648,10 +651,6 @@ pub const MAX_SUBSCRIBER_CREDIT: u64 = 1_000_000;
 
 /// Bytes that may be allowed to it at a time.
 pub const MAX_SUBSCRIBER_CREDIT_BYTES: u64 = 1 << 30;
-
-/// How long a member is kept whose stream is broken, if nothing else is asked for: a process is restarted, or its broker
-/// replaced, within it.
-pub const SUBSCRIBER_SESSION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a subscriber may keep what it is to give back, if nothing else is asked for.
 pub const SUBSCRIBER_REVOKE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -88,7 +88,7 @@ where
     let Ok(Ok(mut http2)) = tokio::time::timeout(limits::HTTP2_HANDSHAKE_WAIT, handshake).await else {
         return;
     };
-    let mut silent = pin!(silent(http2.ping_pong()));
+    let mut silent = pin!(silent(http2.ping_pong(), &client));
     let mut stopping = false;
     let unread = Arc::new(Unread::default());
     let mut widening = Widening::new(budget.windows());
@@ -126,13 +126,20 @@ async fn may_change(unread: &Unread, too_narrow: bool) {
     let _ = tokio::time::timeout(limits::HTTP2_WIDEN_AGAIN, unread.changed()).await;
 }
 
-/// Ends when the peer does not answer pings any more.
-async fn silent(pings: Option<PingPong>) {
+/// Ends when the peer does not answer pings any more. One that is watched is asked more often.
+async fn silent(pings: Option<PingPong>, client: &Client) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
     };
     loop {
-        tokio::time::sleep(limits::HTTP2_PING_INTERVAL).await;
+        let interval = match client.is_watched() {
+            true => limits::HTTP2_WATCHED_PING_INTERVAL,
+            false => limits::HTTP2_PING_INTERVAL,
+        };
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = client.watchers_changed() => continue,
+        }
         let answered = tokio::time::timeout(limits::HTTP2_PING_WAIT, pings.ping(Ping::opaque())).await;
         if !matches!(answered, Ok(Ok(_))) {
             return;

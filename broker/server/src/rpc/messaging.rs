@@ -44,9 +44,9 @@ impl MessagingService {
     /// The encoded answers of `Subscribe`.
     pub fn subscribe_encoded(&self, request: Request<Streaming<v1::SubscribeRequest>>) -> EncodedAnswers {
         let (budget, permits) = (budget(&request), permits(&request));
-        let host = Client::of(&request).host().to_owned();
+        let client = Client::of(&request);
         let (answers, stream) = mpsc::channel(limits::SUBSCRIBE_ANSWERS_AHEAD);
-        let serving = subscribe::serve(self.0.clone(), budget, host, permits, request.into_inner(), answers);
+        let serving = subscribe::serve(self.0.clone(), budget, client, permits, request.into_inner(), answers);
         self.0.spawn(serving);
         stream
     }

@@ -935,8 +935,8 @@ type SubscribeOpen struct {
 	// first has the topic, and stored; partitions that are added later are read from their
 	// beginning. An `offset` is not allowed. Default: the beginning.
 	Start *Start `protobuf:"bytes,7,opt,name=start,proto3" json:"start,omitempty"`
-	// How long the member and its partitions are kept once the stream is broken: 1 s to 30 minutes.
-	// Default: 10 s.
+	// How long the member and its partitions are kept once the stream is broken, or once nothing is
+	// heard of its connection, not even an answer to a ping (HTTP/2): 1 s to 30 minutes. Default: 5 s.
 	SessionTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=session_timeout,json=sessionTimeout,proto3" json:"session_timeout,omitempty"`
 	// How long the subscriber may keep a partition that it is told to give back: 1 s to 12 hours.
 	// Default: 30 s.
@@ -952,9 +952,13 @@ type SubscribeOpen struct {
 	// The application's name for itself, for people. Up to 255 bytes.
 	ClientId string `protobuf:"bytes,13,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
 	// Where it runs: partitions with a replica there are preferred. Up to 255 bytes.
-	Rack          string `protobuf:"bytes,14,opt,name=rack,proto3" json:"rack,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Rack string `protobuf:"bytes,14,opt,name=rack,proto3" json:"rack,omitempty"`
+	// The same, once its broker has seen its connection closed: a process that ends or is killed
+	// closes it. Up to `session_timeout`. Default: 500 ms; for a static member, its `session_timeout`.
+	// A subscriber that closes its channel to resume by another one needs as long as that takes.
+	ReconnectTimeout *durationpb.Duration `protobuf:"bytes,15,opt,name=reconnect_timeout,json=reconnectTimeout,proto3" json:"reconnect_timeout,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *SubscribeOpen) Reset() {
@@ -1083,6 +1087,13 @@ func (x *SubscribeOpen) GetRack() string {
 		return x.Rack
 	}
 	return ""
+}
+
+func (x *SubscribeOpen) GetReconnectTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.ReconnectTimeout
+	}
+	return nil
 }
 
 // Allows more messages. Also one of zeroes is a sign that the subscriber is at work.
@@ -2195,7 +2206,7 @@ const file_millrace_v1_messaging_proto_rawDesc = "" +
 	"\arelease\x18\x06 \x01(\v2\x1d.millrace.v1.SubscribeReleaseH\x00R\arelease\x123\n" +
 	"\x05leave\x18\a \x01(\v2\x1b.millrace.v1.SubscribeLeaveH\x00R\x05leave\x12\x0e\n" +
 	"\x02id\x18\x0f \x01(\x04R\x02idB\t\n" +
-	"\arequest\"\xa4\x05\n" +
+	"\arequest\"\xec\x05\n" +
 	"\rSubscribeOpen\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12#\n" +
@@ -2213,7 +2224,8 @@ const file_millrace_v1_messaging_proto_rawDesc = "" +
 	"commitMode\x124\n" +
 	"\x06credit\x18\f \x01(\v2\x1c.millrace.v1.SubscribeCreditR\x06credit\x12\x1b\n" +
 	"\tclient_id\x18\r \x01(\tR\bclientId\x12\x12\n" +
-	"\x04rack\x18\x0e \x01(\tR\x04rackB\x0e\n" +
+	"\x04rack\x18\x0e \x01(\tR\x04rack\x12F\n" +
+	"\x11reconnect_timeout\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x10reconnectTimeoutB\x0e\n" +
 	"\f_instance_idB\x0f\n" +
 	"\r_resume_token\"p\n" +
 	"\x0fSubscribeCredit\x12\x1a\n" +
@@ -2382,41 +2394,42 @@ var file_millrace_v1_messaging_proto_depIdxs = []int32{
 	37, // 25: millrace.v1.SubscribeOpen.processing_timeout:type_name -> google.protobuf.Duration
 	0,  // 26: millrace.v1.SubscribeOpen.commit_mode:type_name -> millrace.v1.CommitMode
 	12, // 27: millrace.v1.SubscribeOpen.credit:type_name -> millrace.v1.SubscribeCredit
-	13, // 28: millrace.v1.SubscribeCommit.offsets:type_name -> millrace.v1.TopicOffset
-	14, // 29: millrace.v1.SubscribePause.partitions:type_name -> millrace.v1.TopicPartition
-	14, // 30: millrace.v1.SubscribeResume.partitions:type_name -> millrace.v1.TopicPartition
-	14, // 31: millrace.v1.SubscribeRelease.partitions:type_name -> millrace.v1.TopicPartition
-	21, // 32: millrace.v1.SubscribeResponse.opened:type_name -> millrace.v1.SubscribeOpened
-	22, // 33: millrace.v1.SubscribeResponse.assigned:type_name -> millrace.v1.SubscribeAssigned
-	23, // 34: millrace.v1.SubscribeResponse.revoking:type_name -> millrace.v1.SubscribeRevoking
-	24, // 35: millrace.v1.SubscribeResponse.lost:type_name -> millrace.v1.SubscribeLost
-	25, // 36: millrace.v1.SubscribeResponse.messages:type_name -> millrace.v1.SubscribeMessages
-	26, // 37: millrace.v1.SubscribeResponse.committed:type_name -> millrace.v1.SubscribeCommitted
-	28, // 38: millrace.v1.SubscribeResponse.error:type_name -> millrace.v1.SubscribeError
-	13, // 39: millrace.v1.SubscribeAssigned.partitions:type_name -> millrace.v1.TopicOffset
-	14, // 40: millrace.v1.SubscribeRevoking.partitions:type_name -> millrace.v1.TopicPartition
-	37, // 41: millrace.v1.SubscribeRevoking.within:type_name -> google.protobuf.Duration
-	14, // 42: millrace.v1.SubscribeLost.partitions:type_name -> millrace.v1.TopicPartition
-	33, // 43: millrace.v1.SubscribeLost.reason:type_name -> millrace.v1.Error
-	36, // 44: millrace.v1.SubscribeMessages.messages:type_name -> millrace.v1.ReceivedMessage
-	9,  // 45: millrace.v1.SubscribeMessages.progress:type_name -> millrace.v1.PartitionProgress
-	27, // 46: millrace.v1.SubscribeCommitted.partitions:type_name -> millrace.v1.SubscribeCommittedPartition
-	33, // 47: millrace.v1.SubscribeCommittedPartition.error:type_name -> millrace.v1.Error
-	14, // 48: millrace.v1.SubscribeError.partition:type_name -> millrace.v1.TopicPartition
-	33, // 49: millrace.v1.SubscribeError.error:type_name -> millrace.v1.Error
-	1,  // 50: millrace.v1.Messaging.Publish:input_type -> millrace.v1.PublishRequest
-	3,  // 51: millrace.v1.Messaging.PublishStream:input_type -> millrace.v1.PublishStreamRequest
-	6,  // 52: millrace.v1.Messaging.Read:input_type -> millrace.v1.ReadRequest
-	10, // 53: millrace.v1.Messaging.Subscribe:input_type -> millrace.v1.SubscribeRequest
-	2,  // 54: millrace.v1.Messaging.Publish:output_type -> millrace.v1.PublishResponse
-	4,  // 55: millrace.v1.Messaging.PublishStream:output_type -> millrace.v1.PublishStreamResponse
-	8,  // 56: millrace.v1.Messaging.Read:output_type -> millrace.v1.ReadResponse
-	20, // 57: millrace.v1.Messaging.Subscribe:output_type -> millrace.v1.SubscribeResponse
-	54, // [54:58] is the sub-list for method output_type
-	50, // [50:54] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	37, // 28: millrace.v1.SubscribeOpen.reconnect_timeout:type_name -> google.protobuf.Duration
+	13, // 29: millrace.v1.SubscribeCommit.offsets:type_name -> millrace.v1.TopicOffset
+	14, // 30: millrace.v1.SubscribePause.partitions:type_name -> millrace.v1.TopicPartition
+	14, // 31: millrace.v1.SubscribeResume.partitions:type_name -> millrace.v1.TopicPartition
+	14, // 32: millrace.v1.SubscribeRelease.partitions:type_name -> millrace.v1.TopicPartition
+	21, // 33: millrace.v1.SubscribeResponse.opened:type_name -> millrace.v1.SubscribeOpened
+	22, // 34: millrace.v1.SubscribeResponse.assigned:type_name -> millrace.v1.SubscribeAssigned
+	23, // 35: millrace.v1.SubscribeResponse.revoking:type_name -> millrace.v1.SubscribeRevoking
+	24, // 36: millrace.v1.SubscribeResponse.lost:type_name -> millrace.v1.SubscribeLost
+	25, // 37: millrace.v1.SubscribeResponse.messages:type_name -> millrace.v1.SubscribeMessages
+	26, // 38: millrace.v1.SubscribeResponse.committed:type_name -> millrace.v1.SubscribeCommitted
+	28, // 39: millrace.v1.SubscribeResponse.error:type_name -> millrace.v1.SubscribeError
+	13, // 40: millrace.v1.SubscribeAssigned.partitions:type_name -> millrace.v1.TopicOffset
+	14, // 41: millrace.v1.SubscribeRevoking.partitions:type_name -> millrace.v1.TopicPartition
+	37, // 42: millrace.v1.SubscribeRevoking.within:type_name -> google.protobuf.Duration
+	14, // 43: millrace.v1.SubscribeLost.partitions:type_name -> millrace.v1.TopicPartition
+	33, // 44: millrace.v1.SubscribeLost.reason:type_name -> millrace.v1.Error
+	36, // 45: millrace.v1.SubscribeMessages.messages:type_name -> millrace.v1.ReceivedMessage
+	9,  // 46: millrace.v1.SubscribeMessages.progress:type_name -> millrace.v1.PartitionProgress
+	27, // 47: millrace.v1.SubscribeCommitted.partitions:type_name -> millrace.v1.SubscribeCommittedPartition
+	33, // 48: millrace.v1.SubscribeCommittedPartition.error:type_name -> millrace.v1.Error
+	14, // 49: millrace.v1.SubscribeError.partition:type_name -> millrace.v1.TopicPartition
+	33, // 50: millrace.v1.SubscribeError.error:type_name -> millrace.v1.Error
+	1,  // 51: millrace.v1.Messaging.Publish:input_type -> millrace.v1.PublishRequest
+	3,  // 52: millrace.v1.Messaging.PublishStream:input_type -> millrace.v1.PublishStreamRequest
+	6,  // 53: millrace.v1.Messaging.Read:input_type -> millrace.v1.ReadRequest
+	10, // 54: millrace.v1.Messaging.Subscribe:input_type -> millrace.v1.SubscribeRequest
+	2,  // 55: millrace.v1.Messaging.Publish:output_type -> millrace.v1.PublishResponse
+	4,  // 56: millrace.v1.Messaging.PublishStream:output_type -> millrace.v1.PublishStreamResponse
+	8,  // 57: millrace.v1.Messaging.Read:output_type -> millrace.v1.ReadResponse
+	20, // 58: millrace.v1.Messaging.Subscribe:output_type -> millrace.v1.SubscribeResponse
+	55, // [55:59] is the sub-list for method output_type
+	51, // [51:55] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_millrace_v1_messaging_proto_init() }

@@ -66,7 +66,7 @@ type MessagingClient interface {
 	// A reader that does not take its answers is waited for, at no cost to others: where the
 	// broker's memory is short, answers get small.
 	//
-	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
+	// An answer holds some 512 KiB of messages, but always one at least, however large it is. Most
 	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
 	// unless told otherwise: where larger messages are stored, raise their limit for received
 	// messages to 17 MiB, which is more than any answer has.
@@ -79,8 +79,10 @@ type MessagingClient interface {
 	// committed comes again, to this member or another one.
 	//
 	// When the stream breaks, the member keeps its partitions for its `session_timeout`: open another
-	// one within this time, at any broker, with the resume token, and nothing moves. `leave` frees
-	// them at once. A broker that stops ends its streams with BROKER_NOT_READY: resume elsewhere.
+	// one within this time, at any broker, with the resume token, and nothing moves. Where the client
+	// has closed its connection, too, as that of a process does that was killed, they are kept for its
+	// `reconnect_timeout` only. `leave` frees them at once. A broker that stops ends its streams with
+	// BROKER_NOT_READY: resume elsewhere.
 	//
 	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
 	// or no reason at all. After any other, open one without a token, or mend what it says.
@@ -188,7 +190,7 @@ type MessagingServer interface {
 	// A reader that does not take its answers is waited for, at no cost to others: where the
 	// broker's memory is short, answers get small.
 	//
-	// An answer holds some 256 KiB of messages, but always one at least, however large it is. Most
+	// An answer holds some 512 KiB of messages, but always one at least, however large it is. Most
 	// languages' stubs refuse answers above 4 MiB (RESOURCE_EXHAUSTED from your own side)
 	// unless told otherwise: where larger messages are stored, raise their limit for received
 	// messages to 17 MiB, which is more than any answer has.
@@ -201,8 +203,10 @@ type MessagingServer interface {
 	// committed comes again, to this member or another one.
 	//
 	// When the stream breaks, the member keeps its partitions for its `session_timeout`: open another
-	// one within this time, at any broker, with the resume token, and nothing moves. `leave` frees
-	// them at once. A broker that stops ends its streams with BROKER_NOT_READY: resume elsewhere.
+	// one within this time, at any broker, with the resume token, and nothing moves. Where the client
+	// has closed its connection, too, as that of a process does that was killed, they are kept for its
+	// `reconnect_timeout` only. `leave` frees them at once. A broker that stops ends its streams with
+	// BROKER_NOT_READY: resume elsewhere.
 	//
 	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
 	// or no reason at all. After any other, open one without a token, or mend what it says.

@@ -317,11 +317,10 @@ pub(super) async fn serve(
         let _ = answers.send(Err(error.into())).await;
     }
     drop((requests, answers));
-    let end = match is_member {
-        true => end_of(&client, &stopping).await,
-        false => End::Quiet,
-    };
-    session.way.end(end);
+    match is_member {
+        true => session.end_with(&client, &stopping).await,
+        false => session.end_quietly(),
+    }
 }
 
 /// What the end of a stream says of its client: a process that ends, by itself or killed, closes its connection, and not
@@ -358,6 +357,12 @@ impl Session {
     /// Ends without a word about the client.
     pub(super) fn end_quietly(self) {
         self.way.end(End::Quiet);
+    }
+
+    /// Ends, and says of the client whether its connection ends, too.
+    pub(super) async fn end_with(self, client: &Client, stopping: &CancellationToken) {
+        let end = end_of(client, stopping).await;
+        self.way.end(end);
     }
 
     /// Has the coordinator answer a heartbeat, wherever it is.

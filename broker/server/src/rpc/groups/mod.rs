@@ -27,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub use self::{
     convert::start,
     internal::GroupsForward,
+    refusals::SESSION_TIMEOUT,
     subscriber::{beat, commit_offsets, fetch_offsets, leave_group},
 };
 use self::{

@@ -8,26 +8,31 @@ use millrace_proto::v1;
 use tokio::sync::mpsc;
 
 use super::{Origin, heartbeat::Session, route::call};
-use crate::{broker::Broker, error::ApiError};
+use crate::{broker::Broker, connection::Client, error::ApiError};
 
 /// Passes on a member's heartbeats, one after the other, and tells as stream `number` what comes of them; ends with the
 /// first error, or once nobody sends any more.
 pub async fn beat(
     broker: Arc<Broker>,
-    host: String,
+    client: Client,
     subscriber: Subscriber,
     number: u64,
     mut requests: mpsc::Receiver<v1::HeartbeatRequest>,
     came: mpsc::Sender<Event<ApiError>>,
 ) {
-    let mut session = Session::new(broker, host, Some(subscriber));
+    let stopping = broker.stopping.clone();
+    let mut session = Session::new(broker, client.host().to_owned(), Some(subscriber));
+    let mut is_member = false;
     let failed = loop {
         let event = tokio::select! {
             () = session.news() => Event::HeartbeatNow(number),
             request = requests.recv() => {
                 let Some(request) = request else { break None };
                 match session.answer(request, None).await {
-                    Ok(answer) => Event::Answer(number, Box::new(answer)),
+                    Ok(answer) => {
+                        is_member = true;
+                        Event::Answer(number, Box::new(answer))
+                    }
                     Err(error) => break Some(error),
                 }
             }
@@ -36,9 +41,13 @@ pub async fn beat(
             break None;
         }
     };
-    session.end_quietly();
-    if let Some(error) = failed {
-        let _ = came.send(Event::Broken(number, error)).await;
+    match failed {
+        Some(error) => {
+            session.end_quietly();
+            let _ = came.send(Event::Broken(number, error)).await;
+        }
+        None if is_member => session.end_with(&client, &stopping).await,
+        None => session.end_quietly(),
     }
 }
 

@@ -129,7 +129,7 @@ impl Reader {
     }
 }
 
-/// Reads a partition from `next` on, below `bound`, and passes on what there is, some 256 KiB; moves `next` on. False:
+/// Reads a partition from `next` on, below `bound`, and passes on what there is, some 512 KiB; moves `next` on. False:
 /// nothing was read, as it is another batch now that is larger than was asked for.
 pub(in crate::rpc) async fn pass_on(
     broker: &Broker,

@@ -1,6 +1,6 @@
 //! Reading for a subscriber: its partitions in turns, wherever they are led, as far as it takes what is read.
 //!
-//! What is read is bounded by the channel: a piece of some 256 KiB in it, and one that waits for room. Where reading
+//! What is read is bounded by the channel: a piece of some 512 KiB in it, and one that waits for room. Where reading
 //! fails, whoever is told begins it anew.
 
 use std::{

@@ -16,7 +16,10 @@ use crate::{
     error::ApiError,
     groups::check_pattern,
     limits,
-    rpc::{convert::duration, groups::start},
+    rpc::{
+        convert::duration,
+        groups::{SESSION_TIMEOUT, start},
+    },
 };
 
 /// A stream that may begin.
@@ -68,9 +71,18 @@ pub fn check(broker: &Broker, open: v1::SubscribeOpen) -> Result<Opening, ApiErr
     let session_timeout = within(
         "session_timeout",
         open.session_timeout,
-        limits::SUBSCRIBER_SESSION_TIMEOUT,
+        SESSION_TIMEOUT,
         groups.min_session_timeout..=groups.max_session_timeout,
     )?;
+    let reconnect_timeout = match open.reconnect_timeout {
+        None => None,
+        asked => Some(duration(
+            "open.reconnect_timeout",
+            asked,
+            session_timeout,
+            session_timeout,
+        )?),
+    };
     let revoke_timeout = within(
         "revoke_timeout",
         open.revoke_timeout,
@@ -90,8 +102,7 @@ pub fn check(broker: &Broker, open: v1::SubscribeOpen) -> Result<Opening, ApiErr
         topic_pattern: open.topic_pattern,
         start: open.start,
         session_timeout: session_timeout.try_into().ok(),
-        // A broker that is gone says nothing of the subscriber, who comes again at another one.
-        reconnect_timeout: session_timeout.try_into().ok(),
+        reconnect_timeout: reconnect_timeout.and_then(|timeout| timeout.try_into().ok()),
         // The subscriber's time is over before the coordinator's: what it does not give back is taken from it alone.
         rebalance_timeout: (revoke_timeout + limits::REVOKE_MARGIN).try_into().ok(),
         assignor: v1::GroupAssignor::Unspecified.into(),

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    connection::Client,
     error::{ApiError, broker_stopping},
     limits,
     memory::{ConnectionBudget, MessagePermits},
@@ -41,6 +42,8 @@ enum End {
     Over(ApiError),
     /// It does not do what is its turn.
     TooSlow,
+    /// Nothing is heard of its connection any more.
+    Silent,
     /// The subscriber leaves, perhaps to come back.
     Leaves(bool),
 }
@@ -49,7 +52,7 @@ enum End {
 pub async fn serve(
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
-    host: String,
+    client: Client,
     permits: MessagePermits,
     mut requests: Streaming<v1::SubscribeRequest>,
     answers: Answers,
@@ -57,7 +60,7 @@ pub async fn serve(
     permits.claim();
     let served = tokio::select! {
         first = requests.message() => match first {
-            Ok(Some(first)) => begin(broker.clone(), budget, host, &permits, first),
+            Ok(Some(first)) => begin(broker.clone(), budget, client, &permits, first),
             Ok(None) => return,
             Err(status) => Err(status),
         },
@@ -91,14 +94,14 @@ type Begun = (Session, mpsc::Receiver<Event<ApiError>>);
 fn begin(
     broker: Arc<Broker>,
     budget: Option<ConnectionBudget>,
-    host: String,
+    client: Client,
     permits: &MessagePermits,
     first: v1::SubscribeRequest,
 ) -> Result<Begun, Status> {
     let _memory = permits.take();
     let begun = match first.request {
         Some(Request::Open(opened)) => open::check(&broker, opened)
-            .and_then(|opening| Session::begin(broker.clone(), budget, host, opening, Instant::now())),
+            .and_then(|opening| Session::begin(broker.clone(), budget, client, opening, Instant::now())),
         _ => Err(ApiError::field("request", "the first one must be `open`")),
     };
     Ok(begun.inspect_err(|error| broker.metrics.count_error(error))?)
@@ -130,6 +133,9 @@ async fn run(
         }
         if session.is_too_slow(now) {
             return End::TooSlow;
+        }
+        if session.is_silent(now) {
+            return End::Silent;
         }
         if !open && session.has_sent_all() {
             return End::Gone;
@@ -213,6 +219,14 @@ async fn finish(session: &mut Session, end: End) -> Result<(), Status> {
             told(ApiError::new(
                 ErrorReason::SubscriberTooSlow,
                 "The subscriber did not take or process what it was sent within its processing_timeout, and has lost its partitions: open another stream without the token.",
+            ))
+        }
+        End::Silent => {
+            // Its session is over: it is not to wait for another one.
+            let _ = leave(session, false).await;
+            told(ApiError::new(
+                ErrorReason::UnknownMember,
+                "Nothing was heard of the subscriber's connection for its session_timeout, not even an answer to a ping: it has lost its partitions. Open another stream without the token.",
             ))
         }
         End::Leaves(temporary) => leave(session, temporary).await.or_else(told),

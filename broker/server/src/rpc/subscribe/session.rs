@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
+    connection::{Client, Watched},
     error::ApiError,
     limits,
     memory::{ConnectionBudget, StreamState, no_stream_memory},
@@ -35,7 +36,9 @@ use crate::{
 pub struct Session {
     pub(super) broker: Arc<Broker>,
     pub(super) group: String,
-    host: String,
+    client: Client,
+    life: Watched,
+    session_timeout: Duration,
     memory: StreamState,
     pub(super) member: Member,
     pub(super) flow: Flow,
@@ -76,7 +79,7 @@ impl Session {
     pub fn begin(
         broker: Arc<Broker>,
         budget: Option<ConnectionBudget>,
-        host: String,
+        client: Client,
         opening: Opening,
         now: Instant,
     ) -> Result<(Self, mpsc::Receiver<Event<ApiError>>), ApiError> {
@@ -88,6 +91,7 @@ impl Session {
         // A stream has at most one heartbeat that is not answered: an answer and a call for one more.
         let (came, events) = mpsc::channel(8);
         let (group, is_static) = (opening.member.group.clone(), opening.member.instance_id.is_some());
+        let session_timeout = opening.member.session_timeout;
         let snapshot = broker.groups.topics(&broker);
         let mut gone = Vec::new();
         let mut resumed = BTreeMap::new();
@@ -112,10 +116,12 @@ impl Session {
             None => (Member::new(opening.member, now), new_member()),
         };
         let mut session = Self {
+            life: client.watch(),
+            client,
+            session_timeout,
             feed: Feed::new(broker.clone(), budget),
             broker,
             group,
-            host,
             memory,
             member,
             flow,
@@ -193,8 +199,8 @@ impl Session {
             stream: self.stream,
             takes_over: !self.is_known,
         };
-        let (broker, host, came) = (self.broker.clone(), self.host.clone(), self.came.clone());
-        tokio::spawn(beat(broker, host, subscriber, number, requests, came));
+        let (broker, client, came) = (self.broker.clone(), self.client.clone(), self.came.clone());
+        tokio::spawn(beat(broker, client, subscriber, number, requests, came));
     }
 
     fn tell_opened(&mut self) {
@@ -454,6 +460,15 @@ impl Session {
         self.outgoing.len() > limits::SUBSCRIBE_NEWS_WAITING || self.flow.too_slow_at().is_some_and(|at| now >= at)
     }
 
+    fn silent_at(&self) -> Instant {
+        self.life.heard() + self.session_timeout
+    }
+
+    /// Whether its session is over, as nothing is heard of its connection any more: a process that is frozen keeps that.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        now >= self.silent_at()
+    }
+
     /// Whether there is something to send.
     pub fn has_response(&self) -> bool {
         !self.outgoing.is_empty() || (self.ready.is_some() && self.flow.wants_messages())
@@ -488,6 +503,7 @@ impl Session {
             self.member.wake_at(),
             self.flow.wake_at(),
             self.commits.wake_at(&self.flow),
+            Some(self.silent_at()),
             begin,
         ];
         all.into_iter().flatten().min()
