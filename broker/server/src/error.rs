@@ -238,7 +238,7 @@ fn code_of(reason: ErrorReason) -> Code {
         | R::OffsetBehindCommitted
         | R::SubscriberTooSlow
         | R::GroupChanged => Code::Aborted,
-        R::OffsetOutOfRange => Code::OutOfRange,
+        R::OffsetOutOfRange | R::LogTruncated => Code::OutOfRange,
         R::NotLeader
         | R::LeaderNotAvailable
         | R::UnknownLeaderEpoch
@@ -344,6 +344,20 @@ pub fn out_of_range(message: String, log_start: i64, high_watermark: i64) -> Api
     ApiError::new(ErrorReason::OffsetOutOfRange, message)
         .with("log_start", log_start)
         .with("high_watermark", high_watermark)
+}
+
+/// LOG_TRUNCATED, as the record before `offset` is not the one that was read: the logs part at `end_offset` at the latest.
+pub fn log_truncated(offset: i64, end_offset: i64) -> ApiError {
+    // The epoch that was asked for may be gone, and the one before it may end beyond the offset.
+    let end_offset = end_offset.min(offset - 1).max(0);
+    ApiError::new(
+        ErrorReason::LogTruncated,
+        format!(
+            "The log was cut to offset {end_offset} since what is before offset {offset} was read: that is gone, at least in part. Say where to go on, as by setting the group's offset anew."
+        ),
+    )
+    .with("offset", offset)
+    .with("end_offset", end_offset)
 }
 
 impl From<NameError> for ApiError {

@@ -9,7 +9,9 @@ use std::{
 
 use millrace_engine::{
     BrokerId, Command, Outcome,
-    cluster::{AlterPartitions, CreateTopic, Election, ElectionKind, IsrChange, IsrMember, RegisterBroker},
+    cluster::{
+        AlterPartitions, CreateTopic, Election, ElectionKind, FenceReason, IsrChange, IsrMember, RegisterBroker,
+    },
     partition::FetchRequest,
 };
 use millrace_proto::batch::{BatchBuilder, Codec};
@@ -152,6 +154,30 @@ impl TestBroker {
             matches!(&outcome, Outcome::Altered(results) if results.iter().all(Result::is_ok)),
             "{outcome:?}"
         );
+    }
+
+    /// A topic with one partition that [`PHANTOM`] led in epoch 0, and said that all below 5 is committed; then it is gone,
+    /// and this broker, which has nothing, is elected all the same.
+    pub async fn cut_partition(&self, topic: &str) -> Arc<Partition> {
+        let broker = self.broker();
+        let create = CreateTopic {
+            name: topic.into(),
+            id: Uuid::new_v4(),
+            assignments: vec![vec![PHANTOM, 0]],
+            configs: BTreeMap::new(),
+            now_ms: 0,
+            owner: None,
+        };
+        broker.submit(Command::CreateTopic(create)).await.unwrap();
+        self.set_isr(topic, &[PHANTOM], &[0], 5).await;
+        let fence = Command::FenceBroker {
+            broker_id: PHANTOM,
+            broker_epoch: broker.quorum.cluster().brokers[&PHANTOM].epoch,
+            reason: FenceReason::LeaseExpired,
+        };
+        broker.submit(fence).await.unwrap();
+        self.elect(topic, ElectionKind::Unclean { replica: 0 }).await;
+        broker.partitions.find(topic, 0).unwrap()
     }
 
     /// What [`PHANTOM`] asks that has one record of `partition`, not on its disk.

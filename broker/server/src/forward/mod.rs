@@ -53,7 +53,7 @@ pub use peer::{MemberStreams, Peer};
 pub use place::delete_here;
 pub use place::{Search, Target, asks_for_leader, delete_messages, describe};
 pub use service::{Budgeted, ForwardService, budgeted, check, first, hosted};
-pub use source::{Data, Source, Watches, find_sources, open_sources};
+pub use source::{Data, ReadFrom, Source, Watches, find_sources, open_sources};
 
 pub use wire::{error_in, error_out};
 

@@ -245,6 +245,7 @@ pub async fn describe(broker: &Broker, topic: &Topic) -> Vec<Result<Described, A
                     beyond: None,
                     start: None,
                     end_known: false,
+                    last_epoch: None,
                 });
                 let call = peer.describe(partitions.collect(), Duration::ZERO);
                 let answered = tokio::time::timeout(limits::DESCRIBE_WITHIN, call).await;

@@ -33,6 +33,7 @@ use super::{
     inventory::Inventory,
     limits,
     place::{Described, delete_here},
+    source::ReadFrom,
     times, wire,
 };
 use crate::{
@@ -42,7 +43,7 @@ use crate::{
     memory::{MemoryBudget, MemoryLayer, MemoryService, MessagePermits},
     partition::Partition,
     replication::Key,
-    rpc::{budget, no_memory, permits, read_within, resolve},
+    rpc::{budget, no_memory, permits, read_within},
 };
 
 /// The service of one broker; it answers UNAVAILABLE until the broker is there.
@@ -332,7 +333,13 @@ async fn describe_one(
         }
         partition.check_epoch(None)?;
         let start_offset = match &asked.start {
-            Some(start) => Some(resolve(broker, &partition, &wire::start_in(start)).await?.0),
+            Some(start) => {
+                let from = ReadFrom {
+                    at: wire::start_in(start),
+                    last_epoch: asked.last_epoch,
+                };
+                Some(from.offset_in(broker, &partition).await?)
+            }
             None => None,
         };
         if asked.end_known {

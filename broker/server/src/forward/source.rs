@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    error::ApiError,
+    error::{ApiError, log_truncated},
     partition::{Offsets, Partition},
-    rpc::{read_within, resolve},
+    rpc::{check_position, read_within, resolve},
 };
 
 /// A partition to read from, at the broker that led it when it was found.
@@ -144,13 +144,51 @@ impl Source {
     }
 }
 
+/// Where reading is to begin.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadFrom {
+    /// There.
+    pub at: At,
+    /// If that is an offset: the leader epoch of the record before it, if known. Then the log must still have that record.
+    pub last_epoch: Option<i32>,
+}
+
+impl From<At> for ReadFrom {
+    fn from(at: At) -> Self {
+        Self { at, last_epoch: None }
+    }
+}
+
+impl ReadFrom {
+    /// The offset that is meant, in a partition that is led here.
+    ///
+    /// # Errors
+    /// An offset that is outside of the log, or before which the log was cut; or it can't be told yet.
+    pub(super) async fn offset_in(&self, broker: &Broker, partition: &Arc<Partition>) -> Result<i64, ApiError> {
+        if let (At::Offset(offset), Some(_)) = (self.at, self.last_epoch) {
+            let (_, parted) = check_position(broker, partition, offset, None, self.last_epoch).await?;
+            return match parted {
+                Some(parted) => Err(log_truncated(offset, parted.end_offset)),
+                None => Ok(offset),
+            };
+        }
+        Ok(resolve(broker, partition, &self.at).await?.0)
+    }
+}
+
 /// A source, and the offset at which reading begins.
 pub type Found = Result<(Source, i64), ApiError>;
 
 /// Finds partitions of a topic, and where to begin in each: one attempt, with one call to each leader
 /// at most for some thousand partitions. Answers are in the order of `starts`. With `ends`, it is made
 /// sure that it is known how far each is committed.
-pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, At)], ends: bool) -> Vec<Found> {
+pub async fn find_sources(
+    broker: &Arc<Broker>,
+    topic: &Topic,
+    starts: &[(i32, impl Into<ReadFrom> + Copy + Sync)],
+    ends: bool,
+) -> Vec<Found> {
+    let starts: Vec<(i32, ReadFrom)> = starts.iter().map(|(number, from)| (*number, (*from).into())).collect();
     let mut found: Vec<Option<Found>> = Vec::with_capacity(starts.len());
     let mut asked: BTreeMap<BrokerId, (Arc<Peer>, Vec<usize>)> = BTreeMap::new();
     for (at, (number, start)) in starts.iter().enumerate() {
@@ -169,7 +207,8 @@ pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, A
         let chunks: Vec<Vec<usize>> = places.chunks(limits::DESCRIBED_AT_ONCE).map(<[_]>::to_vec).collect();
         chunks
             .into_iter()
-            .map(move |places| find_there(peer.clone(), topic, starts, places, ends))
+            .map(|places| find_there(peer.clone(), topic, &starts, places, ends))
+            .collect::<Vec<_>>()
     });
     for (at, source) in join_all(calls).await.into_iter().flatten() {
         found[at] = Some(source);
@@ -177,8 +216,8 @@ pub async fn find_sources(broker: &Arc<Broker>, topic: &Topic, starts: &[(i32, A
     found.into_iter().flatten().collect()
 }
 
-async fn find_here(broker: &Broker, target: Target, partition: Arc<Partition>, start: &At, ends: bool) -> Found {
-    let (offset, _, _) = resolve(broker, &partition, start).await?;
+async fn find_here(broker: &Broker, target: Target, partition: Arc<Partition>, start: &ReadFrom, ends: bool) -> Found {
+    let offset = start.offset_in(broker, &partition).await?;
     if ends {
         partition.check_offset_query(OffsetQuery::EndOrTime)?;
     }
@@ -189,7 +228,7 @@ async fn find_here(broker: &Broker, target: Target, partition: Arc<Partition>, s
 async fn find_there(
     peer: Arc<Peer>,
     topic: &Topic,
-    starts: &[(i32, At)],
+    starts: &[(i32, ReadFrom)],
     places: Vec<usize>,
     ends: bool,
 ) -> Vec<(usize, Found)> {
@@ -198,14 +237,15 @@ async fn find_there(
     for at in places {
         let (number, start) = &starts[at];
         let target = Target::new(topic, *number);
-        match wire::start_out(start) {
-            Ok(start) => {
+        match wire::start_out(&start.at) {
+            Ok(start_at) => {
                 questions.push(ForwardDescribePartition {
                     topic_id: target.wire_id(),
                     partition: target.wire_number(),
                     beyond: None,
-                    start: Some(start),
+                    start: Some(start_at),
                     end_known: ends,
+                    last_epoch: start.last_epoch,
                 });
                 asked.push((at, target));
             }
@@ -349,6 +389,7 @@ fn questions(asked: &[(usize, i64)], targets: &[&Target]) -> Vec<ForwardDescribe
         beyond: Some(*next),
         start: None,
         end_known: false,
+        last_epoch: None,
     })
     .collect()
 }
@@ -385,7 +426,7 @@ mod tests {
         }
         let cluster = test.broker().quorum.cluster();
         let topic = &cluster.topics["t"];
-        let starts = [(0, At::Edge(Edge::Beginning.into()))];
+        let starts = [(0, ReadFrom::from(At::Edge(Edge::Beginning.into())))];
         // The way on which another broker asks this one.
         let peer = test.broker().forward.peer(test.broker().config.node_id);
         for ends in [false, true] {
@@ -406,5 +447,50 @@ mod tests {
             .1
             .unwrap();
         assert_eq!(source.offsets().last_stable, 1);
+    }
+
+    /// Behind an unclean election other records may come to stand at the offsets that were read.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reader_whose_last_record_was_cut_off_does_not_begin_here_or_elsewhere() {
+        let test = TestBroker::start().await;
+        let partition = test.cut_partition("t").await;
+        let peer = test.broker().forward.peer(test.broker().config.node_id);
+        let cluster = test.broker().quorum.cluster();
+        let find = async |offset, last_epoch| {
+            let starts = [(
+                0,
+                ReadFrom {
+                    at: At::Offset(offset),
+                    last_epoch,
+                },
+            )];
+            let topic = &cluster.topics["t"];
+            let here = find_sources(test.broker(), topic, &starts, false).await.remove(0);
+            let there = find_there(peer.clone(), topic, &starts, vec![0], false)
+                .await
+                .remove(0)
+                .1;
+            [here, there].map(|found| found.map(|(_, next)| next))
+        };
+        let reasons = |found: [Result<i64, ApiError>; 2]| found.map(|found| found.unwrap_err().reason());
+        assert_eq!(reasons(find(5, Some(0)).await), [ErrorReason::LogTruncated; 2]);
+        assert_eq!(
+            reasons(find(5, None).await),
+            [ErrorReason::OffsetOutOfRange; 2],
+            "where it was cut is not known then"
+        );
+        for _ in 0..6 {
+            append(&partition);
+        }
+        committed(&partition, 6).await;
+        for error in find(5, Some(0)).await.map(Result::unwrap_err) {
+            assert_eq!(error.reason(), ErrorReason::LogTruncated);
+            let fact = |name: &str| error.metadata()[name].clone();
+            assert_eq!((fact("offset"), fact("end_offset")), ("5".to_owned(), "0".to_owned()));
+        }
+        let present = partition.offsets().leader_epoch;
+        for last_epoch in [None, Some(present)] {
+            assert_eq!(find(5, last_epoch).await, [Ok(5), Ok(5)]);
+        }
     }
 }

@@ -328,16 +328,14 @@ impl FetchSession {
             .find_checked(&part.topic, &part.topic_id, part.partition)?;
         // Registered before it is looked at, so that nothing that comes in between is missed.
         partition.notify_on_data(waiter);
-        let checked = self
-            .broker
-            .check_fetch(&partition, part.fetch_offset, part.current_leader_epoch);
-        let checked = checked.await;
-        let diverging = diverging(&partition, part);
-        let bound = match checked {
-            // Behind an unclean election: it is told where its log and this one part, and need not start over.
-            Err(error) if diverging.is_some() && is_above(&error, &partition, part) => FetchBound::Nothing,
-            checked => checked?,
-        };
+        let checked = check_position(
+            &self.broker,
+            &partition,
+            part.fetch_offset,
+            part.current_leader_epoch,
+            part.last_fetched_epoch,
+        );
+        let (bound, diverging) = checked.await?;
         let asked = match part.max_bytes {
             0 => reading.asked,
             bytes => reading.asked.min(usize::try_from(bytes).unwrap_or(0)),
@@ -417,17 +415,40 @@ pub async fn read_within(
         .map_err(|error| ApiError::internal("reading", &error))?
 }
 
-/// Whether the error is that the log ends below where the reader is. Below the log start nothing can be
-/// compared any more (KAFKA-12996).
-fn is_above(error: &ApiError, partition: &Partition, part: &v1::FetchPartition) -> bool {
-    error.reason() == ErrorReason::OffsetOutOfRange && part.fetch_offset > partition.offsets().log_start
+/// Up to where a reader at `offset` may see, and where the log has parted from the one that it has read, if it has
+/// (KIP-320, KIP-595): then there is nothing to see. `current_epoch`: the leader epoch that it knows; `last_epoch`: that
+/// of the record before `offset`. What is absent is not checked.
+///
+/// # Errors
+/// Another leader epoch, or an offset outside of the log; or it can't be told yet.
+pub async fn check_position(
+    broker: &Broker,
+    partition: &Partition,
+    offset: i64,
+    current_epoch: Option<i32>,
+    last_epoch: Option<i32>,
+) -> Result<(FetchBound, Option<v1::EpochEndOffset>), ApiError> {
+    let checked = broker.check_fetch(partition, offset, current_epoch).await;
+    let diverging = last_epoch.and_then(|last_epoch| diverging(partition, offset, last_epoch));
+    let bound = match checked {
+        // Behind an unclean election: it is told where its log and this one part, and need not start over. Below the log
+        // start nothing can be compared any more (KAFKA-12996).
+        Err(error)
+            if diverging.is_some()
+                && error.reason() == ErrorReason::OffsetOutOfRange
+                && offset > partition.offsets().log_start =>
+        {
+            FetchBound::Nothing
+        }
+        checked => checked?,
+    };
+    Ok((bound, diverging))
 }
 
-/// Whether the reader's log was cut behind its back (KIP-320, KIP-595).
-fn diverging(partition: &Partition, part: &v1::FetchPartition) -> Option<v1::EpochEndOffset> {
-    let last_fetched = part.last_fetched_epoch?;
-    let (leader_epoch, end_offset) = partition.end_of_epoch(last_fetched)?;
-    (leader_epoch < last_fetched || end_offset < part.fetch_offset).then_some(v1::EpochEndOffset {
+/// Whether the log was cut behind the reader's back.
+fn diverging(partition: &Partition, offset: i64, last_epoch: i32) -> Option<v1::EpochEndOffset> {
+    let (leader_epoch, end_offset) = partition.end_of_epoch(last_epoch)?;
+    (leader_epoch < last_epoch || end_offset < offset).then_some(v1::EpochEndOffset {
         leader_epoch,
         end_offset,
     })

@@ -31,7 +31,7 @@ mod read;
 mod read_ahead;
 mod subscribe;
 
-pub use fetch::{no_memory, read_within};
+pub use fetch::{check_position, no_memory, read_within};
 pub use log::{budget, permits, resolve};
 pub use produce::{acknowledge, timed_out};
 pub use publish_stream::PublishSessions;

@@ -928,8 +928,9 @@ type SubscribeOpen struct {
 	// INVALID_RESUME_TOKEN if it is none of this cluster and group: open without it.
 	ResumeToken []byte `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3,oneof" json:"resume_token,omitempty"`
 	// With a token: partitions that the subscriber still has, up to 10,000, each with the offset of
-	// the next message that it wants. Others begin at what is committed. What is processed of the
-	// messages before counts as committed with the next ones, or by `commit`.
+	// the next message that it wants; the message before it is not looked for in the log. Others begin
+	// at what is committed. What is processed of the messages before counts as committed with the next
+	// ones, or by `commit`.
 	Positions []*TopicOffset `protobuf:"bytes,6,rep,name=positions,proto3" json:"positions,omitempty"`
 	// Where to begin in a topic for which the group has no offset. Looked up once, when the group
 	// first has the topic, and stored; partitions that are added later are read from their

@@ -84,6 +84,11 @@ type MessagingClient interface {
 	// `reconnect_timeout` only. `leave` frees them at once. A broker that stops ends its streams with
 	// BROKER_NOT_READY: resume elsewhere.
 	//
+	// What is committed keeps the leader epoch of its last message, and a partition is read from there,
+	// or read on under another leader, only if that message is still in its log. If the log was cut
+	// below it, an `error` with LOG_TRUNCATED tells of the partition, and nothing more comes of it. Once
+	// no member uses it, set the group's offset anew (`Groups.ResetOffsets`).
+	//
 	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
 	// or no reason at all. After any other, open one without a token, or mend what it says.
 	Subscribe(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SubscribeRequest, SubscribeResponse], error)
@@ -207,6 +212,11 @@ type MessagingServer interface {
 	// has closed its connection, too, as that of a process does that was killed, they are kept for its
 	// `reconnect_timeout` only. `leave` frees them at once. A broker that stops ends its streams with
 	// BROKER_NOT_READY: resume elsewhere.
+	//
+	// What is committed keeps the leader epoch of its last message, and a partition is read from there,
+	// or read on under another leader, only if that message is still in its log. If the log was cut
+	// below it, an `error` with LOG_TRUNCATED tells of the partition, and nothing more comes of it. Once
+	// no member uses it, set the group's offset anew (`Groups.ResetOffsets`).
 	//
 	// A stream that ends with an error and can be resumed says so by the error's code: UNAVAILABLE,
 	// or no reason at all. After any other, open one without a token, or mend what it says.

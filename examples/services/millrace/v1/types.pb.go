@@ -360,6 +360,11 @@ const (
 	// OUT_OF_RANGE. The offset is below the log start or above the readable end.
 	// Metadata: "log_start", "high_watermark".
 	ErrorReason_ERROR_REASON_OFFSET_OUT_OF_RANGE ErrorReason = 60
+	// OUT_OF_RANGE. The log was cut, as by an unclean election, since the message before the offset
+	// was read: from "end_offset" on at the latest, what was read is gone, and there may be other
+	// messages at its offsets (KIP-320). Where to go on is to be said: nothing is skipped or repeated
+	// unasked. Metadata: "offset", "end_offset".
+	ErrorReason_ERROR_REASON_LOG_TRUNCATED ErrorReason = 61
 	// UNAVAILABLE. This broker does not lead the partition, or the metadata quorum where
 	// only its leader knows the answer. Metadata: "leader" (its address, if known),
 	// "leader_id", "leader_epoch" (of a partition).
@@ -483,6 +488,7 @@ var (
 		51:  "ERROR_REASON_SUBSCRIBER_TOO_SLOW",
 		52:  "ERROR_REASON_GROUP_CHANGED",
 		60:  "ERROR_REASON_OFFSET_OUT_OF_RANGE",
+		61:  "ERROR_REASON_LOG_TRUNCATED",
 		80:  "ERROR_REASON_NOT_LEADER",
 		81:  "ERROR_REASON_LEADER_NOT_AVAILABLE",
 		82:  "ERROR_REASON_UNKNOWN_LEADER_EPOCH",
@@ -547,6 +553,7 @@ var (
 		"ERROR_REASON_SUBSCRIBER_TOO_SLOW":              51,
 		"ERROR_REASON_GROUP_CHANGED":                    52,
 		"ERROR_REASON_OFFSET_OUT_OF_RANGE":              60,
+		"ERROR_REASON_LOG_TRUNCATED":                    61,
 		"ERROR_REASON_NOT_LEADER":                       80,
 		"ERROR_REASON_LEADER_NOT_AVAILABLE":             81,
 		"ERROR_REASON_UNKNOWN_LEADER_EPOCH":             82,
@@ -1199,7 +1206,7 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"\tIsolation\x12\x19\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aISOLATION_READ_UNCOMMITTED\x10\x01\x12\x1c\n" +
-	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xa5\x11\n" +
+	"\x18ISOLATION_READ_COMMITTED\x10\x02*\xc5\x11\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12#\n" +
@@ -1233,7 +1240,8 @@ const file_millrace_v1_types_proto_rawDesc = "" +
 	"$ERROR_REASON_OFFSET_BEHIND_COMMITTED\x102\x12$\n" +
 	" ERROR_REASON_SUBSCRIBER_TOO_SLOW\x103\x12\x1e\n" +
 	"\x1aERROR_REASON_GROUP_CHANGED\x104\x12$\n" +
-	" ERROR_REASON_OFFSET_OUT_OF_RANGE\x10<\x12\x1b\n" +
+	" ERROR_REASON_OFFSET_OUT_OF_RANGE\x10<\x12\x1e\n" +
+	"\x1aERROR_REASON_LOG_TRUNCATED\x10=\x12\x1b\n" +
 	"\x17ERROR_REASON_NOT_LEADER\x10P\x12%\n" +
 	"!ERROR_REASON_LEADER_NOT_AVAILABLE\x10Q\x12%\n" +
 	"!ERROR_REASON_UNKNOWN_LEADER_EPOCH\x10R\x12%\n" +

@@ -1,37 +1,9 @@
 //! Fetches from a real broker.
 
-use millrace_engine::{
-    Command,
-    cluster::{CreateTopic, ElectionKind, FenceReason},
-};
 use prost::Message as _;
-use uuid::Uuid;
 
 use super::*;
-use crate::testing::{PHANTOM, TestBroker};
-
-/// The other broker led, and said that all below 5 is committed; then it is gone, and this one, which
-/// has nothing, is elected all the same.
-async fn unclean(test: &TestBroker) {
-    let broker = test.broker();
-    let create = CreateTopic {
-        name: "t".into(),
-        id: Uuid::new_v4(),
-        assignments: vec![vec![PHANTOM, 0]],
-        configs: Default::default(),
-        now_ms: 0,
-        owner: None,
-    };
-    broker.submit(Command::CreateTopic(create)).await.unwrap();
-    test.set_isr("t", &[PHANTOM], &[0], 5).await;
-    let fence = Command::FenceBroker {
-        broker_id: PHANTOM,
-        broker_epoch: broker.quorum.cluster().brokers[&PHANTOM].epoch,
-        reason: FenceReason::LeaseExpired,
-    };
-    broker.submit(fence).await.unwrap();
-    test.elect("t", ElectionKind::Unclean { replica: 0 }).await;
-}
+use crate::testing::TestBroker;
 
 /// What a reader is answered who has read up to 5.
 async fn fetch(test: &TestBroker, last_fetched_epoch: Option<i32>) -> v1::FetchedPartition {
@@ -52,7 +24,7 @@ async fn fetch(test: &TestBroker, last_fetched_epoch: Option<i32>) -> v1::Fetche
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_behind_an_unclean_election_is_told_where_its_log_diverged() {
     let test = TestBroker::start().await;
-    unclean(&test).await;
+    test.cut_partition("t").await;
     let told = fetch(&test, Some(0)).await;
     assert_eq!(told.error, None);
     let parted = v1::EpochEndOffset {

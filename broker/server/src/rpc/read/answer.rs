@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
 use millrace_proto::{
-    batch::{BatchError, Codec, DecodeLimits, OwnedBatch, OwnedRecords, owned_batches},
+    batch::{BatchError, BatchHeader, Codec, DecodeLimits, OwnedBatch, OwnedRecords, owned_batches},
     encoded::{self, EncodedAnswer, MessageEncoder},
     v1::{self, ErrorReason},
 };
@@ -35,6 +35,9 @@ const ITEM_BYTES: usize = 64;
 pub(in crate::rpc) trait Sink: Send {
     /// For which answers messages are encoded.
     const ANSWERS: encoded::Answers;
+
+    /// The next messages are of this batch. Told of all batches, also of those without messages.
+    fn enter(&mut self, _batch: &BatchHeader) {}
 
     /// Whether one more message is wanted.
     fn wants(&self) -> bool;
@@ -202,6 +205,7 @@ async fn pass_on_encoded<S: Sink>(
         if !data.crc_verified {
             batch.verify_crc().map_err(damaged)?;
         }
+        out.enter(batch.header());
         if !batch.header().is_control() {
             let (records, turn) = decode(&batch).await?;
             let mut records = records.map_err(damaged)?;

@@ -9,16 +9,17 @@ use millrace_member::{PartitionId, by_topic};
 use millrace_proto::v1::{self, ErrorReason, group_offset, start::At};
 use uuid::Uuid;
 
+use super::epochs::Position;
 use crate::{
     broker::Broker,
     error::ApiError,
-    forward::{Source, find_sources},
+    forward::{ReadFrom, Source, find_sources},
     groups::Snapshot,
     rpc::groups::fetch_offsets,
 };
 
-/// Partitions, each with the offset at which it goes on; none: where the group has committed.
-pub type Wanted = BTreeMap<PartitionId, Option<i64>>;
+/// Partitions, each with the position at which it goes on; none: where the group has committed.
+pub type Wanted = BTreeMap<PartitionId, Option<Position>>;
 
 /// What became of a partition that was to be read.
 #[derive(Debug)]
@@ -30,14 +31,14 @@ pub enum Found {
         /// Where it is.
         source: Source,
         /// Where it begins.
-        next: i64,
+        next: Position,
     },
     /// It can't be read.
     Stopped {
         /// The topic's name.
         topic: Arc<str>,
         /// Where it would have begun.
-        next: i64,
+        next: Position,
         /// Why.
         error: ApiError,
     },
@@ -63,7 +64,7 @@ pub async fn find(
     let (mut unknown, mut starts) = (BTreeSet::new(), Vec::new());
     for (id, at) in wanted {
         match at {
-            Some(offset) => starts.push((id, At::Offset(offset))),
+            Some(position) => starts.push((id, position.into())),
             None => _ = unknown.insert(id),
         }
     }
@@ -77,8 +78,12 @@ pub async fn find(
         };
         for offset in fetch_offsets(&broker, request).await?.offsets {
             let at = match offset.position {
-                Some(group_offset::Position::Committed(committed)) => At::Offset(committed.offset),
-                Some(group_offset::Position::BeginsAt(edge)) => At::Edge(edge),
+                Some(group_offset::Position::Committed(committed)) => Position {
+                    offset: committed.offset,
+                    leader_epoch: committed.leader_epoch,
+                }
+                .into(),
+                Some(group_offset::Position::BeginsAt(edge)) => At::Edge(edge).into(),
                 Some(group_offset::Position::Pending(_)) | None => continue,
             };
             starts.push(((offset.topic_id, offset.partition), at));
@@ -94,11 +99,11 @@ pub async fn find(
 /// Looks for partitions; answers with those whose start was before the oldest message, to begin with that.
 async fn attempt(
     broker: &Arc<Broker>,
-    starts: Vec<(PartitionId, At)>,
+    starts: Vec<(PartitionId, ReadFrom)>,
     found: &mut Vec<(PartitionId, Found)>,
-) -> Vec<(PartitionId, At)> {
+) -> Vec<(PartitionId, ReadFrom)> {
     let snapshot = broker.groups.topics(broker);
-    let mut by_name: HashMap<Arc<str>, Vec<(PartitionId, At)>> = HashMap::new();
+    let mut by_name: HashMap<Arc<str>, Vec<(PartitionId, ReadFrom)>> = HashMap::new();
     for (id, at) in starts {
         // What metadata does not name yet is looked for again.
         if let Some(name) = name_of(&snapshot, &id) {
@@ -111,7 +116,7 @@ async fn attempt(
         let Some(topic) = cluster.topics.get(&*name) else {
             continue;
         };
-        let numbered: Vec<(i32, At)> = of_topic.iter().map(|((_, number), at)| (*number, *at)).collect();
+        let numbered: Vec<(i32, ReadFrom)> = of_topic.iter().map(|((_, number), at)| (*number, *at)).collect();
         let sources = find_sources(broker, topic, &numbered, false).await;
         for ((id, at), source) in of_topic.into_iter().zip(sources) {
             match source {
@@ -119,10 +124,14 @@ async fn attempt(
                 Ok((source, _)) if *source.target().topic_id.as_bytes() != id.0[..] => {}
                 Ok((source, next)) => {
                     let topic = name.clone();
+                    let next = Position {
+                        offset: next,
+                        leader_epoch: at.last_epoch,
+                    };
                     found.push((id, Found::Reading { topic, source, next }));
                 }
                 Err(error) => match judge(&error, &at) {
-                    Judged::Behind => behind.push((id, At::Edge(v1::Edge::Beginning.into()))),
+                    Judged::Behind => behind.push((id, At::Edge(v1::Edge::Beginning.into()).into())),
                     Judged::Later => {}
                     Judged::Stopped(next) => {
                         let topic = name.clone();
@@ -135,27 +144,43 @@ async fn attempt(
     behind
 }
 
+impl From<Position> for ReadFrom {
+    fn from(position: Position) -> Self {
+        Self {
+            at: At::Offset(position.offset),
+            last_epoch: position.leader_epoch,
+        }
+    }
+}
+
 enum Judged {
     Behind,
     Later,
-    Stopped(i64),
+    Stopped(Position),
 }
 
-fn judge(error: &ApiError, at: &At) -> Judged {
-    let At::Offset(next) = at else { return Judged::Later };
+fn judge(error: &ApiError, from: &ReadFrom) -> Judged {
+    let At::Offset(offset) = from.at else {
+        return Judged::Later;
+    };
+    let next = Position {
+        offset,
+        leader_epoch: from.last_epoch,
+    };
     match error.reason() {
         ErrorReason::OffsetOutOfRange => {
             let log_start = error
                 .metadata()
                 .get("log_start")
                 .and_then(|start| start.parse::<i64>().ok());
-            if log_start.is_some_and(|log_start| *next < log_start) {
+            if log_start.is_some_and(|log_start| offset < log_start) {
                 Judged::Behind
             } else {
-                Judged::Stopped(*next)
+                Judged::Stopped(next)
             }
         }
-        ErrorReason::DamagedLog => Judged::Stopped(*next),
+        // It is for people to say where the group goes on: there may be other messages at these offsets by now.
+        ErrorReason::LogTruncated | ErrorReason::DamagedLog => Judged::Stopped(next),
         _ => Judged::Later,
     }
 }

@@ -95,7 +95,7 @@ impl Session {
         let due = self.flow.to_commit();
         let topics = due
             .iter()
-            .map(|(id, offset)| topic_offset(Some(id), "", id.1, *offset))
+            .map(|(id, offset)| self.topic_offset(Some(id), "", id.1, *offset))
             .collect();
         let offsets = due.into_iter().map(|(id, offset)| (Some(id), offset)).collect();
         self.send_commit(None, member, topics, offsets);
@@ -112,12 +112,7 @@ impl Session {
         let (mut topics, mut offsets) = (Vec::new(), Vec::new());
         for position in &commit.offsets {
             let known = self.flow.named(&position.topic, position.partition);
-            topics.push(topic_offset(
-                known.as_ref(),
-                &position.topic,
-                position.partition,
-                position.offset,
-            ));
+            topics.push(self.topic_offset(known.as_ref(), &position.topic, position.partition, position.offset));
             offsets.push((known, position.offset));
         }
         self.send_commit(Some(id), member, topics, offsets);
@@ -233,17 +228,24 @@ impl Session {
         // What is not committed comes again.
         let _ = tokio::time::timeout(within, committing).await;
     }
-}
 
-/// One partition to a topic, so that the answers are in the same order.
-fn topic_offset(id: Option<&PartitionId>, topic: &str, partition: i32, offset: i64) -> v1::CommitTopicOffsets {
-    v1::CommitTopicOffsets {
-        topic: topic.to_owned(),
-        topic_id: id.map(|id| id.0.clone()).unwrap_or_default(),
-        partitions: vec![v1::CommitPartitionOffset {
-            partition,
-            offset,
-            ..v1::CommitPartitionOffset::default()
-        }],
+    /// One partition to a topic, so that the answers are in the same order.
+    fn topic_offset(
+        &self,
+        id: Option<&PartitionId>,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> v1::CommitTopicOffsets {
+        v1::CommitTopicOffsets {
+            topic: topic.to_owned(),
+            topic_id: id.map(|id| id.0.clone()).unwrap_or_default(),
+            partitions: vec![v1::CommitPartitionOffset {
+                partition,
+                offset,
+                leader_epoch: id.and_then(|id| self.flow.leader_epoch(id, offset)),
+                ..v1::CommitPartitionOffset::default()
+            }],
+        }
     }
 }

@@ -13,13 +13,13 @@ use std::{
 
 use bytes::Bytes;
 use millrace_engine::partition::FetchBound;
-use millrace_proto::encoded::Answers;
+use millrace_proto::{batch::BatchHeader, encoded::Answers};
 use tokio::{
     sync::{Notify, mpsc},
     task::AbortHandle,
 };
 
-use super::{flow::Ready, messages::Marks};
+use super::{epochs::Epochs, flow::Ready, messages::Marks};
 use crate::{
     broker::Broker,
     error::ApiError,
@@ -112,11 +112,17 @@ struct Out<'a> {
     closed: &'a Gate,
     offsets: Offsets,
     marks: Marks,
+    epochs: Epochs,
     fed: &'a mpsc::Sender<Fed>,
 }
 
 impl Sink for Out<'_> {
     const ANSWERS: Answers = Answers::Subscribe;
+
+    fn enter(&mut self, batch: &BatchHeader) {
+        let epoch = batch.partition_leader_epoch;
+        self.epochs.add(batch.base_offset, batch.next_offset(), epoch);
+    }
 
     fn wants(&self) -> bool {
         !self.closed.is_closed()
@@ -130,6 +136,7 @@ impl Sink for Out<'_> {
         let ready = Ready {
             lane: self.lane,
             messages: self.marks.take(messages),
+            epochs: std::mem::take(&mut self.epochs),
             next,
             high_watermark: self.offsets.high_watermark,
             log_start: self.offsets.log_start,
@@ -216,6 +223,7 @@ async fn advance(
         closed: &place.closed,
         offsets: place.source.offsets(),
         marks: Marks::default(),
+        epochs: Epochs::default(),
         fed,
     };
     let is_other = !pass_on(broker, budget, &mut place.source, &mut place.next, bound, &mut out).await?;

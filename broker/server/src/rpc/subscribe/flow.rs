@@ -16,7 +16,10 @@ use bytes::Bytes;
 use millrace_member::PartitionId;
 use millrace_proto::v1;
 
-use super::messages::{Messages, Taken};
+use super::{
+    epochs::{Epochs, Position},
+    messages::{Messages, Taken},
+};
 use crate::{error::ApiError, limits};
 
 /// Messages of one partition that were read for the subscriber.
@@ -26,6 +29,8 @@ pub struct Ready {
     pub lane: u64,
     /// May be empty: then there was nothing but gaps.
     pub messages: Messages,
+    /// Of the batches that were looked at since the piece before, whole.
+    pub epochs: Epochs,
     /// Up to where the partition is read with them.
     pub next: i64,
     /// Where the partition stands.
@@ -68,6 +73,8 @@ struct Part {
     sent: i64,
     processed: i64,
     committed: i64,
+    /// Of what is not committed, as far as it was read.
+    epochs: Epochs,
     /// It is given back, and is lost at this time.
     until: Option<Instant>,
     /// The subscriber is done with it.
@@ -170,8 +177,10 @@ impl Flow {
         found.map(|(id, _)| id.clone())
     }
 
-    /// Adds a partition whose messages come from `offset` on.
-    pub fn add(&mut self, id: PartitionId, topic: Arc<str>, offset: i64, now: Instant) {
+    /// Adds a partition whose messages come from this position on.
+    pub fn add(&mut self, id: PartitionId, topic: Arc<str>, at: impl Into<Position>, now: Instant) {
+        let at = at.into();
+        let offset = at.offset;
         let was_busy = self.is_busy();
         self.remove(&id);
         let holding = self.number();
@@ -185,6 +194,7 @@ impl Flow {
             sent: offset,
             processed: offset,
             committed: offset,
+            epochs: Epochs::at(at),
             until: None,
             is_released: false,
         };
@@ -206,6 +216,19 @@ impl Flow {
     pub fn next(&self, id: &PartitionId) -> Option<i64> {
         let part = self.parts.get(id)?;
         (!part.paused && part.until.is_none()).then_some(part.next)
+    }
+
+    /// The same, with the leader epoch of what is before it.
+    pub fn position(&self, id: &PartitionId) -> Option<Position> {
+        let offset = self.next(id)?;
+        let leader_epoch = self.leader_epoch(id, offset);
+        Some(Position { offset, leader_epoch })
+    }
+
+    /// The leader epoch of the record before `offset`, if it is one that is not committed, or the last one that is, and
+    /// was read for this subscriber.
+    pub fn leader_epoch(&self, id: &PartitionId, offset: i64) -> Option<i32> {
+        self.parts.get(id)?.epochs.before(offset)
     }
 
     /// Where reading had to begin instead of where it stood, as what lies between is deleted.
@@ -318,6 +341,7 @@ impl Flow {
         if let Some(part) = self.parts.get_mut(id) {
             part.committed = part.committed.max(offset);
             part.processed = part.processed.max(offset);
+            part.epochs.forget_below(part.committed);
             if part.processed <= part.committed {
                 self.due.remove(id);
             }
@@ -393,6 +417,8 @@ impl Flow {
             self.bytes = self.bytes.map(|left| left.saturating_sub(credit));
         }
         let part = self.parts.get_mut(&id)?;
+        // Once for all parts that are taken of it: nothing is left the next time.
+        part.epochs.append(std::mem::take(&mut ready.epochs));
         let sent = taken.as_ref().map(|taken| taken.next);
         part.next = if ready.messages.is_empty() {
             ready.next

@@ -36,6 +36,7 @@ fn ready(lane: u64, offsets: std::ops::Range<i64>) -> Ready {
     Ready {
         lane,
         messages: marks.take(bytes.into()),
+        epochs: Epochs::default(),
         next,
         high_watermark: 100,
         log_start: 0,
@@ -327,4 +328,93 @@ fn a_commit_has_no_more_than_a_request_may_and_what_is_given_back_first() {
     test.flow.revoke(&id(last), test.at(30), false);
     let due = test.flow.to_commit();
     assert_eq!((due.len(), &due[0]), (most, &(id(last), 1)));
+}
+
+/// The same of batches: each with where it ends, and its leader epoch.
+fn ready_of(lane: u64, begin: i64, batches: &[(i64, i32)]) -> Ready {
+    let mut at = begin;
+    let mut epochs = Epochs::default();
+    for (end, epoch) in batches {
+        epochs.add(at, *end, *epoch);
+        at = *end;
+    }
+    Ready {
+        epochs,
+        ..ready(lane, begin..at)
+    }
+}
+
+#[test]
+fn what_is_committed_has_the_epoch_of_its_last_message() {
+    let mut test = Test::new(false, credit(3, 0));
+    let lane = test.reads(0, 10);
+    let mut all = ready_of(lane, 10, &[(12, 1), (15, 1), (16, 4), (18, 5)]);
+    let due = |flow: &Flow| {
+        let (of, offset) = flow.to_commit().pop()?;
+        Some((offset, flow.leader_epoch(&of, offset)))
+    };
+    // Parts end where the credit does: in the midst of a batch, and behind several.
+    test.sends(&mut all).unwrap();
+    test.flow.credit(&credit(3, 1)).unwrap();
+    assert_eq!(due(&test.flow), Some((13, Some(1))));
+    test.sends(&mut all).unwrap();
+    test.flow.credit(&credit(9, 2)).unwrap();
+    assert_eq!(due(&test.flow), Some((16, Some(4))));
+    test.sends(&mut all).unwrap();
+    test.sends(&mut ready_of(lane, 18, &[(20, 5), (21, 7)])).unwrap();
+    test.flow.credit(&credit(0, 3)).unwrap();
+    assert_eq!(due(&test.flow), Some((18, Some(5))));
+    // Also of what the subscriber commits itself, which need not be where a part ends.
+    let epochs = [13, 14, 15, 16, 17, 20, 21, 22].map(|offset| test.flow.leader_epoch(&id(0), offset));
+    let (no, is) = (None, Some);
+    assert_eq!(epochs, [is(1), is(1), is(1), is(4), is(5), is(5), is(7), no]);
+    test.flow.committed(&id(0), 18);
+    test.flow.credit(&credit(0, 4)).unwrap();
+    assert_eq!(due(&test.flow), Some((21, Some(7))));
+    assert_eq!(
+        test.flow.leader_epoch(&id(0), 15),
+        None,
+        "what is committed is not committed again"
+    );
+    assert_eq!(test.flow.leader_epoch(&id(1), 15), None);
+}
+
+#[test]
+fn reading_goes_on_with_the_epoch_of_the_last_message_that_was_sent() {
+    let mut test = Test::new(false, credit(3, 0));
+    let at = |offset, leader_epoch| Some(Position { offset, leader_epoch });
+    // From what is committed.
+    let committed = Position {
+        offset: 10,
+        leader_epoch: Some(2),
+    };
+    test.flow.add(id(0), "t".into(), committed, test.begin);
+    assert_eq!(test.flow.position(&id(0)), at(10, Some(2)));
+    let (lane, _) = test.flow.begin(&id(0)).unwrap();
+    let mut left = ready_of(lane, 10, &[(12, 2), (16, 3)]);
+    test.sends(&mut left).unwrap();
+    test.flow.stop(&id(0));
+    assert_eq!(test.flow.position(&id(0)), at(13, Some(3)));
+    // The next reading begins in the midst of the batch.
+    let (again, _) = test.flow.begin(&id(0)).unwrap();
+    test.flow.credit(&credit(9, 1)).unwrap();
+    let mut rest = Ready {
+        epochs: Epochs::default(),
+        ..ready(again, 13..16)
+    };
+    rest.epochs.add(12, 16, 3);
+    rest.epochs.add(16, 17, 6);
+    rest.next = 17;
+    test.sends(&mut rest).unwrap();
+    assert_eq!(
+        test.flow.position(&id(0)),
+        at(17, Some(6)),
+        "behind a batch without messages"
+    );
+    assert_eq!(test.flow.leader_epoch(&id(0), 13), Some(3));
+    assert_eq!(test.flow.leader_epoch(&id(0), 16), Some(3));
+    assert_eq!(test.flow.to_commit(), [(id(0), 13)]);
+    // Nothing is known of what another stream has sent.
+    test.flow.add(id(1), "t".into(), 7, test.begin);
+    assert_eq!(test.flow.position(&id(1)), at(7, None));
 }

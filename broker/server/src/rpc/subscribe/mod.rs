@@ -13,6 +13,7 @@
 mod begin;
 mod commands;
 mod commit;
+mod epochs;
 mod feed;
 mod flow;
 mod messages;
@@ -22,3 +23,6 @@ mod session;
 mod token;
 
 pub use serve::serve;
+
+#[cfg(test)]
+mod tests;

@@ -221,7 +221,7 @@ impl Session {
 
     fn use_anew(&mut self, now: Instant, ids: Vec<PartitionId>) {
         for id in ids {
-            let position = self.resumed.get(&id).copied();
+            let position = self.resumed.get(&id).map(|offset| (*offset).into());
             self.beginning.insert(id, position);
         }
         self.begin_pause = limits::SUBSCRIBER_LOOK_AGAIN;
@@ -308,7 +308,7 @@ impl Session {
 
     /// A partition is read again from where it was.
     pub(super) fn read_again(&mut self, id: PartitionId) {
-        if let Some(next) = self.flow.next(&id) {
+        if let Some(next) = self.flow.position(&id) {
             self.beginning.insert(id, Some(next));
         }
     }
@@ -375,12 +375,12 @@ impl Session {
                 Found::Stopped { topic, next, error } => (topic, next, Err(error)),
             };
             if self.flow.has(&id) {
-                self.flow.skip(&id, next);
+                self.flow.skip(&id, next.offset);
             } else {
                 assigned.push(v1::TopicOffset {
                     topic: topic.to_string(),
                     partition: id.1,
-                    offset: next,
+                    offset: next.offset,
                 });
                 self.flow.add(id.clone(), topic, next, now);
             }
