@@ -164,7 +164,8 @@ impl TestBroker {
             name: topic.into(),
             id: Uuid::new_v4(),
             assignments: vec![vec![PHANTOM, 0]],
-            configs: BTreeMap::new(),
+            // Alone this broker commits, too.
+            configs: BTreeMap::from([("min.insync.replicas".to_owned(), "1".to_owned())]),
             now_ms: 0,
             owner: None,
         };
