@@ -41,7 +41,13 @@ pub struct TestBroker {
 impl TestBroker {
     pub async fn start() -> Self {
         let test = Self::alone().await;
-        let broker = test.broker();
+        test.register_phantom().await;
+        test
+    }
+
+    /// From here on [`PHANTOM`] is in service too.
+    pub async fn register_phantom(&self) {
+        let broker = self.broker();
         let registration = RegisterBroker {
             broker_id: PHANTOM,
             incarnation: Uuid::new_v4(),
@@ -53,7 +59,6 @@ impl TestBroker {
             now_ms: 0,
         };
         broker.submit(Command::RegisterBroker(registration)).await.unwrap();
-        test
     }
 
     /// One without others, which leads all.

@@ -412,7 +412,7 @@ mod tests {
     use millrace_proto::v1::{Edge, ErrorReason};
 
     use super::*;
-    use crate::testing::{PHANTOM, TestBroker, append};
+    use crate::testing::{PHANTOM, TestBroker, append, committed};
 
     /// A reader that stops at the end must not stop before what was acknowledged.
     #[tokio::test(flavor = "multi_thread")]

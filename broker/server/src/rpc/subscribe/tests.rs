@@ -1,5 +1,7 @@
 //! Subscribers of a real broker.
 
+use std::sync::Arc;
+
 use millrace_proto::v1::{
     self, ErrorReason, group_offset::Position, groups_client::GroupsClient, messaging_client::MessagingClient,
     subscribe_request::Request, subscribe_response::Response,
@@ -7,7 +9,10 @@ use millrace_proto::v1::{
 use tokio::sync::mpsc;
 use tonic::{Streaming, transport::Channel};
 
-use crate::testing::{TestBroker, append, committed};
+use crate::{
+    partition::Partition,
+    testing::{TestBroker, append, committed},
+};
 
 /// A subscriber to the topic "t" in the group "g".
 struct Subscriber {
@@ -71,6 +76,17 @@ async fn groups(test: &TestBroker) -> GroupsClient<Channel> {
     GroupsClient::connect(address(test)).await.unwrap()
 }
 
+/// A broker that has a group, and a topic "t" that was elected uncleanly.
+async fn with_cut_partition() -> (TestBroker, Arc<Partition>) {
+    let test = TestBroker::alone().await;
+    // The groups' topic is to be on this broker alone.
+    let request = v1::FindCoordinatorRequest { group: "g".into() };
+    groups(&test).await.find_coordinator(request).await.unwrap();
+    test.register_phantom().await;
+    let partition = test.cut_partition("t").await;
+    (test, partition)
+}
+
 /// What the group has committed: offset and leader epoch.
 async fn position(test: &TestBroker) -> (i64, Option<i32>) {
     let request = v1::FetchOffsetsRequest {
@@ -111,8 +127,7 @@ async fn commit(test: &TestBroker, offset: i64, leader_epoch: Option<i32>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_have_the_leader_epoch_of_the_message_before_them() {
-    let test = TestBroker::start().await;
-    let partition = test.cut_partition("t").await;
+    let (test, partition) = with_cut_partition().await;
     (0..4).for_each(|_| append(&partition));
     committed(&partition, 4).await;
     let epoch = partition.offsets().leader_epoch;
@@ -150,8 +165,7 @@ async fn commits_have_the_leader_epoch_of_the_message_before_them() {
 /// Other messages may stand at the offsets that the group has read: neither are these passed over nor those repeated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_cut_below_what_is_committed_is_told_of_and_not_read() {
-    let test = TestBroker::start().await;
-    let partition = test.cut_partition("t").await;
+    let (test, partition) = with_cut_partition().await;
     (0..4).for_each(|_| append(&partition));
     committed(&partition, 4).await;
     // As under the leader before.
