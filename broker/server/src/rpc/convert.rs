@@ -29,7 +29,8 @@ pub fn timestamp_to_ms(field: &str, time: &prost_types::Timestamp) -> Result<i64
         .ok_or_else(|| invalid("is too far in the future"))
 }
 
-/// A duration of the contract as milliseconds within `0 ..= max`, or `default` if absent.
+/// A duration of the contract within `0 ..= max`, or `default` if absent. In whole milliseconds, as records hold it: parts
+/// of one are rounded up, so that none becomes zero.
 ///
 /// # Errors
 /// Negative or above `max`.
@@ -45,6 +46,11 @@ pub fn duration(
     let converted = possible.then(|| std::time::Duration::try_from(value).ok()).flatten();
     converted
         .filter(|duration| *duration <= max)
+        .map(|duration| {
+            let parts = duration.subsec_nanos() % 1_000_000;
+            let missing = (1_000_000 - parts) % 1_000_000;
+            duration.saturating_add(std::time::Duration::from_nanos(missing.into()))
+        })
         .ok_or_else(|| ApiError::field(field, format!("must be from 0 to {} s", max.as_secs())))
 }
 
@@ -187,6 +193,10 @@ mod tests {
             )
         };
         assert_eq!(check(60, 0), Ok(D::from_secs(60)));
+        // What is stored has whole milliseconds, and a time that is not zero does not become zero.
+        assert_eq!(check(1, 500_000), Ok(D::from_millis(1_001)));
+        assert_eq!(check(0, 1), Ok(D::from_millis(1)));
+        assert_eq!(check(59, 999_999_999), Ok(D::from_secs(60)));
         assert!(check(60, 1).is_err());
         assert!(check(-1, 0).is_err());
         for seconds in [i64::MAX, i64::MIN, 0] {

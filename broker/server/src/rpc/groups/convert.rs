@@ -112,3 +112,37 @@ pub fn start(field: &str, start: Option<v1::Start>) -> Result<Start, ApiError> {
 pub fn duration_out(duration: Duration) -> Option<prost_types::Duration> {
     duration.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_engine::group::{Fact, MemberRecord, Record};
+
+    use super::*;
+
+    /// A coordinator that takes over goes by the records: it must not know other times than the one before.
+    #[test]
+    fn a_member_is_the_same_to_the_next_coordinator_whatever_parts_of_a_millisecond_it_asks_for() {
+        let asked = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        let settings = v1::MemberSettings {
+            topics: vec!["t".into()],
+            session_timeout: asked(1, 500_000),
+            reconnect_timeout: asked(1, 499_999),
+            rebalance_timeout: asked(2, 1),
+            ..v1::MemberSettings::default()
+        };
+        let details = details(settings, false, "host").unwrap();
+        assert_eq!(details.session_timeout, Duration::from_millis(1_001));
+        let live = Record {
+            group: "g".into(),
+            fact: Fact::Member(
+                "m".into(),
+                Some(MemberRecord {
+                    instance_id: None,
+                    details,
+                }),
+            ),
+        };
+        let stored = live.encode();
+        assert_eq!(Record::decode(&stored.key, stored.value.as_deref()), Ok(live));
+    }
+}
