@@ -10,7 +10,10 @@ use std::{path::PathBuf, time::Duration};
 use millrace_engine::{
     Command,
     cluster::FenceReason,
-    group::{Answer, Commit, CommitOffset, GroupId, GroupRejection, Request, TopicPartition, group_partition},
+    group::{
+        Answer, Commit, CommitOffset, GroupId, GroupRejection, MAX_GROUP_ID_BYTES, MAX_TEXT_BYTES, Request,
+        TopicPartition, group_partition,
+    },
 };
 use millrace_proto::v1::{
     self, ErrorReason, admin_client::AdminClient, group_offset::Position, groups_client::GroupsClient,
@@ -454,7 +457,10 @@ async fn bad_requests_are_refused_by_what_is_wrong_with_them() {
         topics: [commit("t", 0, 1, false).topics, commit("t", 0, 1, false).topics].concat(),
         ..commit("t", 0, 1, false)
     };
-    let wrong: [(&str, v1::CommitOffsetsRequest); 5] = [
+    let mut before_all_epochs = commit("t", 0, 1, false);
+    before_all_epochs.topics[0].partitions[0].leader_epoch = Some(-1);
+    let wrong: [(&str, v1::CommitOffsetsRequest); 6] = [
+        ("topics.partitions.leader_epoch", before_all_epochs),
         ("topics", twice),
         (
             "topics",
@@ -484,6 +490,33 @@ async fn bad_requests_are_refused_by_what_is_wrong_with_them() {
         let details = refused.get_error_details();
         assert_eq!(details.error_info().unwrap().metadata["field"], field, "{refused:?}");
     }
+    let no_group = "x".repeat(MAX_GROUP_ID_BYTES + 1);
+    for (token, prefix, field) in [
+        (no_group.as_str(), "", "page_token"),
+        ("a\nb", "", "page_token"),
+        ("", no_group.as_str(), "prefix"),
+    ] {
+        let request = v1::ListGroupsRequest {
+            prefix: prefix.into(),
+            page_token: token.into(),
+            ..v1::ListGroupsRequest::default()
+        };
+        let refused = groups.list_groups(request).await.unwrap_err();
+        let details = refused.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["field"], field, "{refused:?}");
+    }
+    let request = v1::DescribeGroupRequest {
+        group: "g".into(),
+        page_token: "x".repeat(MAX_TEXT_BYTES + 1),
+        ..v1::DescribeGroupRequest::default()
+    };
+    let refused = groups.describe_group(request).await.unwrap_err();
+    let details = refused.get_error_details();
+    assert_eq!(
+        details.error_info().unwrap().metadata["field"],
+        "page_token",
+        "{refused:?}"
+    );
     for (request, expected) in [
         (commit("nothing", 0, 1, false), ErrorReason::UnknownTopic),
         (commit("t", 1, 1, false), ErrorReason::UnknownPartition),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::{StreamExt as _, stream};
-use millrace_engine::group::{Answer, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, Request as Asked};
+use millrace_engine::group::{Answer, MAX_GROUP_ID_BYTES, MAX_LISTED_GROUPS, Request as Asked, check_group_id};
 use millrace_proto::{
     internal::v1::GroupsCall,
     v1::{self, ErrorReason},
@@ -15,7 +15,7 @@ use super::{
     refusals::no_coordinator,
     route::{self, Place, Search, ask, asks_again, given_up, place_of},
     unexpected,
-    views::{page_size, state_out},
+    views::{invalid_token, page_size, state_out},
 };
 use crate::{broker::Broker, error::ApiError, forward::Peer, groups, limits};
 
@@ -29,9 +29,13 @@ pub(super) async fn list(
     origin: &Origin,
 ) -> Result<v1::ListGroupsResponse, ApiError> {
     let size = page_size(request.page_size, MAX_LISTED_GROUPS)?;
-    if request.prefix.len() > MAX_GROUP_ID_BYTES || request.page_token.len() > MAX_GROUP_ID_BYTES {
-        let problem = format!("prefix and page_token have at most {MAX_GROUP_ID_BYTES} bytes");
+    if request.prefix.len() > MAX_GROUP_ID_BYTES {
+        let problem = format!("has at most {MAX_GROUP_ID_BYTES} bytes");
         return Err(ApiError::field("prefix", problem));
+    }
+    // It is a group's id.
+    if !request.page_token.is_empty() && check_group_id(&request.page_token).is_err() {
+        return Err(invalid_token());
     }
     let mut search = Search::new();
     loop {

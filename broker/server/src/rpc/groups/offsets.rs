@@ -18,7 +18,7 @@ use super::{
     named::{self, id_out, name_of, number_out, partitions_in},
     route::{Call, ask},
     unexpected,
-    views::page_size,
+    views::{invalid_token, page_size},
 };
 use crate::{
     broker::Broker,
@@ -84,6 +84,10 @@ async fn commit(
         };
         for part in topic.partitions {
             let partition = partition_number("topics.partitions.partition", part.partition)?;
+            if part.leader_epoch.is_some_and(|epoch| epoch < 0) {
+                let problem = "must be 0 or more, or left out";
+                return Err(ApiError::field("topics.partitions.leader_epoch", problem));
+            }
             let mut outcome = v1::PartitionOutcome {
                 topic: topic.topic.clone(),
                 topic_id: topic.topic_id.clone(),
@@ -163,7 +167,6 @@ async fn fetch(
     let size = page_size(request.page_size, MAX_PARTITIONS_PER_REQUEST)?;
     let group: GroupId = request.group.as_str().into();
     let member = member(&request.member_id, request.member_epoch)?;
-    let invalid = || ApiError::field("page_token", "must be that of the last answer, or empty");
     let of = |partitions| {
         Asked::FetchOffsets(FetchOffsets {
             group: group.clone(),
@@ -178,7 +181,7 @@ async fn fetch(
         }
         let after = match request.page_token.as_str() {
             "" => None,
-            token => Some(key_in(token).ok_or_else(invalid)?),
+            token => Some(key_in(token).ok_or_else(invalid_token)?),
         };
         let asked = Asked::OffsetPage {
             group: group.clone(),
@@ -198,7 +201,7 @@ async fn fetch(
     } else {
         let skipped: usize = match request.page_token.as_str() {
             "" => 0,
-            token => token.parse().map_err(|_| invalid())?,
+            token => token.parse().map_err(|_| invalid_token())?,
         };
         let all = partitions_in(broker, "topics", &request.topics, MAX_PARTITIONS_PER_REQUEST).await?;
         let asked: Vec<TopicPartition> = all.iter().skip(skipped).take(size).copied().collect();

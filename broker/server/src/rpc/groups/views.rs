@@ -1,8 +1,8 @@
 //! What people ask of groups.
 
 use millrace_engine::group::{
-    Answer, Assignor, GroupDescription, GroupState, MAX_DESCRIBED_MEMBERS, MemberDescription, MemberState,
-    Request as Asked,
+    Answer, Assignor, GroupDescription, GroupState, MAX_DESCRIBED_MEMBERS, MAX_TEXT_BYTES, MemberDescription,
+    MemberState, Request as Asked,
 };
 use millrace_proto::{internal::v1::GroupsCall, v1};
 
@@ -30,6 +30,11 @@ pub fn page_size(asked: i32, most: usize) -> Result<usize, ApiError> {
     }
 }
 
+/// A page is asked for by what was never the token of one.
+pub fn invalid_token() -> ApiError {
+    ApiError::field("page_token", "must be that of the last answer, or empty")
+}
+
 impl Call for v1::DescribeGroupRequest {
     const CALL: GroupsCall = GroupsCall::Describe;
     const READS: bool = true;
@@ -40,6 +45,10 @@ impl Call for v1::DescribeGroupRequest {
     }
 
     async fn here(self, broker: &Broker, coordinator: &Coordinator, origin: &Origin) -> Result<Self::Answer, ApiError> {
+        // It is a member's id.
+        if self.page_token.len() > MAX_TEXT_BYTES {
+            return Err(invalid_token());
+        }
         let asked = Asked::DescribePage {
             group: self.group.as_str().into(),
             after: self.page_token,
