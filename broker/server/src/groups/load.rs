@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millrace_proto::batch::{BatchView, DecodeLimits, OwnedRecord, owned_batches};
+use millrace_log::ReadData;
+use millrace_proto::{
+    batch::{BatchView, DecodeLimits, OwnedRecord, owned_batches},
+    v1::ErrorReason,
+};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{error::ApiError, limits, partition::Partition, rpc::read_within};
@@ -33,18 +37,34 @@ pub(super) async fn read(partition: Arc<Partition>, leader_epoch: i32, parts: mp
 async fn read_all(partition: &Arc<Partition>, leader_epoch: i32, parts: &mpsc::Sender<Part>) -> Result<(), ApiError> {
     let end = partition.offsets().log_end;
     wait_for_commit(partition, leader_epoch, end).await?;
-    let mut offset = partition.offsets().log_start;
+    let start = partition.offsets().log_start;
+    let read = |offset, max_bytes| read_within(partition, offset, max_bytes, end);
+    read_up_to(start, end, read, parts).await
+}
+
+/// Sends all batches from `offset` up to `end`, as `read` brings them from an offset on, of so many bytes at most.
+///
+/// # Errors
+/// Of reading; or it brings nothing although the end is not reached.
+async fn read_up_to<F: Future<Output = Result<ReadData, ApiError>>>(
+    mut offset: i64,
+    end: i64,
+    read: impl Fn(i64, usize) -> F,
+    parts: &mpsc::Sender<Part>,
+) -> Result<(), ApiError> {
     let mut max_bytes = limits::GROUP_LOAD_BYTES;
     while offset < end {
-        let data = read_within(partition, offset, max_bytes, end).await?;
+        let data = read(offset, max_bytes).await?;
         if let Some(needed) = data.first_batch_too_large {
             max_bytes = needed;
             continue;
         }
         max_bytes = limits::GROUP_LOAD_BYTES;
-        // Without batches there are none below the end.
+        // The last batch of a log stays whatever is compacted. What is not there is unknown: taken for nothing, it
+        // would have members begin anew.
         if data.bytes.is_empty() {
-            return Ok(());
+            let text = format!("The records of groups from offset {offset} to the log's end {end} can't be found.");
+            return Err(ApiError::new(ErrorReason::Internal, text));
         }
         offset = data.next_offset;
         if parts.send(Part::Batches(data.bytes)).await.is_err() {
@@ -87,4 +107,75 @@ pub(super) fn records(part: Bytes) -> Result<Vec<OwnedRecord>, String> {
         }
     }
     Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::batch;
+
+    fn read(bytes: Bytes, next_offset: i64) -> ReadData {
+        ReadData {
+            bytes,
+            base_offset: 0,
+            next_offset,
+            first_batch_too_large: None,
+            crc_verified: true,
+            log_start: 0,
+            log_end: 3,
+        }
+    }
+
+    /// Whatever a read that brings nothing comes from: what is below the end is unknown, and not nothing.
+    #[tokio::test]
+    async fn a_read_without_batches_below_the_end_is_not_taken_for_the_end() {
+        let (parts, mut told) = mpsc::channel(8);
+        let bytes = Bytes::copy_from_slice(batch(None).bytes());
+        let answers = |offset: i64| match offset {
+            0 => read(bytes.clone(), 1),
+            _ => read(Bytes::new(), offset),
+        };
+        let all = read_up_to(0, 1, |offset, _| async move { Ok(answers(offset)) }, &parts).await;
+        assert_eq!(all, Ok(()));
+        let gap = read_up_to(0, 3, |offset, _| async move { Ok(answers(offset)) }, &parts).await;
+        let error = gap.unwrap_err();
+        assert_eq!(error.reason(), ErrorReason::Internal);
+        assert!(
+            error.message().contains("offset 1") && error.message().contains("end 3"),
+            "{error:?}"
+        );
+        drop(parts);
+        let mut count = 0;
+        while let Some(part) = told.recv().await {
+            assert!(matches!(part, Part::Batches(_)));
+            count += 1;
+        }
+        assert_eq!(count, 2);
+    }
+
+    /// A batch that is larger than what is read at once comes by itself.
+    #[tokio::test]
+    async fn a_large_batch_is_asked_for_with_its_size() {
+        let (parts, _told) = mpsc::channel(8);
+        let asked = parking_lot::Mutex::new(Vec::new());
+        let all = read_up_to(
+            0,
+            1,
+            |offset, max_bytes| {
+                asked.lock().push(max_bytes);
+                let too_large = (max_bytes < 5 << 20).then_some(5 << 20);
+                let bytes = match too_large {
+                    Some(_) => read(Bytes::new(), offset),
+                    None => read(Bytes::from_static(b"batch"), 1),
+                };
+                std::future::ready(Ok(ReadData {
+                    first_batch_too_large: too_large,
+                    ..bytes
+                }))
+            },
+            &parts,
+        );
+        assert_eq!(all.await, Ok(()));
+        assert_eq!(*asked.lock(), [limits::GROUP_LOAD_BYTES, 5 << 20]);
+    }
 }

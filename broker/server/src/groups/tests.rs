@@ -1,6 +1,7 @@
 //! Groups at a real broker, over its port.
 
 mod burden;
+mod damage;
 mod lags;
 mod lists;
 mod streams;
