@@ -510,6 +510,10 @@ pub const LEAVE_ALONE_WAIT: Duration = Duration::from_secs(2);
 /// How long it waits until all others know of the new leaders; they tell with their signs of life.
 pub const LEAVE_APPLIED_WAIT: Duration = Duration::from_secs(1);
 
+/// How long the first call about a group waits for further brokers where nobody has said how many there will be: pods and
+/// machines that are started together come within this time. Only a broker that begins a cluster by itself waits for nobody.
+pub const GROUPS_TOPIC_BROKERS_WAIT: Duration = Duration::from_secs(30);
+
 /// How often it is looked which partitions of groups this broker leads, besides at each change of the metadata.
 pub const COORDINATORS_LOOK_EVERY: Duration = Duration::from_millis(200);
 

@@ -75,6 +75,8 @@ pub struct Metrics {
     pub groups: Family<StateLabel, Gauge>,
     /// Members of these.
     pub group_members: Gauge,
+    /// Replicas that the groups' topic lacks to what the configuration asks for.
+    pub group_topic_lacking_replicas: Gauge,
     /// How far these groups are behind.
     pub group_lags: GroupLagGauges,
     /// Offsets that were committed.
@@ -136,6 +138,7 @@ impl Default for Metrics {
             under_min_isr_partitions: Gauge::default(),
             groups: Family::default(),
             group_members: Gauge::default(),
+            group_topic_lacking_replicas: Gauge::default(),
             group_lags: GroupLagGauges::default(),
             group_commits: Counter::default(),
             group_loads: Counter::default(),
@@ -314,6 +317,11 @@ impl Metrics {
             "consumer_group_members",
             "Members of the consumer groups that this broker coordinates",
             self.group_members.clone(),
+        );
+        registry.register(
+            "consumer_group_topic_lacking_replicas",
+            "Replicas that a partition of __consumer_offsets lacks to this broker's offsets.topic.replication.factor: it was made while there were fewer brokers, or altered since",
+            self.group_topic_lacking_replicas.clone(),
         );
         registry.register_collector(Box::new(self.group_lags.clone()));
         registry.register(

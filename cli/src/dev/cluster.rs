@@ -103,6 +103,7 @@ fn config(
         ("seeds", seeds.join(",")),
         // Fixed, so that a topic that is made while brokers still come does not get by with fewer.
         ("default.replication.factor", count.min(COPIES).to_string()),
+        ("offsets.topic.replication.factor", count.min(COPIES).to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
     Ok(BrokerConfig::load(None, std::iter::empty(), &settings)?)

@@ -165,7 +165,7 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
     key(
         "offsets.topic.replication.factor",
         "3",
-        "Replicas of __consumer_offsets when it is made, at most as many as there are brokers then; `millrace topic alter` changes it afterwards. 1 to 32,767.",
+        "Replicas of __consumer_offsets when it is made, at a group's first call; `millrace topic alter` changes it afterwards. Where this is set, calls about groups are refused (COORDINATOR_NOT_AVAILABLE) until there are as many brokers, as in Kafka. Where it is not, a broker that began a cluster without seeds or begin.node and is alone makes it with one replica at once, and a cluster of fewer brokers with one on each, once no further broker has joined for 30 seconds. All brokers should have the same. 1 to 32,767.",
     ),
     key(
         "quorum.auto.voters",

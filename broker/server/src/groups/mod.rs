@@ -26,6 +26,7 @@ mod topics;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use millrace_engine::{
@@ -45,7 +46,7 @@ use self::{
     runtime::Runtime,
     topics::SharedTopics,
 };
-use crate::{broker::Broker, limits, memory::MemoryPermit, partition::Partition};
+use crate::{broker::Broker, limits, memory::MemoryPermit, partition::Partition, rpc::admin::placement};
 
 /// The coordinators of one broker.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct Coordinators {
     topics: SharedTopics,
     /// Held while the groups' topic is made.
     making: tokio::sync::Mutex<()>,
+    /// How many brokers were known to this one last that may hold that topic, and since when.
+    known: Mutex<(usize, Instant)>,
 }
 
 /// The way to a coordinator that runs.
@@ -134,6 +137,7 @@ impl Default for Coordinators {
             running: Mutex::default(),
             topics: SharedTopics::default(),
             making: tokio::sync::Mutex::default(),
+            known: Mutex::new((0, Instant::now())),
         }
     }
 }
@@ -142,6 +146,15 @@ impl Coordinators {
     /// The coordinator of a partition of the groups' topic, if it runs here.
     pub fn of_partition(&self, partition: u32) -> Option<Arc<Coordinator>> {
         self.running.lock().get(&partition).cloned()
+    }
+
+    /// For how long this broker has known of just so many brokers.
+    fn known_for(&self, brokers: usize) -> Duration {
+        let mut known = self.known.lock();
+        if known.0 != brokers {
+            *known = (brokers, Instant::now());
+        }
+        known.1.elapsed()
     }
 
     /// The topics as this broker's metadata has them now.
@@ -207,6 +220,11 @@ fn look(broker: &Arc<Broker>) {
     let counted = running.values().map(|coordinator| *coordinator.counted.lock());
     Census::tell(counted, &broker.metrics);
     drop(running);
+    let cluster = broker.quorum.cluster();
+    broker.groups.known_for(placement::targets(&cluster));
+    let lacking = topic::lacking_replicas(&cluster, broker.config.offsets_topic_replication_factor);
+    let lacking = i64::try_from(lacking).unwrap_or(i64::MAX);
+    broker.metrics.group_topic_lacking_replicas.set(lacking);
     retain_lags(broker);
 }
 

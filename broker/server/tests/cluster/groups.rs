@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use millrace_proto::v1::{
-    self, CommitOffsetsRequest, CommitPartitionOffset, CommitTopicOffsets, Edge, FetchOffsetsRequest,
+    self, CommitOffsetsRequest, CommitPartitionOffset, CommitTopicOffsets, Edge, ErrorReason, FetchOffsetsRequest,
     FindCoordinatorRequest, GroupOffset, GroupState, HeartbeatRequest, HeartbeatResponse, ListGroupsRequest,
     MemberSettings, Message, OwnedPartitions, PublishRequest, ResetOffsetsRequest, TopicPartitions,
     group_offset::Position, groups_client::GroupsClient, heartbeat_response::Result as Told,
@@ -15,7 +15,7 @@ use tonic::{Status, Streaming, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use super::{
-    node::{Node, PATIENCE},
+    node::{Node, PATIENCE, is_available},
     three,
 };
 
@@ -79,6 +79,36 @@ async fn patiently<T, F: Future<Output = Result<T, Status>>>(call: impl Fn() -> 
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// A group's first call while a cluster forms must not settle for less than the cluster will have.
+#[tokio::test]
+async fn the_topic_of_groups_waits_for_as_many_brokers_as_it_is_to_have_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut zero = Node::new(&folder, 0, &[]);
+    let mut one = Node::new(&folder, 1, &[&zero]);
+    let mut two = Node::new(&folder, 2, &[&zero]);
+    zero.start().await;
+    one.start().await;
+    for node in [&zero, &one] {
+        node.wait_cluster("two brokers", |cluster| (0..2).all(|id| is_available(cluster, id)))
+            .await;
+        let refused = groups(node).await.commit_offsets(commit("g", "t", 0, 1)).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(
+            ErrorReason::from_reason_name(&refused.get_error_details().error_info().unwrap().reason),
+            Some(ErrorReason::CoordinatorNotAvailable),
+            "{refused:?}"
+        );
+        assert!(refused.message().contains("1 more broker"), "{refused:?}");
+        let listed = groups(node).await.list_groups(ListGroupsRequest::default()).await;
+        assert_eq!(listed.unwrap().into_inner().groups, []);
+        assert!(node.topic("__consumer_offsets").await.is_none());
+    }
+    two.start().await;
+    coordinator(&one, "g").await;
+    let topic = one.topic("__consumer_offsets").await.unwrap();
+    assert!(topic.partitions.iter().all(|partition| partition.replicas.len() == 3));
 }
 
 async fn offsets(node: &Node, group: &str) -> Vec<GroupOffset> {

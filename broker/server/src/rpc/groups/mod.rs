@@ -32,7 +32,7 @@ pub use self::{
 };
 use self::{
     refusals::no_coordinator,
-    route::{Call, Search, ask, call},
+    route::{Call, Search, ask, asks_again, call},
 };
 use super::log::permits;
 use crate::{
@@ -71,7 +71,11 @@ async fn find_coordinator(
     check_group_id(&request.group)?;
     let mut search = Search::new();
     loop {
-        let (cluster, topic) = groups::find_or_create(broker).await?;
+        let (cluster, topic) = match groups::find_or_create(broker).await {
+            Ok(found) => found,
+            Err(error) if asks_again(&error, true) && search.again(broker).await => continue,
+            Err(error) => return Err(error),
+        };
         let count = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         let leader = topic.partitions[group_partition(&request.group, count) as usize].leader;
         if let Some(leader) = leader.and_then(|leader| cluster.brokers.get(&leader)) {
