@@ -75,6 +75,8 @@ pub struct Metrics {
     pub groups: Family<StateLabel, Gauge>,
     /// Members of these.
     pub group_members: Gauge,
+    /// What the coordinators here take of their memory budget.
+    pub group_state_bytes: Gauge,
     /// Replicas that the groups' topic lacks to what the configuration asks for.
     pub group_topic_lacking_replicas: Gauge,
     /// How far these groups are behind.
@@ -138,6 +140,7 @@ impl Default for Metrics {
             under_min_isr_partitions: Gauge::default(),
             groups: Family::default(),
             group_members: Gauge::default(),
+            group_state_bytes: Gauge::default(),
             group_topic_lacking_replicas: Gauge::default(),
             group_lags: GroupLagGauges::default(),
             group_commits: Counter::default(),
@@ -317,6 +320,11 @@ impl Metrics {
             "consumer_group_members",
             "Members of the consumer groups that this broker coordinates",
             self.group_members.clone(),
+        );
+        registry.register(
+            "consumer_group_state_bytes",
+            "About how much memory the consumer groups take that this broker coordinates, of group.coordinator.state.max.bytes",
+            self.group_state_bytes.clone(),
         );
         registry.register(
             "consumer_group_topic_lacking_replicas",

@@ -1,5 +1,6 @@
 //! How much memory a coordinator's state takes, and what is let in. Each count has its own bound, but
-//! those multiply: members by names, groups by partitions, offsets by texts.
+//! those multiply: members by names, groups by partitions, offsets by texts. The bound is one for all
+//! coordinators of a broker, however many partitions of groups it leads.
 //!
 //! ```text
 //!  0 ----- groups, members, subscriptions ----- 7/8 ----- offsets ----- max_state_bytes
@@ -123,7 +124,7 @@ pub(super) fn undo_bytes(undo: &[Record]) -> usize {
 
 impl Coordinator {
     fn used_bytes(&self) -> usize {
-        self.groups.bytes().saturating_add(self.reserved_bytes)
+        self.state_bytes().saturating_add(self.bytes_elsewhere)
     }
 
     /// Lets a group, a member or a subscription in that needs so much more.

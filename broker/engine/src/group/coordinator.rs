@@ -64,6 +64,8 @@ pub struct Coordinator {
     pub(super) appeared: HashMap<Uuid, u64>,
     /// What all groups' hints have set aside.
     pub(super) reserved_bytes: usize,
+    /// What the broker's other coordinators take of the same budget.
+    pub(super) bytes_elsewhere: usize,
     pub(super) timers: Timers,
     pub(super) hints: HashMap<GroupId, Hints>,
     pub(super) ended: Ended,
@@ -114,6 +116,7 @@ impl Coordinator {
             generation: 0,
             appeared: HashMap::new(),
             reserved_bytes: 0,
+            bytes_elsewhere: 0,
             timers: Timers::default(),
             hints: HashMap::new(),
             ended: Ended::default(),
@@ -132,6 +135,18 @@ impl Coordinator {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         (self.phase == Phase::Active).then(|| self.timers.next()).flatten()
+    }
+
+    /// About how many bytes its state takes, with what is set aside.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        self.groups.bytes().saturating_add(self.reserved_bytes)
+    }
+
+    /// Tells how many bytes the broker's other coordinators take, by their `state_bytes`: what is let in from here on
+    /// goes by the sum.
+    pub fn set_bytes_elsewhere(&mut self, bytes: usize) {
+        self.bytes_elsewhere = bytes;
     }
 
     /// How many timers run: a measure of what is kept besides records.

@@ -64,8 +64,8 @@ pub const MAX_LISTED_GROUPS: usize = 1_000;
 pub struct GroupConfig {
     /// The most groups of one coordinator.
     pub max_groups: usize,
-    /// About how many bytes the state of one coordinator may take. Beyond seven eighths of it no
-    /// group, member or larger subscription is let in, beyond it no new offset.
+    /// About how many bytes the state of all coordinators of one broker may take together. Beyond
+    /// seven eighths of it no group, member or larger subscription is let in, beyond it no new offset.
     pub max_state_bytes: usize,
     /// The most members of one group.
     pub max_members: usize,
@@ -98,7 +98,7 @@ impl Default for GroupConfig {
     fn default() -> Self {
         Self {
             max_groups: 10_000,
-            max_state_bytes: 128 * 1_024 * 1_024,
+            max_state_bytes: 256 * 1_024 * 1_024,
             max_members: 10_000,
             min_session_timeout: Duration::from_secs(1),
             max_session_timeout: Duration::from_secs(30 * 60),

@@ -98,7 +98,7 @@ pub enum GroupRejection {
     },
     /// What it has takes all the memory that it may have.
     #[error(
-        "this coordinator has no room for more (it may take {max_bytes} bytes): delete unused groups, or subscribe to less"
+        "this coordinator has no room for more (all of its broker may take {max_bytes} bytes together): delete unused groups, or subscribe to less"
     )]
     CoordinatorFull {
         /// The most, in bytes.

@@ -88,6 +88,11 @@ pub const BROKER_KEYS: &[BrokerKey] = &[
         "The shortest session that a member of a consumer group may ask for. 1,000 to 86,400,000, and at most group.consumer.max.session.timeout.ms.",
     ),
     key(
+        "group.coordinator.state.max.bytes",
+        "268435456",
+        "About how many bytes the state of the consumer groups may take that this broker coordinates, all together. Beyond seven eighths of it no group, member or larger subscription is let in (LIMIT_REACHED), beyond it no new offset; what is there goes on. A broker may have to coordinate all groups of the cluster, so all should have the same. 16 MiB to 1 TiB.",
+    ),
+    key(
         "listen.client",
         "0.0.0.0:9650",
         "HOST:PORT for gRPC clients; port 0: any free one.",

@@ -193,7 +193,7 @@ pub struct BrokerConfig {
     pub memory_bytes_per_connection: usize,
     /// `node.id`.
     pub node_id: i32,
-    /// `group.consumer.*` and `offsets.retention.minutes`.
+    /// `group.consumer.*`, `group.coordinator.state.max.bytes` and `offsets.retention.minutes`.
     pub groups: GroupConfig,
     /// `offsets.topic.num.partitions`.
     pub offsets_topic_partitions: u32,
@@ -387,6 +387,9 @@ impl Settings {
         let heartbeat_ms = self.parse("group.consumer.heartbeat.interval.ms", "100 to 60,000", |n| {
             (100..=60_000).contains(n)
         })?;
+        let state_bytes: u64 = self.parse("group.coordinator.state.max.bytes", "16 MiB to 1 TiB, in bytes", |n| {
+            (16 << 20..=1 << 40).contains(n)
+        })?;
         let retention: u64 = self.parse("offsets.retention.minutes", "1 to 2,147,483,647", |n| {
             (1..=2_147_483_647).contains(n)
         })?;
@@ -398,6 +401,7 @@ impl Settings {
             max_session_timeout: Duration::from_millis(max_ms),
             heartbeat_interval: Duration::from_millis(heartbeat_ms),
             offset_retention: Duration::from_secs(retention * 60),
+            max_state_bytes: usize::try_from(state_bytes).unwrap_or(usize::MAX),
             ..GroupConfig::default()
         })
     }

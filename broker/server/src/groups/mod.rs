@@ -15,6 +15,7 @@ mod census;
 pub mod lag;
 mod lag_survey;
 mod load;
+mod memory;
 mod runtime;
 mod starts;
 mod stream;
@@ -43,6 +44,7 @@ pub use topics::{Snapshot, check_pattern};
 
 use self::{
     census::{Census, Counted},
+    memory::StateBytes,
     runtime::Runtime,
     topics::SharedTopics,
 };
@@ -59,6 +61,8 @@ pub struct Coordinators {
     making: tokio::sync::Mutex<()>,
     /// How many brokers were known to this one last that may hold that topic, and since when.
     known: Mutex<(usize, Instant)>,
+    /// What they have in memory.
+    state_bytes: StateBytes,
 }
 
 /// The way to a coordinator that runs.
@@ -138,6 +142,7 @@ impl Default for Coordinators {
             topics: SharedTopics::default(),
             making: tokio::sync::Mutex::default(),
             known: Mutex::new((0, Instant::now())),
+            state_bytes: StateBytes::default(),
         }
     }
 }
@@ -220,6 +225,8 @@ fn look(broker: &Arc<Broker>) {
     let counted = running.values().map(|coordinator| *coordinator.counted.lock());
     Census::tell(counted, &broker.metrics);
     drop(running);
+    let bytes = i64::try_from(broker.groups.state_bytes.all()).unwrap_or(i64::MAX);
+    broker.metrics.group_state_bytes.set(bytes);
     let cluster = broker.quorum.cluster();
     broker.groups.known_for(placement::targets(&cluster));
     let lacking = topic::lacking_replicas(&cluster, broker.config.offsets_topic_replication_factor);

@@ -30,7 +30,9 @@ use uuid::Uuid;
 use super::{
     Ask, MemberStream, Snapshot,
     census::{Census, Counted},
-    load, starts, topics,
+    load,
+    memory::Share,
+    starts, topics,
 };
 use crate::{
     broker::{Broker, now_ms},
@@ -85,12 +87,14 @@ pub(super) struct Runtime {
     /// Reading failed, and is left at that until then: it may be that the partition's lead is just going.
     load_failed: Option<(Instant, ApiError)>,
     counted: Counted,
+    share: Share,
 }
 
 impl Runtime {
     pub(super) fn new(broker: Arc<Broker>, partition: Arc<Partition>, leader_epoch: i32, counted: Counted) -> Self {
         Self {
             rules: Rules::new(broker.config.groups.clone()),
+            share: broker.groups.state_bytes.share(),
             broker,
             partition,
             leader_epoch,
@@ -181,7 +185,9 @@ impl Runtime {
 
     fn step(&mut self, event: Event<'_>) {
         let now = self.now();
+        self.rules.set_bytes_elsewhere(self.share.elsewhere());
         let effects = self.rules.step(now, event);
+        self.share.set(self.rules.state_bytes());
         self.carry_out(effects);
     }
 

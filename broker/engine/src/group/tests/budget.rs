@@ -413,3 +413,35 @@ fn large_answers_wait_only_up_to_their_bytes() {
     assert_eq!(answered, waiting + 1);
     assert!(matches!(ask(&mut bench, 3_001), Some(Ok(_))));
 }
+
+/// One that leads more partitions of groups than others needs no more memory for it.
+#[test]
+fn the_coordinators_of_a_broker_share_one_budget() {
+    const MAX: usize = 256 * 1_024;
+    let mut benches: Vec<Bench> = (0..4).map(|_| limited(MAX, &[1])).collect();
+    let sum = |benches: &[Bench]| -> usize { benches.iter().map(|bench| bench.coordinator.state_bytes()).sum() };
+    let join_one = |benches: &mut [Bench], at: usize, number: usize| {
+        let elsewhere = sum(benches) - benches[at].coordinator.state_bytes();
+        benches[at].coordinator.set_bytes_elsewhere(elsewhere);
+        let beat = Heartbeat {
+            group: format!("g{number}").into(),
+            ..join("m")
+        };
+        benches[at].ask(Request::Heartbeat(beat))
+    };
+    let mut refused = 0;
+    for number in 0..1_000 {
+        match join_one(&mut benches, number % 4, number) {
+            Ok(_) => {}
+            Err(rejection) => {
+                assert_eq!(rejection, GroupRejection::CoordinatorFull { max_bytes: MAX });
+                refused += 1;
+            }
+        }
+        assert!(sum(&benches) <= MAX, "{number}");
+    }
+    assert!(refused > 500 && benches.iter().all(|bench| bench.coordinator.groups().len() > 10));
+    // Another broker leads one of them now.
+    benches.pop();
+    assert!(join_one(&mut benches, 0, 1_000).is_ok());
+}

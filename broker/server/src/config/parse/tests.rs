@@ -91,6 +91,7 @@ fn wrong_values_are_refused_with_what_is_allowed() {
         ("broker.heartbeat.interval.ms", "9"),
         ("broker.session.timeout.ms", "99"),
         ("quorum.auto.voters", "10"),
+        ("group.coordinator.state.max.bytes", "16777215"),
         ("seeds", "a:1,b"),
         ("seeds", "a:1,http://b:2"),
     ] {
