@@ -938,6 +938,7 @@ type SubscribeOpen struct {
 	Start *Start `protobuf:"bytes,7,opt,name=start,proto3" json:"start,omitempty"`
 	// How long the member and its partitions are kept once the stream is broken, or once nothing is
 	// heard of its connection, not even an answer to a ping (HTTP/2): 1 s to 30 minutes. Default: 5 s.
+	// All times here are whole milliseconds: parts of one are rounded up.
 	SessionTimeout *durationpb.Duration `protobuf:"bytes,8,opt,name=session_timeout,json=sessionTimeout,proto3" json:"session_timeout,omitempty"`
 	// How long the subscriber may keep a partition that it is told to give back: 1 s to 12 hours.
 	// Default: 30 s.
