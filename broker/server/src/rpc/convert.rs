@@ -29,8 +29,7 @@ pub fn timestamp_to_ms(field: &str, time: &prost_types::Timestamp) -> Result<i64
         .ok_or_else(|| invalid("is too far in the future"))
 }
 
-/// A duration of the contract within `0 ..= max`, or `default` if absent. In whole milliseconds, as records hold it: parts
-/// of one are rounded up, so that none becomes zero.
+/// A duration of the contract within `0 ..= max`, or `default` if absent.
 ///
 /// # Errors
 /// Negative or above `max`.
@@ -46,12 +45,23 @@ pub fn duration(
     let converted = possible.then(|| std::time::Duration::try_from(value).ok()).flatten();
     converted
         .filter(|duration| *duration <= max)
-        .map(|duration| {
-            let parts = duration.subsec_nanos() % 1_000_000;
-            let missing = (1_000_000 - parts) % 1_000_000;
-            duration.saturating_add(std::time::Duration::from_nanos(missing.into()))
-        })
         .ok_or_else(|| ApiError::field(field, format!("must be from 0 to {} s", max.as_secs())))
+}
+
+/// The same in whole milliseconds, as records hold it: parts of one are rounded up, so that none becomes zero.
+///
+/// # Errors
+/// As [`duration`].
+pub fn whole_ms_duration(
+    field: &str,
+    value: Option<prost_types::Duration>,
+    default: std::time::Duration,
+    max: std::time::Duration,
+) -> Result<std::time::Duration, ApiError> {
+    let duration = duration(field, value, default, max)?;
+    let parts = duration.subsec_nanos() % 1_000_000;
+    let missing = (1_000_000 - parts) % 1_000_000;
+    Ok(duration.saturating_add(std::time::Duration::from_nanos(missing.into())))
 }
 
 /// Nobody would be told whether `field`, an expected offset, was met.
@@ -185,12 +195,11 @@ mod tests {
     fn durations_are_bounded() {
         use std::time::Duration as D;
         let check = |seconds, nanos| {
-            duration(
-                "timeout",
-                Some(prost_types::Duration { seconds, nanos }),
-                D::from_secs(1),
-                D::from_secs(60),
-            )
+            let asked = Some(prost_types::Duration { seconds, nanos });
+            let whole = whole_ms_duration("timeout", asked, D::from_secs(1), D::from_secs(60));
+            let exact = duration("timeout", asked, D::from_secs(1), D::from_secs(60));
+            assert_eq!(whole.is_ok(), exact.is_ok());
+            whole
         };
         assert_eq!(check(60, 0), Ok(D::from_secs(60)));
         // What is stored has whole milliseconds, and a time that is not zero does not become zero.

@@ -9,7 +9,7 @@ use super::refusals::{REBALANCE_TIMEOUT, RECONNECT_TIMEOUT, SESSION_TIMEOUT};
 use crate::{
     error::ApiError,
     groups::check_pattern,
-    rpc::convert::{duration, timestamp_to_ms},
+    rpc::convert::{timestamp_to_ms, whole_ms_duration},
 };
 
 /// The longest time that a message may give; the rules are stricter.
@@ -39,7 +39,7 @@ pub fn partition_number(field: &str, number: i32) -> Result<u32, ApiError> {
 /// # Errors
 /// A field that is out of bounds.
 pub fn details(settings: v1::MemberSettings, is_static: bool, host: &str) -> Result<MemberDetails, ApiError> {
-    let session_timeout = duration(
+    let session_timeout = whole_ms_duration(
         "settings.session_timeout",
         settings.session_timeout,
         SESSION_TIMEOUT,
@@ -64,13 +64,13 @@ pub fn details(settings: v1::MemberSettings, is_static: bool, host: &str) -> Res
         client_host: host.to_owned(),
         rack: Some(settings.rack).filter(|rack| !rack.is_empty()),
         session_timeout,
-        reconnect_timeout: duration(
+        reconnect_timeout: whole_ms_duration(
             "settings.reconnect_timeout",
             settings.reconnect_timeout,
             reconnect_default,
             session_timeout,
         )?,
-        rebalance_timeout: duration(
+        rebalance_timeout: whole_ms_duration(
             "settings.rebalance_timeout",
             settings.rebalance_timeout,
             REBALANCE_TIMEOUT,

@@ -17,7 +17,7 @@ use crate::{
     groups::check_pattern,
     limits,
     rpc::{
-        convert::duration,
+        convert::whole_ms_duration,
         groups::{SESSION_TIMEOUT, start},
     },
 };
@@ -76,7 +76,7 @@ pub fn check(broker: &Broker, open: v1::SubscribeOpen) -> Result<Opening, ApiErr
     )?;
     let reconnect_timeout = match open.reconnect_timeout {
         None => None,
-        asked => Some(duration(
+        asked => Some(whole_ms_duration(
             "open.reconnect_timeout",
             asked,
             session_timeout,
@@ -199,7 +199,7 @@ fn within(
     default: Duration,
     bounds: std::ops::RangeInclusive<Duration>,
 ) -> Result<Duration, ApiError> {
-    let value = duration(&format!("open.{name}"), value, default, *bounds.end())?;
+    let value = whole_ms_duration(&format!("open.{name}"), value, default, *bounds.end())?;
     // A cluster that allows less has other defaults.
     if bounds.contains(&value) {
         return Ok(value);
