@@ -9,7 +9,6 @@ SIGTERM has it commit and leave. Errors that a member must not meet end it with 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import queue
@@ -26,7 +25,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from lib.api import ApiError, Client, call, groups_pb2, messaging_pb2, types_pb2
 from lib.checker import TRANSIENT
-from lib.program import run_and_end
+from lib.program import member_arguments, run_and_end
 
 # A partition by its topic's id and its number.
 Key = tuple[bytes, int]
@@ -447,13 +446,7 @@ def _by_topic(keys: Iterable[Key]) -> list[groups_pb2.TopicPartitions]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bootstrap", type=lambda text: text.split(","), required=True)
-    parser.add_argument("--group", required=True)
-    parser.add_argument("--topic", required=True)
-    parser.add_argument("--instance-id")
-    parser.add_argument("--session-timeout", type=lambda text: float(text.removesuffix("s")), default=5.0)
-    args = parser.parse_args()
+    args = member_arguments(session=5.0)
     member = Member(args.bootstrap, args.group, args.topic, args.instance_id, args.session_timeout)
     signal.signal(signal.SIGTERM, member.stop)
     run_and_end(member.run)

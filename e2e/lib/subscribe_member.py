@@ -9,7 +9,6 @@ subscriber must not meet end it with exit code 1.
 
 from __future__ import annotations
 
-import argparse
 import json
 import queue
 import signal
@@ -24,7 +23,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from lib.api import ApiError, Client, messaging_pb2
 from lib.checker import TRANSIENT
-from lib.program import run_and_end
+from lib.program import member_arguments, run_and_end
 from lib.subscriber import Partition, offsets, partitions
 
 CREDIT = 1_000
@@ -144,13 +143,7 @@ def _print(line: dict) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--bootstrap", type=lambda text: text.split(","), required=True)
-    parser.add_argument("--group", required=True)
-    parser.add_argument("--topic", required=True)
-    parser.add_argument("--instance-id")
-    parser.add_argument("--session-timeout", type=lambda text: float(text.removesuffix("s")))
-    args = parser.parse_args()
+    args = member_arguments(session=None)
     member = Member(args.bootstrap, args.group, args.topic, args.instance_id, args.session_timeout)
     signal.signal(signal.SIGTERM, member.stop)
     run_and_end(member.run)
